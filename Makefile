@@ -1,0 +1,46 @@
+# make demo    optimise a real prompt on this machine's processor: no key, no account
+# make test    run the tests            make check   linters, types, layers
+# make bench   measurements, some minutes
+#
+# All of them install what they need into .venv first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# The newest torch that the tests ran with; the package itself allows any from 2.6 on.
+TESTED := "torch<2.14"
+
+.PHONY: demo test check bench clean
+
+demo: .venv/.local
+	@$(BIN)/promptopt models fetch smollm2 > /dev/null
+	@$(BIN)/promptopt optimize examples/reviews/task.toml --model local:smollm2 \
+		--strategy promptquine --budget '5000 calls' --run-dir runs/demo
+
+test: .venv/.dev
+	@$(BIN)/promptopt models fetch smollm2 > /dev/null
+	@$(BIN)/python -m pytest
+
+check: .venv/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: .venv/.dev
+	@$(BIN)/python benchmarks/imports.py
+	@$(BIN)/python benchmarks/memo.py
+
+clean:
+	rm -rf .venv
+
+.venv/.local: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "promptopt needs Python 3.11 or later: make PYTHON=python3.11 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv, once"
+	@$(BIN)/python -m pip install --quiet --editable '.[local]' $(TESTED)
+	@touch $@
+
+.venv/.dev: .venv/.local
+	@echo "installing what the tests need, once"
+	@$(BIN)/python -m pip install --quiet --editable '.[local,dev]' $(TESTED)
+	@touch $@

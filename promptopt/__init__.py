@@ -1,0 +1,54 @@
+"""promptopt finds better prompts for language models that can be called but not changed.
+
+    >>> from promptopt import optimize
+    >>> result = optimize("task.toml", "openai:gpt-4.1-mini", budget="2 dollars")  # doctest: +SKIP
+    >>> print(result)  # doctest: +SKIP
+
+Importing the package touches no network, no torch and no provider SDK; heavy parts load when used.
+"""
+
+from promptopt._version import __version__ as __version__
+from promptopt.errors import BudgetExhaustedError as BudgetExhaustedError
+from promptopt.errors import FinalModelError as FinalModelError
+from promptopt.errors import InputError as InputError
+from promptopt.errors import MissingExtraError as MissingExtraError
+from promptopt.errors import ModelError as ModelError
+from promptopt.errors import PassingModelError as PassingModelError
+from promptopt.errors import PromptoptError as PromptoptError
+from promptopt.harness import optimize as optimize
+from promptopt.ledger import Budget as Budget
+from promptopt.memo import Memo as Memo
+from promptopt.models import load_model as load_model
+from promptopt.models.base import LabelModel as LabelModel
+from promptopt.models.base import Model as Model
+from promptopt.models.base import Price as Price
+from promptopt.models.base import Request as Request
+from promptopt.models.base import TokenModel as TokenModel
+from promptopt.models.fake import FakeLabelModel as FakeLabelModel
+from promptopt.models.fake import FakeModel as FakeModel
+from promptopt.prompt import Demonstrations as Demonstrations
+from promptopt.prompt import Example as Example
+from promptopt.prompt import Message as Message
+from promptopt.prompt import Prompt as Prompt
+from promptopt.progress import Display as Display
+from promptopt.result import Result as Result
+from promptopt.rewards import Contains as Contains
+from promptopt.rewards import Exact as Exact
+from promptopt.rewards import Judge as Judge
+from promptopt.rewards import Label as Label
+from promptopt.rewards import LabelMargin as LabelMargin
+from promptopt.rewards import Matches as Matches
+from promptopt.rewards import Number as Number
+from promptopt.rewards import Reward as Reward
+from promptopt.rewards import TokenF1 as TokenF1
+from promptopt.run import Run as Run
+from promptopt.scores import Arrival as Arrival
+from promptopt.scores import Failure as Failure
+from promptopt.scores import Response as Response
+from promptopt.scores import Scores as Scores
+from promptopt.scores import Usage as Usage
+from promptopt.strategies import HillClimb as HillClimb
+from promptopt.strategies import PromptQuine as PromptQuine
+from promptopt.strategies import RandomSearch as RandomSearch
+from promptopt.strategies import Strategy as Strategy
+from promptopt.task import Task as Task

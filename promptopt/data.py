@@ -1,0 +1,462 @@
+"""Reading data: files, data sets of the Hugging Face hub and plain mappings become examples; one file becomes three splits.
+
+Knows nothing of tasks, models or rewards. Every complaint names the file, the line, the field and the mend.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import importlib
+import io
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from itertools import chain, combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from promptopt.errors import InputError, MissingExtraError, nearest
+from promptopt.prompt import Example
+from promptopt.randomness import named_generator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+HUB = "hf://"
+
+_TABLES = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_ENDINGS = (".jsonl", ".ndjson", ".json", *_TABLES)
+_QUOTED_FIELD = r'(?:"(?:[^"]|"")*"|[^"\t]*)'
+_QUOTED_LINE = re.compile(rf"{_QUOTED_FIELD}(?:\t{_QUOTED_FIELD})*")
+_SHINGLE = 3  # words
+
+
+class Row(NamedTuple):
+    """One row of data as text.
+
+    Args:
+        values: column -> text; a null has no entry.
+        where: "train.tsv, line 7" or "item 3", for messages.
+        stem: file name without folder and ending, or "item".
+        number: true line of the file on which the row starts, or its place from 1 where there are no lines.
+    """
+
+    values: dict[str, str]
+    where: str
+    stem: str
+    number: int
+
+
+class Splits(NamedTuple):
+    """Three sets of examples that share none."""
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+
+
+class NearDuplicate(NamedTuple):
+    """Two items of different splits that say almost the same; likeness is in [0, 1]."""
+
+    first_split: str
+    first_id: str
+    second_split: str
+    second_id: str
+    likeness: float
+
+
+def read_rows(source: str | Path | Iterable[Mapping[str, Any]], *, quoting: bool | None = None) -> list[Row]:
+    """Read a file, a data set of the hub, or mappings that are at hand.
+
+    Args:
+        source: a path ending in .csv, .tsv, .txt (tab-separated), .jsonl, .ndjson or .json (a list of objects);
+            `hf://[owner/]name[:split]` or `hf://owner/name/config[:split]`, split "train" where none is named;
+            or mappings from column to value. Tables start with a header line. Files are UTF-8.
+        quoting: whether a table quotes fields as CSV does. By default a .csv does. A .tsv or .txt does where it holds
+            quotes and each of them belongs to a field that is in quotes, whole on its line, inner quotes doubled.
+
+    Returns:
+        The rows in their order. Numbers, truth values and nested values become JSON text; a null has no entry.
+
+    Raises:
+        InputError: the source cannot be read; says where and how to mend it.
+        MissingExtraError: `hf://` without the extra "datasets".
+    """
+    if isinstance(source, str) and source.startswith(HUB):
+        rows = _hub_rows(source)
+    elif isinstance(source, str | Path):
+        rows = _file_rows(Path(source), quoting=quoting)
+    else:
+        rows = [_row(item, f"item {number}", "item", number) for number, item in enumerate(source, 1)]
+    if not rows:
+        given = f"{source} holds" if isinstance(source, str | Path) else "the data given holds"
+        raise InputError(f"{given} no rows: give at least one")
+    return rows
+
+
+def read_text(path: Path) -> str:
+    """Return what a UTF-8 file says, less a byte order mark; line ends stay as they are.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, or it is not UTF-8.
+    """
+    try:
+        raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except FileNotFoundError as error:
+        folder = path.parent
+        known = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
+        start = "" if path.is_absolute() else f"; relative paths start from {Path.cwd()}"
+        raise InputError(f"{path}: no such file{nearest(path.name, known)}{start}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; give a file that can") from error
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        ) from error
+
+
+def to_examples(
+    rows: Sequence[Row],
+    *,
+    inputs: Sequence[str] | Mapping[str, Sequence[str]],
+    label: str | None,
+    id: str | None = None,  # noqa: A002 - the name of the column's role, as in Example
+    labels: Mapping[str, str] | Sequence[str] | None = None,
+    split: str = "",
+) -> tuple[Example, ...]:
+    """Turn rows into examples.
+
+    Args:
+        rows: of one file.
+        inputs: columns that become input fields; or field name -> columns that may hold it, of which the first that the
+            data has is taken. A text may be blank where another input of the same row is not.
+        label: column of the right answer, white space at its ends dropped; None for data without.
+        id: column of the ids; without it an id is "test:17", made of the split (else the file's stem) and the line.
+        labels: the answers that may occur, or data value -> label word.
+        split: "train", "validation" or "test"; keeps the ids of files of the same name apart.
+
+    Raises:
+        InputError: a column or value is missing or blank, a label is not allowed, or an id occurs twice.
+    """
+    if not inputs:
+        raise InputError("no input columns are named: name at least one")
+    accepted = dict(inputs) if isinstance(inputs, Mapping) else {name: (name,) for name in inputs}
+    columns = {field: _column(rows, names) for field, names in accepted.items()}
+    for name in (label, id):
+        if name is not None:
+            _column(rows, (name,))
+    words = labels if isinstance(labels, Mapping) or labels is None else {word: word for word in labels}
+    examples = tuple(
+        Example(
+            inputs=_inputs(row, columns),
+            target=None if label is None else _target(row, label, words),
+            id=f"{split or row.stem}:{row.number}" if id is None else _filled(row, id),
+        )
+        for row in rows
+    )
+    _refuse_repeated_ids(examples, rows)
+    return examples
+
+
+def split_examples(examples: Sequence[Example], seed: int, shares: Sequence[float] = (0.4, 0.3, 0.3)) -> Splits:
+    """Deal examples into train, validation and test, by the seed and in proportion to their targets; order is kept.
+
+    Raises:
+        InputError: the shares are not three positive numbers that sum to 1, or a split would be empty.
+    """
+    if len(shares) != len(Splits._fields) or min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise InputError(f"shares must be three positive numbers that sum to 1, not {list(shares)}")
+    splits = Splits(*_dealt(examples, shares, named_generator(seed, "split")))
+    for name, items in splits._asdict().items():
+        if not items:
+            raise InputError(
+                f"{len(examples)} items in shares of {list(shares)} leave {name} empty: give more items or a larger share"
+            )
+    return splits
+
+
+def sample_examples(examples: Sequence[Example], size: int, seed: int, name: str) -> tuple[Example, ...]:
+    """Draw at most `size` examples by the seed, in proportion to their targets; order is kept.
+
+    `name` says what the sample is for, so that one seed serves several.
+    """
+    if size >= len(examples):
+        return tuple(examples)
+    share = size / len(examples)
+    return _dealt(examples, (share, 1 - share), named_generator(seed, f"sample {name}"))[0]
+
+
+def near_duplicates(
+    train: Sequence[Example], validation: Sequence[Example], test: Sequence[Example], threshold: float = 0.9
+) -> list[NearDuplicate]:
+    """Return, for every item of a later split, its likest item in each earlier split that is like it.
+
+    Likeness is the Jaccard index of the sets of word triples, letter case and punctuation aside; a text of fewer words
+    is one whole. Equal texts are always found.
+
+    Args:
+        train: items; two splits are compared by their inputs only.
+        validation: items.
+        test: items.
+        threshold: smallest likeness that counts, in (0, 1].
+
+    Raises:
+        InputError: the threshold is out of range.
+    """
+    if not 0 < threshold <= 1:
+        raise InputError(f"threshold must be above 0 and at most 1, not {threshold}")
+    splits = {"train": train, "validation": validation, "test": test}
+    shingles = {name: [_shingles(item) for item in items] for name, items in splits.items()}
+    spread = Counter(chain.from_iterable(chain.from_iterable(shingles.values())))
+    rank = {shingle: place for place, shingle in enumerate(sorted(spread, key=lambda s: (spread[s], s)))}
+    ranked = {name: [sorted(rank[s] for s in item) for item in items] for name, items in shingles.items()}
+    return [
+        NearDuplicate(first, splits[first][i].id, second, splits[second][j].id, likeness)
+        for first, second in combinations(splits, 2)
+        for i, j, likeness in _likest_pairs(ranked[first], ranked[second], threshold)
+    ]
+
+
+def _hub_rows(source: str) -> list[Row]:
+    try:
+        datasets = importlib.import_module("datasets")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(source, "datasets") from error
+    path, _, split = source.removeprefix(HUB).partition(":")
+    parts = path.split("/")
+    name, config = "/".join(parts[:2]), "/".join(parts[2:]) or None
+    try:
+        data = datasets.load_dataset(name, config, split=split or "train")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{source} cannot be loaded: {error}; write it as hf://owner/name/config:split and check each part"
+        ) from error
+    return [_row(item, f"{source}, row {number}", parts[-1], number) for number, item in enumerate(data, 1)]
+
+
+def _file_rows(path: Path, *, quoting: bool | None) -> list[Row]:
+    ending = path.suffix.lower()
+    if ending not in _ENDINGS:
+        raise InputError(
+            f"{path}: unknown ending {ending!r}{nearest(ending, _ENDINGS)}; known endings: {', '.join(_ENDINGS)}"
+        )
+    text = read_text(path)
+    if not text.strip():
+        raise InputError(f"{path} is empty: give a file with data")
+    if ending == ".json":
+        return [_row(item, f"{path}, item {n}", path.stem, n) for n, item in _json_items(path, text)]
+    items = _table_items(path, text, quoting=quoting) if ending in _TABLES else _json_lines(path, text)
+    return [_row(item, f"{path}, line {n}", path.stem, n) for n, item in items]
+
+
+def _json_items(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    try:
+        items = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}: no valid JSON: {error.msg} (column {error.colno})") from error
+    if not isinstance(items, list):
+        raise InputError(f"{path} holds {_kind(items)}: give a list of objects, or one object a line in a .jsonl file")
+    return enumerate(items, 1)
+
+
+def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{path}, line {number}: no valid JSON: {error.msg} (column {error.colno}); "
+                "every line must be one whole object"
+            ) from error
+        yield number, item
+
+
+def _table_items(path: Path, text: str, *, quoting: bool | None) -> Iterator[tuple[int, dict[str, str]]]:
+    delimiter = _TABLES[path.suffix.lower()]
+    quoted = quoting if quoting is not None else delimiter == "," or _is_quoted(text)
+    records = _records(path, text, delimiter, quoted=quoted)
+    start, header = records[0]
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if repeated:
+        raise InputError(f"{path}, line {start}: the header names {repeated[0]!r} twice; rename one of the columns")
+    if len(records) == 1:
+        raise InputError(f"{path} has a header and no rows: the first line names the columns, data follows")
+    other = "off" if quoted else "on"
+    for number, cells in records[1:]:
+        if len(cells) != len(header):
+            raise InputError(
+                f"{path}, line {number}: {len(cells)} fields where the header has {len(header)} "
+                f"({', '.join(header)}); mend the line, or read the file with quoting {other}"
+            )
+        yield number, dict(zip(header, cells, strict=True))
+
+
+def _is_quoted(text: str) -> bool:
+    """Whether every quote of a tab-separated text is one that CSV quoting would write."""
+    lines = [line.rstrip("\r") for line in text.split("\n") if '"' in line]
+    return bool(lines) and all(_QUOTED_LINE.fullmatch(line) for line in lines)
+
+
+def _records(path: Path, text: str, delimiter: str, *, quoted: bool) -> list[tuple[int, list[str]]]:
+    """Return (line on which it starts, fields) for each record; blank lines are skipped."""
+    records = []
+    start = 1
+    limit = csv.field_size_limit(max(len(text), 1))  # the module's own limit is global: it is put back below
+    try:
+        reader = csv.reader(
+            io.StringIO(text, newline=""),
+            delimiter=delimiter,
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+            strict=True,
+        )
+        for cells in reader:
+            if cells:
+                records.append((start, cells))
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {start}: {error}; double the quotes inside a quoted field, or read the file with quoting off"
+        ) from error
+    finally:
+        csv.field_size_limit(limit)
+    return records
+
+
+def _row(item: Any, where: str, stem: str, number: int) -> Row:
+    if not isinstance(item, Mapping):
+        raise InputError(f"{where} is {_kind(item)}: every row must be an object with named fields")
+    texts = {str(name): _text(value, where, str(name)) for name, value in item.items()}
+    return Row({name: text for name, text in texts.items() if text is not None}, where, stem, number)
+
+
+def _text(value: Any, where: str, field: str) -> str | None:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except TypeError as error:
+        raise InputError(
+            f"{where}: {field!r} holds {_kind(value)}, which is no text; turn it into text first"
+        ) from error
+
+
+def _kind(value: Any) -> str:
+    return f"a value of type {type(value).__name__}"
+
+
+def _column(rows: Sequence[Row], accepted: Sequence[str]) -> str:
+    """Return the first accepted column that the rows have."""
+    known = list(dict.fromkeys(chain.from_iterable(row.values for row in rows)))
+    for name in accepted:
+        if name in known:
+            return name
+    wanted = " or ".join(repr(name) for name in accepted)
+    hint = nearest(accepted[0], known) if accepted else ""
+    raise InputError(f"{rows[0].where}: no column {wanted}{hint}; columns: {', '.join(known)}")
+
+
+def _inputs(row: Row, columns: Mapping[str, str]) -> dict[str, str]:
+    texts = {field: _value(row, column) for field, column in columns.items()}
+    if not any(text.strip() for text in texts.values()):
+        raise InputError(f"{row.where}: {', '.join(map(repr, columns.values()))} is blank; fill it in or drop the row")
+    return texts
+
+
+def _target(row: Row, column: str, words: Mapping[str, str] | None) -> str:
+    value = _filled(row, column)
+    if words is None:
+        return value
+    if value not in words:
+        raise InputError(
+            f"{row.where}: {column!r} is {value!r}, which is none of {', '.join(map(repr, words))}"
+            f"{nearest(value, words)}; mend the row, or let labels map every value to its word"
+        )
+    return words[value]
+
+
+def _filled(row: Row, column: str) -> str:
+    value = _value(row, column).strip()
+    if not value:
+        raise InputError(f"{row.where}: {column!r} is blank; fill it in or drop the row")
+    return value
+
+
+def _value(row: Row, column: str) -> str:
+    if column not in row.values:
+        raise InputError(f"{row.where}: {column!r} is missing or null; fill it in or drop the row")
+    return row.values[column]
+
+
+def _refuse_repeated_ids(examples: Sequence[Example], rows: Sequence[Row]) -> None:
+    first: dict[str, str] = {}
+    for example, row in zip(examples, rows, strict=True):
+        if example.id in first:
+            raise InputError(
+                f"{row.where}: the id {example.id!r} stands already in {first[example.id]}; "
+                "make ids unique, or name no id column"
+            )
+        first[example.id] = row.where
+
+
+def _dealt(
+    examples: Sequence[Example], shares: Sequence[float], generator: np.random.Generator
+) -> tuple[tuple[Example, ...], ...]:
+    """Shuffle, gather by target, and deal each item to the part that is furthest behind its share.
+
+    Gathering makes every part hold each target in proportion; where all targets differ it changes nothing.
+    """
+    groups: dict[str | None, list[int]] = {}
+    for i in generator.permutation(len(examples)).tolist():
+        groups.setdefault(examples[i].target, []).append(i)
+    parts: list[list[int]] = [[] for _ in shares]
+    for count, i in enumerate(chain.from_iterable(groups.values()), 1):
+        behind = [share * count - len(part) for share, part in zip(shares, parts, strict=True)]
+        parts[behind.index(max(behind))].append(i)
+    return tuple(tuple(examples[i] for i in sorted(part)) for part in parts)
+
+
+def _shingles(example: Example) -> set[tuple[str, ...]]:
+    text = "\n".join(example.inputs.values())
+    words = re.findall(r"\w+", text.casefold()) or [text]
+    return {tuple(words[i : i + _SHINGLE]) for i in range(max(1, len(words) - _SHINGLE + 1))}
+
+
+def _likest_pairs(
+    first: Sequence[Sequence[int]], second: Sequence[Sequence[int]], threshold: float
+) -> Iterator[tuple[int, int, float]]:
+    """Yield (i, j, Jaccard index) of the likest `first[i]` for every `second[j]`, where it reaches the threshold.
+
+    Items are ranks of shingles, rarest first. Two sets that are alike enough share one of their rarest few
+    (prefix filtering, Chaudhuri et al. 2006), so only those are indexed, and no pair is missed.
+    """
+    index: dict[int, list[int]] = {}
+    for i, item in enumerate(first):
+        for rank in _rarest(item, threshold):
+            index.setdefault(rank, []).append(i)
+    sets = [frozenset(item) for item in first]
+    for j, item in enumerate(second):
+        own = frozenset(item)
+        candidates = {i for rank in _rarest(item, threshold) for i in index.get(rank, ())}
+        alike = [(len(own & sets[i]) / len(own | sets[i]), -i) for i in candidates]
+        likeness, earliest = max(alike, default=(0.0, 0))
+        if likeness >= threshold:
+            yield -earliest, j, likeness
+
+
+def _rarest(item: Sequence[int], threshold: float) -> Sequence[int]:
+    needed = math.ceil(threshold * len(item) - 1e-9)  # shared by any set that is alike; the slack is for rounding
+    return item[: len(item) - needed + 1]

@@ -1,0 +1,361 @@
+"""The loop around a strategy: preflight, search, selection, test, result.
+
+The harness chooses and claims; the strategy only scores. A run is a pure function of task, models, strategy, seed and
+budget, so that running it again continues it: everything that it asked before is in the memo.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from promptopt._version import __version__
+from promptopt.calls import Caller, Stop
+from promptopt.data import near_duplicates
+from promptopt.errors import BudgetExhaustedError, InputError, ModelError, PassingModelError, StoppedError
+from promptopt.ledger import Budget, Ledger
+from promptopt.memo import Memo
+from promptopt.models import load_model
+from promptopt.models.base import Request
+from promptopt.prompt import Message
+from promptopt.randomness import named_generator
+from promptopt.report import write_report
+from promptopt.result import Record, Result
+from promptopt.rewards import Judge
+from promptopt.run import Run
+from promptopt.scorer import Scorer
+from promptopt.scores import Failure
+from promptopt.selection import SHORTLIST, Choice, choose, compare, shortlist
+from promptopt.settings import find_strategy, settings_of
+from promptopt.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from types import FrameType
+
+    from promptopt.models.base import Model
+    from promptopt.progress import Display
+    from promptopt.prompt import Example
+    from promptopt.result import Comparison
+    from promptopt.strategies import Strategy
+
+_FAILED_SHARE = 0.01  # above this share of failed replies a run is unfinished (design, decision 4)
+_STAGE_SHARE = 0.3  # of the budget, that validation may hold back at most, and the test likewise
+_SLACK = 1.5  # tokens and dollars of calls to come are a guess from calls made: hold back more
+
+
+def optimize(
+    task: Task | str | Path,
+    model: Model | str,
+    strategy: Strategy | str = "promptquine",
+    *,
+    writer: Model | str | None = None,
+    budget: Budget | str | None = None,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    run_dir: Path | str | None = None,
+    memo: Memo | Path | str | None = None,
+    display: Display | None = None,
+) -> Result:
+    """Search for a better prompt, choose on validation data, and compare with the seed prompt once on test data.
+
+    Stopped in any way and started again with the same arguments, it goes on where it was. Ctrl-C ends the search and
+    returns the best so far, marked unfinished; a second one leaves at once.
+
+    Args:
+        task: a task, or the path of a task file.
+        model: the model that the prompt is for, or its name such as `openai:gpt-4.1-mini`.
+        strategy: a strategy, or its name such as `promptquine.paper`.
+        writer: the model that writes prompts, for strategies that ask one; by default the task model.
+        budget: the most to use, over all stages, such as `"500 calls"` or `"2 dollars"`; hosted models need one.
+        seed: of all randomness.
+        settings: changes to the strategy's settings.
+        run_dir: where to write `result.json` and `report.md`; None writes nothing.
+        memo: where replies are kept; by default as `promptopt memo path` says.
+        display: shows progress; None is silent.
+
+    Returns:
+        The result; look at `finished` and `improved` before using its prompt.
+
+    Raises:
+        InputError: something given cannot be used; said before anything is spent where it can be known.
+        FinalModelError, PassingModelError: a model cannot be used at all; later failures end the search instead.
+    """
+    from promptopt.taskfile import load_task  # noqa: PLC0415  pydantic, only for task files
+
+    started = time.monotonic()
+    job = _Job(
+        task=task if isinstance(task, Task) else load_task(Path(task)),
+        model=load_model(model) if isinstance(model, str) else model,
+        writer=load_model(writer) if isinstance(writer, str) else writer,
+        strategy=find_strategy(strategy, settings),
+        budget=Budget.parse(budget) if isinstance(budget, str) else budget or Budget(),
+        seed=seed,
+    )
+    job.check()
+    store = memo if isinstance(memo, Memo) else Memo(memo)
+    with _stop_on_interrupt(display) as stop:
+        result = job.run(store, stop, display)
+    result = replace(result, seconds=time.monotonic() - started, run_dir=str(run_dir or ""))
+    if run_dir is not None:
+        result.save(Path(run_dir) / "result.json")
+        write_report(result, Path(run_dir) / "report.md")
+    return result
+
+
+class _Stages(NamedTuple):
+    """What the search may use, and the items left for the two stages after it."""
+
+    search: Budget
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """All that decides a run."""
+
+    task: Task
+    model: Model
+    writer: Model | None
+    strategy: Strategy
+    budget: Budget
+    seed: int
+
+    @property
+    def roles(self) -> dict[str, Model]:
+        """The models that the run may ask, by role."""
+        roles = {"task": self.model}
+        if self.strategy.writes:
+            roles["writer"] = self.writer or self.model
+        if isinstance(self.task.reward, Judge):
+            roles["judge"] = self.task.reward.model
+        return roles
+
+    def check(self) -> None:
+        """Refuse, before anything is spent, what cannot work."""
+        if self.seed < 0:
+            raise InputError(f"the seed must be 0 or more, not {self.seed}")
+        for role, model in self.roles.items():
+            if self.budget.dollars is not None and model.price is None:
+                raise InputError(
+                    f"a budget in dollars needs the price of the {role} model: give --price INPUT,OUTPUT in dollars "
+                    "per million tokens, or a budget in calls or tokens"
+                )
+            costs = model.price is None or any(model.price)
+            if costs and self.budget == Budget():
+                raise InputError(
+                    f"the {role} model costs money and there is no budget: give one, such as --budget '500 calls' or "
+                    "budget='2 dollars'"
+                )
+
+    def run(self, memo: Memo, stop: Stop, display: Display | None) -> Result:
+        """Run all stages."""
+        ledger = Ledger(self.budget)
+        caller = Caller(memo, ledger, stop)
+        scorer = Scorer(self.task, self.model, caller)
+        run = Run(
+            self.task,
+            named_generator(self.seed, f"strategy {type(self.strategy).__name__}"),
+            self.seed,
+            scorer,
+            self.roles.get("writer"),
+        )
+        if display is not None:
+            caller.watch = run.watch = lambda: display.show(run)
+        notes = self._notes()
+        self._preflight(scorer)
+        stages = self._stages(scorer)
+        notes += self._cuts(stages)
+        ledger.limit = stages.search
+        unfinished = self._search(run)
+        ledger.limit = self.budget
+        choice, test = self._choose_and_test(run, stages, unfinished, notes)
+        unfinished = unfinished or self._too_many_failures(ledger)
+        return Result(
+            task=self.task.name,
+            prompt=choice.prompt,
+            seed_prompt=self.task.seed_prompt,
+            test=test,
+            history=_records(run, choice),
+            steps=tuple(run.steps),
+            lengths=(run.length(self.task.seed_prompt), run.length(choice.prompt)),
+            used=ledger.logical,
+            failed=ledger.failed,
+            unfinished=unfinished,
+            notes=tuple(notes),
+            strategy={"name": type(self.strategy).__name__, "settings": settings_of(self.strategy)},
+            models={role: dict(model.fingerprint) for role, model in self.roles.items()},
+            seed=self.seed,
+            budget=str(self.budget),
+            versions=_versions(),
+            paid=ledger.paid,
+            seconds=math.nan,
+        )
+
+    def _preflight(self, scorer: Scorer) -> None:
+        """One call to each model, each of a kind that the run makes anyway or that costs next to nothing."""
+        first = scorer.score([self.task.seed_prompt], self.task.train[:1]).replies[0][0][0]
+        replies = {"task": first}
+        if writer := self.roles.get("writer"):
+            hello = Request(context=(Message("user", "Reply with the word ready."),), max_tokens=8)
+            (replies["writer"],) = scorer.caller.generate("writer", writer, [hello])
+        for role, reply in replies.items():
+            if isinstance(reply, Failure):
+                raise PassingModelError(f"the first call to the {role} model failed: {reply.reason}")
+
+    def _stages(self, scorer: Scorer) -> _Stages:
+        """Hold back what validation and test will need, measured by what the seed prompt takes on training items."""
+        task, used = self.task, scorer.caller.ledger.total(scorer.caller.ledger.logical)
+        try:
+            scorer.score([task.seed_prompt], task.train)
+        except BudgetExhaustedError as error:
+            raise InputError(
+                f"the budget of {self.budget} does not pay for one look at the seed prompt ({len(task.train)} training "
+                f"items): raise the budget, or give fewer items ({error})"
+            ) from error
+        used = scorer.caller.ledger.total(scorer.caller.ledger.logical)
+        each = {"calls": 1.0, "tokens": _SLACK * used.tokens / used.calls, "dollars": _SLACK * used.dollars / used.calls}
+        limits = {name: limit for name, limit in vars(self.budget).items() if limit is not None}
+        rows = {"validation": SHORTLIST + 1, "test": 2}
+        items = {}
+        for stage, prompts in rows.items():
+            fits = [_STAGE_SHARE * limit / (prompts * each[name]) for name, limit in limits.items() if each[name]]
+            items[stage] = self._sample(stage, min([float("inf"), *fits]))
+        held = sum(prompts * len(items[stage]) for stage, prompts in rows.items())
+        search = Budget(**{name: max(limit - held * each[name], limit * 0.01) for name, limit in limits.items()})
+        return _Stages(search, items["validation"], items["test"])
+
+    def _sample(self, split: str, most: float) -> tuple[Example, ...]:
+        """Return at most that many items of a split, drawn by the seed, in their order."""
+        examples: tuple[Example, ...] = getattr(self.task, split)
+        if len(examples) <= most:
+            return examples
+        drawn = named_generator(self.seed, f"sample of {split}").choice(len(examples), size=int(most), replace=False)
+        return tuple(examples[i] for i in sorted(drawn.tolist()))
+
+    def _search(self, run: Run) -> str:
+        """Let the strategy search; return why the run is unfinished, or ""."""
+        try:
+            self.strategy.search(run)
+        except BudgetExhaustedError as error:
+            if not run.history:
+                raise InputError(f"the budget of {self.budget} ends before the search can begin: {error}") from error
+        except StoppedError:
+            return "stopped by the user"
+        except ModelError as error:
+            return str(error)
+        if not run.history:
+            raise InputError(f"the strategy {type(self.strategy).__name__} scored nothing: it must call run.score")
+        return ""
+
+    def _choose_and_test(
+        self, run: Run, stages: _Stages, unfinished: str, notes: list[str]
+    ) -> tuple[Choice, Comparison | None]:
+        seed = self.task.seed_prompt
+        listed = shortlist(run.history.values(), seed)
+        choice = Choice(listed[0] if listed else seed, {})
+        if unfinished or not listed:
+            return choice, None
+        try:
+            if stages.validation:
+                choice = choose(run.scorer, seed, listed, stages.validation, run.length)
+            else:
+                notes.append("no validation data: the choice was made by the search's own scores")
+            if not stages.test:
+                notes.append("no test data: nothing is claimed")
+                return choice, None
+            return choice, compare(run.scorer, seed, choice.prompt, stages.test)
+        except (BudgetExhaustedError, StoppedError, ModelError) as error:
+            notes.append(f"ended before the test: {error}")
+            return choice, None
+
+    def _notes(self) -> list[str]:
+        pairs = near_duplicates(self.task.train, self.task.validation, self.task.test)
+        if not pairs:
+            return []
+        first = pairs[0]
+        return [
+            f"{len(pairs)} near-duplicates stand in two splits, such as {first.first_id} ({first.first_split}) and "
+            f"{first.second_id} ({first.second_split}): the test flatters what has seen them"
+        ]
+
+    def _cuts(self, stages: _Stages) -> list[str]:
+        return [
+            f"the budget pays for {len(kept)} of the {len(whole)} {name} items, drawn by the seed"
+            for name, kept, whole in (
+                ("validation", stages.validation, self.task.validation),
+                ("test", stages.test, self.task.test),
+            )
+            if len(kept) < len(whole)
+        ]
+
+    def _too_many_failures(self, ledger: Ledger) -> str:
+        calls = ledger.total(ledger.logical).calls
+        if ledger.failed <= _FAILED_SHARE * calls:
+            return ""
+        return f"{ledger.failed} of {calls} replies failed, more than {_FAILED_SHARE:.0%}; run again to ask for them again"
+
+
+def _records(run: Run, choice: Choice) -> tuple[Record, ...]:
+    out = []
+    for candidate in run.history.values():
+        seen = choice.validated.get(candidate.prompt)
+        out.append(
+            Record(
+                number=candidate.number,
+                prompt=candidate.prompt,
+                parent=candidate.parent,
+                step=candidate.step,
+                fitness=_number(candidate.fitness),
+                reward=_number(candidate.reward),
+                cells=candidate.cells,
+                failed=candidate.failed,
+                validation=_number(seen.mean) if seen else None,
+                validated=seen.examples if seen else 0,
+            )
+        )
+    return tuple(out)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _versions() -> dict[str, str]:
+    out = {"promptopt": __version__, "python": platform.python_version()}
+    for name in ("numpy", "torch", "transformers"):
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:  # torch and transformers are optional
+            continue
+    return out
+
+
+@contextmanager
+def _stop_on_interrupt(display: Display | None) -> Iterator[Stop]:
+    """Turn the first Ctrl-C into a request to stop; the second raises KeyboardInterrupt as ever."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals belong to the main thread
+        return
+
+    def request(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        stop.requested = True
+        signal.signal(signal.SIGINT, before)
+        if display is not None:
+            display.say("ending with the best so far; Ctrl-C again leaves at once")
+
+    before = signal.signal(signal.SIGINT, request)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

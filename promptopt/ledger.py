@@ -1,0 +1,162 @@
+"""Budgets and what was used of them: calls, tokens, dollars.
+
+Counts *logical* use, which is what the run would cost with an empty memo, so that a replay stops where the run
+stopped; what was really paid is kept beside it. Knows nothing of models beyond their price.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from promptopt.errors import BudgetExhaustedError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from promptopt.models.base import Price
+    from promptopt.scores import Usage
+
+_UNITS = {"call": "calls", "calls": "calls", "token": "tokens", "tokens": "tokens"} | dict.fromkeys(
+    ("dollar", "dollars", "usd", "$"), "dollars"
+)
+_FACTORS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that a run may use, over all roles; None is no limit.
+
+    Args:
+        calls: replies asked of models; a scored label query is one call.
+        tokens: input and output tokens.
+        dollars: by the models' prices.
+    """
+
+    calls: float | None = None
+    tokens: float | None = None
+    dollars: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and not value > 0:
+                raise InputError(f"a budget of {value} {name} allows nothing: give a positive number")
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read '500 calls', '1M tokens', '2 dollars' or '$2', several joined by commas.
+
+        Raises:
+            InputError: anything else.
+        """
+        limits: dict[str, float] = {}
+        for part in text.split(","):
+            unit, value = _parse_limit(part)
+            if unit in limits:
+                raise InputError(f"the budget {text!r} gives {unit} twice: give each once")
+            limits[unit] = value
+        return cls(**limits)
+
+    def scaled(self, factor: float) -> Budget:
+        """Return a budget of that share of each limit."""
+        return Budget(**{name: None if value is None else value * factor for name, value in asdict(self).items()})
+
+    def __str__(self) -> str:
+        given = [f"{value:,.10g} {name}" for name, value in asdict(self).items() if value is not None]
+        return ", ".join(given) or "no limit"
+
+
+@dataclass
+class Spending:
+    """What one role, or all of them, used."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    dollars: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Input and output tokens together."""
+        return self.input_tokens + self.output_tokens
+
+    def add(self, usage: Usage, price: Price | None) -> None:
+        """Count one call."""
+        self.calls += 1
+        self.input_tokens += usage.input
+        self.cached_tokens += usage.cached
+        self.output_tokens += usage.output
+        if price is not None:
+            self.dollars += (usage.input * price.input + usage.output * price.output) / 1e6
+
+    def __add__(self, other: Spending) -> Spending:
+        mine, theirs = asdict(self), asdict(other)
+        return Spending(**{name: mine[name] + theirs[name] for name in mine})
+
+
+@dataclass
+class Ledger:
+    """One account over all roles of a run (task model, writer, judge).
+
+    Args:
+        limit: what may be used so far; the harness raises it from stage to stage.
+    """
+
+    limit: Budget = field(default_factory=Budget)
+    logical: dict[str, Spending] = field(default_factory=dict)
+    paid: dict[str, Spending] = field(default_factory=dict)
+    failed: int = 0
+    _asked: set[str] = field(default_factory=set)
+
+    def admit(self, role: str, keys: Sequence[str]) -> None:
+        """Let the calls behind `keys` pass, or refuse all of them.
+
+        A key that this run asked for before costs nothing. Calls are counted exactly; tokens and dollars of calls not
+        yet made are taken to be what this role's calls took on average.
+
+        Raises:
+            BudgetExhaustedError: they would overstep the limit.
+        """
+        new = sum(key not in self._asked for key in dict.fromkeys(keys))
+        used, mine = self.total(self.logical), self.logical.get(role, Spending())
+        each = {name: getattr(mine, name) / mine.calls if mine.calls else 0.0 for name in ("tokens", "dollars")}
+        for name, limit in asdict(self.limit).items():
+            wanted = new * each.get(name, 1.0)
+            if limit is not None and new and getattr(used, name) + wanted > limit:
+                raise BudgetExhaustedError(
+                    f"{new} more calls would need about {wanted:,.6g} {name}; "
+                    f"{max(limit - getattr(used, name), 0):,.6g} of {limit:,.6g} are left"
+                )
+
+    def record(self, role: str, key: str, usage: Usage, price: Price | None, *, paid: bool) -> None:
+        """Count one reply: logically the first time that this run has it, as paid if it came from the model."""
+        if key not in self._asked:
+            self._asked.add(key)
+            self.logical.setdefault(role, Spending()).add(usage, price)
+        if paid:
+            self.paid.setdefault(role, Spending()).add(usage, price)
+
+    def total(self, roles: Mapping[str, Spending]) -> Spending:
+        """Sum over roles."""
+        return sum(roles.values(), Spending())
+
+    def left(self) -> dict[str, float]:
+        """Return what is left of each limit that there is."""
+        used = self.total(self.logical)
+        limits = asdict(self.limit)
+        return {name: max(limit - getattr(used, name), 0.0) for name, limit in limits.items() if limit is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the logical account by role."""
+        return {role: asdict(spending) for role, spending in self.logical.items()}
+
+
+def _parse_limit(part: str) -> tuple[str, float]:
+    found = re.fullmatch(r"\s*(\$?)\s*(\d+(?:\.\d+)?)\s*([kKmMbB]?)\s*([A-Za-z$]*)\s*", part.replace("_", ""))
+    if found is not None:
+        unit = "dollars" if found[1] and not found[4] else _UNITS.get(found[4].lower())
+        if unit is not None:
+            return unit, float(found[2]) * _FACTORS[found[3].lower()]
+    raise InputError(f"cannot read the budget {part.strip()!r}: write '500 calls', '1M tokens' or '2 dollars'")

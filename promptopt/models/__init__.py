@@ -1,0 +1,67 @@
+"""Models by name: `local:NAME`, `openai:NAME`, `anthropic:NAME`, `python:MODULE:ATTRIBUTE`.
+
+An adapter, and the SDK or torch behind it, is imported when a model of its kind is asked for, and not before.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from promptopt.errors import InputError, nearest
+from promptopt.models.base import Model
+
+if TYPE_CHECKING:
+    from promptopt.models.base import Price
+
+KINDS = {
+    "local": "a transformers model: a known name (smollm2), a hub name, a folder, or a GGUF file",
+    "openai": "OpenAI's chat completions, or any server that speaks them (--base-url)",
+    "anthropic": "Anthropic's messages, or any server that speaks them (--base-url)",
+    "python": "a model of your own: MODULE:ATTRIBUTE",
+}
+
+
+def load_model(spec: str, *, base_url: str | None = None, price: Price | None = None) -> Model:
+    """Return the model that a name such as `openai:gpt-4.1-mini` stands for; nothing is loaded or called yet.
+
+    Args:
+        spec: kind, colon, name.
+        base_url: endpoint of a hosted model, if not the provider's.
+        price: dollars per million tokens of a hosted model.
+
+    Raises:
+        InputError: no such kind, or an argument that the kind has no use for.
+        MissingExtraError: the part that it needs is not installed.
+    """
+    kind, _, name = spec.partition(":")
+    if kind not in KINDS or not name:
+        raise InputError(f"cannot read the model {spec!r}{nearest(kind, KINDS)}: write KIND:NAME, KIND one of {', '.join(KINDS)}")
+    if kind in ("local", "python") and base_url is not None:
+        raise InputError(f"{spec!r} has no endpoint: leave out the base URL, or use openai: or anthropic:")
+    if kind == "openai":
+        from promptopt.models.openai import OpenAIModel  # noqa: PLC0415  loaded when used
+
+        return OpenAIModel(name, base_url=base_url, price=price)
+    if kind == "anthropic":
+        from promptopt.models.anthropic import AnthropicModel  # noqa: PLC0415  loaded when used
+
+        return AnthropicModel(name, base_url=base_url, price=price)
+    if kind == "local":
+        from promptopt.models.local import LocalModel  # noqa: PLC0415  loaded when used
+
+        return LocalModel(name)
+    return _from_module(name)
+
+
+def _from_module(name: str) -> Model:
+    module, _, attribute = name.partition(":")
+    try:
+        found = vars(importlib.import_module(module))[attribute]
+    except ImportError as error:
+        raise InputError(f"cannot import {module!r} for the model python:{name}: {error}") from error
+    except KeyError:
+        raise InputError(f"{module!r} has no {attribute!r}: write python:MODULE:ATTRIBUTE") from None
+    if not isinstance(found, Model):
+        raise InputError(f"python:{name} is a {type(found).__name__}, no model: it needs fingerprint, unit, price, generate")
+    return found

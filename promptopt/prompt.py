@@ -1,0 +1,213 @@
+"""What a model is shown: examples, prompts, and the message that the two make together.
+
+Pure values and functions; knows nothing of models, rewards or scores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from promptopt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+Format: TypeAlias = Literal["chat", "completion"]
+
+
+class Message(NamedTuple):
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+Context: TypeAlias = str | tuple[Message, ...]
+"""What stands before the reply: raw text to be continued (completion), or the turns of a chat."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item of a task.
+
+    Args:
+        inputs: field name -> text; the fields that a prompt's slots may name.
+        target: the right answer, or None for data without labels.
+        id: unique within a task; names the item in errors, histories and pairings.
+    """
+
+    inputs: Mapping[str, str]
+    target: str | None
+    id: str
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.target))
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """Labelled items shown before the query.
+
+    Args:
+        items: the labelled items, in the order in which they are shown.
+        nearest: show only the k items most like the query, the most alike last; None shows all.
+    """
+
+    items: tuple[Example, ...]
+    nearest: int | None = None
+
+    def __post_init__(self) -> None:
+        unlabelled = [item.id for item in self.items if item.target is None]
+        if unlabelled:
+            raise InputError(f"demonstration {unlabelled[0]!r} has no target: demonstrations must be labelled")
+        if self.nearest is not None and not 1 <= self.nearest <= len(self.items):
+            raise InputError(f"nearest must be between 1 and the {len(self.items)} demonstrations, not {self.nearest}")
+
+    def for_example(self, example: Example) -> tuple[Example, ...]:
+        """Return the items to show before `example`, which is never among them."""
+        items = tuple(item for item in self.items if item.id != example.id)
+        if self.nearest is None:
+            return items
+        likeness = _tfidf_cosines(_joined(example), [_joined(item) for item in items])
+        order = sorted(range(len(items)), key=lambda i: (-likeness[i], i))[: self.nearest]
+        return tuple(items[i] for i in reversed(order))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a search changes and a user keeps.
+
+    Args:
+        text: with a slot such as `{input}` it is the whole message; without one it is the instruction
+            (the system prompt of a chat) and the example follows by the task's template.
+        demonstrations: labelled items to show, or None.
+    """
+
+    text: str
+    demonstrations: Demonstrations | None = None
+
+    @property
+    def id(self) -> str:
+        """A short name that is the same wherever the same prompt is."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values that `from_json` reads back."""
+        out: dict[str, Any] = {"text": self.text}
+        if self.demonstrations is not None:
+            out["demonstrations"] = {
+                "items": [
+                    {"inputs": dict(item.inputs), "target": item.target, "id": item.id}
+                    for item in self.demonstrations.items
+                ],
+                "nearest": self.demonstrations.nearest,
+            }
+        return out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Prompt:
+        """Read back what `to_json` gave."""
+        shown = data.get("demonstrations")
+        if shown is None:
+            return cls(data["text"])
+        items = tuple(Example(**item) for item in shown["items"])
+        return cls(data["text"], Demonstrations(items, shown["nearest"]))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How prompts and examples of one task become messages.
+
+    Args:
+        fields: the slots that are replaced; braces around anything else are text.
+        template: how an example is written where the prompt has no slot, such as `Review: {text}`.
+        format: "chat" sends turns, "completion" sends one text to be continued.
+    """
+
+    fields: tuple[str, ...]
+    template: str
+    format: Format = "chat"
+
+    def has_slot(self, text: str) -> bool:
+        """Whether `text` names a field, and so is a whole message by itself."""
+        return re.search(self._slots, text) is not None
+
+    def split(self, text: str) -> list[str]:
+        """Cut `text` into [text, slot, text, slot, ..., text], so that a search can leave the slots alone."""
+        return re.split(f"({self._slots})", text)
+
+    def render(self, prompt: Prompt, example: Example) -> Context:
+        """Return what the model is shown for `example` under `prompt`."""
+        items = prompt.demonstrations.for_example(example) if prompt.demonstrations else ()
+        whole = self.has_slot(prompt.text)
+        turn = prompt.text if whole else self.template
+        instruction = "" if whole else prompt.text
+        if self.format == "completion":
+            shown = [f"{self.fill(turn, item)} {item.target}" for item in items]
+            return "\n\n".join(part for part in (instruction, *shown, self.fill(turn, example)) if part)
+        turns = [Message("system", instruction)] if instruction else []
+        for item in items:
+            turns += [Message("user", self.fill(turn, item)), Message("assistant", str(item.target))]
+        return (*turns, Message("user", self.fill(turn, example)))
+
+    def flatten(self, prompt: Prompt) -> Prompt:
+        """Return one text with slots that says what `prompt` says, its demonstrations written out.
+
+        Raises:
+            InputError: the demonstrations depend on the example, or one holds a slot as plain text.
+        """
+        shown = prompt.demonstrations
+        if shown is not None and shown.nearest is not None:
+            raise InputError("demonstrations chosen by nearness differ from example to example: give fixed ones instead")
+        whole = self.has_slot(prompt.text)
+        turn = prompt.text if whole else self.template
+        parts = [] if whole or not prompt.text else [prompt.text]
+        for item in shown.items if shown else ():
+            written = f"{self.fill(turn, item)} {item.target}"
+            if self.has_slot(written):
+                raise InputError(f"demonstration {item.id!r} holds a slot of the task as text: leave it out")
+            parts.append(written)
+        return Prompt("\n\n".join([*parts, turn]))
+
+    def fill(self, text: str, example: Example) -> str:
+        """Replace the slots of `text` by the example's fields, all in one pass."""
+        return re.sub(self._slots, lambda match: example.inputs[match[0][1:-1]], text)
+
+    @property
+    def _slots(self) -> str:
+        return "|".join(re.escape(f"{{{field}}}") for field in self.fields)
+
+
+def _joined(example: Example) -> str:
+    return " ".join(example.inputs.values())
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def _tfidf_cosines(query: str, documents: Sequence[str]) -> list[float]:
+    """Return the cosine of tf-idf word vectors of `query` and each document; idf = ln((1+n)/(1+df)) + 1."""
+    counts = [Counter(_words(text)) for text in (query, *documents)]
+    spread = Counter(word for count in counts for word in count)
+    weights = [
+        {word: n * (math.log((1 + len(counts)) / (1 + spread[word])) + 1) for word, n in count.items()}
+        for count in counts
+    ]
+    return [_cosine(weights[0], other) for other in weights[1:]]
+
+
+def _cosine(a: Mapping[str, float], b: Mapping[str, float]) -> float:
+    dot = math.fsum(weight * b[word] for word, weight in a.items() if word in b)
+    norm = math.sqrt(_squares(a.values()) * _squares(b.values()))
+    return dot / norm if norm else 0.0
+
+
+def _squares(values: Iterable[float]) -> float:
+    return math.fsum(value * value for value in values)

@@ -1,0 +1,51 @@
+"""The report of a run, as a page of Markdown. First version: the numbers, the prompts, the best candidates."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from promptopt.result import Record, Result
+
+_BEST = 20
+
+
+def write_report(result: Result, path: Path) -> None:
+    """Write the report, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(markdown(result), encoding="utf-8")
+    partial.replace(path)
+
+
+def markdown(result: Result) -> str:
+    """Return the report's text; prompts stand indented, so that nothing in them is taken for markup."""
+    lines = [f"# {result.task}", "", result.headline, "", "| | seed | chosen |", "|---|---|---|"]
+    lines += [f"| {name} | {seed} | {chosen} |" for name, seed, chosen in result.rows()]
+    lines += ["", *(f"* {name}: {value}" for name, value in result.facts())]
+    lines += [f"* note: {note}" for note in result.notes]
+    lines += ["", "## Chosen prompt", "", _block(result.prompt.text), "", "## Seed prompt", "", _block(result.seed_prompt.text)]
+    lines += ["", "## Best candidates", ""]
+    lines += [_line(record) for record in _best(result)]
+    lines += ["", "## How to run it again", "", f"* strategy: {result.strategy['name']}"]
+    lines += [f"* {name}: {value}" for name, value in result.strategy["settings"].items()]
+    lines += [f"* seed: {result.seed}", f"* budget: {result.budget}"]
+    lines += [f"* {role} model: {json.dumps(found, sort_keys=True)}" for role, found in result.models.items()]
+    lines += [f"* {name} {number}" for name, number in result.versions.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _best(result: Result) -> list[Record]:
+    scored = [record for record in result.history if record.fitness is not None]
+    return sorted(scored, key=lambda r: (r.validation is None, -(r.validation or 0), -(r.fitness or 0)))[:_BEST]
+
+
+def _line(record: Record) -> str:
+    validation = "" if record.validation is None else f", validation {record.validation:.3f} on {record.validated}"
+    return f"{record.number}. step {record.step}, fitness {record.fitness:.4g}{validation}\n\n{_block(record.prompt.text)}\n"
+
+
+def _block(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())

@@ -1,0 +1,250 @@
+"""What a run found, as a value that can be saved, loaded, compared and read.
+
+Knows nothing of how it was found. Seconds, what was really paid and where files lie are left out of comparisons: they
+differ between a run and its replay, and nothing else may.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from promptopt.errors import InputError
+from promptopt.ledger import Spending
+from promptopt.prompt import Prompt
+from promptopt.statistics import Interval
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The chosen prompt against the seed prompt, once, paired, on test items that no search saw.
+
+    Args:
+        seed: mean test reward of the seed prompt, with its 95 % interval.
+        chosen: the same of the chosen prompt.
+        difference: chosen less seed, paired, with its 95 % interval.
+        examples: items that both have.
+    """
+
+    seed: Interval
+    chosen: Interval
+    difference: Interval
+    examples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One candidate of the search.
+
+    Args:
+        number: in order of first appearance.
+        prompt: itself.
+        parent: number of the candidate that it was made from, or None.
+        step: of the search, at which it was first scored.
+        fitness: mean of what the strategy searched by, None where nothing came back.
+        reward: mean of the task's own reward over the same cells.
+        cells: replies behind the two.
+        failed: cells without a reply, in neither mean.
+        validation: mean reward on the validation items that it was raced on, None where it was not shortlisted.
+        validated: how many validation items those were.
+    """
+
+    number: int
+    prompt: Prompt
+    parent: int | None
+    step: int
+    fitness: float | None
+    reward: float | None
+    cells: int
+    failed: int
+    validation: float | None = None
+    validated: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run found.
+
+    Args:
+        task: the task's name.
+        prompt: the chosen prompt; the seed prompt where nothing better was seen.
+        seed_prompt: where the search started.
+        test: the one claim, or None where there was no test data or the run did not come that far.
+        history: every candidate, in order of appearance.
+        steps: the numbers that the strategy reported, one record a step.
+        lengths: tokens of the seed prompt and of the chosen one, in that order.
+        used: what each role used, logically.
+        failed: replies that never came.
+        unfinished: why the run is not finished, or "".
+        notes: what a reader should know beside the numbers.
+        strategy: its name and settings.
+        models: role -> fingerprint.
+        seed: of all randomness.
+        budget: as given, in words.
+        versions: of what decided the numbers.
+        paid: what each role used beyond the memo, in this process.
+        seconds: that this process took.
+        run_dir: where the run's files lie, or "".
+    """
+
+    task: str
+    prompt: Prompt
+    seed_prompt: Prompt
+    test: Comparison | None
+    history: tuple[Record, ...]
+    steps: tuple[dict[str, Any], ...]
+    lengths: tuple[int, int]
+    used: dict[str, Spending]
+    failed: int
+    unfinished: str
+    notes: tuple[str, ...]
+    strategy: dict[str, Any]
+    models: dict[str, Any]
+    seed: int
+    budget: str
+    versions: dict[str, str]
+    paid: dict[str, Spending] = field(compare=False)
+    seconds: float = field(compare=False)
+    run_dir: str = field(default="", compare=False)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end with (nearly) all replies."""
+        return not self.unfinished
+
+    @property
+    def improved(self) -> bool:
+        """Whether the whole interval of the paired test difference lies above 0."""
+        return self.test is not None and self.test.difference.low > 0
+
+    @property
+    def headline(self) -> str:
+        """The outcome in one sentence."""
+        start = f"Unfinished ({self.unfinished}). " if self.unfinished else ""
+        if self.prompt == self.seed_prompt:
+            return start + "No improvement shown: no candidate did better than the seed prompt on validation data."
+        if self.test is None:
+            return start + "A candidate was chosen, but not tested: nothing is claimed."
+        gain, low, high = self.test.difference
+        span = f"{gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, {self.test.examples} test items"
+        if self.improved:
+            return start + f"Better than the seed prompt: {self.test.seed.estimate:.3f} -> {self.test.chosen.estimate:.3f} ({span})."
+        return start + f"No improvement shown on test data ({span})."
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Return the table of seed prompt beside chosen prompt, as (name, seed, chosen)."""
+        out = [("tokens in the prompt", str(self.lengths[0]), str(self.lengths[1]))]
+        if self.test is not None:
+            out[:0] = [
+                ("test reward", f"{self.test.seed.estimate:.3f}", f"{self.test.chosen.estimate:.3f}"),
+                ("95 % interval", _span(self.test.seed), _span(self.test.chosen)),
+                ("difference, paired", "", f"{self.test.difference.estimate:+.3f}"),
+                ("its 95 % interval", "", _span(self.test.difference, "+")),
+            ]
+        return out
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Return what the run took, as (name, value)."""
+        used, paid = sum(self.used.values(), Spending()), sum(self.paid.values(), Spending())
+        out = [
+            ("candidates", str(len(self.history))),
+            ("calls", f"{used.calls:,} ({paid.calls:,} made now, {used.calls - paid.calls:,} from the memo)"),
+            ("tokens", f"{used.tokens:,}"),
+            ("seconds", f"{self.seconds:.1f}"),
+        ]
+        if used.dollars:
+            out.insert(3, ("dollars", f"{used.dollars:.4f} ({paid.dollars:.4f} paid now)"))
+        if self.failed:
+            out.append(("failed replies", str(self.failed)))
+        if self.run_dir:
+            out.append(("run and report", self.run_dir))
+        return out
+
+    def __str__(self) -> str:
+        lines = [self.headline, ""]
+        lines += [f"{'':22}{'seed':>18}{'chosen':>18}"]
+        lines += [f"{name:22}{seed:>18}{chosen:>18}" for name, seed, chosen in self.rows()]
+        lines += ["", *(f"{name:22}{value}" for name, value in self.facts())]
+        lines += ["", *(f"note: {note}" for note in self.notes), "chosen prompt:", self.prompt.text]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values that `from_json` reads back; NaN and infinities become null."""
+        out = _plain(asdict(self) | {"format": _FORMAT})
+        out["prompt"], out["seed_prompt"] = self.prompt.to_json(), self.seed_prompt.to_json()
+        for record, mine in zip(out["history"], self.history, strict=True):
+            record["prompt"] = mine.prompt.to_json()
+        return out
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Result:
+        """Read back what `to_json` gave.
+
+        Raises:
+            InputError: another format, or no result at all.
+        """
+        if data.get("format") != _FORMAT:
+            raise InputError(f"this is no result of format {_FORMAT} but {data.get('format')!r}: read it with the version that wrote it")
+        values = {name: value for name, value in data.items() if name != "format"}
+        values["prompt"] = Prompt.from_json(data["prompt"])
+        values["seed_prompt"] = Prompt.from_json(data["seed_prompt"])
+        values["history"] = tuple(
+            Record(**{**record, "prompt": Prompt.from_json(record["prompt"])}) for record in data["history"]
+        )
+        for name in ("steps", "lengths", "notes"):
+            values[name] = tuple(data[name])
+        for name in ("used", "paid"):
+            values[name] = {role: Spending(**spent) for role, spent in data[name].items()}
+        if data["test"] is not None:
+            intervals = {name: _interval(data["test"][name]) for name in ("seed", "chosen", "difference")}
+            values["test"] = Comparison(**intervals, examples=data["test"]["examples"])
+        return cls(**values)
+
+    def save(self, path: Path | str) -> None:
+        """Write the result as JSON; the file is there whole or not at all."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(".partial")
+        partial.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+        partial.replace(target)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Result:
+        """Read a saved result.
+
+        Raises:
+            InputError: the file holds none.
+        """
+        try:
+            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is no saved result: {error}") from error
+
+
+def _span(interval: Interval, sign: str = "") -> str:
+    return f"{interval.low:{sign}.3f} to {interval.high:{sign}.3f}"
+
+
+def _interval(values: list[float | None]) -> Interval:
+    estimate, low, high = values
+    return Interval(
+        math.nan if estimate is None else estimate,
+        -math.inf if low is None else low,
+        math.inf if high is None else high,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON values: tuples as lists, numbers that JSON lacks as None."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,237 @@
+"""What a strategy may do: `Run` is all it sees.
+
+Every prompt that is scored becomes a candidate of the run's history; a strategy picks no winner. Budget, memo, batching
+and progress lie below; choosing and claiming lie above.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from promptopt.errors import BudgetExhaustedError, InputError
+from promptopt.models.base import Request, TokenModel
+from promptopt.racing import race
+from promptopt.rewards import Judge
+from promptopt.scores import Response
+from promptopt.tokens import Tokens, cut, words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+
+    from promptopt.models.base import Model
+    from promptopt.prompt import Context, Example, Prompt
+    from promptopt.racing import Race
+    from promptopt.rewards import Reward
+    from promptopt.scorer import Scorer
+    from promptopt.scores import Scores
+    from promptopt.task import Task
+
+_SEED_BITS = 20  # replicate numbers of a writer's samples: the seed, then the count
+
+
+@dataclass
+class Candidate:
+    """A prompt that was scored, and what the search saw of it.
+
+    Args:
+        number: in order of first appearance.
+        prompt: itself.
+        parent: number of the candidate that it was made from, or None.
+        step: of the search, at which it was first scored.
+        fitness: mean of what the strategy searched by, over the cells seen so far.
+        reward: mean of the task's own reward over the same cells.
+        cells: replies behind the two.
+        failed: cells without a reply, in neither mean.
+    """
+
+    number: int
+    prompt: Prompt
+    parent: int | None
+    step: int
+    fitness: float = math.nan
+    reward: float = math.nan
+    cells: int = 0
+    failed: int = 0
+    _seen: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
+
+    def add(self, cell: tuple[str, int], fitness: float, reward: float) -> None:
+        """Take one (example id, replicate) into the means; a cell seen before is not counted twice."""
+        if cell in self._seen:
+            return
+        if math.isnan(fitness):
+            self.failed += 1
+            return
+        self._seen.add(cell)
+        self.cells += 1
+        self.fitness = _moved(self.fitness, fitness, self.cells)
+        self.reward = _moved(self.reward, reward, self.cells)
+
+
+@dataclass
+class Run:
+    """One search over one task.
+
+    Args:
+        task: the task; a strategy looks at `task.train`, `seed_prompt`, `labels`, `description`.
+        rng: the strategy's own random numbers.
+        seed: of the run; the writer's samples differ from seed to seed, the scores' do not.
+        scorer: scores prompts.
+        writer: the model behind `write`, or None.
+        watch: called after each step and score, to show progress.
+        history: the candidates so far, by prompt.
+        steps: the numbers that the strategy reported, one record a step.
+    """
+
+    task: Task
+    rng: np.random.Generator
+    seed: int
+    scorer: Scorer
+    writer: Model | None = None
+    watch: Callable[[], None] = lambda: None
+    history: dict[Prompt, Candidate] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    _written: dict[Context, int] = field(default_factory=dict)
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        examples: Sequence[Example] | None = None,
+        replicates: int = 1,
+        *,
+        reward: Reward | Judge | None = None,
+        parents: Sequence[Prompt | None] | None = None,
+    ) -> Scores:
+        """Score prompts and enter them into the history.
+
+        Args:
+            prompts: [P].
+            examples: [E]; the training items by default.
+            replicates: R.
+            reward: what the search goes by, if not the task's reward.
+            parents: [P] what each prompt was made from.
+
+        Returns:
+            Scores with rewards [P, E, R].
+
+        Raises:
+            BudgetExhaustedError: they would overstep the budget. The first prompts, as many as it pays for, are scored
+                and in the history all the same, so that the end of a budget is not wasted.
+        """
+        examples = self.task.train if examples is None else examples
+        scores = self._affordable(prompts, examples, replicates, reward)
+        own = self.task.reward
+        shown = scores
+        if reward is not None and own is not None and reward is not own and not isinstance(own, Judge):
+            shown = self.scorer.meet(scores.prompts, examples, scores.replies, own)
+        for p, prompt in enumerate(scores.prompts):
+            candidate = self._candidate(prompt, parents[p] if parents else None)
+            for e, example in enumerate(examples):
+                for r in range(replicates):
+                    candidate.add((example.id, r), float(scores.rewards[p, e, r]), float(shown.rewards[p, e, r]))
+        self.watch()
+        if len(scores.prompts) < len(prompts):
+            raise BudgetExhaustedError(f"the budget paid for {len(scores.prompts)} of {len(prompts)} prompts")
+        return scores
+
+    def _affordable(
+        self, prompts: Sequence[Prompt], examples: Sequence[Example], replicates: int, reward: Reward | Judge | None
+    ) -> Scores:
+        """Score all the prompts, or as many of the first ones as the budget pays for."""
+        try:
+            return self.scorer.score(prompts, examples, replicates, reward)
+        except BudgetExhaustedError:
+            if len(prompts) == 1:
+                raise
+        half = len(prompts) // 2
+        first = self._affordable(prompts[:half], examples, replicates, reward)
+        if len(first.prompts) < half:
+            return first
+        try:
+            return first.joined(self._affordable(prompts[half:], examples, replicates, reward))
+        except BudgetExhaustedError:
+            return first
+
+    def race(
+        self,
+        prompts: Sequence[Prompt],
+        examples: Sequence[Example] | None = None,
+        replicates: int = 1,
+        *,
+        confidence: float = 0.95,
+    ) -> Race:
+        """Score prompts on growing blocks of examples, common to all, and drop those that are clearly worse.
+
+        Args:
+            prompts: [P].
+            examples: [E]; the training items by default. Order is the order of the blocks.
+            replicates: R.
+            confidence: of each round, that no prompt as good as the best is dropped.
+
+        Raises:
+            BudgetExhaustedError: not even the first block fits the budget.
+        """
+
+        def score(prompts: Sequence[Prompt], examples: Sequence[Example]) -> Scores:
+            return self.score(prompts, examples, replicates)
+
+        return race(score, prompts, self.task.train if examples is None else examples, confidence)
+
+    def write(self, context: Context, *, count: int = 1, max_tokens: int = 512, temperature: float = 1.0) -> list[str]:
+        """Ask the prompt writer, and return the texts that came back (failed replies are left out).
+
+        Asked the same again, it gives new samples, so that a search can go on; a repeated run gives the same ones.
+
+        Args:
+            context: the message.
+            count: samples wanted.
+            max_tokens: longest text.
+            temperature: of the writer.
+
+        Raises:
+            BudgetExhaustedError: they would overstep the budget; nothing was sent.
+        """
+        if self.writer is None:
+            raise InputError("this strategy writes prompts and needs a writer: give writer=, or --writer")
+        start = (self.seed << _SEED_BITS) + self._written.get(context, 0)
+        self._written[context] = self._written.get(context, 0) + count
+        requests = [
+            Request(context=context, max_tokens=max_tokens, temperature=temperature, replicate=start + i)
+            for i in range(count)
+        ]
+        replies = self.scorer.caller.generate("writer", self.writer, requests)
+        return [reply.text for reply in replies if isinstance(reply, Response) and reply.finish_reason == "stop"]
+
+    def tokens(self, prompt: Prompt) -> Tokens:
+        """Cut a prompt into the task model's tokens, or into words and punctuation where its tokenizer is not at hand."""
+        model = self.scorer.model
+        return cut(prompt, self.task.layout, model.pieces if isinstance(model, TokenModel) else words)
+
+    def length(self, prompt: Prompt) -> int:
+        """Return the number of tokens (or words) of a prompt as the model would see it."""
+        model = self.scorer.model
+        text = self.task.layout.flatten(prompt).text if _is_fixed(prompt) else prompt.text
+        return len(model.pieces(text) if isinstance(model, TokenModel) else words(text))
+
+    def step(self, **facts: float | str) -> None:
+        """End one step of the search and report numbers about it, such as `best=0.9, length=31`."""
+        self.steps.append(dict(facts))
+        self.watch()
+
+    def _candidate(self, prompt: Prompt, parent: Prompt | None) -> Candidate:
+        if prompt not in self.history:
+            number = None if parent is None or parent not in self.history else self.history[parent].number
+            self.history[prompt] = Candidate(len(self.history), prompt, number, len(self.steps))
+        return self.history[prompt]
+
+
+def _is_fixed(prompt: Prompt) -> bool:
+    return prompt.demonstrations is None or prompt.demonstrations.nearest is None
+
+
+def _moved(mean: float, value: float, count: int) -> float:
+    """Return the mean after its `count`-th value."""
+    return value if count == 1 else mean + (value - mean) / count

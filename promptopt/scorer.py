@@ -1,0 +1,141 @@
+"""The scorer: prompts x examples x replicates -> Scores, in one batch a call.
+
+Labels are scored by log-probability where the model can, else by the text that it writes (a vote for each replicate).
+Knows nothing of strategies; memo, budget and dispatch are the caller's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from promptopt.errors import InputError
+from promptopt.models.base import LabelModel, Request
+from promptopt.rewards import Judge, LabelMargin
+from promptopt.scores import Failure, Response, Scores
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from promptopt.calls import Caller, Reply
+    from promptopt.models.base import Model
+    from promptopt.prompt import Context, Example, Prompt
+    from promptopt.rewards import Reward
+    from promptopt.task import Task
+
+Verdict: TypeAlias = tuple[float, str]
+
+_JUDGE_TOKENS = 256  # a sentence and a score
+
+
+@dataclass
+class Scorer:
+    """Scores prompts on a task with one model.
+
+    Args:
+        task: whose examples are rendered and whose reward is met.
+        model: the task model.
+        caller: the way to it.
+    """
+
+    task: Task
+    model: Model
+    caller: Caller
+
+    @property
+    def by_labels(self) -> bool:
+        """Whether labels are scored by log-probability."""
+        return bool(self.task.labels) and isinstance(self.model, LabelModel)
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        examples: Sequence[Example],
+        replicates: int = 1,
+        reward: Reward | Judge | None = None,
+    ) -> Scores:
+        """Score every prompt on every example.
+
+        Args:
+            prompts: [P].
+            examples: [E].
+            replicates: R, samples of each cell; log-probabilities are the same in each.
+            reward: in place of the task's own.
+
+        Returns:
+            Scores with rewards [P, E, R].
+
+        Raises:
+            InputError: nothing to score, or a reward that returned no number.
+            BudgetExhaustedError, FinalModelError, StoppedError: as `Caller.generate`.
+        """
+        if not prompts or not examples or replicates < 1:
+            raise InputError(
+                f"nothing to score: {len(prompts)} prompts, {len(examples)} examples, {replicates} replicates"
+            )
+        cells = self._replies(prompts, examples, replicates)
+        return self.meet(prompts, examples, cells, reward or self.task.reward or LabelMargin(self.task.labels))
+
+    def meet(
+        self,
+        prompts: Sequence[Prompt],
+        examples: Sequence[Example],
+        cells: Sequence[Sequence[Sequence[Reply]]],
+        reward: Reward | Judge,
+    ) -> Scores:
+        """Let a reward meet replies [P][E][R] that are already there."""
+        flat = [(e, cell) for row in cells for e, column in zip(examples, row, strict=True) for cell in column]
+        verdicts = self._judged(flat, reward) if isinstance(reward, Judge) else [_verdict(reward, *c) for c in flat]
+        shape = (len(prompts), len(examples), len(cells[0][0]))
+        rewards = np.array([value for value, _ in verdicts], dtype=np.float64).reshape(shape)
+        reasons = np.array([why for _, why in verdicts], dtype=object).reshape(shape).tolist()
+        return Scores(tuple(prompts), tuple(examples), rewards, cells, reasons)
+
+    def _replies(
+        self, prompts: Sequence[Prompt], examples: Sequence[Example], replicates: int
+    ) -> list[list[list[Reply]]]:
+        contexts = [self.task.layout.render(prompt, example) for prompt in prompts for example in examples]
+        if isinstance(self.model, LabelModel) and self.task.labels:
+            once = self.caller.label_logprobs("task", self.model, contexts, self.task.labels)
+            flat = [reply for reply in once for _ in range(replicates)]
+        else:
+            flat = self.caller.generate("task", self.model, [self._request(c, r) for c in contexts for r in range(replicates)])
+        per_prompt = len(examples) * replicates
+        return [
+            [flat[start + e * replicates : start + (e + 1) * replicates] for e in range(len(examples))]
+            for start in range(0, len(flat), per_prompt)
+        ]
+
+    def _request(self, context: Context, replicate: int) -> Request:
+        task = self.task
+        return Request(
+            context=context,
+            max_tokens=task.max_tokens,
+            temperature=task.temperature,
+            stop=task.stop,
+            replicate=replicate,
+        )
+
+    def _judged(self, cells: Sequence[tuple[Example, Reply]], judge: Judge) -> list[Verdict]:
+        asked = [(i, example, reply) for i, (example, reply) in enumerate(cells) if isinstance(reply, Response)]
+        requests = [
+            Request(context=judge.context(example, reply), max_tokens=_JUDGE_TOKENS) for _, example, reply in asked
+        ]
+        out: list[Verdict] = [(np.nan, reply.reason if isinstance(reply, Failure) else "") for _, reply in cells]
+        for (i, _, _), said in zip(asked, self.caller.generate("judge", judge.model, requests), strict=True):
+            read = judge.read(said.text) if isinstance(said, Response) else None
+            out[i] = read or (np.nan, said.reason if isinstance(said, Failure) else f"no score in: {said.text[:200]}")
+        return out
+
+
+def _verdict(reward: Reward, example: Example, reply: Reply) -> Verdict:
+    """Return (reward, the reward's words); NaN and the reason for a failure."""
+    if isinstance(reply, Failure):
+        return np.nan, reply.reason
+    given = reward(example, reply)
+    value, why = given if isinstance(given, tuple) else (given, "")
+    if not isinstance(value, int | float | np.floating | np.integer) or not np.isfinite(value):
+        raise InputError(f"the reward {reward!r} returned {value!r} for example {example.id!r}: return a finite number")
+    return float(value), str(why)

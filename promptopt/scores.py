@@ -1,0 +1,173 @@
+"""What comes back from models: responses, failures, and the scores that rewards make of them.
+
+Pure values; knows nothing of how they were obtained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from promptopt.prompt import Example, Prompt
+
+Finish: TypeAlias = Literal["stop", "length", "refusal"]
+
+
+class Usage(NamedTuple):
+    """Tokens that one call took: all of the input, the part of it that the provider had cached, the output."""
+
+    input: int = 0
+    cached: int = 0
+    output: int = 0
+
+    @property
+    def total(self) -> int:
+        """Input and output tokens together."""
+        return self.input + self.output
+
+
+@dataclass(frozen=True)
+class Response:
+    """One reply of a model.
+
+    Args:
+        text: the reply, or the likeliest label where labels were scored.
+        label_logprobs: natural log p(label | context) in the order of the task's labels, or None for plain text.
+        usage: tokens taken.
+        finish_reason: "stop" for a whole reply, "length" for one cut off, "refusal" for a declined one.
+    """
+
+    text: str
+    label_logprobs: tuple[float, ...] | None = None
+    usage: Usage = Usage()
+    finish_reason: Finish = "stop"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values that `from_json` reads back."""
+        return {
+            "text": self.text,
+            "label_logprobs": None if self.label_logprobs is None else list(self.label_logprobs),
+            "usage": list(self.usage),
+            "finish_reason": self.finish_reason,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Response:
+        """Read back what `to_json` gave."""
+        logprobs = data["label_logprobs"]
+        return cls(
+            data["text"],
+            None if logprobs is None else tuple(logprobs),
+            Usage(*data["usage"]),
+            data["finish_reason"],
+        )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A reply that never came, after all retries; data beside a NaN score, never a score, never memoised."""
+
+    reason: str
+
+
+class Arrival(NamedTuple):
+    """One finished call: which request it answers, and with what."""
+
+    index: int
+    reply: Response | Failure
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Rewards of P prompts on E examples with R replicates each, and the replies behind them.
+
+    Args:
+        prompts: [P].
+        examples: [E].
+        rewards: float64 [P, E, R]; NaN where the reply failed.
+        replies: [P][E][R].
+        reasons: [P][E][R]; the reward's own words, "" where it gave none.
+    """
+
+    prompts: tuple[Prompt, ...]
+    examples: tuple[Example, ...]
+    rewards: np.ndarray[Any, np.dtype[np.float64]]
+    replies: Sequence[Sequence[Sequence[Response | Failure]]]
+    reasons: Sequence[Sequence[Sequence[str]]]
+
+    @property
+    def per_example(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Mean over replicates that came back, [P, E]; NaN where none did."""
+        return nanmean(self.rewards, axis=2)
+
+    @property
+    def mean(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Mean over examples of the mean over replicates, [P]; NaN where nothing came back."""
+        return nanmean(self.per_example, axis=1)
+
+    @property
+    def standard_error(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Standard error of `mean`, clustered by example, [P]; NaN below two examples."""
+        return standard_error(self.per_example)
+
+    @property
+    def failed(self) -> int:
+        """Number of cells without a reply."""
+        return int(np.isnan(self.rewards).sum())
+
+    def rows(self, kept: Sequence[int]) -> Scores:
+        """Return the scores of some of the prompts, in the order given."""
+        return Scores(
+            tuple(self.prompts[i] for i in kept),
+            self.examples,
+            self.rewards[list(kept)],
+            [self.replies[i] for i in kept],
+            [self.reasons[i] for i in kept],
+        )
+
+    def joined(self, other: Scores) -> Scores:
+        """Return these scores followed by those of other prompts on the same examples."""
+        return Scores(
+            (*self.prompts, *other.prompts),
+            self.examples,
+            np.concatenate([self.rewards, other.rewards]),
+            [*self.replies, *other.replies],
+            [*self.reasons, *other.reasons],
+        )
+
+    def paired_difference(self, first: int, second: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Reward of prompt `first` less that of `second` on the examples that both have, [E' <= E].
+
+        Only replicates that both have are compared, so a failure on one side takes the cell from both.
+        """
+        return paired_difference(self.rewards[first], self.rewards[second])
+
+
+def nanmean(values: np.ndarray[Any, np.dtype[np.float64]], axis: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Mean over the entries that are numbers; NaN, without a warning, where there are none."""
+    present = ~np.isnan(values)
+    count = present.sum(axis=axis)
+    total = np.where(present, values, 0.0).sum(axis=axis)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def standard_error(per_example: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Standard error of the row means of [P, E], entries that are NaN left out, [P]."""
+    count = (~np.isnan(per_example)).sum(axis=1)
+    centred = per_example - nanmean(per_example, axis=1)[:, None]
+    squares = np.nansum(centred**2, axis=1)
+    out = np.full(len(per_example), np.nan)
+    return np.sqrt(np.divide(squares, count * (count - 1), out=out, where=count > 1))
+
+
+def paired_difference(
+    first: np.ndarray[Any, np.dtype[np.float64]], second: np.ndarray[Any, np.dtype[np.float64]]
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Difference of two [E, R] rewards, over the cells that both have, one number for each example that is left."""
+    difference = nanmean(first - second, axis=1)
+    return difference[~np.isnan(difference)]

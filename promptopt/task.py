@@ -1,0 +1,129 @@
+"""A task: labelled (or unlabelled) items in three splits, a seed prompt, and what a good reply is.
+
+Pure values; reading files is `promptopt.data`, reading task files is `promptopt.taskfile`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from promptopt.errors import InputError, nearest
+from promptopt.prompt import Example, Format, Layout, Prompt
+from promptopt.rewards import Exact, Judge, Label, Reward
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What to find a better prompt for.
+
+    Args:
+        train: items that the search may look at.
+        validation: items by which the harness chooses among the search's best.
+        test: items that nothing sees until the one final comparison.
+        seed_prompt: where the search starts, and what the result is compared with.
+        reward: what a reply is worth; by default `Label` where there are labels, else `Exact`.
+        labels: the words that the model chooses among, or () for free text.
+        template: how an example is written where a prompt has no slot; by default its only field.
+        format: "chat" or "completion".
+        description: one or two sentences on the task, for prompt writers.
+        name: short, for folders and reports.
+        max_tokens: longest reply, in tokens, where the model writes text.
+        temperature: of the task model; above 0 replicates differ.
+        stop: a reply ends before the first of these.
+
+    Raises:
+        InputError: no training items, duplicate ids, a target outside the labels, a slot without a field.
+    """
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...] = ()
+    test: tuple[Example, ...] = ()
+    seed_prompt: Prompt
+    reward: Reward | Judge | None = None
+    labels: tuple[str, ...] = ()
+    template: str = ""
+    format: Format = "chat"
+    description: str = ""
+    name: str = "task"
+    max_tokens: int = 256
+    temperature: float = 0.0
+    stop: tuple[str, ...] = ()
+    layout: Layout = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise InputError("the task has no training items: give at least one")
+        for name in ("train", "validation", "test", "labels", "stop"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        fields = tuple(self.train[0].inputs)
+        template = self.template or default_template(fields)
+        object.__setattr__(self, "template", template)
+        object.__setattr__(self, "layout", Layout(fields, template, self.format))
+        if self.reward is None:
+            object.__setattr__(self, "reward", Label(self.labels) if self.labels else Exact())
+        self._check()
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names that slots may have."""
+        return self.layout.fields
+
+    def _check(self) -> None:
+        if self.format not in ("chat", "completion"):
+            raise InputError(f"format must be 'chat' or 'completion', not {self.format!r}")
+        if len(set(self.labels)) < len(self.labels):
+            raise InputError(f"the labels {list(self.labels)} name one label twice")
+        if self.labels and len(self.labels) < 2:
+            raise InputError(f"labels must be two or more, or none for free text, not {list(self.labels)}")
+        check_slots(self.template, self.fields, "the template")
+        if not self.layout.has_slot(self.template):
+            raise InputError(f"the template {self.template!r} has no slot: name a field, such as {{{self.fields[0]}}}")
+        check_slots(self.seed_prompt.text, self.fields, "the seed prompt")
+        seen: dict[str, str] = {}
+        for split in ("train", "validation", "test"):
+            for example in getattr(self, split):
+                self._check_example(example, split, seen)
+
+    def _check_example(self, example: Example, split: str, seen: dict[str, str]) -> None:
+        if example.id in seen:
+            raise InputError(f"the id {example.id!r} stands in {seen[example.id]} and in {split}: ids must be unique")
+        seen[example.id] = split
+        missing = [name for name in self.fields if name not in example.inputs]
+        if missing:
+            raise InputError(f"{split} item {example.id!r} has no field {missing[0]!r}, which other items have")
+        if self.labels and example.target is not None and example.target not in self.labels:
+            raise InputError(
+                f"{split} item {example.id!r} has the label {example.target!r}, which is none of {list(self.labels)}"
+                f"{nearest(example.target, self.labels)}"
+            )
+
+
+def check_slots(text: str, fields: Sequence[str], where: str) -> None:
+    """Refuse a slot that looks meant but names no field.
+
+    `{word}` is taken for a slip where it is close to a field's name, a common slot name, or the text has no slot of
+    the task at all; other braces are text.
+
+    Raises:
+        InputError: names the slot and the nearest field.
+    """
+    slots = re.findall(r"\{([A-Za-z_]\w*)\}", text)
+    no_field = not any(slot in fields for slot in slots)
+    for slot in slots:
+        if slot not in fields and (no_field or nearest(slot, fields) or slot in ("input", "text", "sentence")):
+            raise InputError(
+                f"{where} has the slot {{{slot}}}, for which the data has no field{nearest(slot, fields)}; "
+                f"fields: {', '.join(fields)}"
+            )
+
+
+def default_template(fields: Sequence[str]) -> str:
+    """Return how an example is written where a task says nothing: the only field, or `name: value` lines."""
+    if len(fields) == 1:
+        return f"{{{fields[0]}}}"
+    return "\n".join(f"{name}: {{{name}}}" for name in fields)

@@ -1,0 +1,50 @@
+"""Shared fixtures: every test has a memo of its own, no keys, and no way to pay."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from promptopt.models.catalog import KNOWN, model_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _own_memo_and_no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMPTOPT_CACHE_DIR", str(tmp_path / "memo"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The small real model's file."""
+    path = model_file("smollm2")
+    if not path.exists():
+        pytest.skip(f"{KNOWN['smollm2'].filename} is not here: promptopt models fetch smollm2")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of public data sets, which lies beside the project or where PROMPTOPT_TEST_DATA says."""
+    path = Path(os.environ.get("PROMPTOPT_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip(f"no public data sets at {path}: set PROMPTOPT_TEST_DATA")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A real transformers model of random weights, small enough to run anywhere: two layers of width 32."""
+    from tiny import build_llama  # noqa: PLC0415  torch loads only for the tests that need it
+
+    yield build_llama(tmp_path_factory.mktemp("llama"))

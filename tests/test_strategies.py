@@ -1,0 +1,160 @@
+"""Every strategy x toy problems with a known optimum."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toys
+from toys import TOYS, Toy
+
+from promptopt import FakeModel, HillClimb, InputError, PromptQuine, RandomSearch, Result, Strategy, optimize
+from promptopt.settings import find_strategy, settings_of
+
+STRATEGIES: dict[str, Strategy] = {
+    "promptquine": PromptQuine(shortest=3),
+    "hillclimb": HillClimb(),
+    "random": RandomSearch(),
+}
+BUDGET = "9000 calls"
+
+
+def run(toy: Toy, strategy: Strategy, memo: Path, seed: int = 0, budget: str = BUDGET) -> Result:
+    return optimize(toy.task, toy.model(), strategy, writer=FakeModel(toys.writer, "w"), budget=budget, seed=seed, memo=memo)
+
+
+@pytest.mark.parametrize("toy", TOYS, ids=lambda toy: toy.name)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_finds_the_optimum_within_the_budget(name: str, toy: Toy, tmp_path: Path) -> None:
+    result = run(toy, STRATEGIES[name], tmp_path)
+
+    assert result.test is not None
+    assert result.test.chosen.estimate == toy.optimum
+    assert sum(spent.calls for spent in result.used.values()) <= 9000
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_one_seed_gives_one_result_and_two_give_two(name: str, tmp_path: Path) -> None:
+    first = run(TOYS[0], STRATEGIES[name], tmp_path / "a", seed=3)
+    again = run(TOYS[0], STRATEGIES[name], tmp_path / "b", seed=3)
+
+    assert first == again
+    assert first.history != run(TOYS[0], STRATEGIES[name], tmp_path / "c", seed=4).history
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_replay_makes_no_call(name: str, tmp_path: Path) -> None:
+    first = run(TOYS[0], STRATEGIES[name], tmp_path)
+    again = run(TOYS[0], STRATEGIES[name], tmp_path)
+
+    assert first == again
+    assert first.paid
+    assert not again.paid
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_small_budget_ends_the_search_in_good_order(name: str, tmp_path: Path) -> None:
+    result = run(TOYS[0], STRATEGIES[name], tmp_path, budget="150 calls")
+
+    assert result.finished
+    assert sum(spent.calls for spent in result.used.values()) <= 150
+
+
+def test_children_only_lose_tokens_and_slots_stay(tmp_path: Path) -> None:
+    result = run(TOYS[0], PromptQuine(shortest=3), tmp_path)
+    texts = {record.number: record.prompt.text for record in result.history}
+    children = [record for record in result.history if record.parent is not None]
+
+    assert children
+    for record in children:
+        assert record.parent is not None
+        parent = iter(texts[record.parent])
+        assert all(character in parent for character in texts[record.number])  # a subsequence
+        assert len(texts[record.number]) < len(texts[record.parent])
+        assert "{text}" in record.prompt.text
+
+
+def test_survivors_come_from_the_newest(tmp_path: Path) -> None:
+    """With more offspring than `recent`, no parent survives: every parent is of the step before or the seed."""
+    strategy = PromptQuine(population=5, offspring=8, recent=8, shortest=1, max_prompts=40)
+    result = run(TOYS[0], strategy, tmp_path)
+    step = {record.number: record.step for record in result.history}
+    full = [s for s in set(step.values()) if sum(v == s for v in step.values()) == 8]
+
+    for record in result.history:
+        if record.parent is not None and record.step - 1 in full:
+            assert step[record.parent] == record.step - 1
+
+
+def test_draws_are_counted_whether_new_or_not(tmp_path: Path) -> None:
+    result = run(TOYS[0], PromptQuine(population=10, offspring=20, shortest=1, max_prompts=60), tmp_path)
+
+    assert result.steps[-1]["drawn"] <= 60
+    assert len(result.history) <= 61
+
+
+def test_paper_settings_are_those_of_table_9() -> None:
+    assert settings_of(PromptQuine.paper()) == {
+        "population": 30,
+        "offspring": 50,
+        "most_deletions": 4,
+        "tournament": 0.2,
+        "recent": 50,
+        "max_prompts": 10_000,
+        "shortest": 15,
+        "fitness": "margin",
+    }
+
+
+def test_settings_are_read_from_text() -> None:
+    strategy = find_strategy("promptquine", {"population": "7", "tournament": "0.5"})
+
+    assert strategy == PromptQuine(population=7, tournament=0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("promptquin", {}, "did you mean 'promptquine'"),
+        ("promptquine", {"populaton": "7"}, "did you mean 'population'"),
+        ("promptquine", {"population": "many"}, "population cannot be 'many'"),
+        ("promptquine", {"population": "0"}, "population must be at least 1, not 0"),
+    ],
+)
+def test_a_wrong_name_or_setting_says_the_mend(name: str, settings: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find_strategy(name, settings)
+
+
+def test_hill_climbing_never_shows_a_prompt_as_good_and_bad() -> None:
+    from promptopt import Prompt
+    from promptopt.writing import Shown
+
+    for count in range(1, 12):
+        chain = [Shown(Prompt(str(i)), float(-i)) for i in range(count)]
+        good, bad = HillClimb(good=4, bad=4)._ends(chain)
+        assert good
+        assert not {shown.prompt for shown in good} & {shown.prompt for shown in bad}
+
+
+def test_a_prompt_without_anything_to_prune_is_refused(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from promptopt import Prompt
+
+    task = replace(toys.TASK, seed_prompt=Prompt("{text}"))
+    with pytest.raises(InputError, match="nothing to prune"):
+        optimize(task, FakeModel(toys.answer), "promptquine", memo=tmp_path)
+
+
+def test_golden_trajectory_of_promptquine(tmp_path: Path) -> None:
+    """What the search does at a fixed seed: a change here is a change of the algorithm or of its random numbers."""
+    result = run(TOYS[1], PromptQuine(population=6, offspring=10, recent=10, shortest=5), tmp_path, seed=11)
+    drawn = [(round(step["best"], 3), step["drawn"]) for step in result.steps]
+
+    assert np.isfinite([best for best, _ in drawn]).all()
+    assert drawn == GOLDEN
+
+
+GOLDEN = [(152.319, 10), (152.319, 20), (152.319, 30)]
