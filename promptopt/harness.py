@@ -205,7 +205,8 @@ class _Job:
         """One call to each model, each of a kind that the run makes anyway or that costs next to nothing."""
         first = scorer.score([self.task.seed_prompt], self.task.train[:1]).replies[0][0][0]
         replies = {"task": first}
-        if writer := self.roles.get("writer"):
+        writer = self.roles.get("writer")
+        if writer is not None and writer is not self.model:
             hello = Request(context=(Message("user", "Reply with the word ready."),), max_tokens=8)
             (replies["writer"],) = scorer.caller.generate("writer", writer, [hello])
         for role, reply in replies.items():
@@ -223,7 +224,11 @@ class _Job:
                 f"items): raise the budget, or give fewer items ({error})"
             ) from error
         used = scorer.caller.ledger.total(scorer.caller.ledger.logical)
-        each = {"calls": 1.0, "tokens": _SLACK * used.tokens / used.calls, "dollars": _SLACK * used.dollars / used.calls}
+        each = {
+            "calls": 1.0,
+            "tokens": _SLACK * used.tokens / used.calls,
+            "dollars": _SLACK * used.dollars / used.calls,
+        }
         limits = {name: limit for name, limit in vars(self.budget).items() if limit is not None}
         rows = {"validation": SHORTLIST + 1, "test": 2}
         items = {}
@@ -302,7 +307,9 @@ class _Job:
         calls = ledger.total(ledger.logical).calls
         if ledger.failed <= _FAILED_SHARE * calls:
             return ""
-        return f"{ledger.failed} of {calls} replies failed, more than {_FAILED_SHARE:.0%}; run again to ask for them again"
+        return (
+            f"{ledger.failed} of {calls} replies failed, more than {_FAILED_SHARE:.0%}; run again to ask for them again"
+        )
 
 
 def _records(run: Run, choice: Choice) -> tuple[Record, ...]:

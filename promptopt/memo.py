@@ -42,9 +42,14 @@ _BUSY_SECONDS = 60.0  # between two lines in the log while another process write
 _END_OF_TIME = 2.0**63  # seconds; what is not below is no time, NaN and infinity included
 _AGE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 _encode_sorted = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, sort_keys=True).encode
-_decode = json.JSONDecoder().decode
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 def memo_key(fingerprint: Mapping[str, Any], operation: str, body: Any, replicate: int = 0) -> str:
@@ -193,7 +198,6 @@ class Memo:
             theirs = {key: self._flights[key] for key in wanted if key in self._flights}
             mine = [key for key in wanted if key not in theirs]
             self._flights.update(dict.fromkeys(mine, flight))
-
         try:
             yield Claim(mine, list(theirs), tuple(theirs.values()))
         finally:
@@ -334,6 +338,18 @@ def parse_age(text: str) -> float:
     return float(found[1]) * _AGE_UNITS[found[2]]
 
 
+_SELECT_ONE = "SELECT mode, filename, value FROM Cache WHERE raw = 1 AND key = ?"
+_SELECT_MANY = "SELECT key, mode, filename, value FROM Cache WHERE raw = 1 AND key IN ({})"
+_SELECT_ALL = """
+    SELECT store_time, key, mode, filename, value FROM Cache WHERE raw = 1 AND typeof(key) = 'text' ORDER BY rowid
+"""
+_UPSERT = """
+    INSERT INTO Cache(key, raw, store_time, size, mode, filename, value) VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT(key, raw) DO UPDATE SET store_time = excluded.store_time, expire_time = NULL,
+        size = excluded.size, mode = excluded.mode, filename = excluded.filename, value = excluded.value
+"""
+
+
 class _BytesOnly(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
     """Text keys and bytes values, in the database itself; never a pickle, neither written nor read."""
 
@@ -425,18 +441,6 @@ class _Store(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
                 _log.warning("still waiting for the memo in %s: another process is writing to it", self.directory)
             else:
                 return
-
-
-_SELECT_ONE = "SELECT mode, filename, value FROM Cache WHERE raw = 1 AND key = ?"
-_SELECT_MANY = "SELECT key, mode, filename, value FROM Cache WHERE raw = 1 AND key IN ({})"
-_SELECT_ALL = """
-    SELECT store_time, key, mode, filename, value FROM Cache WHERE raw = 1 AND typeof(key) = 'text' ORDER BY rowid
-"""
-_UPSERT = """
-    INSERT INTO Cache(key, raw, store_time, size, mode, filename, value) VALUES (?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT(key, raw) DO UPDATE SET store_time = excluded.store_time, expire_time = NULL,
-        size = excluded.size, mode = excluded.mode, filename = excluded.filename, value = excluded.value
-"""
 
 
 def _json(value: Any, what: str, encode: Callable[[Any], str] = _encode) -> str:

@@ -28,7 +28,9 @@ class Display:
         from rich.live import Live  # noqa: PLC0415
 
         self.console = console or Console(stderr=True, highlight=False)
-        self._live = Live(console=self.console, refresh_per_second=10, transient=True) if self.console.is_terminal else None
+        self._live = (
+            Live(console=self.console, refresh_per_second=10, transient=True) if self.console.is_terminal else None
+        )
         self._next = 0.0
 
     def __enter__(self) -> Display:
@@ -36,7 +38,9 @@ class Display:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live is not None:
             self._live.stop()
 
@@ -50,7 +54,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Show a sentence at once."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def _put(self, text: str) -> None:
         from rich.text import Text  # noqa: PLC0415  loaded when used
@@ -58,7 +62,7 @@ class Display:
         if self._live is not None:
             self._live.update(Text(text, no_wrap=True, overflow="ellipsis"))
         else:
-            self.console.print(text, markup=False)
+            self.console.print(text, markup=False, soft_wrap=True)
 
 
 def line(run: Run) -> str:
@@ -75,5 +79,7 @@ def line(run: Run) -> str:
     ]
     if ledger.failed:
         parts.append(f"{ledger.failed:,} failed")
-    parts += [f"{left:,.0f} {name} left" if name != "dollars" else f"${left:.2f} left" for name, left in ledger.left().items()]
+    parts += [
+        f"{left:,.0f} {name} left" if name != "dollars" else f"${left:.2f} left" for name, left in ledger.left().items()
+    ]
     return " | ".join(parts)

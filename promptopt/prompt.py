@@ -164,7 +164,9 @@ class Layout:
         """
         shown = prompt.demonstrations
         if shown is not None and shown.nearest is not None:
-            raise InputError("demonstrations chosen by nearness differ from example to example: give fixed ones instead")
+            raise InputError(
+                "demonstrations chosen by nearness differ from example to example: give fixed ones instead"
+            )
         whole = self.has_slot(prompt.text)
         turn = prompt.text if whole else self.template
         parts = [] if whole or not prompt.text else [prompt.text]

@@ -26,7 +26,16 @@ def markdown(result: Result) -> str:
     lines += [f"| {name} | {seed} | {chosen} |" for name, seed, chosen in result.rows()]
     lines += ["", *(f"* {name}: {value}" for name, value in result.facts())]
     lines += [f"* note: {note}" for note in result.notes]
-    lines += ["", "## Chosen prompt", "", _block(result.prompt.text), "", "## Seed prompt", "", _block(result.seed_prompt.text)]
+    lines += [
+        "",
+        "## Chosen prompt",
+        "",
+        _block(result.prompt.text),
+        "",
+        "## Seed prompt",
+        "",
+        _block(result.seed_prompt.text),
+    ]
     lines += ["", "## Best candidates", ""]
     lines += [_line(record) for record in _best(result)]
     lines += ["", "## How to run it again", "", f"* strategy: {result.strategy['name']}"]

@@ -133,7 +133,10 @@ class Result:
         gain, low, high = self.test.difference
         span = f"{gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, {self.test.examples} test items"
         if self.improved:
-            return start + f"Better than the seed prompt: {self.test.seed.estimate:.3f} -> {self.test.chosen.estimate:.3f} ({span})."
+            return (
+                start
+                + f"Better than the seed prompt: {self.test.seed.estimate:.3f} -> {self.test.chosen.estimate:.3f} ({span})."
+            )
         return start + f"No improvement shown on test data ({span})."
 
     def rows(self) -> list[tuple[str, str, str]]:
@@ -189,7 +192,9 @@ class Result:
             InputError: another format, or no result at all.
         """
         if data.get("format") != _FORMAT:
-            raise InputError(f"this is no result of format {_FORMAT} but {data.get('format')!r}: read it with the version that wrote it")
+            raise InputError(
+                f"this is no result of format {_FORMAT} but {data.get('format')!r}: read it with the version that wrote it"
+            )
         values = {name: value for name, value in data.items() if name != "format"}
         values["prompt"] = Prompt.from_json(data["prompt"])
         values["seed_prompt"] = Prompt.from_json(data["seed_prompt"])

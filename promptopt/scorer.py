@@ -101,7 +101,9 @@ class Scorer:
             once = self.caller.label_logprobs("task", self.model, contexts, self.task.labels)
             flat = [reply for reply in once for _ in range(replicates)]
         else:
-            flat = self.caller.generate("task", self.model, [self._request(c, r) for c in contexts for r in range(replicates)])
+            flat = self.caller.generate(
+                "task", self.model, [self._request(c, r) for c in contexts for r in range(replicates)]
+            )
         per_prompt = len(examples) * replicates
         return [
             [flat[start + e * replicates : start + (e + 1) * replicates] for e in range(len(examples))]

@@ -33,7 +33,9 @@ def find_strategy(strategy: str | Strategy, settings: Mapping[str, Any] | None =
     if isinstance(strategy, str):
         known = BUILT_IN if strategy in BUILT_IN else known_strategies()
         if strategy not in known:
-            raise InputError(f"unknown strategy {strategy!r}{nearest(strategy, known)}; known: {', '.join(sorted(known))}")
+            raise InputError(
+                f"unknown strategy {strategy!r}{nearest(strategy, known)}; known: {', '.join(sorted(known))}"
+            )
         strategy = known[strategy]()
     if not isinstance(strategy, Strategy):
         raise InputError(f"{strategy!r} is no strategy: it needs `writes` (bool) and `search(run)`")

@@ -61,6 +61,8 @@ class Task:
         for name in ("train", "validation", "test", "labels", "stop"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         fields = tuple(self.train[0].inputs)
+        if not fields:
+            raise InputError(f"the item {self.train[0].id!r} has no input fields: give at least one")
         template = self.template or default_template(fields)
         object.__setattr__(self, "template", template)
         object.__setattr__(self, "layout", Layout(fields, template, self.format))
@@ -87,18 +89,22 @@ class Task:
         seen: dict[str, str] = {}
         for split in ("train", "validation", "test"):
             for example in getattr(self, split):
-                self._check_example(example, split, seen)
+                if example.id in seen:
+                    raise InputError(
+                        f"the id {example.id!r} stands in {seen[example.id]} and in {split}: ids must be unique"
+                    )
+                seen[example.id] = split
+                self._check_fit(example, f"{split} item")
+        for example in self.seed_prompt.demonstrations.items if self.seed_prompt.demonstrations else ():
+            self._check_fit(example, "demonstration")
 
-    def _check_example(self, example: Example, split: str, seen: dict[str, str]) -> None:
-        if example.id in seen:
-            raise InputError(f"the id {example.id!r} stands in {seen[example.id]} and in {split}: ids must be unique")
-        seen[example.id] = split
+    def _check_fit(self, example: Example, kind: str) -> None:
         missing = [name for name in self.fields if name not in example.inputs]
         if missing:
-            raise InputError(f"{split} item {example.id!r} has no field {missing[0]!r}, which other items have")
+            raise InputError(f"{kind} {example.id!r} has no field {missing[0]!r}, which other items have")
         if self.labels and example.target is not None and example.target not in self.labels:
             raise InputError(
-                f"{split} item {example.id!r} has the label {example.target!r}, which is none of {list(self.labels)}"
+                f"{kind} {example.id!r} has the label {example.target!r}, which is none of {list(self.labels)}"
                 f"{nearest(example.target, self.labels)}"
             )
 

@@ -68,7 +68,12 @@ def proposals(task: Task, reply: str, like: Prompt, known: Iterable[Prompt] = ()
     out: list[Prompt] = []
     for text in texts:
         prompt = Prompt(text.strip(), like.demonstrations)
-        if prompt.text and len(prompt.text) <= _LONGEST and prompt not in seen and _slots(task, prompt) == _slots(task, like):
+        if (
+            prompt.text
+            and len(prompt.text) <= _LONGEST
+            and prompt not in seen
+            and _slots(task, prompt) == _slots(task, like)
+        ):
             seen.add(prompt)
             out.append(prompt)
     return out

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from promptopt.models.catalog import KNOWN, model_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(autouse=True)
 def _own_memo_and_no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROMPTOPT_CACHE_DIR", str(tmp_path / "memo"))
+    monkeypatch.setenv("PROMPTOPT_NO_PAID_CALLS", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
@@ -43,8 +40,8 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real transformers model of random weights, small enough to run anywhere: two layers of width 32."""
     from tiny import build_llama  # noqa: PLC0415  torch loads only for the tests that need it
 
-    yield build_llama(tmp_path_factory.mktemp("llama"))
+    return build_llama(tmp_path_factory.mktemp("llama"))

@@ -21,7 +21,9 @@ BUDGET = "9000 calls"
 
 
 def run(toy: Toy, strategy: Strategy, memo: Path, seed: int = 0, budget: str = BUDGET) -> Result:
-    return optimize(toy.task, toy.model(), strategy, writer=FakeModel(toys.writer, "w"), budget=budget, seed=seed, memo=memo)
+    return optimize(
+        toy.task, toy.model(), strategy, writer=FakeModel(toys.writer, "w"), budget=budget, seed=seed, memo=memo
+    )
 
 
 @pytest.mark.parametrize("toy", TOYS, ids=lambda toy: toy.name)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -234,7 +235,7 @@ def test_a_reward_is_imported_from_beside_the_task_file(folder: Path) -> None:
 
 
 def test_the_file_beside_the_task_wins_over_any_module_of_its_name(folder: Path) -> None:
-    for worth in (0.25, 0.75):  # as two tasks in one process, or one that was edited
+    for worth in (0.25, 0.125):  # as two tasks in one process, or one that was edited
         (folder / "json.py").write_text(DATACLASS_REWARD.format(worth=worth), "utf-8")
         reward = load(folder, overrides={"reward": "json:score"}).reward
         assert callable(reward)
@@ -255,6 +256,17 @@ class Worth:
 # worth {worth}
 score = Worth({worth})
 """
+
+
+def test_reward_files_of_one_name_in_two_folders_are_two_modules(folder: Path, tmp_path: Path) -> None:
+    rewards = []
+    for place, worth in ((folder, 0.25), (tmp_path / "second", 0.125)):
+        if place != folder:
+            shutil.copytree(folder, place)
+        (place / "rewards.py").write_text(DATACLASS_REWARD.format(worth=worth), "utf-8")
+        rewards.append(load(place, overrides={"reward": "rewards:score"}).reward)
+    modules = [vars(sys.modules[type(reward).__module__])["score"] for reward in rewards]
+    assert modules == rewards
 
 
 def test_a_reward_module_may_import_what_lies_beside_it(folder: Path) -> None:

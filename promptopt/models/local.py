@@ -168,9 +168,7 @@ class LocalModel:
     def _queries(self, contexts: Sequence[Context], labels: Sequence[str]) -> list[_Query]:
         n = len(labels)
         encoded = self._encode([context for context in contexts for _ in labels], list(labels) * len(contexts))
-        return [
-            query for c in range(len(contexts)) for query in self._split(c, encoded[c * n : (c + 1) * n])
-        ]
+        return [query for c in range(len(contexts)) for query in self._split(c, encoded[c * n : (c + 1) * n])]
 
     def _split(self, context: int, encoded: Sequence[dict[str, Any]]) -> Iterator[_Query]:
         """Cut each label's tokens off at one place for all labels of a context: the first token past its end."""
@@ -185,7 +183,9 @@ class LocalModel:
             yield _Query(context, label, row[:-1], row[cut:])
 
     def _too_long(self, tokens: int) -> Failure:
-        return Failure(f"{tokens} tokens are more than the {self._longest} that {self.name} can read: shorten the prompt or the item")
+        return Failure(
+            f"{tokens} tokens are more than the {self._longest} that {self.name} can read: shorten the prompt or the item"
+        )
 
     # Forward passes
 
@@ -250,7 +250,9 @@ class LocalModel:
     def _decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> list[Response]:
         """Sample replies to a left-padded batch, one token of all rows at a time."""
         cache = DynamicCache(config=self._network.config)
-        states = [_Decoding(request, self._generator(request, ids)) for request, ids in zip(requests, prompts, strict=True)]
+        states = [
+            _Decoding(request, self._generator(request, ids)) for request, ids in zip(requests, prompts, strict=True)
+        ]
         width = max(map(len, prompts))
         pad = torch.tensor([width - len(ids) for ids in prompts], device=self.device)[:, None]
         ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
@@ -258,7 +260,12 @@ class LocalModel:
         mask, positions = (column >= pad).long(), (column - pad).clamp(min=0)
         while True:
             out = self._network(
-                ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+                ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
             )
             for state, logits in zip(states, out.logits[:, -1].float(), strict=True):
                 state.take(logits, self._ends, self._tokenizer)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 Kind: TypeAlias = Literal["html", "truncated", "empty", "null", "hang"]
 
@@ -23,7 +22,7 @@ class Fault:
     """What goes wrong with every n-th request.
 
     Args:
-        kind: an HTTP status, or what a reply with status 200 looks like; "hang" does not answers.
+        kind: an HTTP status, or what a reply with status 200 looks like; "hang" is no answer at all.
         every: 1 spoils all requests, 2 the second, the fourth, ...
         error: the error object of a status.
     """
@@ -81,9 +80,7 @@ class Loopback:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._closing.set()
         self._server.shutdown()
         self._server.server_close()

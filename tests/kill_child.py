@@ -1,0 +1,72 @@
+"""A run in a process of its own, for test_kill.py to kill: python kill_child.py KIND MEMO RESULT LOG [MODEL]."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import toys
+
+from promptopt import FakeModel, Memo, Prompt, PromptQuine, RandomSearch, Request, Task, optimize
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from promptopt import Arrival
+    from promptopt.prompt import Context
+
+
+def log(path: str, record: Any) -> None:
+    """Append one line, whole whatever happens next."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(handle, (json.dumps(record) + "\n").encode())
+    os.close(handle)
+
+
+def fake(path: str) -> FakeModel:
+    def handler(request: Request) -> str:
+        body = {
+            "context": request.context,
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "stop": list(request.stop),
+        }
+        log(path, [body, request.replicate])
+        time.sleep(0.001)  # as slow as a fast endpoint, so that a kill lands in the middle
+        return toys.answer(request) if "item" in toys.text_of(request.context)[-9:] else toys.writer(request)
+
+    return FakeModel(handler, "killed")
+
+
+def local(path: str, folder: str) -> Any:
+    import torch
+
+    from promptopt.models.local import LocalModel
+
+    torch.set_num_threads(1)  # two threads on such small matrices only wait for one another
+
+    class Logged(LocalModel):
+        def label_logprobs(self, contexts: Sequence[Context], labels: Sequence[str]) -> Iterator[Arrival]:
+            log(path, [[{"context": context, "labels": list(labels)}, 0] for context in contexts])
+            yield from super().label_logprobs(contexts, labels)
+
+    return Logged(folder, dtype="float32")
+
+
+def main(kind: str, memo: str, result: str, path: str, folder: str = "") -> None:
+    if kind == "fake":
+        task, model, strategy = toys.TASK, fake(path), RandomSearch(prompts=24, batch=8)
+    else:
+        text = "Review: {text}\nIn one word, the sentiment of this item, as a careful reader would put it, is:"
+        task = Task(**toys.splits(12), seed_prompt=Prompt(text), labels=toys.LABELS, format="completion")
+        model = local(path, folder)
+        strategy = PromptQuine(population=10, offspring=20, recent=20, shortest=8)
+    with Memo(memo) as store:
+        optimize(task, model, strategy, memo=store, budget="6000 calls").save(result)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

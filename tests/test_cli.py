@@ -1,0 +1,223 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from servers.loopback import Loopback
+
+TASK = """
+name = "numbers"
+description = "Odd or even?"
+seed_prompt = "Say wrongly odd or even: {number}"
+labels = ["odd", "even"]
+[data]
+file = "data.csv"
+inputs = ["number"]
+label = "answer"
+"""
+MODEL = """
+import re, sys
+from promptopt import FakeModel
+
+def handler(request):
+    text = str(request.context[-1][1])
+    if "<prompt>" in text:
+        return "<prompt>Say odd or even: {number}</prompt>"
+    number = int(re.findall(r"\\\\d+", text)[-1])
+    return "odd" if "wrongly" in text or number % 2 else "even"
+
+def paid(request):
+    raise SystemExit("a call was made")
+
+model = FakeModel(handler, "numbers")
+forbidden = FakeModel(paid, "numbers")
+costly = FakeModel(handler, "costly")
+costly.price = None
+nothing = 3
+
+def length(example, response):
+    return float(len(response.text) == 3), "three letters wanted"
+""".replace("\\\\", "\\")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rows = "\n".join(f"{n},{'odd' if n % 2 else 'even'}" for n in range(80))
+    (tmp_path / "data.csv").write_text(f"number,answer\n{rows}\n")
+    (tmp_path / "task.toml").write_text(TASK)
+    (tmp_path / "mine.py").write_text(MODEL)
+    return tmp_path
+
+
+def promptopt(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "promptopt", *words], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def optimize(folder: Path, *words: str, model: str = "python:mine:model") -> subprocess.CompletedProcess[str]:
+    return promptopt(folder, "optimize", *words, "--model", model, "--set", "shortest=4")
+
+
+def test_optimize_prints_a_table_and_writes_result_and_report(folder: Path) -> None:
+    done = optimize(folder, "task.toml", "--run-dir", "run", "--budget", "4000 calls")
+
+    assert done.returncode == 0, done.stderr
+    assert "Better than the seed prompt" in done.stdout
+    assert "test reward" in done.stdout
+    assert json.loads((folder / "run" / "result.json").read_text())["task"] == "numbers"
+    assert "Better than the seed prompt" in (folder / "run" / "report.md").read_text()
+
+
+def test_a_second_run_makes_no_call_and_prints_the_same_result(folder: Path) -> None:
+    first = optimize(folder, "task.toml", "--json", "--budget", "4000 calls")
+    again = optimize(folder, "task.toml", "--json", "--budget", "4000 calls", model="python:mine:forbidden")
+    one, other = json.loads(first.stdout), json.loads(again.stdout)
+
+    assert again.returncode == 0, again.stderr
+    assert other["paid"] == {}
+    assert {k: v for k, v in one.items() if k not in ("paid", "seconds", "run_dir")} == {
+        k: v for k, v in other.items() if k not in ("paid", "seconds", "run_dir")
+    }
+
+
+def test_a_data_file_and_options_stand_in_for_a_task_file(folder: Path) -> None:
+    done = optimize(
+        folder, "--data", "data.csv", "--input", "number", "--label", "answer", "--labels", "odd,even", "--json",
+        "--seed-prompt", "Say wrongly odd or even: {number}", "--strategy", "random", "--budget", "900 calls",
+    )  # fmt: skip
+
+    assert done.returncode == 2  # `shortest` is no setting of this strategy
+    assert "has no setting 'shortest'" in done.stderr
+    done = promptopt(
+        folder, "optimize", "--data", "data.csv", "--input", "number", "--label", "answer", "--labels", "odd,even",
+        "--json", "--seed-prompt", "Say wrongly odd or even: {number}", "--strategy", "random",
+        "--model", "python:mine:model",
+    )  # fmt: skip
+    result = json.loads(done.stdout)
+
+    assert done.returncode == 0, done.stderr
+    assert result["prompt"] == {"text": "Say odd or even: {number}"}
+
+
+def test_a_reward_of_ones_own_by_name(folder: Path) -> None:
+    done = promptopt(
+        folder, "score", "task.toml", "--model", "python:mine:model", "--reward", "mine:length", "--json",
+        "--prompt", "Say odd or even: {number}", "--prompt", "Say wrongly odd or even: {number}",
+    )  # fmt: skip
+    first, second = json.loads(done.stdout)
+
+    assert done.returncode == 0, done.stderr
+    assert first["reward"][0] == 0.5
+    assert second["reward"][0] == 1.0
+    assert second["less_first"][0] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optimize"], "give a task file, or --data FILE"),
+        (["optimize", "nosuch.toml"], "nosuch.toml"),
+        (["optimize", "task.toml", "--model", "opanai:x"], "did you mean 'openai'"),
+        (["optimize", "task.toml", "--model", "python:mine:nothing"], "is a int, no model"),
+        (["optimize", "task.toml", "--model", "python:mine:absent"], "has no 'absent'"),
+        (["optimize", "task.toml", "--model", "python:mine:model", "--strategy", "promptqine"], "did you mean"),
+        (["optimize", "task.toml", "--model", "python:mine:model", "--budget", "much"], "write '500 calls'"),
+        (["optimize", "task.toml", "--model", "python:mine:model", "--budget", "3 calls"], "does not pay for one look"),
+        (["optimize", "task.toml", "--model", "python:mine:costly"], "there is no budget"),
+        (["optimize", "task.toml", "--model", "python:mine:costly", "--budget", "$2"], "needs the price"),
+        (["optimize", "--data", "data.csv", "--input", "numbr"], "number"),
+        (["score", "task.toml", "--model", "python:mine:model", "--prompt", "{numbr}"], "did you mean 'number'"),
+        (["optimize", "task.toml", "--model", "openai:x", "--price", "cheap", "--budget", "9 calls"], "INPUT,OUTPUT"),
+        (["models", "fetch", "smollm3"], "did you mean 'smollm2'"),
+        (["memo", "prune", "--older-than", "soon"], "30d"),
+        (["strategies", "promptquin"], "did you mean 'promptquine'"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_names_the_mend(folder: Path, words: list[str], message: str) -> None:
+    done = promptopt(folder, *words)
+
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+def test_debug_shows_the_stack(folder: Path) -> None:
+    done = promptopt(folder, "--debug", "optimize", "nosuch.toml")
+
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def test_a_refused_key_exits_with_1_and_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from servers.loopback import Fault
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-a-real-key-000")
+    with Loopback(fault=Fault(401)) as server:
+        done = optimize(
+            folder, "task.toml", "--budget", "300 calls", "--base-url", f"{server.url}/v1", model="openai:some-model"
+        )
+
+        assert len(server.requests) == 1
+    assert done.returncode == 1
+    assert "OPENAI_API_KEY" in done.stderr
+    assert "sk-not" not in done.stderr + done.stdout
+
+
+def test_a_hosted_model_is_optimised_through_a_real_socket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-a-real-key-000")
+
+    def answer(text: str) -> str:
+        return "odd" if "wrongly" in text or int(re.findall(r"\d+", text)[-1]) % 2 else "even"
+
+    with Loopback(answer) as server:
+        words = ["task.toml", "--budget", "700 calls", "--base-url", f"{server.url}/v1", "--json"]
+        first = optimize(folder, *words, model="openai:some-model")
+        asked = len(server.requests)
+        again = optimize(folder, *words, model="openai:some-model")
+
+        assert len(server.requests) == asked
+    assert first.returncode == again.returncode == 0, first.stderr
+    result = json.loads(first.stdout)
+    assert 0 < sum(role["calls"] for role in result["used"].values()) <= 700
+    assert result["paid"]["task"]["calls"] == asked
+    assert "sk-not" not in first.stdout + first.stderr
+
+
+def test_memo_commands(folder: Path) -> None:
+    promptopt(folder, "score", "task.toml", "--model", "python:mine:model")
+    stats = json.loads(promptopt(folder, "memo", "stats", "--json").stdout)
+    path = promptopt(folder, "memo", "path").stdout.strip()
+    exported = promptopt(folder, "memo", "export", "all.jsonl")
+    imported = promptopt(folder, "memo", "import", "all.jsonl", "--memo", "other")
+    pruned = promptopt(folder, "memo", "prune", "--older-than", "30d")
+
+    assert stats["entries"] == 24
+    assert stats["folder"] == path
+    assert exported.stdout.startswith("24 entries written")
+    assert imported.stdout.startswith("24 new entries")
+    assert pruned.stdout.startswith("0 entries deleted")
+
+
+def test_strategies_and_models_are_listed(folder: Path) -> None:
+    strategies = promptopt(folder, "strategies")
+    one = promptopt(folder, "strategies", "promptquine.paper")
+    models = promptopt(folder, "models")
+
+    assert "hillclimb.paper" in strategies.stdout
+    assert "population = 30" in one.stdout
+    assert "local:smollm2" in models.stdout
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    import promptopt as package
+
+    assert promptopt(ROOT, "--version").stdout.strip() == package.__version__

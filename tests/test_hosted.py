@@ -1,0 +1,462 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from servers.loopback import Fault, Loopback, word_count
+
+from promptopt.errors import FinalModelError, InputError
+from promptopt.models import hosted
+from promptopt.models.anthropic import AnthropicModel
+from promptopt.models.base import LabelModel, Model, Price, Request
+from promptopt.models.openai import OpenAIModel
+from promptopt.prompt import Context, Message
+from promptopt.scores import Failure, Response, Usage
+
+if TYPE_CHECKING:
+    from servers.loopback import Kind
+
+    from promptopt.models.hosted import HostedModel
+
+KEY = "sk-canary-0123456789abcdefWXYZ"
+CHAT = (Message("system", "Be brief."), Message("user", "one two three"))
+KINDS = ("openai", "anthropic")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def model_of(kind: str, url: str, **settings: Any) -> HostedModel:
+    if kind == "openai":
+        return OpenAIModel("some-model", base_url=f"{url}/v1", **{"api_key": KEY} | settings)
+    return AnthropicModel("some-model", base_url=url, **{"api_key": KEY} | settings)
+
+
+def request(context: Context = CHAT, **settings: Any) -> Request:
+    return Request(context=context, **{"max_tokens": 7} | settings)
+
+
+def ask(model: Model, *requests: Request) -> list[Response | Failure]:
+    arrivals = sorted(model.generate(requests))
+    assert [arrival.index for arrival in arrivals] == list(range(len(requests)))
+    return [arrival.reply for arrival in arrivals]
+
+
+def ask_one(model: Model, context: Context = CHAT) -> Response | Failure:
+    (reply,) = ask(model, request(context))
+    return reply
+
+
+def final_error(kind: str, fault: Fault, **settings: Any) -> tuple[str, int]:
+    """Return what the user reads, the traceback included, and how many requests were sent."""
+    with Loopback(fault=fault) as server:
+        with pytest.raises(FinalModelError) as caught:
+            ask(model_of(kind, server.url, **settings), *[request()] * 40)
+        return "".join(traceback.format_exception(caught.value)), len(server.requests)
+
+
+def join_workers(kind: str, before: set[threading.Thread]) -> None:
+    for worker in set(threading.enumerate()) - before:
+        if worker.name.startswith(kind):
+            worker.join(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("kind", "usage"),
+    [("openai", Usage(input=3, cached=1, output=2)), ("anthropic", Usage(input=6, cached=2, output=2))],
+)
+def test_a_reply_comes_back_with_its_usage(kind: str, usage: Usage) -> None:
+    with Loopback() as server:
+        assert ask_one(model_of(kind, server.url)) == Response("3 words", usage=usage)
+
+
+def test_plain_text_is_continued_by_openai_completions() -> None:
+    with Loopback() as server:
+        reply = ask_one(model_of("openai", server.url), "once upon a time")
+        (seen,) = server.requests
+
+    assert reply == Response("4 words", usage=Usage(input=4, cached=1, output=2))
+    assert (seen.path, seen.body["prompt"], seen.body["max_tokens"]) == ("/v1/completions", "once upon a time", 7)
+
+
+def test_plain_text_is_refused_by_anthropic_before_any_call() -> None:
+    with Loopback() as server:
+        with pytest.raises(FinalModelError, match="format to 'chat'"):
+            ask_one(model_of("anthropic", server.url), "once upon a time")
+        assert server.requests == []
+
+
+def test_openai_is_sent_the_turns_and_the_settings_and_no_more() -> None:
+    with Loopback() as server:
+        ask(model_of("openai", server.url), request(temperature=0.5, stop=("\n", "END"), replicate=3))
+        (seen,) = server.requests
+
+    assert seen.path == "/v1/chat/completions"
+    assert seen.headers["authorization"] == f"Bearer {KEY}"
+    assert seen.body == {
+        "model": "some-model",
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "one two three"}],
+        "temperature": 0.5,
+        "max_tokens": 7,
+        "stop": ["\n", "END"],
+    }
+
+
+def test_anthropic_is_sent_the_system_turns_apart_and_the_version_that_takes_a_temperature() -> None:
+    context = (Message("system", "Be brief."), Message("system", "Be kind."), *CHAT[1:])
+    with Loopback() as server:
+        ask(model_of("anthropic", server.url), request(context, stop=("END",)))
+        (seen,) = server.requests
+
+    assert (seen.path, seen.headers["anthropic-version"]) == ("/v1/messages", "2023-06-01")
+    assert KEY in seen.headers.get("authorization", "") + seen.headers.get("x-api-key", "")
+    assert seen.body == {
+        "model": "some-model",
+        "system": "Be brief.\n\nBe kind.",
+        "messages": [{"role": "user", "content": "one two three"}],
+        "temperature": 0.0,
+        "max_tokens": 7,
+        "stop_sequences": ["END"],
+    }
+
+
+def test_anthropic_is_sent_no_temperature_where_it_is_the_default() -> None:
+    with Loopback() as server:
+        ask(model_of("anthropic", server.url), request(CHAT[1:], temperature=1.0))
+        (seen,) = server.requests
+
+    assert set(seen.body) == {"model", "messages", "max_tokens"}
+
+
+def test_openai_itself_is_told_the_length_by_the_name_that_its_newer_models_know() -> None:
+    model = OpenAIModel("some-model")
+
+    assert model._body(request())["max_completion_tokens"] == 7
+    assert model._body(request("plain"))["max_tokens"] == 7
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "finish"),
+    [
+        ("openai", "stop", "stop"),
+        ("openai", "length", "length"),
+        ("openai", "content_filter", "refusal"),
+        ("anthropic", "stop_sequence", "stop"),
+        ("anthropic", "max_tokens", "length"),
+        ("anthropic", "refusal", "refusal"),
+    ],
+)
+def test_finish_reasons_are_translated(kind: str, said: str, finish: str) -> None:
+    with Loopback(finish=said) as server:
+        reply = ask_one(model_of(kind, server.url))
+
+    assert isinstance(reply, Response)
+    assert (reply.text, reply.finish_reason) == ("3 words", finish)
+
+
+def test_an_openai_refusal_is_a_reply() -> None:
+    with Loopback(extra={"content": None, "refusal": "I will not."}) as server:
+        reply = ask_one(model_of("openai", server.url))
+
+    assert isinstance(reply, Response)
+    assert (reply.text, reply.finish_reason) == ("I will not.", "refusal")
+
+
+@pytest.mark.parametrize(("kind", "said"), [("openai", "length"), ("anthropic", "max_tokens")])
+def test_a_reply_cut_off_while_thinking_is_a_reply_without_text(kind: str, said: str) -> None:
+    thinking: dict[str, Any] = {"content": None} if kind == "openai" else {"content": [{"type": "thinking"}]}
+    with Loopback(finish=said, extra=thinking) as server:
+        reply = ask_one(model_of(kind, server.url))
+
+    assert isinstance(reply, Response)
+    assert (reply.text, reply.finish_reason) == ("", "length")
+
+
+def test_a_reply_without_usage_counts_no_tokens() -> None:
+    with Loopback(extra={"usage": None}) as server:
+        assert ask_one(model_of("anthropic", server.url)) == Response("3 words")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("html", "no JSON object but '<html>"),
+        ("truncated", "no JSON object"),
+        ("empty", "no choices|no text"),
+        ("null", "no text"),
+    ],
+)
+def test_a_broken_reply_is_a_failure(kind: str, fault: Kind, reason: str) -> None:
+    with Loopback(fault=Fault(fault)) as server:
+        reply = ask_one(model_of(kind, server.url))
+
+    assert isinstance(reply, Failure)
+    assert any(words in reply.reason for words in reason.split("|"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_spoiled_replies_fail(kind: str) -> None:
+    with Loopback(fault=Fault("null", every=3)) as server:
+        replies = ask(model_of(kind, server.url, concurrency=1), *[request()] * 7)
+
+    assert [isinstance(reply, Failure) for reply in replies] == [False, False, True, False, False, True, False]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("status", [408, 429, 500, 503, 529])
+def test_a_passing_error_is_tried_again_and_then_a_failure(kind: str, status: int) -> None:
+    with Loopback(fault=Fault(status)) as server:
+        reply = ask_one(model_of(kind, server.url))
+        tries = len(server.requests)
+
+    assert reply == Failure(f"{server.url}{'/v1' * (kind == 'openai')} answered {status} (fault {status})")
+    assert tries == hosted.RETRIES + 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_passing_error_that_passes_leaves_a_reply(kind: str) -> None:
+    with Loopback(fault=Fault(500, every=2)) as server:
+        replies = ask(model_of(kind, server.url, concurrency=1), *[request()] * 4)
+        tries = len(server.requests)
+
+    assert [isinstance(reply, Response) for reply in replies] == [True] * 4
+    assert tries == 7
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("status", "error", "mend"),
+    [
+        (401, {"message": f"Incorrect API key: {KEY}"}, "check {KIND}_API_KEY"),
+        (403, {"message": "no"}, "check {KIND}_API_KEY"),
+        (404, {"message": "no such model"}, "model 'some-model' is unknown at http://127.0.0.1"),
+        (400, {"message": "too many tokens"}, "too many tokens): change what it names"),
+        (400, {"message": "`temperature` is deprecated"}, "set the temperature to 1"),
+        (422, {"message": "bad stop"}, "bad stop): change what it names"),
+        (402, {"message": "pay"}, "add credit"),
+        (429, {"message": "pay", "code": "insufficient_quota"}, "add credit"),
+    ],
+)
+def test_a_final_error_stops_after_one_request_and_names_the_mend(
+    kind: str, status: int, error: dict[str, Any], mend: str
+) -> None:
+    message, sent = final_error(kind, Fault(status, error=error))
+
+    assert mend.replace("{KIND}", kind.upper()) in message
+    assert sent == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_final_error_after_good_replies_stops_the_rest(kind: str) -> None:
+    before = set(threading.enumerate())
+    with Loopback(fault=Fault(401, every=3)) as server:
+        with pytest.raises(FinalModelError):
+            ask(model_of(kind, server.url, concurrency=1), *[request()] * 400)
+        join_workers(kind, before)
+
+        # The one worker may have taken up a call or more before the error was read; the rest was never sent.
+        assert len(server.requests) < 400
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500])
+@pytest.mark.parametrize("quoted", [KEY, f"{KEY[:7]}***", f"***{KEY[-4:]}"])
+def test_no_part_of_the_key_is_shown(
+    kind: str, status: int, quoted: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with Loopback(fault=Fault(status, error={"message": f"the key ({quoted}) is bad"})) as server:
+        model = model_of(kind, server.url)
+        try:
+            shown = repr(ask_one(model))
+        except FinalModelError as error:
+            shown = "".join(traceback.format_exception(error))
+    shown += repr(model) + str(model) + str(model.fingerprint) + str(capfd.readouterr()) + caplog.text
+
+    assert "some-model" in shown
+    assert KEY[:7] not in shown
+    assert KEY[-4:] not in shown
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_key_nothing_is_sent(kind: str) -> None:
+    with Loopback() as server:
+        with pytest.raises(FinalModelError, match=f"set {kind.upper()}_API_KEY"):
+            ask_one(model_of(kind, server.url, api_key=None))
+        assert server.requests == []
+
+
+def test_a_key_that_no_header_can_hold_is_named_and_not_shown() -> None:
+    with pytest.raises(FinalModelError, match="set OPENAI_API_KEY again") as caught:
+        ask_one(OpenAIModel("some-model", api_key=f"{KEY}\u201d"))
+
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_key_and_endpoint_come_from_the_environment(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{kind.upper()}_API_KEY", f" {KEY}\n")
+    with Loopback() as server:
+        endpoint = server.url + "/v1" * (kind == "openai")
+        monkeypatch.setenv(f"{kind.upper()}_BASE_URL", f"{endpoint}/")
+        model = OpenAIModel("m") if kind == "openai" else AnthropicModel("m")
+
+        assert isinstance(ask_one(model), Response)
+        assert model.fingerprint == {"provider": kind, "endpoint": endpoint, "model": "m"}
+
+
+def test_the_endpoint_is_shown_without_user_and_password() -> None:
+    model = OpenAIModel("m", base_url="https://me:secret@host:8000/v1/")
+
+    assert model.fingerprint["endpoint"] == "https://host:8000/v1"
+    assert "secret" not in repr(model)
+
+
+@pytest.mark.parametrize(
+    "url", ["host/v1", "ftp://host/v1", "https://", "https://me:secret@/v1?a=b", "http://[", "https://h/v1#x"]
+)
+def test_an_endpoint_that_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match="https://host/v1") as caught:
+        OpenAIModel("m", base_url=url)
+
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [{"name": ""}, {"concurrency": 0}, {"timeout": 0.0}])
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(settings))):
+        OpenAIModel(**{"name": "m"} | settings)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_calls_overlap_up_to_the_concurrency(kind: str) -> None:
+    together = threading.Barrier(4)
+
+    def answer(text: str) -> str:
+        if text != "first":
+            together.wait(timeout=30)  # passes only with four calls in flight
+        return word_count(text)
+
+    contexts = [(Message("user", text),) for text in ("first", *["a b"] * 8)]
+    with Loopback(answer) as server:
+        replies = ask(model_of(kind, server.url, concurrency=4), *map(request, contexts))
+        most = server.most_in_flight
+
+    assert [reply.text for reply in replies if isinstance(reply, Response)] == ["1 words", *["2 words"] * 8]
+    assert most == 4
+
+
+def test_a_reply_arrives_while_others_are_still_out() -> None:
+    gate = threading.Event()
+
+    def answer(text: str) -> str:
+        if text == "slow":
+            gate.wait(timeout=30)
+        return text
+
+    requests = [request((Message("user", text),)) for text in ("first", "slow", "quick")]
+    with Loopback(answer) as server:
+        arrivals = model_of("openai", server.url).generate(requests)
+        order = [next(arrivals).index, next(arrivals).index]
+        gate.set()
+        order.append(next(arrivals).index)
+
+    assert order == [0, 2, 1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_calls_that_have_not_started_are_dropped_when_the_reader_leaves(kind: str) -> None:
+    started, gate = threading.Semaphore(0), threading.Event()
+
+    def answer(text: str) -> str:
+        if text == "held":
+            started.release()
+            gate.wait(timeout=30)
+        return text
+
+    requests = [request((Message("user", text),)) for text in ("first", "quick", *["held"] * 50)]
+    before = set(threading.enumerate())
+    with Loopback(answer) as server:
+        arrivals = model_of(kind, server.url, concurrency=2).generate(requests)
+        next(arrivals), next(arrivals)
+        assert started.acquire(timeout=30)
+        assert started.acquire(timeout=30)
+        arrivals.close()  # type: ignore[attr-defined]  # a generator
+        gate.set()
+        join_workers(kind, before)
+
+        assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_hangs_is_a_failure(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosted, "RETRIES", 0)
+    with Loopback(fault=Fault("hang")) as server:
+        reply = ask_one(model_of(kind, server.url, timeout=0.1))
+
+    assert isinstance(reply, Failure)
+    assert "no answer within 0.1 s" in reply.reason
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_is_not_there_is_a_failure(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosted, "RETRIES", 0)
+    with Loopback() as server:
+        pass
+    reply = ask_one(model_of(kind, server.url))
+
+    assert isinstance(reply, Failure)
+    assert "could not be reached" in reply.reason
+
+
+def test_no_requests_need_no_key() -> None:
+    assert list(OpenAIModel("m").generate([])) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_adapters_are_models_that_write_text_and_score_no_labels(kind: str) -> None:
+    price = Price(1.0, 2.0)
+    model = model_of(kind, "http://127.0.0.1", price=price)
+
+    assert isinstance(model, Model)
+    assert not isinstance(model, LabelModel)
+    assert (model.unit, model.price, model_of(kind, "http://127.0.0.1").price) == ("reply", price, None)
+
+
+def test_an_adapter_loads_its_sdk_with_the_first_call_only() -> None:
+    code = (
+        "import sys, promptopt.models.openai as o, promptopt.models.anthropic as a; "
+        "o.OpenAIModel('m'), a.AnthropicModel('m'); print([m for m in ('openai', 'anthropic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_call_leaves_this_machine_where_paid_calls_are_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMPTOPT_NO_PAID_CALLS", "1")
+    model = OpenAIModel("some-model", base_url="https://example.invalid/v1", api_key="sk-of-no-use-at-all")
+
+    with pytest.raises(FinalModelError, match="PROMPTOPT_NO_PAID_CALLS is set"):
+        list(model.generate([Request(context="x", max_tokens=1)]))
+
+
+def test_replies_in_flight_arrive_before_a_final_error_ends_the_batch() -> None:
+    arrived = []
+    with Loopback(fault=Fault(401, every=7)) as server:
+        with pytest.raises(FinalModelError):
+            for arrival in model_of("openai", server.url, concurrency=4).generate([request()] * 40):
+                arrived.append(arrival)  # noqa: PERF402  the error must not lose what came before it
+        refused = len(server.requests) // 7
+
+        assert len(arrived) == len(server.requests) - refused

@@ -1,0 +1,186 @@
+"""The local model against the plain forward pass, on a tiny model and on SmolLM2."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from promptopt import Failure, InputError, LabelModel, Message, Model, Request, Response, TokenModel
+
+pytest.importorskip("torch", reason="the extra 'local' is not installed")
+
+import torch
+
+from promptopt.models.local import LocalModel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from promptopt.prompt import Context
+
+REVIEWS = ["a joy", "dull", "the film is a very long and very good evening, naïve 😀 and short", "x"]
+DEMOS = ["Review: a dull evening\nSentiment: terrible\n\n", "Review: joy\nSentiment: great\n\n", ""]
+CONTEXTS: list[Context] = [f"{demo}Review: {review}\nSentiment:" for demo in DEMOS for review in REVIEWS]
+CHATS: list[Context] = [(Message("system", "Say yes or no."), Message("user", review)) for review in REVIEWS]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_llama: Path) -> LocalModel:
+    return LocalModel(str(tiny_llama), dtype="float32")
+
+
+def answers(model: LocalModel, contexts: Sequence[Context], labels: Sequence[str]) -> list[Response]:
+    replies = [reply for _, reply in sorted(model.label_logprobs(contexts, labels))]
+    assert all(isinstance(reply, Response) for reply in replies)
+    return [reply for reply in replies if isinstance(reply, Response)]
+
+
+def naive(model: LocalModel, start: str, label: str, *, special: bool) -> float:
+    """One whole unpadded forward pass for one label."""
+    tokenizer: Any = model._tokenizer
+    before = tokenizer(start, add_special_tokens=special)["input_ids"]
+    whole = tokenizer(start + label, add_special_tokens=special)["input_ids"]
+    assert whole[: len(before)] == before
+    with torch.inference_mode():
+        logprobs = model._network(torch.tensor([whole])).logits[0].float().log_softmax(-1)
+    return math.fsum(logprobs[i - 1, whole[i]].item() for i in range(len(before), len(whole)))
+
+
+def test_its_type_says_what_it_can(tiny: LocalModel) -> None:
+    assert isinstance(tiny, Model)
+    assert isinstance(tiny, LabelModel)
+    assert isinstance(tiny, TokenModel)
+
+
+def test_label_logprobs_equal_the_plain_forward_pass(tiny: LocalModel) -> None:
+    labels = ("terrible", "great", "very good indeed")
+    for context, reply in zip(CONTEXTS, answers(tiny, CONTEXTS, labels), strict=True):
+        expected = [naive(tiny, str(context), f" {label}", special=True) for label in labels]
+
+        assert reply.label_logprobs == pytest.approx(expected, abs=1e-4)
+        assert reply.text == labels[expected.index(max(expected))]
+
+
+def test_label_logprobs_of_a_chat_begin_the_reply(tiny: LocalModel) -> None:
+    labels = ("yes", "no")
+    for context, reply in zip(CHATS, answers(tiny, CHATS, labels), strict=True):
+        start = tiny._text(context)
+
+        assert start.endswith("<s>assistant:\n")
+        assert reply.label_logprobs == pytest.approx([naive(tiny, start, x, special=False) for x in labels], abs=1e-4)
+
+
+def test_a_batch_gives_what_its_items_give_alone(tiny: LocalModel) -> None:
+    together = answers(tiny, CONTEXTS, ("yes", "no"))
+    alone = [answers(tiny, [context], ("yes", "no"))[0] for context in CONTEXTS]
+
+    for one, other in zip(together, alone, strict=True):
+        assert one.label_logprobs == pytest.approx(other.label_logprobs, abs=1e-4)
+
+
+def test_the_same_batch_gives_the_same_bits(tiny: LocalModel) -> None:
+    assert answers(tiny, CONTEXTS, ("yes", "no")) == answers(tiny, CONTEXTS, ("yes", "no"))
+
+
+def test_a_context_that_is_too_long_is_a_failure_and_the_rest_goes_on(tiny: LocalModel) -> None:
+    contexts = ["short:", "long " * 300, "also short:"]
+    replies = [reply for _, reply in sorted(tiny.label_logprobs(contexts, ("yes", "no")), key=lambda a: a.index)]
+
+    assert isinstance(replies[1], Failure)
+    assert "256" in replies[1].reason
+    assert isinstance(replies[0], Response)
+    assert isinstance(replies[2], Response)
+
+
+def test_greedy_text_equals_the_plain_loop(tiny: LocalModel) -> None:
+    requests = [Request(context=context, max_tokens=6) for context in CONTEXTS[:5]]
+    replies = {index: reply for index, reply in tiny.generate(requests)}
+    tokenizer: Any = tiny._tokenizer
+    for index, request in enumerate(requests):
+        ids = tokenizer(str(request.context))["input_ids"]
+        start = len(ids)
+        with torch.inference_mode():
+            for _ in range(6):
+                ids.append(int(tiny._network(torch.tensor([ids])).logits[0, -1].argmax()))
+                if ids[-1] == tokenizer.eos_token_id:
+                    ids.pop()
+                    break
+        reply = replies[index]
+
+        assert isinstance(reply, Response)
+        assert reply.text == tokenizer.decode(ids[start:], skip_special_tokens=True)
+
+
+def test_a_sample_depends_on_its_replicate_and_not_on_its_neighbours(tiny: LocalModel) -> None:
+    def sample(replicate: int, context: Context = "Review:") -> Request:
+        return Request(context=context, max_tokens=8, temperature=1.0, replicate=replicate)
+
+    alone = next(tiny.generate([sample(0)])).reply
+    among = {a.index: a.reply for a in tiny.generate([sample(1), sample(0), sample(2, "Answer with yes or no.")])}
+
+    assert among[1] == alone
+    assert among[0] != alone
+
+
+def test_a_stop_string_ends_the_reply_before_it(tiny: LocalModel) -> None:
+    whole = next(tiny.generate([Request(context="Review:", max_tokens=12)])).reply
+    assert isinstance(whole, Response)
+    stop = whole.text[3:5]
+    cut = next(tiny.generate([Request(context="Review:", max_tokens=12, stop=(stop,))])).reply
+
+    assert isinstance(cut, Response)
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.finish_reason == "stop"
+    assert whole.finish_reason == "length"
+
+
+@pytest.mark.parametrize("text", ["", "a", "Review: naïve 😀😀 é\n\nok ", "  two  spaces", "日本語"])
+def test_pieces_join_to_the_text(tiny: LocalModel, text: str) -> None:
+    assert "".join(tiny.pieces(text)) == text
+
+
+def test_the_fingerprint_follows_weights_and_dtype(tiny_llama: Path, tiny: LocalModel, tmp_path: Path) -> None:
+    for file in tiny_llama.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    same = LocalModel(str(tmp_path), dtype="float32").fingerprint
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+
+    assert same["digest"] == tiny.fingerprint["digest"]
+    assert LocalModel(str(tmp_path), dtype="float32").fingerprint["digest"] != tiny.fingerprint["digest"]
+    assert LocalModel(str(tiny_llama), dtype="bfloat16").fingerprint["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "message"),
+    [
+        ("./nowhere", "auto", "no model file or folder"),
+        ("/no/such/model.gguf", "auto", "no model file or folder"),
+        (".", "float23", "did you mean 'float32'"),
+    ],
+)
+def test_what_is_not_there_is_said_at_once(name: str, dtype: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        LocalModel(name, dtype=dtype)
+
+
+def test_a_known_model_that_is_not_fetched_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMPTOPT_DATA_DIR", str(tmp_path))
+    with pytest.raises(InputError, match="promptopt models fetch smollm2"):
+        LocalModel("smollm2")
+
+
+@pytest.mark.smollm2
+def test_smollm2_reads_reviews_and_equals_the_plain_forward_pass(smollm2: Path) -> None:
+    model = LocalModel(str(smollm2), dtype="float32")
+    labels = ("terrible", "great")
+    demo = "Review: I left before the end.\nSentiment: terrible\n\nReview: Pure joy.\nSentiment: great\n\n"
+    contexts: list[Context] = [f"{demo}Review: {r}\nSentiment:" for r in ("I loved it.", "A waste of money.")]
+    replies = answers(model, contexts, labels)
+    expected = [naive(model, str(contexts[1]), f" {label}", special=True) for label in labels]
+
+    assert [reply.text for reply in replies] == ["great", "terrible"]
+    assert replies[1].label_logprobs == pytest.approx(expected, abs=1e-4)

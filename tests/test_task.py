@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from promptopt.errors import InputError
+from promptopt.prompt import Demonstrations, Example, Prompt
+from promptopt.rewards import Exact, Label, LabelMargin
+from promptopt.task import Task, check_slots, default_template
+
+
+def item(text: str, target: str | None = "yes", name: str = "", **more: str) -> Example:
+    return Example({"text": text, **more}, target, name or text)
+
+
+def task(**settings: Any) -> Task:
+    return Task(**{"train": (item("a"), item("b", "no")), "seed_prompt": Prompt("Answer yes or no."), **settings})
+
+
+def test_a_task_fills_in_what_follows_from_the_rest() -> None:
+    plain = task()
+    assert (plain.fields, plain.template, plain.reward) == (("text",), "{text}", Exact())
+    labelled = task(labels=("yes", "no"))
+    assert labelled.reward == Label(("yes", "no"))
+    assert task(labels=("yes", "no"), reward=LabelMargin(("yes", "no"))).reward == LabelMargin(("yes", "no"))
+
+
+def test_lists_become_tuples() -> None:
+    made = task(train=[item("a")], labels=["yes", "no"], stop=["\n"])
+    assert (made.train, made.labels, made.stop) == ((item("a"),), ("yes", "no"), ("\n",))
+
+
+def test_a_template_names_each_field_where_there_are_several() -> None:
+    assert default_template(("question", "hint")) == "question: {question}\nhint: {hint}"
+    assert default_template(("question",)) == "{question}"
+
+
+def test_data_without_labels_is_allowed() -> None:
+    assert task(train=(item("a", None),), labels=("yes", "no")).train[0].target is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"train": ()}, "the task has no training items"),
+        ({"train": (Example({}, "yes", "a"),)}, "the item 'a' has no input fields: give at least one"),
+        ({"format": "text"}, "format must be 'chat' or 'completion', not 'text'"),
+        ({"labels": ("yes", "yes")}, "name one label twice"),
+        ({"labels": ("yes",)}, "labels must be two or more, or none for free text, not ['yes']"),
+        ({"template": "Review:"}, "the template 'Review:' has no slot: name a field, such as {text}"),
+        ({"template": "Review: {txt}"}, "the template has the slot {txt}, for which the data has no field, did you"),
+        ({"seed_prompt": Prompt("Is {txet} good?")}, "the seed prompt has the slot {txet}"),
+        ({"test": (item("a"),)}, "the id 'a' stands in train and in test: ids must be unique"),
+        ({"train": (item("a"), item("x", name="a"))}, "the id 'a' stands in train and in train"),
+        ({"validation": (Example({"body": "c"}, "yes", "c"),)}, "validation item 'c' has no field 'text'"),
+        (
+            {"labels": ("yes", "no"), "test": (item("c", "yse"),)},
+            "test item 'c' has the label 'yse', which is none of ['yes', 'no'], did you mean 'yes'?",
+        ),
+        (
+            {"seed_prompt": Prompt("x", Demonstrations((Example({"body": "c"}, "yes", "c"),)))},
+            "demonstration 'c' has no field 'text'",
+        ),
+        (
+            {"labels": ("yes", "no"), "seed_prompt": Prompt("x", Demonstrations((item("c", "maybe"),)))},
+            "demonstration 'c' has the label 'maybe', which is none of ['yes', 'no']",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        task(**settings)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["no slot", "{text}", '{text} as {"json": 1}', "{text} {}", "{text} {other}"])
+def test_braces_that_cannot_be_meant_as_slots_are_text(text: str) -> None:
+    check_slots(text, ("text",), "here")
+
+
+@pytest.mark.parametrize("text", ["{other}", "{text} {txt}", "{text} {input}", "{sentence}"])
+def test_a_slot_that_looks_meant_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"here has the slot .* for which the data has no field.*fields: text"):
+        check_slots(text, ("text",), "here")
