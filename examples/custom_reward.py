@@ -17,7 +17,9 @@ def clerk(request: Request) -> str:
     """Stand in for a model: does what the prompt says, and rambles unless told to be brief."""
     system = request.context[0][1] if len(request.context) > 1 else ""
     thanks = "Thank you, " + str(request.context[-1][1]) + ". " if "thank" in system.lower() else ""
-    return thanks + ("We are on it." if "brief" in system.lower() else "Our team will look into every detail of this. " * 3)
+    return thanks + (
+        "We are on it." if "brief" in system.lower() else "Our team will look into every detail of this. " * 3
+    )
 
 
 def writer(request: Request) -> str:

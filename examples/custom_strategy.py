@@ -25,7 +25,7 @@ class DropOneWord:
 def model(request: Request) -> str:
     """Stand in for a model that one word of the prompt confuses."""
     text = str(request.context[-1][1])
-    return "odd" if "wrongly" in text or int(text.split()[-1]) % 2 else "even"
+    return "odd" if "wrongly" in text or int(text.rsplit(maxsplit=1)[-1]) % 2 else "even"
 
 
 def items(numbers: range) -> tuple[Example, ...]:

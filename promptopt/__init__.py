@@ -26,11 +26,11 @@ from promptopt.models.base import Request as Request
 from promptopt.models.base import TokenModel as TokenModel
 from promptopt.models.fake import FakeLabelModel as FakeLabelModel
 from promptopt.models.fake import FakeModel as FakeModel
+from promptopt.progress import Display as Display
 from promptopt.prompt import Demonstrations as Demonstrations
 from promptopt.prompt import Example as Example
 from promptopt.prompt import Message as Message
 from promptopt.prompt import Prompt as Prompt
-from promptopt.progress import Display as Display
 from promptopt.result import Result as Result
 from promptopt.rewards import Contains as Contains
 from promptopt.rewards import Exact as Exact

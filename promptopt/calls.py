@@ -8,16 +8,15 @@ examples or rewards.
 from __future__ import annotations
 
 import logging
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from promptopt.errors import StoppedError
 from promptopt.memo import KeyMaker
-from promptopt.scores import Failure, Response, Usage
+from promptopt.scores import Failure, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from promptopt.ledger import Ledger
     from promptopt.memo import Memo
@@ -98,17 +97,23 @@ class Caller:
     ) -> list[Reply]:
         self.stop.check()
         self.ledger.admit(role, keys)
-        first = {key: index for index, key in reversed(list(enumerate(keys)))}
+        first: dict[str, int] = {}
+        for index, key in enumerate(keys):
+            first.setdefault(key, index)
+
+        def send(missing: Sequence[str]) -> Generator[Arrival, None, None]:
+            yield from dispatch([first[key] for key in missing])
+
         replies = self._known(role, model, list(first))
         with self.memo.claim([key for key in first if key not in replies]) as claim:
             # Another thread may have stored a reply between our look and our claim.
             replies |= self._known(role, model, claim.mine)
-            self._fetch(role, model, [key for key in claim.mine if key not in replies], first, dispatch, replies)
+            self._fetch(role, model, [key for key in claim.mine if key not in replies], send, replies)
             claim.wait()
         others = [key for key in claim.theirs if key not in replies]
         if others:  # asked by another thread at the same time: read its replies, or ask again where it failed
             replies |= self._known(role, model, others)
-            self._fetch(role, model, [key for key in others if key not in replies], first, dispatch, replies)
+            self._fetch(role, model, [key for key in others if key not in replies], send, replies)
         return [replies[key] for key in keys]
 
     def _known(self, role: str, model: Model, keys: Sequence[str]) -> dict[str, Reply]:
@@ -127,8 +132,7 @@ class Caller:
         role: str,
         model: Model,
         keys: Sequence[str],
-        index_of: dict[str, int],
-        dispatch: Callable[[Sequence[int]], Iterator[Arrival]],
+        send: Callable[[Sequence[str]], Generator[Arrival, None, None]],
         replies: dict[str, Reply],
     ) -> None:
         """Ask the model for `keys` and put what arrives into `replies` and the memo."""
@@ -138,25 +142,21 @@ class Caller:
             self.stop.check()
             part = keys[start : start + size]
             batch: dict[str, Any] = {}
-            with closing(dispatch([index_of[key] for key in part])) as arrivals:
-                for index, reply in arrivals:
-                    key = part[index]
-                    replies[key] = reply
-                    if isinstance(reply, Failure):
-                        self.ledger.failed += 1
-                    elif whole:
+            for number, reply in send(part):
+                key = part[number]
+                replies[key] = reply
+                if isinstance(reply, Failure):
+                    self.ledger.record_failure(role, key)
+                else:
+                    if whole:
                         self.stop.check()
                         batch[key] = reply.to_json()
                     else:
                         self.memo.put(key, reply.to_json())
-                    self._count(role, key, reply, model)
+                    self.ledger.record(role, key, reply.usage, model.price, paid=True)
+                self.watch()
             if batch:
                 self.memo.put_many(batch)
-
-    def _count(self, role: str, key: str, reply: Reply, model: Model) -> None:
-        usage = Usage() if isinstance(reply, Failure) else reply.usage
-        self.ledger.record(role, key, usage, model.price, paid=True)
-        self.watch()
 
 
 def _body(request: Request) -> dict[str, Any]:
@@ -170,8 +170,13 @@ def _body(request: Request) -> dict[str, Any]:
 
 def _read(key: str, value: Any) -> Response | None:
     """Return the stored response, or None (a miss) where an imported entry is not one."""
-    try:
-        return Response.from_json(value)
-    except (KeyError, TypeError) as error:
-        _log.warning("memo entry %s is no response (%s): asked again", key, error)
-        return None
+    match value:
+        case {
+            "text": str(),
+            "label_logprobs": None | [int() | float(), *_],
+            "usage": [int(), int(), int()],
+            "finish_reason": "stop" | "length" | "refusal",
+        }:
+            return Response.from_json(value)
+    _log.warning("memo entry %s is no response: asked again", key)
+    return None

@@ -11,7 +11,7 @@ import platform
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,7 +38,7 @@ from promptopt.settings import find_strategy, settings_of
 from promptopt.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from types import FrameType
 
     from promptopt.models.base import Model
@@ -101,8 +101,7 @@ def optimize(
         seed=seed,
     )
     job.check()
-    store = memo if isinstance(memo, Memo) else Memo(memo)
-    with _stop_on_interrupt(display) as stop:
+    with nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store, _stop_on_interrupt(display) as stop:
         result = job.run(store, stop, display)
     result = replace(result, seconds=time.monotonic() - started, run_dir=str(run_dir or ""))
     if run_dir is not None:
@@ -172,14 +171,14 @@ class _Job:
         if display is not None:
             caller.watch = run.watch = lambda: display.show(run)
         notes = self._notes()
-        self._preflight(scorer)
-        stages = self._stages(scorer)
-        notes += self._cuts(stages)
-        ledger.limit = stages.search
-        unfinished = self._search(run)
+        stages, unfinished = self._prepare(scorer)
+        if not unfinished:
+            notes += self._cuts(stages)
+            ledger.limit = stages.search
+            unfinished = self._search(run)
         ledger.limit = self.budget
-        choice, test = self._choose_and_test(run, stages, unfinished, notes)
-        unfinished = unfinished or self._too_many_failures(ledger)
+        choice, test, unfinished = self._choose_and_test(run, stages, unfinished, notes)
+        unfinished = unfinished or self._too_many_failures(run)
         return Result(
             task=self.task.name,
             prompt=choice.prompt,
@@ -201,6 +200,28 @@ class _Job:
             seconds=math.nan,
         )
 
+    def _prepare(self, scorer: Scorer) -> tuple[_Stages, str]:
+        """Call every model and divide the budget; return the stages, and why the run ends here already, or ""."""
+        none = _Stages(self.budget, (), ())
+        try:
+            self._preflight(scorer)
+        except StoppedError as error:
+            return none, str(error)
+        except BudgetExhaustedError as error:
+            raise self._too_small(error) from error
+        try:
+            return self._stages(scorer), ""
+        except (StoppedError, ModelError) as error:
+            return none, str(error)
+        except BudgetExhaustedError as error:
+            raise self._too_small(error) from error
+
+    def _too_small(self, error: BudgetExhaustedError) -> InputError:
+        return InputError(
+            f"the budget of {self.budget} does not pay for one look at the seed prompt ({len(self.task.train)} training "
+            f"items): raise the budget, or give fewer items ({error})"
+        )
+
     def _preflight(self, scorer: Scorer) -> None:
         """One call to each model, each of a kind that the run makes anyway or that costs next to nothing."""
         first = scorer.score([self.task.seed_prompt], self.task.train[:1]).replies[0][0][0]
@@ -215,19 +236,13 @@ class _Job:
 
     def _stages(self, scorer: Scorer) -> _Stages:
         """Hold back what validation and test will need, measured by what the seed prompt takes on training items."""
-        task, used = self.task, scorer.caller.ledger.total(scorer.caller.ledger.logical)
-        try:
-            scorer.score([task.seed_prompt], task.train)
-        except BudgetExhaustedError as error:
-            raise InputError(
-                f"the budget of {self.budget} does not pay for one look at the seed prompt ({len(task.train)} training "
-                f"items): raise the budget, or give fewer items ({error})"
-            ) from error
+        scorer.score([self.task.seed_prompt], self.task.train)
         used = scorer.caller.ledger.total(scorer.caller.ledger.logical)
+        calls = 2.0 if "judge" in self.roles else 1.0  # that one cell takes
         each = {
-            "calls": 1.0,
-            "tokens": _SLACK * used.tokens / used.calls,
-            "dollars": _SLACK * used.dollars / used.calls,
+            "calls": calls,
+            "tokens": _SLACK * calls * used.tokens / used.calls,
+            "dollars": _SLACK * calls * used.dollars / used.calls,
         }
         limits = {name: limit for name, limit in vars(self.budget).items() if limit is not None}
         rows = {"validation": SHORTLIST + 1, "test": 2}
@@ -254,9 +269,7 @@ class _Job:
         except BudgetExhaustedError as error:
             if not run.history:
                 raise InputError(f"the budget of {self.budget} ends before the search can begin: {error}") from error
-        except StoppedError:
-            return "stopped by the user"
-        except ModelError as error:
+        except (StoppedError, ModelError) as error:
             return str(error)
         if not run.history:
             raise InputError(f"the strategy {type(self.strategy).__name__} scored nothing: it must call run.score")
@@ -264,12 +277,15 @@ class _Job:
 
     def _choose_and_test(
         self, run: Run, stages: _Stages, unfinished: str, notes: list[str]
-    ) -> tuple[Choice, Comparison | None]:
+    ) -> tuple[Choice, Comparison | None, str]:
+        """Return the choice, the test where the run came so far, and why it is unfinished, or ""."""
         seed = self.task.seed_prompt
         listed = shortlist(run.history.values(), seed)
-        choice = Choice(listed[0] if listed else seed, {})
+        start = run.history.get(seed)
+        better = listed and (start is None or run.history[listed[0]].fitness > start.fitness)
+        choice = Choice(listed[0] if better else seed, {})  # what the search says, until validation says more
         if unfinished or not listed:
-            return choice, None
+            return choice, None, unfinished
         try:
             if stages.validation:
                 choice = choose(run.scorer, seed, listed, stages.validation, run.length)
@@ -277,11 +293,13 @@ class _Job:
                 notes.append("no validation data: the choice was made by the search's own scores")
             if not stages.test:
                 notes.append("no test data: nothing is claimed")
-                return choice, None
-            return choice, compare(run.scorer, seed, choice.prompt, stages.test)
-        except (BudgetExhaustedError, StoppedError, ModelError) as error:
-            notes.append(f"ended before the test: {error}")
-            return choice, None
+                return choice, None, ""
+            return choice, compare(run.scorer, seed, choice.prompt, stages.test), ""
+        except BudgetExhaustedError as error:
+            notes.append(f"the budget ended before the test: {error}")
+            return choice, None, ""
+        except (StoppedError, ModelError) as error:
+            return choice, None, str(error)
 
     def _notes(self) -> list[str]:
         pairs = near_duplicates(self.task.train, self.task.validation, self.task.test)
@@ -289,8 +307,10 @@ class _Job:
             return []
         first = pairs[0]
         return [
-            f"{len(pairs)} near-duplicates stand in two splits, such as {first.first_id} ({first.first_split}) and "
-            f"{first.second_id} ({first.second_split}): the test flatters what has seen them"
+            (
+                f"{len(pairs)} near-duplicates stand in two splits, such as {first.first_id} ({first.first_split}) and "
+                f"{first.second_id} ({first.second_split}): the test flatters what has seen them"
+            )
         ]
 
     def _cuts(self, stages: _Stages) -> list[str]:
@@ -303,13 +323,19 @@ class _Job:
             if len(kept) < len(whole)
         ]
 
-    def _too_many_failures(self, ledger: Ledger) -> str:
-        calls = ledger.total(ledger.logical).calls
-        if ledger.failed <= _FAILED_SHARE * calls:
-            return ""
-        return (
-            f"{ledger.failed} of {calls} replies failed, more than {_FAILED_SHARE:.0%}; run again to ask for them again"
-        )
+    def _too_many_failures(self, run: Run) -> str:
+        ledger = run.scorer.caller.ledger
+        failed, calls = ledger.failed, ledger.total(ledger.logical).calls
+        if failed > _FAILED_SHARE * calls:
+            return f"{failed} of {calls} replies failed, more than {_FAILED_SHARE:.0%}; run again to ask for them again"
+        # A judge's verdict may hold no score although it came.
+        empty = sum(candidate.failed for candidate in run.history.values())
+        cells = empty + sum(candidate.cells for candidate in run.history.values())
+        if empty > _FAILED_SHARE * cells:
+            return (
+                f"{empty} of {cells} replies have no score, more than {_FAILED_SHARE:.0%}; look at what the judge says"
+            )
+        return ""
 
 
 def _records(run: Run, choice: Choice) -> tuple[Record, ...]:

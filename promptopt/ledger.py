@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import BudgetExhaustedError, InputError
+from promptopt.scores import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from promptopt.models.base import Price
-    from promptopt.scores import Usage
 
 _UNITS = {"call": "calls", "calls": "calls", "token": "tokens", "tokens": "tokens"} | dict.fromkeys(
     ("dollar", "dollars", "usd", "$"), "dollars"
@@ -102,13 +102,20 @@ class Ledger:
 
     Args:
         limit: what may be used so far; the harness raises it from stage to stage.
+        logical: what the run would cost with an empty memo, by role.
+        paid: what was asked of the models, by role.
     """
 
     limit: Budget = field(default_factory=Budget)
     logical: dict[str, Spending] = field(default_factory=dict)
     paid: dict[str, Spending] = field(default_factory=dict)
-    failed: int = 0
     _asked: set[str] = field(default_factory=set)
+    _failed: set[str] = field(default_factory=set)
+
+    @property
+    def failed(self) -> int:
+        """Number of calls that never got a reply, however often they were tried."""
+        return len(self._failed)
 
     def admit(self, role: str, keys: Sequence[str]) -> None:
         """Let the calls behind `keys` pass, or refuse all of them.
@@ -132,11 +139,21 @@ class Ledger:
 
     def record(self, role: str, key: str, usage: Usage, price: Price | None, *, paid: bool) -> None:
         """Count one reply: logically the first time that this run has it, as paid if it came from the model."""
-        if key not in self._asked:
-            self._asked.add(key)
-            self.logical.setdefault(role, Spending()).add(usage, price)
+        mine = self.logical.setdefault(role, Spending())
+        if key in self._failed:  # its call is counted, its tokens are not
+            self._failed.remove(key)
+            mine.calls -= 1
+            mine.add(usage, price)
+        elif key not in self._asked:
+            mine.add(usage, price)
+        self._asked.add(key)
         if paid:
             self.paid.setdefault(role, Spending()).add(usage, price)
+
+    def record_failure(self, role: str, key: str) -> None:
+        """Count one call without a reply: it takes a call and no tokens."""
+        self.record(role, key, Usage(), None, paid=True)
+        self._failed.add(key)
 
     def total(self, roles: Mapping[str, Spending]) -> Spending:
         """Sum over roles."""
@@ -156,7 +173,7 @@ class Ledger:
 def _parse_limit(part: str) -> tuple[str, float]:
     found = re.fullmatch(r"\s*(\$?)\s*(\d+(?:\.\d+)?)\s*([kKmMbB]?)\s*([A-Za-z$]*)\s*", part.replace("_", ""))
     if found is not None:
-        unit = "dollars" if found[1] and not found[4] else _UNITS.get(found[4].lower())
-        if unit is not None:
+        unit = _UNITS.get(found[4].lower() or found[1])
+        if unit is not None and (unit == "dollars" or not found[1]):
             return unit, float(found[2]) * _FACTORS[found[3].lower()]
     raise InputError(f"cannot read the budget {part.strip()!r}: write '500 calls', '1M tokens' or '2 dollars'")

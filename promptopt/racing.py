@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from promptopt.errors import BudgetExhaustedError, InputError
-from promptopt.scores import Scores
 from promptopt.statistics import still_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from promptopt.prompt import Example, Prompt
+    from promptopt.scores import Scores
 
     ScoreFunction: TypeAlias = Callable[[Sequence[Prompt], Sequence[Example]], Scores]
 

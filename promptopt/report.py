@@ -53,7 +53,9 @@ def _best(result: Result) -> list[Record]:
 
 def _line(record: Record) -> str:
     validation = "" if record.validation is None else f", validation {record.validation:.3f} on {record.validated}"
-    return f"{record.number}. step {record.step}, fitness {record.fitness:.4g}{validation}\n\n{_block(record.prompt.text)}\n"
+    # No list item: within one, four spaces are an ordinary paragraph.
+    facts = f"Candidate {record.number}: step {record.step}, fitness {record.fitness:.4g}{validation}"
+    return f"{facts}\n\n{_block(record.prompt.text)}\n"
 
 
 def _block(text: str) -> str:

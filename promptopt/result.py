@@ -125,19 +125,22 @@ class Result:
     @property
     def headline(self) -> str:
         """The outcome in one sentence."""
-        start = f"Unfinished ({self.unfinished}). " if self.unfinished else ""
+        if self.unfinished:
+            return f"Unfinished ({self.unfinished}). {self._outcome}"
+        return f"{self._outcome} Failed replies: {self.failed}." if self.failed else self._outcome
+
+    @property
+    def _outcome(self) -> str:
         if self.prompt == self.seed_prompt:
-            return start + "No improvement shown: no candidate did better than the seed prompt on validation data."
+            return "No improvement shown: no candidate did better than the seed prompt."
         if self.test is None:
-            return start + "A candidate was chosen, but not tested: nothing is claimed."
+            return "A candidate was chosen, but not tested: nothing is claimed."
         gain, low, high = self.test.difference
         span = f"{gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, {self.test.examples} test items"
-        if self.improved:
-            return (
-                start
-                + f"Better than the seed prompt: {self.test.seed.estimate:.3f} -> {self.test.chosen.estimate:.3f} ({span})."
-            )
-        return start + f"No improvement shown on test data ({span})."
+        if not self.improved:
+            return f"No improvement shown on test data ({span})."
+        seed, chosen = self.test.seed.estimate, self.test.chosen.estimate
+        return f"Better than the seed prompt: {seed:.3f} -> {chosen:.3f} ({span})."
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return the table of seed prompt beside chosen prompt, as (name, seed, chosen)."""
@@ -178,7 +181,7 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values that `from_json` reads back; NaN and infinities become null."""
-        out = _plain(asdict(self) | {"format": _FORMAT})
+        out: dict[str, Any] = _plain(asdict(self) | {"format": _FORMAT})
         out["prompt"], out["seed_prompt"] = self.prompt.to_json(), self.seed_prompt.to_json()
         for record, mine in zip(out["history"], self.history, strict=True):
             record["prompt"] = mine.prompt.to_json()
@@ -191,10 +194,18 @@ class Result:
         Raises:
             InputError: another format, or no result at all.
         """
-        if data.get("format") != _FORMAT:
+        found = data.get("format") if isinstance(data, dict) else None
+        if found != _FORMAT:
             raise InputError(
-                f"this is no result of format {_FORMAT} but {data.get('format')!r}: read it with the version that wrote it"
+                f"this is no result of format {_FORMAT} but {found!r}: read it with the version that wrote it"
             )
+        try:
+            return cls._from_format_1(data)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"this is no whole result ({error!r}): save it again by running again") from error
+
+    @classmethod
+    def _from_format_1(cls, data: dict[str, Any]) -> Result:
         values = {name: value for name, value in data.items() if name != "format"}
         values["prompt"] = Prompt.from_json(data["prompt"])
         values["seed_prompt"] = Prompt.from_json(data["seed_prompt"])
@@ -223,11 +234,13 @@ class Result:
         """Read a saved result.
 
         Raises:
-            InputError: the file holds none.
+            InputError: the file is not there, or holds none.
         """
         try:
             return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise InputError(f"cannot read {path} ({error}): name a result.json of a run") from error
+        except ValueError as error:  # of JSON, of UTF-8, or our own
             raise InputError(f"{path} is no saved result: {error}") from error
 
 

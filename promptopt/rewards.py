@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Reward: TypeAlias = Callable[[Example, Response], float | tuple[float, str]]
 
 # A minus right after a digit subtracts; a comma belongs to a number only before each three digits.
+_BEST = 10  # what a judge gives a perfect reply
 _NUMBER = re.compile(r"(?<!\d)-?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
 
 
@@ -142,7 +143,7 @@ class LabelMargin:
     right: float = 200.0
 
     def __post_init__(self) -> None:
-        if len(self.labels) < 2:
+        if len(self.labels) < 2:  # noqa: PLR2004  a margin is between two
             raise InputError(f"a label margin needs two labels or more, not {list(self.labels)}")
 
     def __call__(self, example: Example, response: Response) -> float:
@@ -190,9 +191,9 @@ class Judge:
     def read(self, verdict: str) -> tuple[float, str] | None:
         """Return (score in [0, 1], the judge's words), or None where the verdict holds no score from 0 to 10."""
         found = re.findall(r"score\s*:\s*\**\s*(\d+(?:\.\d+)?)", verdict, flags=re.IGNORECASE)
-        if not found or not 0 <= float(found[-1]) <= 10:
+        if not found or not 0 <= float(found[-1]) <= _BEST:
             return None
-        return float(found[-1]) / 10, verdict.strip()
+        return float(found[-1]) / _BEST, verdict.strip()
 
 
 def reward_named(name: str, labels: Sequence[str] = ()) -> Reward:

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from promptopt.errors import BudgetExhaustedError, InputError
 from promptopt.models.base import Request, TokenModel
 from promptopt.racing import race
@@ -19,8 +21,6 @@ from promptopt.tokens import Tokens, cut, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    import numpy as np
 
     from promptopt.models.base import Model
     from promptopt.prompt import Context, Example, Prompt
@@ -45,7 +45,6 @@ class Candidate:
         fitness: mean of what the strategy searched by, over the cells seen so far.
         reward: mean of the task's own reward over the same cells.
         cells: replies behind the two.
-        failed: cells without a reply, in neither mean.
     """
 
     number: int
@@ -55,16 +54,22 @@ class Candidate:
     fitness: float = math.nan
     reward: float = math.nan
     cells: int = 0
-    failed: int = 0
     _seen: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
+    _failed: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
+
+    @property
+    def failed(self) -> int:
+        """Cells without a reply, in neither mean."""
+        return len(self._failed)
 
     def add(self, cell: tuple[str, int], fitness: float, reward: float) -> None:
         """Take one (example id, replicate) into the means; a cell seen before is not counted twice."""
         if cell in self._seen:
             return
         if math.isnan(fitness):
-            self.failed += 1
+            self._failed.add(cell)
             return
+        self._failed.discard(cell)
         self._seen.add(cell)
         self.cells += 1
         self.fitness = _moved(self.fitness, fitness, self.cells)
@@ -217,8 +222,11 @@ class Run:
         return len(model.pieces(text) if isinstance(model, TokenModel) else words(text))
 
     def step(self, **facts: float | str) -> None:
-        """End one step of the search and report numbers about it, such as `best=0.9, length=31`."""
-        self.steps.append(dict(facts))
+        """End one step of the search and report numbers about it, such as `best=0.9, length=31`.
+
+        A number that is not finite is kept as None, as JSON has none.
+        """
+        self.steps.append({name: _plain(fact) for name, fact in facts.items()})
         self.watch()
 
     def _candidate(self, prompt: Prompt, parent: Prompt | None) -> Candidate:
@@ -230,6 +238,11 @@ class Run:
 
 def _is_fixed(prompt: Prompt) -> bool:
     return prompt.demonstrations is None or prompt.demonstrations.nearest is None
+
+
+def _plain(fact: float | str | np.generic) -> Any:
+    value = fact.item() if isinstance(fact, np.generic) else fact
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _moved(mean: float, value: float, count: int) -> float:

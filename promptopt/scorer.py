@@ -137,7 +137,7 @@ def _verdict(reward: Reward, example: Example, reply: Reply) -> Verdict:
     if isinstance(reply, Failure):
         return np.nan, reply.reason
     given = reward(example, reply)
-    value, why = given if isinstance(given, tuple) else (given, "")
+    value, why = given if isinstance(given, tuple) and len(given) == 2 else (given, "")  # noqa: PLR2004  a pair
     if not isinstance(value, int | float | np.floating | np.integer) or not np.isfinite(value):
         raise InputError(f"the reward {reward!r} returned {value!r} for example {example.id!r}: return a finite number")
     return float(value), str(why)

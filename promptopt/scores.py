@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from promptopt.prompt import Example, Prompt
 
+Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Finish: TypeAlias = Literal["stop", "length", "refusal"]
 
 
@@ -31,6 +32,9 @@ class Usage(NamedTuple):
         return self.input + self.output
 
 
+NO_USAGE = Usage()
+
+
 @dataclass(frozen=True)
 class Response:
     """One reply of a model.
@@ -44,7 +48,7 @@ class Response:
 
     text: str
     label_logprobs: tuple[float, ...] | None = None
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     finish_reason: Finish = "stop"
 
     def to_json(self) -> dict[str, Any]:
@@ -78,7 +82,7 @@ class Failure:
 class Arrival(NamedTuple):
     """One finished call: which request it answers, and with what."""
 
-    index: int
+    number: int
     reply: Response | Failure
 
 
@@ -96,22 +100,22 @@ class Scores:
 
     prompts: tuple[Prompt, ...]
     examples: tuple[Example, ...]
-    rewards: np.ndarray[Any, np.dtype[np.float64]]
+    rewards: Floats
     replies: Sequence[Sequence[Sequence[Response | Failure]]]
     reasons: Sequence[Sequence[Sequence[str]]]
 
     @property
-    def per_example(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def per_example(self) -> Floats:
         """Mean over replicates that came back, [P, E]; NaN where none did."""
         return nanmean(self.rewards, axis=2)
 
     @property
-    def mean(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def mean(self) -> Floats:
         """Mean over examples of the mean over replicates, [P]; NaN where nothing came back."""
         return nanmean(self.per_example, axis=1)
 
     @property
-    def standard_error(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def standard_error(self) -> Floats:
         """Standard error of `mean`, clustered by example, [P]; NaN below two examples."""
         return standard_error(self.per_example)
 
@@ -140,7 +144,7 @@ class Scores:
             [*self.reasons, *other.reasons],
         )
 
-    def paired_difference(self, first: int, second: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def paired_difference(self, first: int, second: int) -> Floats:
         """Reward of prompt `first` less that of `second` on the examples that both have, [E' <= E].
 
         Only replicates that both have are compared, so a failure on one side takes the cell from both.
@@ -148,26 +152,27 @@ class Scores:
         return paired_difference(self.rewards[first], self.rewards[second])
 
 
-def nanmean(values: np.ndarray[Any, np.dtype[np.float64]], axis: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def nanmean(values: Floats, axis: int) -> Floats:
     """Mean over the entries that are numbers; NaN, without a warning, where there are none."""
     present = ~np.isnan(values)
     count = present.sum(axis=axis)
     total = np.where(present, values, 0.0).sum(axis=axis)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    out: Floats = np.full(total.shape, np.nan)
+    np.divide(total, count, out=out, where=count > 0)
+    return out
 
 
-def standard_error(per_example: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def standard_error(per_example: Floats) -> Floats:
     """Standard error of the row means of [P, E], entries that are NaN left out, [P]."""
     count = (~np.isnan(per_example)).sum(axis=1)
     centred = per_example - nanmean(per_example, axis=1)[:, None]
     squares = np.nansum(centred**2, axis=1)
-    out = np.full(len(per_example), np.nan)
-    return np.sqrt(np.divide(squares, count * (count - 1), out=out, where=count > 1))
+    out: Floats = np.full(len(per_example), np.nan)
+    np.divide(squares, count * (count - 1), out=out, where=count > 1)
+    return np.sqrt(out)
 
 
-def paired_difference(
-    first: np.ndarray[Any, np.dtype[np.float64]], second: np.ndarray[Any, np.dtype[np.float64]]
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+def paired_difference(first: Floats, second: Floats) -> Floats:
     """Difference of two [E, R] rewards, over the cells that both have, one number for each example that is left."""
     difference = nanmean(first - second, axis=1)
     return difference[~np.isnan(difference)]

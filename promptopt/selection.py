@@ -62,8 +62,8 @@ def choose(
 ) -> Choice:
     """Race the shortlist and the seed prompt on validation items; prefer the shorter within one standard error.
 
-    The rule weighs candidates against each other. The seed prompt is given up only for one whose mean is higher than
-    its own, and is never preferred for being short: what the change is worth is for the test to say.
+    The rule weighs candidates against each other, those alone whose mean is higher than the seed prompt's; it never
+    prefers the seed prompt for being short: what the change is worth is for the test to say.
 
     Raises:
         BudgetExhaustedError: not even the first block fits the budget.
@@ -78,14 +78,12 @@ def choose(
 
     end = race(score, [seed, *prompts], examples, _CONFIDENCE)
     means = end.scores.mean
-    rivals = [i for i, prompt in enumerate(end.scores.prompts) if prompt != seed and not np.isnan(means[i])]
+    floor = next((means[i] for i, prompt in enumerate(end.scores.prompts) if prompt == seed), -math.inf)
+    rivals = [i for i, mean in enumerate(means) if mean > floor]
     if not rivals:
         return Choice(seed, validated)
     lengths = [length(end.scores.prompts[i]) for i in rivals]
     best = rivals[shortest_within_one_error(end.scores.per_example[rivals], lengths)]
-    seeds = [i for i, prompt in enumerate(end.scores.prompts) if prompt == seed]
-    if seeds and not means[best] > means[seeds[0]]:
-        return Choice(seed, validated)
     return Choice(end.scores.prompts[best], validated)
 
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 _RESAMPLES = 9_999
+_FEWEST = (
+    8  # values below which a bootstrap interval is far too narrow: of 2 values it covers the mean half of the time
+)
+_ROUNDING = 1e-12  # of the largest value; differences of equal gaps, such as 0.4 - 0.3 and 0.3 - 0.2, vary by less
 
 
 class Interval(NamedTuple):
@@ -36,7 +40,8 @@ class Interval(NamedTuple):
 def mean_interval(per_example: Floats, confidence: float = 0.95) -> Interval:
     """Interval of a mean reward over independent examples.
 
-    Wilson's for rewards of 0 and 1, else bootstrap (BCa); seeded, so that the same data give the same interval.
+    Wilson's for rewards of 0 and 1, else bootstrap (BCa); seeded, so that the same data give the same interval. Fewer
+    than 8 rewards that are not 0 and 1 bound nothing: the ends are infinite.
 
     Args:
         per_example: [E]; NaN entries are left out.
@@ -44,7 +49,7 @@ def mean_interval(per_example: Floats, confidence: float = 0.95) -> Interval:
     """
     values = per_example[~np.isnan(per_example)]
     if not values.size:
-        return Interval(math.nan, math.nan, math.nan)
+        return Interval(math.nan, -math.inf, math.inf)
     if not _binary(values):
         return _bootstrap(values, confidence)
     z, n, p = _z(confidence), values.size, float(values.mean())
@@ -57,7 +62,7 @@ def paired_interval(first: Floats, second: Floats, confidence: float = 0.95) -> 
     """Interval of mean(first - second) over the examples that both have.
 
     For rewards of 0 and 1 the adjusted Wald interval of Bonett and Price (2012), which keeps its width where the two
-    never differ; else bootstrap (BCa) of the differences.
+    never differ; else bootstrap (BCa) of the differences, with infinite ends below 8 of them.
 
     Args:
         first: [E], paired with
@@ -67,7 +72,7 @@ def paired_interval(first: Floats, second: Floats, confidence: float = 0.95) -> 
     both = ~(np.isnan(first) | np.isnan(second))
     a, b = first[both], second[both]
     if not a.size:
-        return Interval(math.nan, math.nan, math.nan)
+        return Interval(math.nan, -math.inf, math.inf)
     if not (_binary(a) and _binary(b)):
         return _bootstrap(a - b, confidence)
     n = a.size
@@ -98,7 +103,8 @@ def still_in(per_example: Floats, confidence: float = 0.95) -> list[int]:
     behind = per_example[best] - per_example
     gap, error = nanmean(behind, axis=1), standard_error(behind)
     # With no spread in the differences the standard error says nothing: such a row stays.
-    return [i for i in range(len(per_example)) if i == best or not (error[i] > 0 and gap[i] > z * error[i])]
+    spread = error > _ROUNDING * np.abs(gap)
+    return [i for i in range(len(per_example)) if i == best or not (spread[i] and gap[i] > z * error[i])]
 
 
 def shortest_within_one_error(per_example: Floats, lengths: Sequence[int]) -> int:
@@ -130,8 +136,10 @@ def _z(confidence: float) -> float:
 
 def _bootstrap(values: Floats, confidence: float) -> Interval:
     mean = float(values.mean())
-    if values.size < 2 or np.ptp(values) == 0:
-        return Interval(mean, mean, mean) if values.size > 1 else Interval(mean, -math.inf, math.inf)
+    if values.size < _FEWEST:
+        return Interval(mean, -math.inf, math.inf)
+    if np.ptp(values) <= _ROUNDING * np.abs(values).max():
+        return Interval(mean, mean, mean)
     from scipy.stats import bootstrap  # noqa: PLC0415  takes a second to load
 
     found = bootstrap(

@@ -80,7 +80,7 @@ class Task:
             raise InputError(f"format must be 'chat' or 'completion', not {self.format!r}")
         if len(set(self.labels)) < len(self.labels):
             raise InputError(f"the labels {list(self.labels)} name one label twice")
-        if self.labels and len(self.labels) < 2:
+        if len(self.labels) == 1:
             raise InputError(f"labels must be two or more, or none for free text, not {list(self.labels)}")
         check_slots(self.template, self.fields, "the template")
         if not self.layout.has_slot(self.template):

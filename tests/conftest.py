@@ -42,6 +42,6 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real transformers model of random weights, small enough to run anywhere: two layers of width 32."""
-    from tiny import build_llama  # noqa: PLC0415  torch loads only for the tests that need it
+    from tiny import build_llama
 
     return build_llama(tmp_path_factory.mktemp("llama"))

@@ -6,11 +6,12 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import toys
 
-from promptopt import FakeModel, Memo, Prompt, PromptQuine, RandomSearch, Request, Task, optimize
+from promptopt import FakeModel, Memo, Prompt, PromptQuine, RandomSearch, Request, Strategy, optimize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,11 +58,13 @@ def local(path: str, folder: str) -> Any:
 
 
 def main(kind: str, memo: str, result: str, path: str, folder: str = "") -> None:
+    strategy: Strategy
     if kind == "fake":
-        task, model, strategy = toys.TASK, fake(path), RandomSearch(prompts=24, batch=8)
+        task, model = toys.TASK, fake(path)
+        strategy = RandomSearch(prompts=24, batch=8)
     else:
         text = "Review: {text}\nIn one word, the sentiment of this item, as a careful reader would put it, is:"
-        task = Task(**toys.splits(12), seed_prompt=Prompt(text), labels=toys.LABELS, format="completion")
+        task = replace(toys.TASK, seed_prompt=Prompt(text), format="completion", template="")
         model = local(path, folder)
         strategy = PromptQuine(population=10, offspring=20, recent=20, shortest=8)
     with Memo(memo) as store:

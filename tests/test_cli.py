@@ -6,11 +6,14 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from conftest import ROOT
 from servers.loopback import Loopback
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TASK = """
 name = "numbers"

@@ -8,10 +8,11 @@ import venv
 import zipfile
 from pathlib import Path
 
-import promptopt
-import promptopt.strategies
 import pytest
 from conftest import ROOT
+
+import promptopt
+import promptopt.strategies
 
 HEAVY = ("torch", "transformers", "openai", "anthropic", "optuna", "scipy.stats", "pydantic", "rich", "typer")
 
@@ -64,7 +65,7 @@ def test_wheel_holds_one_top_level_name_and_starts_in_a_clean_environment(tmp_pa
     venv.create(tmp_path / "clean", with_pip=True)
     python = tmp_path / "clean" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", wheel], check=True)
-    command = [tmp_path / "clean" / "bin" / "promptopt", "strategies"]
+    command = [str(tmp_path / "clean" / "bin" / "promptopt"), "strategies"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
 
     assert {name for name in names if not name.endswith(".dist-info")} == {"promptopt"}

@@ -87,7 +87,7 @@ def test_the_same_batch_gives_the_same_bits(tiny: LocalModel) -> None:
 
 def test_a_context_that_is_too_long_is_a_failure_and_the_rest_goes_on(tiny: LocalModel) -> None:
     contexts = ["short:", "long " * 300, "also short:"]
-    replies = [reply for _, reply in sorted(tiny.label_logprobs(contexts, ("yes", "no")), key=lambda a: a.index)]
+    replies = [reply for _, reply in sorted(tiny.label_logprobs(contexts, ("yes", "no")), key=lambda a: a.number)]
 
     assert isinstance(replies[1], Failure)
     assert "256" in replies[1].reason
@@ -97,7 +97,7 @@ def test_a_context_that_is_too_long_is_a_failure_and_the_rest_goes_on(tiny: Loca
 
 def test_greedy_text_equals_the_plain_loop(tiny: LocalModel) -> None:
     requests = [Request(context=context, max_tokens=6) for context in CONTEXTS[:5]]
-    replies = {index: reply for index, reply in tiny.generate(requests)}
+    replies = dict(tiny.generate(requests))
     tokenizer: Any = tiny._tokenizer
     for index, request in enumerate(requests):
         ids = tokenizer(str(request.context))["input_ids"]
@@ -119,7 +119,7 @@ def test_a_sample_depends_on_its_replicate_and_not_on_its_neighbours(tiny: Local
         return Request(context=context, max_tokens=8, temperature=1.0, replicate=replicate)
 
     alone = next(tiny.generate([sample(0)])).reply
-    among = {a.index: a.reply for a in tiny.generate([sample(1), sample(0), sample(2, "Answer with yes or no.")])}
+    among = {a.number: a.reply for a in tiny.generate([sample(1), sample(0), sample(2, "Answer with yes or no.")])}
 
     assert among[1] == alone
     assert among[0] != alone

@@ -31,7 +31,7 @@ def test_grouping_never_computes_more_tokens_than_no_grouping(sequences: list[tu
 
 def test_examples_of_one_prompt_share_it() -> None:
     first, second = tuple(range(100, 140)), tuple(range(200, 240))
-    sequences = [prompt + (n, n + 1) for n in range(5) for prompt in (first, second)]
+    sequences = [(*prompt, n, n + 1) for n in range(5) for prompt in (first, second)]
 
     assert sorted((group.shared, len(group.members)) for group in prefix_groups(sequences)) == [(40, 5), (40, 5)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,6 +11,9 @@ from toys import TOYS, Toy
 
 from promptopt import FakeModel, HillClimb, InputError, PromptQuine, RandomSearch, Result, Strategy, optimize
 from promptopt.settings import find_strategy, settings_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STRATEGIES: dict[str, Strategy] = {
     "promptquine": PromptQuine(shortest=3),

@@ -91,7 +91,17 @@ def _thinned(text: str, salt: str) -> str:
     return " ".join(word for i, word in enumerate(words) if word == "{text}" or chances[i % 32] % 3)
 
 
-TASK = Task(**splits(12), seed_prompt=Prompt(SEED), labels=LABELS, description="Answer.", name="toy")
+_SPLITS = splits(12)
+
+TASK = Task(
+    train=_SPLITS["train"],
+    validation=_SPLITS["validation"],
+    test=_SPLITS["test"],
+    seed_prompt=Prompt(SEED),
+    labels=LABELS,
+    description="Answer.",
+    name="toy",
+)
 
 TOYS = [
     Toy("spoilers, text", TASK, lambda: FakeModel(answer, "spoilers"), 1.0),

@@ -39,10 +39,10 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001  typer's signature
 
 @app.callback()
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show a stack trace with errors.")] = False,  # noqa: ARG001, FBT002
-    version: Annotated[  # noqa: ARG001
+    debug: Annotated[bool, typer.Option("--debug", help="Show a stack trace with errors.")] = False,
+    version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
-    ] = False,  # noqa: FBT002
+    ] = False,
 ) -> None:
     pass
 

@@ -24,7 +24,7 @@ def path() -> None:
 
 
 @memo.command()
-def stats(folder: Folder = None, json_: Json = False) -> None:  # noqa: FBT002
+def stats(folder: Folder = None, json_: Json = False) -> None:
     """Say how much is stored, and since when."""
     with Memo(folder) as store:
         found = store.stats()

