@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import pytest
+
+from promptopt.errors import BudgetExhaustedError, InputError
+from promptopt.ledger import Budget, Ledger, Spending
+from promptopt.models.base import Price
+from promptopt.scores import NO_USAGE, Usage
+
+PRICE = Price(1.0, 10.0)  # dollars for a million tokens
+HUNDRED = Usage(60, 20, 40)
+
+
+def used(ledger: Ledger) -> Spending:
+    return ledger.total(ledger.logical)
+
+
+# ---------------------------------------------------------------- budgets
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("500 calls", Budget(calls=500)),
+        ("1 call", Budget(calls=1)),
+        ("1_000 calls", Budget(calls=1000)),
+        ("2k calls", Budget(calls=2000)),
+        ("1M tokens", Budget(tokens=1e6)),
+        ("1.5m tokens", Budget(tokens=1.5e6)),
+        ("2B Tokens", Budget(tokens=2e9)),
+        ("2 dollars", Budget(dollars=2)),
+        ("$2.50", Budget(dollars=2.5)),
+        ("$2 dollars", Budget(dollars=2)),
+        ("0.5 USD", Budget(dollars=0.5)),
+        ("3$", Budget(dollars=3)),
+        (" 500calls , $2 ", Budget(calls=500, dollars=2)),
+        ("1 call, 2 tokens, 3 dollars", Budget(calls=1, tokens=2, dollars=3)),
+    ],
+)
+def test_budgets_are_read_from_words(text: str, budget: Budget) -> None:
+    assert Budget.parse(text) == budget
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("500", "cannot read the budget '500': write '500 calls', '1M tokens' or '2 dollars'"),
+        ("", "cannot read the budget ''"),
+        ("many calls", "cannot read the budget 'many calls'"),
+        ("5 euros", "cannot read the budget '5 euros'"),
+        ("-5 calls", "cannot read the budget '-5 calls'"),
+        ("1e3 calls", "cannot read the budget '1e3 calls'"),
+        ("$5 calls", "cannot read the budget '\\$5 calls'"),
+        ("1,000 calls", "cannot read the budget '1'"),
+        ("5 calls,", "cannot read the budget ''"),
+        ("5 calls, 6 calls", "the budget '5 calls, 6 calls' gives calls twice: give each once"),
+        ("0 calls", "a budget of 0.0 calls allows nothing: give a positive number"),
+    ],
+)
+def test_a_budget_that_cannot_be_meant_says_the_mend(text: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Budget.parse(text)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_a_budget_must_be_positive(value: float) -> None:
+    with pytest.raises(InputError, match="allows nothing"):
+        Budget(tokens=value)
+
+
+def test_a_budget_reads_as_it_is_written() -> None:
+    assert str(Budget(calls=1500, dollars=0.25)) == "1,500 calls, 0.25 dollars"
+    assert str(Budget()) == "no limit"
+    assert Budget(calls=10, dollars=3).scaled(0.5) == Budget(calls=5, dollars=1.5)
+
+
+# ---------------------------------------------------------------- counting
+
+
+def test_a_call_costs_logically_once_and_really_as_often_as_it_is_made() -> None:
+    ledger = Ledger()
+    ledger.record("task", "a", HUNDRED, PRICE, paid=True)
+    ledger.record("task", "a", HUNDRED, PRICE, paid=True)
+    ledger.record("task", "a", HUNDRED, PRICE, paid=False)
+    ledger.record("writer", "b", HUNDRED, None, paid=False)
+
+    price = 60e-6 + 400e-6
+    assert ledger.logical == {
+        "task": Spending(1, 60, 20, 40, pytest.approx(price)),
+        "writer": Spending(1, 60, 20, 40, 0.0),
+    }
+    assert ledger.paid == {"task": Spending(2, 120, 40, 80, pytest.approx(2 * price))}
+    assert used(ledger).calls == 2
+    assert used(ledger).tokens == 200
+    assert ledger.to_json()["writer"]["output_tokens"] == 40
+
+
+def test_a_failure_is_one_lost_call_however_often_it_is_tried() -> None:
+    ledger = Ledger()
+    ledger.record_failure("task", "a")
+    ledger.record_failure("task", "a")
+
+    assert ledger.failed == 1
+    assert used(ledger) == Spending(calls=1)
+    assert ledger.paid["task"].calls == 2
+
+
+def test_a_reply_after_a_failure_is_no_failure_and_brings_its_tokens() -> None:
+    ledger, calm = Ledger(), Ledger()
+    ledger.record_failure("task", "a")
+    ledger.record("task", "a", HUNDRED, PRICE, paid=True)
+    calm.record("task", "a", HUNDRED, PRICE, paid=True)
+
+    assert ledger.failed == 0
+    assert ledger.logical == calm.logical
+
+
+# ---------------------------------------------------------------- limits
+
+
+def test_calls_pass_to_the_last_one_and_no_further() -> None:
+    ledger = Ledger(Budget(calls=3))
+    for key in "ab":
+        ledger.record("task", key, NO_USAGE, PRICE, paid=True)
+
+    ledger.admit("task", ["c"])
+    with pytest.raises(BudgetExhaustedError, match="2 more calls would need about 2 calls; 1 of 3 are left"):
+        ledger.admit("task", ["c", "d"])
+    ledger.admit("task", ["c"])  # the refusal took nothing
+
+
+def test_calls_of_all_roles_count_together() -> None:
+    ledger = Ledger(Budget(calls=1))
+    ledger.record("writer", "a", NO_USAGE, PRICE, paid=True)
+
+    with pytest.raises(BudgetExhaustedError):
+        ledger.admit("task", ["b"])
+
+
+def test_what_was_asked_before_is_free_and_twins_cost_once() -> None:
+    ledger = Ledger(Budget(calls=2))
+    ledger.record("task", "a", NO_USAGE, PRICE, paid=False)
+
+    ledger.admit("task", ["a", "b", "b", "a", "b"])
+    ledger.record("task", "b", NO_USAGE, PRICE, paid=True)
+    ledger.admit("task", ["a", "b"])
+    ledger.limit = Budget(calls=1)
+    ledger.admit("task", ["a"])  # free even beyond the limit
+
+
+@pytest.mark.parametrize(
+    ("limit", "fits"), [(Budget(tokens=500), 4), (Budget(dollars=5 * 460e-6 + 1e-9), 4), (Budget(tokens=499), 3)]
+)
+def test_tokens_and_dollars_are_expected_to_be_as_before(limit: Budget, fits: int) -> None:
+    ledger = Ledger(limit)
+    ledger.record("task", "a", HUNDRED, PRICE, paid=True)
+    keys = [str(i) for i in range(fits)]
+
+    ledger.admit("task", keys)
+    with pytest.raises(BudgetExhaustedError):
+        ledger.admit("task", [*keys, "one more"])
+
+
+def test_a_role_is_expected_to_take_what_it_took_itself() -> None:
+    ledger = Ledger(Budget(tokens=1000))
+    ledger.record("task", "a", Usage(5, 0, 5), PRICE, paid=True)
+    ledger.record("writer", "b", Usage(500, 0, 0), PRICE, paid=True)
+
+    ledger.admit("task", [str(i) for i in range(49)])
+    with pytest.raises(BudgetExhaustedError):
+        ledger.admit("writer", ["c"])
+
+
+def test_the_first_call_of_a_role_passes_and_the_next_is_weighed() -> None:
+    ledger = Ledger(Budget(tokens=10))
+    ledger.admit("task", ["a"])
+    ledger.record("task", "a", HUNDRED, PRICE, paid=True)
+
+    with pytest.raises(BudgetExhaustedError, match="0 of 10 are left"):
+        ledger.admit("task", ["b"])
+
+
+def test_what_is_left_of_each_limit() -> None:
+    ledger = Ledger(Budget(calls=3, tokens=50))
+    ledger.record("task", "a", HUNDRED, PRICE, paid=True)
+
+    assert ledger.left() == {"calls": 2, "tokens": 0}
+    assert Ledger().left() == {}

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from promptopt.errors import InputError
+from promptopt.prompt import Demonstrations, Example, Layout, Prompt
+from promptopt.tokens import cut, words
+
+LAYOUT = Layout(("text", "hint"), "Review: {text}", "completion")
+SLOTS = ("{text}", "{hint}")
+GOOD = Example({"text": "fine film", "hint": "a"}, "positive", "g")
+BAD = Example({"text": "dull film", "hint": "b"}, "negative", "b")
+
+texts = st.lists(st.one_of(st.text(), st.sampled_from(SLOTS))).map("".join)
+
+
+@given(st.text())
+def test_words_join_to_the_text(text: str) -> None:
+    assert "".join(words(text)) == text
+    assert all(words(text))
+
+
+def test_words_and_marks_stand_alone_with_the_space_before_them() -> None:
+    assert words("Hello,  wide world!\n") == ["Hello", ",", "  wide", " world", "!", "\n"]
+    assert words("") == []
+    assert words(" \n") == [" \n"]
+
+
+@given(texts)
+def test_tokens_join_to_the_text_and_the_slots_alone_are_frozen(text: str) -> None:
+    tokens = cut(Prompt(text), LAYOUT, words)
+
+    assert tokens.prompt(tokens.full()) == LAYOUT.flatten(Prompt(text))
+    frozen = [piece for piece, kept in zip(tokens.pieces, tokens.frozen, strict=True) if kept]
+    assert frozen == LAYOUT.split("".join(tokens.pieces))[1::2]
+    assert frozen
+    assert all(tokens.pieces)
+    assert sorted([*tokens.prunable.tolist(), *np.flatnonzero(tokens.frozen).tolist()]) == list(range(len(tokens)))
+
+
+@given(texts, st.randoms(use_true_random=False))
+def test_no_mask_takes_a_slot_away(text: str, random: np.random.Generator) -> None:
+    tokens = cut(Prompt(text), LAYOUT, words)
+    mask = np.array([random.random() < 0.5 for _ in range(len(tokens))])
+    slots = [piece for piece in tokens.pieces if piece in SLOTS]
+
+    kept = tokens.prompt(mask).text
+    assert [part for part in LAYOUT.split(kept)[1::2] if part in SLOTS][: len(slots)] == slots
+    assert len(kept) <= len(tokens.prompt(tokens.full()).text)
+    assert tokens.prompt(np.zeros(len(tokens), dtype=np.bool_)).text == "".join(slots)
+
+
+def test_a_mask_keeps_the_tokens_that_it_marks() -> None:
+    tokens = cut(Prompt("Is {text} good ?"), LAYOUT, words)
+    mask = tokens.full()
+    mask[3] = False
+
+    assert tokens.pieces == ("Is", " ", "{text}", " good", " ?")
+    assert tokens.prunable.tolist() == [0, 1, 3, 4]
+    assert tokens.prompt(mask).text == "Is {text} ?"
+    assert tokens.full().all()  # masks are not shared
+
+
+def test_a_prompt_without_slots_gets_the_template() -> None:
+    tokens = cut(Prompt("Judge."), LAYOUT, words)
+
+    assert tokens.prompt(tokens.full()).text == "Judge.\n\nReview: {text}"
+
+
+def test_demonstrations_are_written_out_and_may_be_taken_away() -> None:
+    tokens = cut(Prompt("{text} is", Demonstrations((GOOD, BAD))), LAYOUT, words)
+
+    assert tokens.prompt(tokens.full()) == Prompt("fine film is positive\n\ndull film is negative\n\n{text} is")
+    assert tokens.prompt(tokens.frozen).text == "{text}"
+
+
+def test_a_models_own_pieces_are_cut_around_the_slots() -> None:
+    tokens = cut(Prompt("ab{text}c{hint}"), LAYOUT, list)
+
+    assert tokens.pieces == ("a", "b", "{text}", "c", "{hint}")
+    assert tokens.frozen.tolist() == [False, False, True, False, True]
+
+
+def test_demonstrations_that_differ_from_example_to_example_cannot_be_cut() -> None:
+    with pytest.raises(InputError, match="give fixed ones instead"):
+        cut(Prompt("{text}", Demonstrations((GOOD, BAD), nearest=1)), LAYOUT, words)
