@@ -15,10 +15,10 @@ def polite_and_brief(example: Example, response: Response) -> tuple[float, str]:
 
 def clerk(request: Request) -> str:
     """Stand in for a model: does what the prompt says, and rambles unless told to be brief."""
-    system = request.context[0][1] if len(request.context) > 1 else ""
-    thanks = "Thank you, " + str(request.context[-1][1]) + ". " if "thank" in system.lower() else ""
+    told, asked = (str(turn[1]) for turn in request.context)
+    thanks = f"Thank you, {asked}. " if "thank" in told.lower() else ""
     return thanks + (
-        "We are on it." if "brief" in system.lower() else "Our team will look into every detail of this. " * 3
+        "We are on it." if "brief" in told.lower() else "Our team will look into every detail of this. " * 3
     )
 
 

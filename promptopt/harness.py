@@ -38,7 +38,7 @@ from promptopt.settings import find_strategy, settings_of
 from promptopt.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
     from types import FrameType
 
     from promptopt.models.base import Model
@@ -374,7 +374,7 @@ def _versions() -> dict[str, str]:
 
 
 @contextmanager
-def _stop_on_interrupt(display: Display | None) -> Iterator[Stop]:
+def _stop_on_interrupt(display: Display | None) -> Generator[Stop]:
     """Turn the first Ctrl-C into a request to stop; the second raises KeyboardInterrupt as ever."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

@@ -28,7 +28,7 @@ from diskcache.core import MODE_RAW, UNKNOWN
 from promptopt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -163,7 +163,7 @@ class Memo:
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the values that are there, in the order of `keys`."""
         try:
-            found = {key: self._value(key, *row) for key, *row in self._store.read(keys)}
+            found = {key: self._value(key, *row) for key, *row in self._store.read_many(keys)}
         except sqlite3.Error as error:
             self._refuse(error)
         return {key: found[key] for key in keys if found.get(key, _BROKEN) is not _BROKEN}
@@ -186,7 +186,7 @@ class Memo:
         self._write([(key, now, _pack(value, f"the value of {key}")) for key, value in values.items()])
 
     @contextmanager
-    def claim(self, keys: Iterable[str]) -> Iterator[Claim]:
+    def claim(self, keys: Iterable[str]) -> Generator[Claim]:
         """Share out the work on `keys`: what no other thread is computing is ours until the context ends.
 
         Look for `mine` in the memo once more: a thread may have stored one before it was claimed here. Do not claim
@@ -290,7 +290,8 @@ class Memo:
     def _value(self, key: str, mode: int, filename: str | None, data: Any) -> Any:
         """Return the value of a row, or `_BROKEN`, and count it."""
         try:
-            return _unpack(self._store.disk.fetch(mode, filename, data, read=False))
+            packed: Any = self._store.disk.fetch(mode, filename, data, read=False)
+            return _unpack(packed)
         except (ValueError, RecursionError, zlib.error) as error:
             if not self._broken:
                 _log.warning(
@@ -353,7 +354,7 @@ _UPSERT = """
 class _BytesOnly(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
     """Text keys and bytes values, in the database itself; never a pickle, neither written nor read."""
 
-    def put(self, key: Any) -> tuple[str, bool]:
+    def put(self, key: Any) -> tuple[str, bool]:  # pyright: ignore[reportIncompatibleMethodOverride]
         if type(key) is not str or not key.isascii():
             raise InputError(f"a key of the memo must be ASCII text, not {key!r}: take it from memo_key")
         return key, True
@@ -363,7 +364,7 @@ class _BytesOnly(diskcache.Disk):  # type: ignore[misc]  # diskcache has no type
             raise ValueError("its key is no text")
         return key
 
-    def store(self, value: Any, read: bool, key: Any = UNKNOWN) -> tuple[int, int, None, bytes]:  # noqa: ARG002, FBT001  # diskcache's signature
+    def store(self, value: Any, read: bool, key: Any = UNKNOWN) -> tuple[int, int, None, bytes]:  # pyright: ignore[reportIncompatibleMethodOverride]  # noqa: ARG002, FBT001  # diskcache's signature
         if read or type(value) is not bytes:
             raise InputError(f"a value of the memo must be bytes, not {type(value).__name__}: use Memo.put")
         return 0, MODE_RAW, None, value
@@ -381,7 +382,7 @@ class _Store(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
         try:
             super().__init__(
                 str(folder),
-                timeout=_BUSY_SECONDS,
+                timeout=_BUSY_SECONDS,  # pyright: ignore[reportArgumentType]  # seconds, of any kind
                 disk=_BytesOnly,
                 eviction_policy="none",
                 cull_limit=0,
@@ -397,7 +398,7 @@ class _Store(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
         row: tuple[Any, ...] | None = self._sql(_SELECT_ONE, (key,)).fetchone()
         return row
 
-    def read(self, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    def read_many(self, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """Yield (key, mode, filename, value) of the rows of `keys` that are there."""
         for start in range(0, len(keys), _KEYS_A_QUERY):
             chunk = keys[start : start + _KEYS_A_QUERY]
@@ -503,7 +504,7 @@ def _is_checkout(folder: Path) -> bool:
 
 
 @contextmanager
-def _written_at_once(path: Path) -> Iterator[IO[bytes]]:
+def _written_at_once(path: Path) -> Generator[IO[bytes]]:
     """Give a file that takes the name `path` when the context ends well, and else vanishes."""
     file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115  # closed below, renamed after
     try:

@@ -68,7 +68,8 @@ def _changed(strategy: Strategy, settings: Mapping[str, Any]) -> Strategy:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        if isinstance(first.get("ctx", {}).get("error"), InputError):
-            raise InputError(f"{name}: {first['ctx']['error']}") from None
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, InputError):
+            raise InputError(f"{name}: {cause}") from None
         raise InputError(f"{name}: setting {where} cannot be {first['input']!r}: {first['msg'].lower()}") from None
     return replace(strategy, **{key: vars(read)[key] for key in settings})

@@ -41,15 +41,13 @@ def test_tokens_join_to_the_text_and_the_slots_alone_are_frozen(text: str) -> No
     assert sorted([*tokens.prunable.tolist(), *np.flatnonzero(tokens.frozen).tolist()]) == list(range(len(tokens)))
 
 
-@given(texts, st.randoms(use_true_random=False))
-def test_no_mask_takes_a_slot_away(text: str, random: np.random.Generator) -> None:
+@given(texts, st.integers(0))
+def test_no_mask_takes_a_slot_away(text: str, seed: int) -> None:
     tokens = cut(Prompt(text), LAYOUT, words)
-    mask = np.array([random.random() < 0.5 for _ in range(len(tokens))])
+    mask = np.random.default_rng(seed).random(len(tokens)) < 0.5
     slots = [piece for piece in tokens.pieces if piece in SLOTS]
 
-    kept = tokens.prompt(mask).text
-    assert [part for part in LAYOUT.split(kept)[1::2] if part in SLOTS][: len(slots)] == slots
-    assert len(kept) <= len(tokens.prompt(tokens.full()).text)
+    assert LAYOUT.split(tokens.prompt(mask).text)[1::2] == slots
     assert tokens.prompt(np.zeros(len(tokens), dtype=np.bool_)).text == "".join(slots)
 
 

@@ -84,9 +84,13 @@ class LocalModel:
     def __repr__(self) -> str:
         return f"LocalModel({self.name!r}, dtype={self.dtype}, device={self.device})"
 
-    @cached_property
+    @property
     def fingerprint(self) -> Mapping[str, Any]:
         """Digest of the files (commit of a hub model), dtype, and digest of the chat template."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> Mapping[str, Any]:
         template = self._tokenizer.chat_template or ""
         return {
             "provider": "local",

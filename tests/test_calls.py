@@ -1,0 +1,381 @@
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from promptopt import Failure, FakeLabelModel, Memo, Price, Request, Response, Usage
+from promptopt.calls import _SLICE, Caller, Stop
+from promptopt.errors import BudgetExhaustedError, FinalModelError, StoppedError
+from promptopt.ledger import Budget, Ledger
+from promptopt.memo import memo_key
+from promptopt.scores import Arrival
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from promptopt.memo import Claim
+    from promptopt.models.base import Unit
+    from promptopt.scores import Finish
+
+
+class Recorder:
+    """A model that writes down what it is asked, and answers with a function of the request."""
+
+    price = Price(1.0, 1.0)
+
+    def __init__(self, handler: Callable[[Request], Response | Failure] | None = None, unit: Unit = "reply") -> None:
+        self.handler = handler or (lambda request: Response(f"re: {request.context}", usage=Usage(3, 0, 2)))
+        self.unit = unit
+        self.fingerprint: dict[str, Any] = {"provider": "recorder"}
+        self.asked: list[str] = []
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
+        for number, request in enumerate(requests):
+            self.asked.append(str(request.context))
+            yield Arrival(number, self.handler(request))
+
+
+@pytest.fixture
+def memo(tmp_path: Path) -> Iterator[Memo]:
+    with Memo(tmp_path) as memo:
+        yield memo
+
+
+def requests(*contexts: str, replicate: int = 0) -> list[Request]:
+    return [Request(context=context, max_tokens=5, replicate=replicate) for context in contexts]
+
+
+def stored(memo: Memo, *contexts: str) -> list[bool]:
+    return [memo.get(key_of(request)) is not None for request in requests(*contexts)]
+
+
+def key_of(request: Request) -> str:
+    body: dict[str, Any] = {"context": request.context, "max_tokens": 5, "temperature": 0.0, "stop": []}
+    return memo_key({"provider": "recorder"}, "generate", body, request.replicate)
+
+
+def texts(replies: Iterable[Response | Failure]) -> list[str]:
+    return [reply.text if isinstance(reply, Response) else f"failed: {reply.reason}" for reply in replies]
+
+
+def failing(*contexts: str) -> Callable[[Request], Response | Failure]:
+    return lambda request: Failure("broken") if request.context in contexts else Response("fine")
+
+
+# ---------------------------------------------------------------- once
+
+
+def test_equal_requests_in_one_batch_are_asked_once_in_their_order(memo: Memo) -> None:
+    model, ledger = Recorder(), Ledger()
+    replies = Caller(memo, ledger).generate("task", model, requests("b", "a", "b", "c", "a"))
+
+    assert texts(replies) == ["re: b", "re: a", "re: b", "re: c", "re: a"]
+    assert model.asked == ["b", "a", "c"]
+    assert ledger.logical["task"].calls == ledger.paid["task"].calls == 3
+
+
+def test_another_replicate_temperature_length_or_stop_is_another_request(memo: Memo) -> None:
+    model = Recorder()
+    variants = [
+        Request(context="a", max_tokens=5),
+        Request(context="a", max_tokens=5, replicate=1),
+        Request(context="a", max_tokens=6),
+        Request(context="a", max_tokens=5, temperature=0.5),
+        Request(context="a", max_tokens=5, stop=("\n",)),
+    ]
+    Caller(memo, Ledger()).generate("task", model, variants)
+
+    assert len(model.asked) == 5
+
+
+def test_a_replay_pays_nothing_and_counts_the_same(memo: Memo) -> None:
+    first, again = Ledger(), Ledger()
+    wanted = requests("a", "b", "a")
+    replies = Caller(memo, first).generate("task", Recorder(), wanted)
+    silent = Recorder()
+
+    assert Caller(memo, again).generate("task", silent, wanted) == replies
+    assert silent.asked == []
+    assert again.paid == {}
+    assert again.logical == first.logical
+    assert again.logical["task"].tokens == 10
+
+
+def test_a_budget_stops_a_replay_where_it_stopped_the_run(memo: Memo) -> None:
+    Caller(memo, Ledger()).generate("task", Recorder(), requests("a", "b", "c"))
+    replay = Caller(memo, Ledger(Budget(calls=2)))
+    replay.generate("task", Recorder(), requests("a", "b"))
+
+    with pytest.raises(BudgetExhaustedError):
+        replay.generate("task", Recorder(), requests("c"))
+
+
+def test_a_refused_batch_sends_nothing(memo: Memo) -> None:
+    model = Recorder()
+    with pytest.raises(BudgetExhaustedError):
+        Caller(memo, Ledger(Budget(calls=2))).generate("task", model, requests("a", "b", "c"))
+
+    assert model.asked == []
+
+
+def test_labels_are_kept_apart_from_text_and_from_other_labels(memo: Memo) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def logprobs(context: Any, labels: Sequence[str]) -> list[float]:
+        asked.append((context, *labels))
+        return [-1.0, -2.0]
+
+    model, caller = FakeLabelModel(logprobs), Caller(memo, Ledger())
+    first = caller.label_logprobs("task", model, ["a", "b", "a"], ["yes", "no"])
+    again = caller.label_logprobs("task", model, ["a", "b", "a"], ["yes", "no"])
+    turned = caller.label_logprobs("task", model, ["a"], ["no", "yes"])
+    written = caller.generate("task", model, requests("a"))
+
+    assert asked == [("a", "yes", "no"), ("b", "yes", "no"), ("a", "no", "yes")]
+    assert first == again == [Response("yes", (-1.0, -2.0))] * 3
+    assert turned == [Response("no", (-1.0, -2.0))]
+    assert texts(written) == ["a"]
+
+
+def test_nothing_asked_is_nothing_done(memo: Memo) -> None:
+    model = Recorder()
+
+    assert Caller(memo, Ledger()).generate("task", model, []) == []
+    assert model.asked == []
+
+
+def test_replies_may_arrive_in_any_order_and_from_any_iterator(memo: Memo) -> None:
+    class Backwards(Recorder):
+        def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
+            return iter([Arrival(i, Response(str(requests[i].context))) for i in reversed(range(len(requests)))])
+
+    assert texts(Caller(memo, Ledger()).generate("task", Backwards(), requests(*"abc"))) == ["a", "b", "c"]
+    assert texts(Caller(memo, Ledger()).generate("task", Recorder(), requests(*"abc"))) == ["a", "b", "c"]
+
+
+# ---------------------------------------------------------------- when it breaks
+
+
+def test_what_arrived_before_a_crash_is_kept_and_not_asked_again(memo: Memo) -> None:
+    def handler(request: Request) -> Response:
+        if request.context == "c":
+            raise FinalModelError("the key was revoked")
+        return Response("fine")
+
+    with pytest.raises(FinalModelError):
+        Caller(memo, Ledger()).generate("task", Recorder(handler), requests(*"abcd"))
+    assert stored(memo, *"abcd") == [True, True, False, False]
+
+    healed = Recorder()
+    Caller(memo, Ledger()).generate("task", healed, requests(*"abcd"))
+    assert healed.asked == ["c", "d"]
+
+
+def test_a_crash_closes_the_model_and_frees_its_claims(memo: Memo) -> None:
+    closed = []
+
+    class Closing(Recorder):
+        def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
+            try:
+                yield from super().generate(requests)
+            finally:
+                closed.append(True)
+
+    def watch() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Caller(memo, Ledger(), watch=watch).generate("task", Closing(), requests("a", "b"))
+
+    assert closed == [True]
+    with memo.claim([key_of(request) for request in requests("a", "b")]) as claim:
+        assert claim.theirs == []
+
+
+def test_where_a_batch_is_the_unit_all_of_it_is_stored_or_nothing(memo: Memo) -> None:
+    def handler(request: Request) -> Response:
+        if request.context == "c":
+            raise FinalModelError("out of memory")
+        return Response("fine")
+
+    with pytest.raises(FinalModelError):
+        Caller(memo, Ledger()).generate("task", Recorder(handler, "batch"), requests(*"abcd"))
+    assert stored(memo, *"abcd") == [False] * 4
+
+    whole = Recorder(unit="batch")
+    Caller(memo, Ledger()).generate("task", whole, requests(*"abcd"))
+    assert whole.asked == ["a", "b", "c", "d"]
+    assert stored(memo, *"abcd") == [True] * 4
+
+
+@pytest.mark.parametrize("unit", ["reply", "batch"])
+def test_a_failure_is_returned_and_never_stored_and_asked_again(memo: Memo, unit: Unit) -> None:
+    model, ledger = Recorder(failing("b"), unit), Ledger()
+    caller = Caller(memo, ledger)
+
+    assert texts(caller.generate("task", model, requests("a", "b"))) == ["fine", "failed: broken"]
+    assert stored(memo, "a", "b") == [True, False]
+    assert ledger.failed == 1
+
+    assert texts(caller.generate("task", model, requests("a", "b"))) == ["fine", "failed: broken"]
+    assert model.asked == ["a", "b", "b"]
+    assert ledger.failed == 1  # the same reply is missing, not another
+    assert ledger.logical["task"].calls == 2
+
+    model.handler = failing()
+    assert texts(caller.generate("task", model, requests("a", "b"))) == ["fine", "fine"]
+    assert ledger.failed == 0
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        None,
+        5,
+        "text",
+        [],
+        {},
+        {"text": "a"},
+        {"text": 5, "label_logprobs": None, "usage": [1, 0, 1], "finish_reason": "stop"},
+        {"text": "a", "label_logprobs": "x", "usage": [1, 0, 1], "finish_reason": "stop"},
+        {"text": "a", "label_logprobs": None, "usage": [1, 0, 1, 5], "finish_reason": "stop"},
+        {"text": "a", "label_logprobs": None, "usage": ["1", 0, 1], "finish_reason": "stop"},
+        {"text": "a", "label_logprobs": None, "usage": [1, 0, 1], "finish_reason": "done"},
+    ],
+)
+def test_an_entry_that_is_no_response_is_asked_again_and_replaced(memo: Memo, garbage: Any) -> None:
+    (request,) = requests("a")
+    memo.put(key_of(request), garbage)
+    model = Recorder()
+
+    assert texts(Caller(memo, Ledger()).generate("task", model, [request])) == ["re: a"]
+    assert model.asked == ["a"]
+    assert memo.get(key_of(request)) == Response("re: a", usage=Usage(3, 0, 2)).to_json()
+
+
+@pytest.mark.parametrize("finish", ["stop", "length", "refusal"])
+def test_every_kind_of_reply_comes_back_from_the_memo_as_it_was(memo: Memo, finish: Finish) -> None:
+    reply = Response("two\nlines \ud83d", (-0.5, -1.0), Usage(5, 2, 1), finish)
+
+    def handler(request: Request) -> Response:
+        return reply
+
+    wanted = requests("a")
+    Caller(memo, Ledger()).generate("task", Recorder(handler), wanted)
+    silent = Recorder()
+
+    assert Caller(memo, Ledger()).generate("task", silent, wanted) == [reply]
+    assert silent.asked == []
+
+
+# ---------------------------------------------------------------- stopping
+
+
+def stopping(stop: Stop, after: str) -> Callable[[Request], Response]:
+    def handler(request: Request) -> Response:
+        stop.requested = stop.requested or request.context == after
+        return Response("fine")
+
+    return handler
+
+
+def test_a_stop_takes_effect_between_slices_and_keeps_what_arrived(memo: Memo) -> None:
+    stop = Stop()
+    model = Recorder(stopping(stop, "5"))
+    contexts = [str(i) for i in range(2 * _SLICE)]
+    with pytest.raises(StoppedError):
+        Caller(memo, Ledger(), stop).generate("task", model, requests(*contexts))
+
+    assert model.asked == contexts[:_SLICE]
+    assert stored(memo, *contexts) == [True] * _SLICE + [False] * _SLICE
+
+
+def test_a_stop_takes_effect_between_replies_of_a_batch_and_drops_it(memo: Memo) -> None:
+    stop = Stop()
+    model = Recorder(stopping(stop, "c"), "batch")
+    with pytest.raises(StoppedError):
+        Caller(memo, Ledger(), stop).generate("task", model, requests(*"abcdef"))
+
+    assert model.asked == ["a", "b", "c"]
+    assert stored(memo, *"abcdef") == [False] * 6
+
+
+def test_after_a_stop_nothing_is_asked(memo: Memo) -> None:
+    model = Recorder()
+    with pytest.raises(StoppedError):
+        Caller(memo, Ledger(), Stop(requested=True)).generate("task", model, requests("a"))
+
+    assert model.asked == []
+
+
+# ---------------------------------------------------------------- threads
+
+
+class WatchedMemo(Memo):
+    """Says when a thread finds that another one is computing what it wants."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.waiting = threading.Event()
+
+    @contextmanager
+    def claim(self, keys: Iterable[str]) -> Iterator[Claim]:
+        with super().claim(keys) as claim:
+            if claim.theirs:
+                self.waiting.set()
+            yield claim
+
+
+@pytest.mark.parametrize(("first", "calls"), [(Response("fine"), 1), (Failure("broken"), 2)])
+def test_two_threads_share_one_call_and_a_failed_one_is_tried_by_the_other(
+    tmp_path: Path, first: Response | Failure, calls: int
+) -> None:
+    entered = threading.Event()
+
+    def handler(request: Request) -> Response | Failure:
+        if entered.is_set():
+            return Response("fine")
+        entered.set()
+        assert memo.waiting.wait(30)
+        return first
+
+    model = Recorder(handler)
+    replies: list[Response | Failure] = []
+    ledgers = [Ledger(), Ledger()]
+    with WatchedMemo(tmp_path) as memo:
+
+        def ask() -> None:
+            replies.extend(Caller(memo, ledgers[0]).generate("task", model, requests("a")))
+            memo.close()  # this thread's connection
+
+        other = threading.Thread(target=ask)
+        other.start()
+        assert entered.wait(30)
+        mine = Caller(memo, ledgers[1]).generate("task", model, requests("a"))
+        other.join()
+
+    assert (replies, mine) == ([first], [Response("fine")])
+    assert model.asked == ["a"] * calls
+    assert [ledger.logical["task"].calls for ledger in ledgers] == [1, 1]
+    assert sum(spent.calls for ledger in ledgers for spent in ledger.paid.values()) == calls
+
+
+def test_a_reply_stored_between_look_and_claim_is_not_asked_again(tmp_path: Path) -> None:
+    class Late(Memo):
+        @contextmanager
+        def claim(self, keys: Iterable[str]) -> Iterator[Claim]:
+            wanted = list(keys)
+            self.put(wanted[0], Response("from elsewhere").to_json())
+            with super().claim(wanted) as claim:
+                yield claim
+
+    model = Recorder()
+    with Late(tmp_path) as memo:
+        replies = Caller(memo, Ledger()).generate("task", model, requests("a", "b"))
+
+    assert texts(replies) == ["from elsewhere", "re: b"]
+    assert model.asked == ["b"]
