@@ -335,23 +335,22 @@ def test_two_threads_share_one_call_and_a_failed_one_is_tried_by_the_other(
     tmp_path: Path, first: Response | Failure, calls: int
 ) -> None:
     entered = threading.Event()
-
-    def handler(request: Request) -> Response | Failure:
-        if entered.is_set():
-            return Response("fine")
-        entered.set()
-        assert memo.waiting.wait(30)
-        return first
-
-    model = Recorder(handler)
-    replies: list[Response | Failure] = []
     ledgers = [Ledger(), Ledger()]
+    replies: list[Response | Failure] = []
     with WatchedMemo(tmp_path) as memo:
+
+        def handler(request: Request) -> Response | Failure:
+            if entered.is_set():
+                return Response("fine")
+            entered.set()
+            assert memo.waiting.wait(30)
+            return first
 
         def ask() -> None:
             replies.extend(Caller(memo, ledgers[0]).generate("task", model, requests("a")))
             memo.close()  # this thread's connection
 
+        model = Recorder(handler)
         other = threading.Thread(target=ask)
         other.start()
         assert entered.wait(30)

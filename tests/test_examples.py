@@ -6,13 +6,14 @@ import csv
 import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from itertools import combinations
 
 import pytest
 from conftest import ROOT
 
-from promptopt.taskfile import load_task
+from promptopt.taskfile import load_task, parse_spec
 
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
@@ -30,6 +31,15 @@ def test_the_readme_runs() -> None:
     assert blocks
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})  # noqa: S102  our own page
+
+
+def test_the_task_file_on_its_page_is_one() -> None:
+    (block,) = re.findall(
+        r"```toml\n(.*?)```", (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+
+    spec = parse_spec(tomllib.loads(block), "docs/tasks.md")
+    assert spec.words == ("billing", "technical", "other")
 
 
 def test_reviews_are_as_their_page_says() -> None:

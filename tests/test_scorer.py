@@ -44,7 +44,7 @@ class Flaky(FakeModel):
     """A fake that fails where its handler gives a failure."""
 
     def __init__(self, handler: Callable[[str], str | Failure]) -> None:
-        super().__init__(lambda request: "", "flaky")
+        super().__init__(said_to, "flaky")
         self.reply = handler
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
@@ -61,6 +61,13 @@ def memo(tmp_path: Path) -> Iterator[Memo]:
 
 def said_to(request: Request) -> str:
     return request.context if isinstance(request.context, str) else request.context[-1].content
+
+
+def constant(value: Any) -> Callable[[Example, Response], Any]:
+    def reward(example: Example, response: Response) -> Any:
+        return value
+
+    return reward
 
 
 def scorer(memo: Memo, model: Model, **settings: Any) -> Scorer:
@@ -107,7 +114,7 @@ def test_the_model_is_asked_as_the_task_says(memo: Memo) -> None:
 
 def test_replicates_of_a_text_are_samples_of_their_own(memo: Memo) -> None:
     samples = iter(["good", "bad", "good", "bad"])
-    scores = scorer(memo, FakeModel(lambda request: next(samples)), labels=MOOD).score(PROMPTS[:1], ITEMS[1:2], 4)
+    scores = scorer(memo, FakeModel(lambda _: next(samples)), labels=MOOD).score(PROMPTS[:1], ITEMS[1:2], 4)
 
     assert scores.rewards.tolist() == [[[1, 0, 1, 0]]]
     assert scores.mean.tolist() == [0.5]
@@ -151,7 +158,7 @@ def test_label_replicates_are_one_call(memo: Memo) -> None:
 
 
 def test_without_labels_a_label_model_writes(memo: Memo) -> None:
-    made = scorer(memo, FakeLabelModel(likely), reward=lambda example, response: len(response.text))
+    made = scorer(memo, FakeLabelModel(likely), reward=lambda _, response: len(response.text))
 
     assert not made.by_labels
     assert made.score(PROMPTS, ITEMS[:1]).rewards.tolist() == [[[len("A dull")]], [[len("B dull")]]]
@@ -180,7 +187,7 @@ def test_another_reward_may_be_met_by_the_same_replies(memo: Memo) -> None:
 
 def test_a_failure_is_no_number_with_its_reason_and_never_zero(memo: Memo) -> None:
     model = Flaky(lambda said: Failure("timed out") if said == "A fine" else said)
-    scores = scorer(memo, model, reward=lambda example, response: 1.0).score(PROMPTS, ITEMS)
+    scores = scorer(memo, model, reward=constant(1.0)).score(PROMPTS, ITEMS)
 
     assert np.isnan(scores.rewards[:, :, 0]).tolist() == [[False, True, False], [False] * 3]
     assert scores.reasons[0][1][0] == "timed out"
@@ -192,7 +199,7 @@ def test_a_failure_is_no_number_with_its_reason_and_never_zero(memo: Memo) -> No
 
 @pytest.mark.parametrize("value", [1, 1.0, True, np.float32(1), np.int64(1), (1, ""), (1.0, "well said")])
 def test_any_number_alone_or_with_words_is_a_reward(memo: Memo, value: Any) -> None:
-    scores = scorer(memo, FakeModel(said_to), reward=lambda example, response: value).score(PROMPTS, ITEMS)
+    scores = scorer(memo, FakeModel(said_to), reward=constant(value)).score(PROMPTS, ITEMS)
 
     assert (scores.rewards == 1).all()
     assert scores.reasons[0][0][0] == (value[1] if isinstance(value, tuple) else "")
@@ -205,7 +212,7 @@ def test_a_reward_that_is_no_number_names_the_example(memo: Memo, value: Any) ->
     def reward(example: Example, response: Response) -> Any:
         return value if example.id == "fine" else 1.0
 
-    with pytest.raises(InputError, match="reward .* returned .* for example 'fine': return a finite number"):
+    with pytest.raises(InputError, match=r"reward .* returned .* for example 'fine': return a finite number"):
         scorer(memo, FakeModel(said_to), reward=reward).score(PROMPTS, ITEMS)
 
 
@@ -222,7 +229,7 @@ def judging(verdicts: dict[str, str | Failure]) -> Judge:
     """A judge whose verdict is that of the first word which the reply holds."""
 
     def handler(said: str) -> str | Failure:
-        reply = said.split("Reply to grade:\n")[1].split("\n")[0]
+        reply = said.partition("Reply to grade:\n")[2].partition("\n")[0]
         return next(verdict for word, verdict in verdicts.items() if word in reply)
 
     return Judge(Flaky(handler), "Be kind.")
