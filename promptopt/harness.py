@@ -237,8 +237,8 @@ class _Job:
     def _stages(self, scorer: Scorer) -> _Stages:
         """Hold back what validation and test will need, measured by what the seed prompt takes on training items."""
         scorer.score([self.task.seed_prompt], self.task.train)
-        used = scorer.caller.ledger.total(scorer.caller.ledger.logical)
-        calls = 2.0 if "judge" in self.roles else 1.0  # that one cell takes
+        roles = {role: spent for role, spent in scorer.caller.ledger.logical.items() if role != "writer"}
+        used, calls = scorer.caller.ledger.total(roles), float(len(roles))  # a cell takes one call of each role
         each = {
             "calls": calls,
             "tokens": _SLACK * calls * used.tokens / used.calls,

@@ -226,7 +226,7 @@ def test_blocks_double_and_end_with_all_items() -> None:
     def score(prompts: Sequence[Prompt], examples: Sequence[Example]) -> Scores:
         assert tuple(examples) == ITEMS[: len(examples)]
         sizes.append(len(examples))
-        return scores_of(prompts, examples, lambda prompt, example: 1.0)
+        return scores_of(prompts, examples, lambda *_: 1.0)
 
     end = race(score, [P, Q], ITEMS, 0.95)
 
@@ -311,7 +311,7 @@ def test_texts_that_failed_or_are_not_whole_are_left_out(memo: Memo) -> None:
 
     class Writer(FakeModel):
         def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
-            yield from (Arrival(i, reply) for i, reply in enumerate(replies))
+            yield from (Arrival(request.replicate, replies[request.replicate]) for request in requests)
 
     assert a_run(memo, writer=Writer(echo)).write(ASK, count=5) == ["one", "three"]
 
@@ -355,7 +355,7 @@ def test_a_length_is_that_of_the_prompt_with_its_fixed_demonstrations(memo: Memo
     assert run.length(Prompt("ab {text}")) == len("ab {text}")
     assert run.length(shown) == len("item0: yes\n\n{text}:")
     assert run.length(Prompt("{text}:", Demonstrations(ITEMS[:3], nearest=1))) == len("{text}:")
-    assert a_run(memo).length(Prompt("one two")) == len(["one", " two", "\n\n", "{", "text", "}"])
+    assert a_run(memo).length(Prompt("one two")) == len(["one", " two", "\n\n{", "text", "}"])
 
 
 def test_steps_keep_plain_values(memo: Memo) -> None:

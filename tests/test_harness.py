@@ -1,0 +1,615 @@
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+import toys
+
+from promptopt import (
+    Arrival,
+    Budget,
+    Contains,
+    Example,
+    Failure,
+    FakeModel,
+    FinalModelError,
+    HillClimb,
+    InputError,
+    Judge,
+    Memo,
+    PassingModelError,
+    Price,
+    Prompt,
+    PromptQuine,
+    RandomSearch,
+    Request,
+    Response,
+    Result,
+    Run,
+    Task,
+    Usage,
+    optimize,
+)
+from promptopt.calls import Caller
+from promptopt.harness import _Job
+from promptopt.ledger import Ledger
+from promptopt.scorer import Scorer
+from promptopt.scores import NO_USAGE
+from promptopt.selection import choose, compare, shortlist
+from promptopt.tokens import words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from promptopt import Strategy
+
+SEARCH = RandomSearch(prompts=24, batch=8)
+SEED = Prompt("Answer {text} plainly")
+FREE = Price(0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A strategy that scores the prompts that it is given."""
+
+    writes: ClassVar[bool] = False
+
+    texts: tuple[str, ...]
+
+    def search(self, run: Run) -> None:
+        for text in self.texts:
+            run.score([Prompt(text)])
+
+
+@dataclass
+class Watched:
+    """A model that writes down which items it saw, and does what `before` says at each call."""
+
+    handler: Callable[[Request], str | Failure] = toys.answer
+    before: Callable[[int], None] = lambda _: None
+    price: Price | None = FREE
+    usage: Usage = NO_USAGE
+    unit: Any = "reply"
+    fingerprint: Mapping[str, Any] = field(default_factory=lambda: {"provider": "watched"})
+    asked: list[tuple[Any, int]] = field(default_factory=list)
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
+        for number, request in enumerate(requests):
+            self.before(len(self.asked))
+            reply = self.handler(request)
+            self.asked.append((request.context, request.replicate))
+            yield Arrival(number, reply if isinstance(reply, Failure) else Response(reply, usage=self.usage))
+
+    @property
+    def splits(self) -> list[str]:
+        """The split of each call's item, in the order of the calls."""
+        return [re.findall(r"(train|validation|test)\d+", toys.text_of(context))[-1] for context, _ in self.asked]
+
+
+def a_task(train: int = 12, validation: int = 24, test: int = 24, **settings: Any) -> Task:
+    """Like the toys' task, with the split's name in each item."""
+
+    def items(split: str, count: int) -> tuple[Example, ...]:
+        return tuple(Example({"text": f"{split}{i} item{i}"}, toys.LABELS[i % 2], f"{split}{i}") for i in range(count))
+
+    return Task(
+        **{
+            "train": items("train", train),
+            "validation": items("validation", validation),
+            "test": items("test", test),
+            "seed_prompt": Prompt(toys.SEED),
+            "labels": toys.LABELS,
+            **settings,
+        }
+    )
+
+
+def search(
+    memo: Path | Memo, model: Any = None, strategy: Strategy | str = SEARCH, task: Task | None = None, **settings: Any
+) -> Result:
+    return optimize(
+        task or a_task(),
+        model or Watched(),
+        strategy,
+        memo=memo,
+        **{"writer": FakeModel(toys.writer, "w"), "budget": "5000 calls", **settings},
+    )
+
+
+def calls(result: Result) -> int:
+    return sum(spent.calls for spent in result.used.values())
+
+
+# ---------------------------------------------------------------- preflight
+
+
+@pytest.mark.parametrize("price", [None, Price(1.0, 0.0)])
+@pytest.mark.parametrize("role", ["task", "writer"])
+def test_a_model_that_costs_needs_a_budget(tmp_path: Path, price: Price | None, role: str) -> None:
+    models = {"task": Watched(), "writer": Watched(toys.writer)}
+    models[role].price = price
+    with pytest.raises(InputError, match=f"the {role} model costs money and there is no budget: give one"):
+        search(tmp_path, models["task"], writer=models["writer"], budget=None)
+
+    assert models["task"].asked == models["writer"].asked == []
+
+
+def test_a_free_model_needs_no_budget(tmp_path: Path) -> None:
+    assert search(tmp_path, budget=None).finished
+
+
+@pytest.mark.parametrize("role", ["task", "writer", "judge"])
+def test_a_budget_in_dollars_needs_every_price_before_any_call(tmp_path: Path, role: str) -> None:
+    models = {"task": Watched(), "writer": Watched(toys.writer), "judge": Watched()}
+    models[role].price = None
+    with pytest.raises(InputError, match=f"a budget in dollars needs the price of the {role} model: give --price"):
+        search(
+            tmp_path,
+            models["task"],
+            writer=models["writer"],
+            budget="2 dollars",
+            task=a_task(reward=Judge(models["judge"], "Be right.")),
+        )
+
+    assert not any(model.asked for model in models.values())
+
+
+def test_a_writer_that_is_not_asked_needs_no_price(tmp_path: Path) -> None:
+    writer = Watched(toys.writer, price=None)
+
+    assert search(tmp_path, strategy=Fixed((toys.SEED,)), writer=writer, budget="2 dollars").finished
+    assert writer.asked == []
+
+
+def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the seed must be 0 or more, not -1"):
+        search(tmp_path, seed=-1)
+
+
+@pytest.mark.parametrize("budget", ["1 call", "2 calls", "12 calls"])
+def test_a_budget_below_one_look_at_the_seed_prompt_says_so(tmp_path: Path, budget: str) -> None:
+    with pytest.raises(InputError, match=r"does not pay for one look at the seed prompt \(12 training items\)"):
+        search(tmp_path, budget=budget)
+
+
+def test_a_model_that_never_answers_is_said_at_once(tmp_path: Path) -> None:
+    model = Watched(lambda _: Failure("no route to host"))
+    with pytest.raises(PassingModelError, match="the first call to the task model failed: no route to host"):
+        search(tmp_path, model)
+
+    assert len(model.asked) == 1
+
+
+def test_a_writer_that_never_answers_is_said_before_the_search(tmp_path: Path) -> None:
+    model = Watched()
+    with pytest.raises(PassingModelError, match="the first call to the writer model failed: busy"):
+        search(tmp_path, model, writer=Watched(lambda _: Failure("busy")))
+
+    assert len(model.asked) == 1
+
+
+def test_a_strategy_that_scores_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the strategy Fixed scored nothing: it must call"):
+        search(tmp_path, strategy=Fixed(()))
+
+
+# ---------------------------------------------------------------- stages and budgets
+
+
+def test_test_items_are_asked_only_at_the_end_and_train_items_only_by_the_search(tmp_path: Path) -> None:
+    model = Watched()
+    result = search(tmp_path, model, HillClimb(restarts=1, resets=1))
+    splits = model.splits
+
+    assert result.improved
+    assert set(splits) == {"train", "validation", "test"}
+    assert splits == sorted(splits, key=["train", "validation", "test"].index)
+    assert splits.count("test") == 2 * 24
+
+
+def test_a_budget_holds_back_for_validation_and_for_a_seeded_sample_of_the_test(tmp_path: Path) -> None:
+    def tested(seed: int) -> tuple[Result, set[str]]:
+        model = Watched()
+        task = a_task(validation=60, test=200)
+        result = search(tmp_path / str(len(seen)), model, task=task, budget="500 calls", seed=seed)
+        return result, {
+            toys.text_of(c).split()[-1] for (c, _), s in zip(model.asked, model.splits, strict=True) if s == "test"
+        }
+
+    seen: list[set[str]] = []
+    for seed in (0, 0, 1):
+        result, items = tested(seed)
+        seen.append(items)
+        assert result.test is not None
+        assert result.test.examples == len(items) == 75
+        assert calls(result) <= 500
+        assert "the budget pays for 75 of the 200 test items, drawn by the seed" in result.notes
+        assert "the budget pays for 8 of the 60 validation items, drawn by the seed" in result.notes
+
+    assert seen[0] == seen[1] != seen[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [("random", RandomSearch()), ("hillclimb", HillClimb()), ("promptquine", PromptQuine(shortest=3))],
+)
+def test_no_budget_is_ever_overshot_and_the_test_is_always_paid_for(
+    tmp_path: Path, name: str, strategy: Strategy
+) -> None:
+    task = a_task(validation=40, test=80)
+    with Memo(tmp_path) as memo:
+        for budget in range(60, 2001, 149):
+            result = search(memo, task=task, strategy=strategy, budget=f"{budget} calls")
+
+            assert calls(result) <= budget
+            assert result.finished
+            assert result.test is not None or result.prompt == task.seed_prompt
+            assert not any("ended before the test" in note for note in result.notes)
+
+
+def test_a_judge_is_paid_for_in_every_stage(tmp_path: Path) -> None:
+    judge = Watched(lambda request: "Fine.\nScore: " + ("9" if "short" in toys.text_of(request.context) else "3"))
+    model = FakeModel(lambda request: "short" if "never" not in toys.text_of(request.context) else "long")
+    task = a_task(validation=60, test=100, reward=Judge(judge, "Be brief."))
+    result = search(tmp_path, model, task=task, budget="600 calls")
+
+    assert calls(result) <= 600
+    assert result.test is not None
+    assert result.improved
+    assert result.test.chosen.estimate == pytest.approx(0.9)
+    assert set(result.models) == {"task", "writer", "judge"}
+
+
+@pytest.mark.parametrize("budget", [Budget(tokens=20_000), Budget(dollars=0.02)])
+def test_other_units_hold_back_for_the_test_too(tmp_path: Path, budget: Budget) -> None:
+    model = Watched(price=Price(1.0, 1.0), usage=Usage(30, 0, 10))
+    writer = Watched(toys.writer, price=Price(1.0, 1.0), usage=Usage(50, 0, 150))
+    result = search(tmp_path, model, writer=writer, task=a_task(validation=60, test=200), budget=budget)
+    spent = sum(used.tokens for used in result.used.values())
+
+    assert result.test is not None
+    assert result.test.examples == 50  # 0.3 x 20,000 tokens, for 2 prompts of 40 tokens and half as many in reserve
+    assert spent <= 20_000
+    assert result.budget == str(budget)
+
+
+def test_without_test_data_nothing_is_claimed(tmp_path: Path) -> None:
+    result = search(tmp_path, task=a_task(test=0))
+
+    assert result.test is None
+    assert result.prompt != result.seed_prompt
+    assert not result.improved
+    assert "no test data: nothing is claimed" in result.notes
+    assert result.headline == "A candidate was chosen, but not tested: nothing is claimed."
+
+
+def test_without_validation_data_the_search_chooses_and_says_so(tmp_path: Path) -> None:
+    result = search(tmp_path, task=a_task(validation=0))
+    best = max(record.fitness or 0 for record in result.history)
+
+    assert "no validation data: the choice was made by the search's own scores" in result.notes
+    assert best in [record.fitness for record in result.history if record.prompt == result.prompt]
+    assert result.test is not None
+
+
+@pytest.mark.parametrize("settings", [{}, {"validation": 0}, {"validation": 0, "test": 0}])
+def test_the_seed_prompt_wins_where_nothing_is_better(tmp_path: Path, settings: dict[str, int]) -> None:
+    def worse_without_plainly(request: Request) -> str:
+        text = toys.text_of(request.context)
+        return toys.right_answer(text) if "plainly" in text else "no idea"
+
+    texts = (SEED.text, "Answer {text}", "Say {text} plainly")
+    result = search(tmp_path, Watched(worse_without_plainly), Fixed(texts), a_task(seed_prompt=SEED, **settings))
+
+    assert result.prompt == SEED
+    assert not result.improved
+    assert result.headline.startswith("No improvement shown")
+    if result.test is not None:
+        assert result.test.difference.estimate == 0
+        assert result.test.difference.low < 0 < result.test.difference.high
+
+
+# ---------------------------------------------------------------- choosing
+
+
+def choosing(memo: Memo, right: dict[str, int], count: int = 16) -> tuple[Scorer, tuple[Example, ...]]:
+    """A scorer under which each prompt, by its first word, is right on so many of the first items."""
+    items = tuple(Example({"text": f"{i}"}, "yes", f"e{i}") for i in range(count))
+
+    def handler(request: Request) -> str:
+        prompt, *_, item = str(request.context).split()
+        return "yes" if int(item) < right[prompt] else "no"
+
+    task = Task(train=items, seed_prompt=Prompt("seed {text}"), format="completion")
+    return Scorer(task, FakeModel(handler), Caller(memo, Ledger())), items
+
+
+def words_of(prompt: Prompt) -> int:
+    return len(prompt.text.split())
+
+
+@pytest.mark.parametrize(
+    ("right", "chosen"),
+    [
+        ({"seed": 12, "long": 15, "short": 14}, "short"),  # behind by 1 of 16, one standard error
+        ({"seed": 12, "long": 16, "short": 13}, "long"),  # behind by 3 of 16, more than one
+        ({"seed": 15, "long": 15, "short": 14}, "seed"),  # nobody is better than the seed prompt
+        (
+            {"seed": 15, "long": 16, "short": 15},
+            "long",
+        ),  # a short one no better than the seed prompt hides no better one
+        ({"seed": 2, "long": 16, "short": 2}, "long"),  # the seed prompt is dropped on the way
+    ],
+)
+def test_the_shorter_prompt_is_chosen_within_one_standard_error(
+    tmp_path: Path, right: dict[str, int], chosen: str
+) -> None:
+    prompts = [Prompt("long and wordy {text}"), Prompt("short {text}")]
+    with Memo(tmp_path) as memo:
+        scorer, items = choosing(memo, right)
+        found = choose(scorer, Prompt("seed {text}"), prompts, items, words_of)
+
+    assert found.prompt.text.split()[0] == chosen
+    assert {prompt.text.split()[0] for prompt in found.validated} == {"seed", "long", "short"}
+
+
+def test_what_validation_saw_is_told_of_each_prompt(tmp_path: Path) -> None:
+    prompts = [Prompt("good {text}"), Prompt("bad {text}")]
+    with Memo(tmp_path) as memo:
+        scorer, items = choosing(memo, {"seed": 30, "good": 32, "bad": 1}, 32)
+        found = choose(scorer, Prompt("seed {text}"), prompts, items, words_of)
+
+    assert {prompt.text.split()[0]: tuple(seen) for prompt, seen in found.validated.items()} == {
+        "seed": (30 / 32, 32),
+        "good": (1.0, 32),
+        "bad": (1 / 8, 8),  # dropped after the first block
+    }
+
+
+def test_the_shortlist_is_of_the_best_that_were_measured_well(tmp_path: Path) -> None:
+    with Memo(tmp_path) as memo:
+        scorer, items = choosing(memo, {"seed": 16, "lucky": 4, "good": 12, "fair": 8, "bad": 1})
+        run = Run(scorer.task, None, 0, scorer)  # type: ignore[arg-type]  # no randomness here
+        run.score([Prompt(f"{name} {{text}}") for name in ("bad", "fair", "seed", "good")])
+        run.score([Prompt("lucky {text}")], items[:4])
+        listed = shortlist(run.history.values(), Prompt("seed {text}"), size=2)
+
+    assert listed == [Prompt("good {text}"), Prompt("fair {text}")]
+
+
+def test_the_test_is_paired_over_the_items_that_both_have(tmp_path: Path) -> None:
+    with Memo(tmp_path) as memo:
+        scorer, items = choosing(memo, {"seed": 10, "good": 14})
+        handler = scorer.model.handler  # type: ignore[attr-defined]
+        scorer.model = Watched(lambda r: Failure("busy") if str(r.context) == "good 3" else handler(r))
+        found = compare(scorer, Prompt("seed {text}"), Prompt("good {text}"), items)
+
+    assert found.examples == 15
+    assert found.seed.estimate == 10 / 16
+    assert found.chosen.estimate == 13 / 15
+    assert found.difference.estimate == pytest.approx(4 / 15)
+
+
+# ---------------------------------------------------------------- failures
+
+
+def failing_on(*items: str) -> Callable[[Request], str | Failure]:
+    def handler(request: Request) -> str | Failure:
+        text = toys.text_of(request.context)
+        return Failure("busy") if any(text.endswith(f" {item}") for item in items) else toys.answer(request)
+
+    return handler
+
+
+def test_failed_cells_leave_a_run_unfinished_and_are_asked_again_by_the_next(tmp_path: Path) -> None:
+    model = Watched(failing_on("item5"))
+    result = search(tmp_path, model)
+
+    assert not result.finished
+    assert re.match(r"Unfinished \(\d+ of \d+ replies failed, more than 1%; run again", result.headline)
+    assert result.failed == len({request for request in model.asked if toys.text_of(request[0]).endswith(" item5")})
+    assert all(record.failed == 1 and record.cells == 11 for record in result.history)
+    assert all(record.fitness is not None for record in result.history)
+
+    healed = Watched()
+    after = search(tmp_path, healed)
+    assert after == search(tmp_path / "calm")
+    assert after.finished
+    assert after.failed == 0
+    completed = {request for request in model.asked if not toys.text_of(request[0]).endswith(" item5")}
+    assert not completed & set(healed.asked)
+
+
+def test_a_few_failed_cells_are_said_and_no_more(tmp_path: Path) -> None:
+    spoiled = Watched()
+
+    def handler(request: Request) -> str | Failure:
+        text = toys.text_of(request.context)
+        return Failure("busy") if "test7 " in text else toys.answer(request)
+
+    spoiled.handler = handler
+    result = search(tmp_path, spoiled)
+
+    assert result.finished
+    assert result.failed == 2
+    assert result.test is not None
+    assert result.test.examples == 23
+    assert result.headline.startswith("Better than the seed prompt")
+    assert result.headline.endswith("Failed replies: 2.")
+
+
+def test_verdicts_without_a_score_leave_a_run_unfinished(tmp_path: Path) -> None:
+    judge = Watched(lambda _: "I would rather not say.")
+    result = search(tmp_path, task=a_task(reward=Judge(judge, "Be right.")))
+
+    assert re.search(r"\d+ of \d+ replies have no score", result.unfinished)
+    assert result.prompt == result.seed_prompt
+    assert all(record.fitness is None for record in result.history)
+
+
+def test_a_final_error_at_the_first_call_is_raised(tmp_path: Path) -> None:
+    def refuse(count: int) -> None:
+        raise FinalModelError("the key is wrong: set OPENAI_API_KEY")
+
+    with pytest.raises(FinalModelError, match="the key is wrong"):
+        search(tmp_path, Watched(before=refuse))
+
+
+def last_call_in(split: str, memo: Path) -> int:
+    """Return the number of a call somewhat after the first one to a split's items."""
+    model = Watched()
+    search(memo, model)
+    return model.splits.index(split) + 3
+
+
+@pytest.mark.parametrize(
+    ("at", "best"), [(5, "the seed"), (400, "a better one"), ("validation", "a better one"), ("test", "a better one")]
+)
+def test_a_final_error_later_leaves_an_unfinished_result_with_the_best_so_far(
+    tmp_path: Path, at: int | str, best: str
+) -> None:
+    number = at if isinstance(at, int) else last_call_in(at, tmp_path / "look")
+
+    def refuse(count: int) -> None:
+        if count == number:
+            raise FinalModelError("the quota is spent")
+
+    result = search(tmp_path / "memo", Watched(before=refuse))
+
+    assert result.unfinished == "the quota is spent"
+    assert result.headline.startswith("Unfinished (the quota is spent). ")
+    assert result.test is None
+    assert (result.prompt == result.seed_prompt) == (best == "the seed")
+
+    assert search(tmp_path / "memo") == search(tmp_path / "calm")
+
+
+# ---------------------------------------------------------------- Ctrl-C
+
+
+@pytest.mark.parametrize("at", [0, 5, 400, "validation"])
+def test_ctrl_c_ends_with_the_best_so_far_and_running_again_goes_on(tmp_path: Path, at: int | str) -> None:
+    number = at if isinstance(at, int) else last_call_in(at, tmp_path / "look")
+    before = signal.getsignal(signal.SIGINT)
+
+    def press(count: int) -> None:
+        if count == number:
+            signal.raise_signal(signal.SIGINT)
+
+    stopped = Watched(before=press)
+    result = search(tmp_path / "memo", stopped)
+    assert result.unfinished == "stopped by the user"
+    assert result.test is None
+    assert result.headline.startswith("Unfinished (stopped by the user). ")
+    assert signal.getsignal(signal.SIGINT) is before
+
+    resumed = Watched()
+    finished = search(tmp_path / "memo", resumed)
+    assert finished == search(tmp_path / "calm")
+    assert finished.finished
+    assert max(Counter(stopped.asked + resumed.asked).values()) == 1
+
+
+def test_ctrl_c_in_a_long_test_leaves_it_unfinished(tmp_path: Path) -> None:
+    model = Watched()
+
+    def press(count: int) -> None:
+        if count and model.splits[-1] == "test":
+            model.before = lambda _: None
+            signal.raise_signal(signal.SIGINT)
+
+    model.before = press
+    result = search(tmp_path, model, task=a_task(test=100))
+
+    assert result.unfinished == "stopped by the user"
+    assert result.test is None
+    assert model.splits.count("test") < 2 * 100
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def press(count: int) -> None:
+        if count == 60:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    model = Watched(before=press)
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, model)
+
+    assert len(model.asked) == 60
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_beside_the_main_thread_leaves_signals_alone(tmp_path: Path) -> None:
+    results: list[Result] = []
+    worker = threading.Thread(target=lambda: results.append(search(tmp_path / "thread")))
+    worker.start()
+    worker.join()
+
+    assert results == [search(tmp_path / "main")]
+
+
+# ---------------------------------------------------------------- the result
+
+
+def test_the_result_says_how_it_came_about(tmp_path: Path) -> None:
+    result = search(tmp_path / "memo", settings={"prompts": "16"}, seed=3, run_dir=tmp_path / "run")
+
+    assert result.strategy == {"name": "RandomSearch", "settings": {"prompts": 16, "batch": 8}}
+    assert result.models == {
+        "task": {"provider": "watched"},
+        "writer": {"provider": "fake", "model": "w"},
+    }
+    assert (result.seed, result.budget) == (3, "5,000 calls")
+    assert result.lengths == (len(words(toys.SEED)), len(words(result.prompt.text)))
+    assert {"promptopt", "python", "numpy"} <= set(result.versions)
+    assert result.history[0].prompt == result.seed_prompt
+    assert [record.number for record in result.history] == list(range(len(result.history)))
+    assert Result.load(tmp_path / "run" / "result.json") == result
+    assert result.headline in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {"result.json", "report.md"}
+
+
+def test_validation_stands_beside_the_candidates_that_were_raced(tmp_path: Path) -> None:
+    result = search(tmp_path)
+    (chosen,) = [record for record in result.history if record.prompt == result.prompt]
+    raced = [record for record in result.history if record.validation is not None]
+
+    assert chosen.validated == 24
+    assert chosen.validation == 1.0
+    assert 1 < len(raced) <= 17
+    assert all(0 < record.validated <= 24 for record in raced)
+
+
+def test_near_duplicates_across_splits_are_noted(tmp_path: Path) -> None:
+    task = a_task()
+    twin = replace(task.train[0], id="twin")
+    result = search(tmp_path, task=replace(task, test=(*task.test, twin)))
+
+    assert any("near-duplicates stand in two splits" in note and "twin" in note for note in result.notes)
+
+
+def test_a_task_with_any_reward_and_no_labels_runs(tmp_path: Path) -> None:
+    result = search(tmp_path, task=a_task(labels=(), reward=Contains()))
+
+    assert result.improved
+
+
+def test_the_writer_is_the_task_model_unless_told(tmp_path: Path) -> None:
+    both = FakeModel(lambda r: toys.answer(r) if "item" in toys.text_of(r.context)[-9:] else toys.writer(r), "both")
+    result = search(tmp_path, both, writer=None)
+
+    assert result.models["writer"] == result.models["task"]
+    assert set(result.used) == {"task", "writer"}
+    assert _Job(task=a_task(), model=both, writer=None, strategy=SEARCH, budget=Budget(), seed=0).roles == {
+        "task": both,
+        "writer": both,
+    }

@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from promptopt import Demonstrations, Example, InputError, Prompt, Result
+from promptopt.ledger import Spending
+from promptopt.report import markdown, write_report
+from promptopt.result import Comparison, Record
+from promptopt.statistics import Interval
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SEED = Prompt("Answer {text}.")
+SHOWN = Demonstrations((Example({"text": "five"}, "5", "a"), Example({"text": "zwölf"}, "12", "b")), nearest=1)
+CHOSEN = Prompt("Think.\n\nThen answer {text} \N{THINKING FACE}.", SHOWN)
+BETTER = Comparison(
+    seed=Interval(0.5, 0.4, 0.6),
+    chosen=Interval(0.75, 0.65, 0.85),
+    difference=Interval(0.25, 0.125, 0.375),
+    examples=100,
+)
+UNSURE = replace(BETTER, difference=Interval(0.25, -0.125, 0.5))
+BOUNDLESS = replace(
+    BETTER, chosen=Interval(math.nan, -math.inf, math.inf), difference=Interval(0.25, -math.inf, math.inf)
+)
+
+HISTORY = (
+    Record(number=0, prompt=SEED, parent=None, step=0, fitness=0.5, reward=0.25, cells=12, failed=0),
+    Record(
+        number=1,
+        prompt=CHOSEN,
+        parent=0,
+        step=1,
+        fitness=0.75,
+        reward=0.7,
+        cells=11,
+        failed=1,
+        validation=0.8,
+        validated=60,
+    ),
+    Record(number=2, prompt=Prompt(""), parent=1, step=1, fitness=None, reward=None, cells=0, failed=12),
+)
+
+
+def a_result(**changes: Any) -> Result:
+    found = Result(
+        task="sums",
+        prompt=CHOSEN,
+        seed_prompt=SEED,
+        test=BETTER,
+        history=HISTORY,
+        steps=({"best": 0.5, "length": 3}, {"best": None, "what": "x"}),
+        lengths=(5, 12),
+        used={"task": Spending(120, 1000, 100, 500, 0.25), "writer": Spending(3, 30, 0, 60, 0.0)},
+        failed=0,
+        unfinished="",
+        notes=("a note",),
+        strategy={"name": "RandomSearch", "settings": {"prompts": 64, "batch": None}},
+        models={"task": {"provider": "fake", "model": "f"}},
+        seed=7,
+        budget="500 calls",
+        versions={"promptopt": "0.1", "python": "3.11"},
+        paid={"task": Spending(20, 100, 0, 50, 0.05)},
+        seconds=1.5,
+        run_dir="runs/x",
+    )
+    return replace(found, **changes)
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"test": None},
+        {"test": UNSURE, "unfinished": "stopped by the user"},
+        {"test": BOUNDLESS},
+        {"history": (), "steps": (), "used": {}, "paid": {}, "notes": ()},
+    ],
+)
+def test_a_saved_result_is_loaded_as_it_was(tmp_path: Path, changes: dict[str, Any]) -> None:
+    result = a_result(**changes)
+    path = tmp_path / "new" / "result.json"
+    result.save(path)
+    loaded = Result.load(path)
+
+    assert loaded == result
+    assert (loaded.paid, loaded.seconds, loaded.run_dir) == (result.paid, result.seconds, result.run_dir)
+    assert (str(loaded), markdown(loaded)) == (str(result), markdown(result))
+    assert [file.name for file in path.parent.iterdir()] == ["result.json"]
+
+
+def test_a_saved_result_is_strict_json_in_plain_text(tmp_path: Path) -> None:
+    a_result(test=BOUNDLESS).save(tmp_path / "result.json")
+    text = (tmp_path / "result.json").read_text(encoding="utf-8")
+
+    def refuse(name: str) -> None:
+        pytest.fail(f"{name} is no JSON")
+
+    data = json.loads(text, parse_constant=refuse)
+    assert data["format"] == 1
+    assert data["test"]["difference"] == [0.25, None, None]
+    assert data["prompt"] == CHOSEN.to_json()
+    assert "zwölf" in text
+
+
+def test_saving_replaces_what_was_there(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        a_result(seed=seed).save(tmp_path / "result.json")
+
+    assert Result.load(tmp_path / "result.json").seed == 2
+
+
+GARBAGE: dict[str, bytes] = {
+    "empty": b"",
+    "no JSON": b"{",
+    "no text": b"\xff\xfe\x00",
+    "a list": b"[]",
+    "null": b"null",
+    "no format": b"{}",
+    "another format": b'{"format": 2}',
+    "nothing but a format": b'{"format": 1}',
+    "no prompt": b'{"format": 1, "prompt": 5}',
+}
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+def test_a_file_that_is_no_result_is_said_to_be_none(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "result.json"
+    path.write_bytes(GARBAGE[name])
+
+    with pytest.raises(InputError, match=r"result\.json is no saved result"):
+        Result.load(path)
+
+
+def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read .*gone\.json .*: name a result\.json of a run"):
+        Result.load(tmp_path / "gone.json")
+
+
+@pytest.mark.parametrize("name", sorted(a_result().to_json()))
+@pytest.mark.parametrize("broken", [None, "x", 5, [1], {"a": 1}])
+def test_a_part_of_the_wrong_kind_is_refused_or_kept_but_never_crashes(name: str, broken: Any) -> None:
+    data = a_result().to_json() | {name: broken}
+    try:
+        Result.from_json(data)
+    except InputError as error:
+        assert str(error).startswith("this is no ")  # noqa: PT017  not every part is looked at
+
+
+@pytest.mark.parametrize("name", sorted(set(a_result().to_json()) - {"run_dir"}))
+def test_a_part_that_is_missing_is_refused(name: str) -> None:
+    data = a_result().to_json()
+    del data[name]
+    with pytest.raises(InputError, match="this is no "):
+        Result.from_json(data)
+
+
+# ---------------------------------------------------------------- equality
+
+
+def test_what_differs_between_a_run_and_its_replay_is_not_compared() -> None:
+    assert a_result() == a_result(paid={}, seconds=99.0, run_dir="elsewhere")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt": SEED},
+        {"test": UNSURE},
+        {"history": HISTORY[:2]},
+        {"steps": ()},
+        {"used": {}},
+        {"failed": 1},
+        {"unfinished": "x"},
+        {"notes": ()},
+        {"seed": 8},
+        {"versions": {}},
+    ],
+)
+def test_everything_else_is(changes: dict[str, Any]) -> None:
+    assert a_result() != a_result(**changes)
+
+
+# ---------------------------------------------------------------- words
+
+
+@pytest.mark.parametrize(
+    ("changes", "headline"),
+    [
+        (
+            {},
+            "Better than the seed prompt: 0.500 -> 0.750 (+0.250, 95 % interval +0.125 to +0.375, 100 test items).",
+        ),
+        (
+            {"test": UNSURE},
+            "No improvement shown on test data (+0.250, 95 % interval -0.125 to +0.500, 100 test items).",
+        ),
+        ({"prompt": SEED}, "No improvement shown: no candidate did better than the seed prompt."),
+        ({"test": None}, "A candidate was chosen, but not tested: nothing is claimed."),
+        (
+            {"test": None, "unfinished": "stopped by the user"},
+            "Unfinished (stopped by the user). A candidate was chosen, but not tested: nothing is claimed.",
+        ),
+        (
+            {"prompt": SEED, "failed": 3},
+            "No improvement shown: no candidate did better than the seed prompt. Failed replies: 3.",
+        ),
+    ],
+)
+def test_the_headline_claims_what_the_interval_shows(changes: dict[str, Any], headline: str) -> None:
+    assert a_result(**changes).headline == headline
+
+
+@pytest.mark.parametrize(
+    ("low", "improved"), [(0.001, True), (0.0, False), (-0.001, False), (-math.inf, False), (math.nan, False)]
+)
+def test_an_improvement_is_an_interval_wholly_above_zero(low: float, improved: bool) -> None:  # noqa: FBT001  expected
+    assert a_result(test=replace(BETTER, difference=Interval(0.25, low, 0.5))).improved is improved
+    assert not a_result(test=None).improved
+
+
+def test_a_finished_result_is_one_without_a_reason_against_it() -> None:
+    assert a_result().finished
+    assert not a_result(unfinished="stopped by the user").finished
+
+
+def test_the_printed_result_has_the_numbers_and_the_prompt() -> None:
+    text = str(a_result(failed=1))
+
+    assert text.startswith(a_result(failed=1).headline)
+    assert text.endswith(CHOSEN.text)
+    for part in ("0.650 to 0.850", "+0.125 to +0.375", "123 (20 made now, 103 from the memo)", "1,590", "note: a note"):
+        assert part in text
+    assert re.search(r"dollars +0\.2500 \(0\.0500 paid now\)", text)
+    assert re.search(r"failed replies +1", text)
+
+
+def test_a_result_without_a_test_prints_no_test_numbers() -> None:
+    assert a_result(test=None).rows() == [("tokens in the prompt", "5", "12")]
+    assert "test reward" not in str(a_result(test=None))
+
+
+# ---------------------------------------------------------------- the report
+
+
+def test_the_report_has_the_headline_both_prompts_and_the_way_back() -> None:
+    page = markdown(a_result())
+
+    assert page.startswith(f"# sums\n\n{a_result().headline}\n")
+    assert "## Chosen prompt\n\n    Think.\n    \n    Then answer {text}" in page
+    assert "## Seed prompt\n\n    Answer {text}.\n" in page
+    for part in ("* note: a note", "* strategy: RandomSearch", "* prompts: 64", "* seed: 7", "* budget: 500 calls"):
+        assert f"{part}\n" in page
+    assert '* task model: {"model": "f", "provider": "fake"}' in page
+    assert "Candidate 1: step 1, fitness 0.75, validation 0.800 on 60" in page
+
+
+def test_the_best_candidates_are_those_of_validation_then_of_the_search() -> None:
+    many = tuple(
+        replace(
+            HISTORY[0], number=i, prompt=Prompt(f"{i} {{text}}"), fitness=i / 100, validation=0.5 if i == 3 else None
+        )
+        for i in range(40)
+    )
+    page = markdown(a_result(history=(*many, HISTORY[2])))
+    numbers = [int(number) for number in re.findall(r"^Candidate (\d+):", page, flags=re.MULTILINE)]
+
+    assert numbers == [3, *range(39, 20, -1)]
+
+
+HOSTILE = "# Heading\n<script>alert(1)</script>\n* item\n| a | b |\n```\n[link](x)\rreturn\x0bfeed\u2028line\n\n1. end"
+
+
+def test_a_prompt_in_the_report_is_text_and_never_markup() -> None:
+    prompt = Prompt(HOSTILE)
+    record = replace(HISTORY[1], prompt=prompt)
+    page = markdown(a_result(prompt=prompt, seed_prompt=Prompt(HOSTILE + "!"), history=(record,)))
+    marks = ("# Heading", "<script>", "* item", "| a |", "```", "[link]", "return", "feed", "line", "1. end")
+
+    for number, line in enumerate(lines := page.splitlines()):
+        if any(line.strip().startswith(mark) for mark in marks):
+            assert line.startswith("    ")
+            # Four spaces make a block of code after an empty line alone, and outside lists.
+            start = next(i for i in range(number, -1, -1) if not lines[i].startswith("    "))
+            assert lines[start] == ""
+            assert not re.match(r"\s*([*+-]|\d+[.)])\s", lines[start - 1])
+    assert page.count("    <script>") == 3
+
+
+def test_a_report_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_report(a_result(), tmp_path / "report.md")
+
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == markdown(a_result())
+    assert [file.name for file in tmp_path.iterdir()] == ["report.md"]
