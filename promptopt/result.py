@@ -206,12 +206,11 @@ class Result:
 
     @classmethod
     def _from_format_1(cls, data: dict[str, Any]) -> Result:
-        values = {name: value for name, value in data.items() if name != "format"}
+        values: dict[str, Any] = {name: value for name, value in data.items() if name != "format"}
         values["prompt"] = Prompt.from_json(data["prompt"])
         values["seed_prompt"] = Prompt.from_json(data["seed_prompt"])
-        values["history"] = tuple(
-            Record(**{**record, "prompt": Prompt.from_json(record["prompt"])}) for record in data["history"]
-        )
+        records: list[dict[str, Any]] = data["history"]
+        values["history"] = tuple(Record(**(r | {"prompt": Prompt.from_json(r["prompt"])})) for r in records)
         for name in ("steps", "lengths", "notes"):
             values[name] = tuple(data[name])
         for name in ("used", "paid"):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from promptopt.errors import InputError, MissingExtraError, nearest
 from promptopt.models.base import Price
 from promptopt.models.catalog import KNOWN, file_digest, model_file
-from promptopt.models.prefixes import like_lengths, prefix_groups
+from promptopt.models.prefixes import Group, like_lengths, prefix_groups
 from promptopt.scores import Arrival, Failure, Response, Usage
 
 try:
@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 
 Ids = tuple[int, ...]
 
-_BATCH_TOKENS = 8192  # suffix tokens in one pass, padding included: bounds memory, and is past where speed still grows
+# Tokens in one pass, padding included. On two cores 1,024 was fastest (measured from 512 to 8,192, see docs/log.md):
+# more than that and the activations leave the processor's caches. A GPU wants large passes; memory is the bound there.
+_PASS_TOKENS = {"cpu": 1024, "cuda": 8192}
+_STATE_TOKENS = 16_384  # whose attention states a pass may hold: some 400 MB for a model of 135 million weights in bf16
+_LOGITS = 2**25  # numbers of a pass over the vocabulary: 128 MB
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _WEIGHTS = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".gguf")
 
@@ -54,6 +58,18 @@ class _Query(NamedTuple):
     label: int
     sequence: Ids
     wanted: Ids
+
+
+class _Start(NamedTuple):
+    """Where a row of a pass starts.
+
+    Args:
+        prefix: index of its prefix among those of the pass.
+        tokens: in that prefix.
+    """
+
+    prefix: int
+    tokens: int
 
 
 class LocalModel:
@@ -140,7 +156,7 @@ class LocalModel:
                 yield Arrival(i, self._too_long(len(prompts[i]) + requests[i].max_tokens))
         fits = [i for i in order if len(prompts[i]) + requests[i].max_tokens <= self._longest]
         while fits:
-            size = max(1, _BATCH_TOKENS // (len(prompts[fits[-1]]) + max(requests[i].max_tokens for i in fits)))
+            size = max(1, self._pass_tokens // (len(prompts[fits[-1]]) + max(requests[i].max_tokens for i in fits)))
             batch, fits = fits[:size], fits[size:]
             replies = self._decode([requests[i] for i in batch], [prompts[i] for i in batch])
             yield from (Arrival(i, reply) for i, reply in zip(batch, replies, strict=True))
@@ -202,51 +218,64 @@ class LocalModel:
         for query in queries:
             asked.setdefault(query.sequence, []).append(query)
         sequences = list(asked)
-        for shared, members in prefix_groups(sequences):
-            for rows, cache, kept in self._passes(sequences, shared, members):
-                last = max(len(query.wanted) for i in rows for query in asked[sequences[i]])
-                logits = self._forward([sequences[i][kept:] for i in rows], cache, kept, last)
-                logprobs = logits.float().log_softmax(-1)  # [rows, last, vocabulary]
-                for row, i in enumerate(rows):
-                    for query in asked[sequences[i]]:
-                        places = logprobs[row, last - len(query.wanted) :]
-                        wanted = torch.tensor(query.wanted, device=self.device)
-                        yield query, places.gather(1, wanted[:, None]).sum().item()
+        last = max((len(query.wanted) for query in queries), default=0)
+        for states, starts, rows in self._passes(sequences, last):
+            suffixes = [sequences[i][start.tokens :] for i, start in zip(rows, starts, strict=True)]
+            logprobs = self._forward(suffixes, states, starts, last).float().log_softmax(-1)  # [rows, last, vocabulary]
+            for row, i in enumerate(rows):
+                for query in asked[sequences[i]]:
+                    places = logprobs[row, last - len(query.wanted) :]
+                    wanted = torch.tensor(query.wanted, device=self.device)
+                    yield query, places.gather(1, wanted[:, None]).sum().item()
 
-    def _passes(
-        self, sequences: Sequence[Ids], shared: int, members: Sequence[int]
-    ) -> Iterator[tuple[list[int], Any, int]]:
-        """Cut a group into passes of like length; yield rows, the prefix's states for them, and the prefix's length."""
-        longest = max(len(sequences[i]) for i in members)
-        if longest > self._window:  # padding between prefix and suffix would move a sliding window's edge
-            shared = 0
-        states = self._prefix(sequences[members[0]][:shared]) if shared else None
-        batches = like_lengths({i: len(sequences[i]) - shared for i in members}, _BATCH_TOKENS)
-        for number, rows in enumerate(batches):
-            cache = None
-            if states is not None:
-                cache = copy.deepcopy(states) if number + 1 < len(batches) else states
-                cache.batch_repeat_interleave(len(rows))
-            yield rows, cache, shared
+    def _passes(self, sequences: Sequence[Ids], last: int) -> Iterator[tuple[Any, list[_Start], list[int]]]:
+        """Plan the passes over sequences that share prefixes; yield the prefixes' states, where each row starts, rows.
 
-    def _prefix(self, ids: Ids) -> Any:
-        """Return the attention states of a prefix, batch of one."""
+        The rows of a pass are of like length and may follow different prefixes: a pass has a cost of its own (weights
+        are read, and reordered for bfloat16), which one prompt's examples alone do not carry.
+        """
+        groups = prefix_groups(sequences)
+        # Padding between prefix and suffix would move the edge of a sliding window.
+        groups = [
+            g if max(len(sequences[i]) for i in g.members) <= self._window else Group(0, g.members) for g in groups
+        ]
+        alone = [g for g in groups if not g.shared]
+        sharing = {n: g.shared for n, g in enumerate(groups) if g.shared}
+        chunks = [[groups[n] for n in chunk] for chunk in like_lengths(sharing, self._pass_tokens)]
+        for chunk in [*chunks, alone] if alone else chunks:
+            states = self._states([sequences[g.members[0]][: g.shared] for g in chunk]) if chunk[0].shared else None
+            start = {i: _Start(n, g.shared) for n, g in enumerate(chunk) for i in g.members}
+            longest = max(len(sequences[i]) for i in start)
+            most_rows = max(1, min(_STATE_TOKENS // longest, _LOGITS // (last * self._config.vocab_size)))
+            lengths = {i: len(sequences[i]) - start[i].tokens for i in start}
+            for rows in like_lengths(lengths, self._pass_tokens, most_rows):
+                yield states, [start[i] for i in rows], rows
+
+    def _states(self, prefixes: Sequence[Ids]) -> Any:
+        """Return the attention states of right-padded prefixes; what stands for padding is never attended to."""
+        width = max(map(len, prefixes))
         cache = DynamicCache(config=self._network.config)
-        self._network(torch.tensor([ids], device=self.device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        ids = torch.tensor([[*prefix, *[0] * (width - len(prefix))] for prefix in prefixes], device=self.device)
+        self._network(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return cache
 
-    def _forward(self, suffixes: Sequence[Ids], cache: Any, shared: int, last: int) -> torch.Tensor:
-        """Run left-padded suffixes after a shared prefix; return logits of the last positions, [rows, last, vocabulary]."""
+    def _forward(self, suffixes: Sequence[Ids], states: Any, starts: Sequence[_Start], last: int) -> torch.Tensor:
+        """Run left-padded suffixes, each after its prefix; return logits of the last positions, [rows, last, vocabulary]."""
         width = max(*map(len, suffixes), last)
         pad = torch.tensor([width - len(ids) for ids in suffixes], device=self.device)[:, None]  # [rows, 1]
         ids = torch.tensor([[0] * (width - len(s)) + list(s) for s in suffixes], device=self.device)
         column = torch.arange(width, device=self.device)[None]
-        mask = torch.cat([torch.ones(len(suffixes), shared, device=self.device), (column >= pad).float()], dim=1).long()
-        positions = shared + (column - pad).clamp(min=0)
+        begun = torch.tensor([start.tokens for start in starts], device=self.device)[:, None]
+        mask, cache = (column >= pad).long(), None
+        if states is not None:
+            before = torch.arange(states.get_seq_length(), device=self.device)[None]
+            mask = torch.cat([(before < begun).long(), mask], dim=1)
+            cache = copy.deepcopy(states)
+            cache.batch_select_indices(torch.tensor([start.prefix for start in starts], device=self.device))
         out = self._network(
             ids,
             attention_mask=mask,
-            position_ids=positions,
+            position_ids=begun + (column - pad).clamp(min=0),
             past_key_values=cache,
             use_cache=cache is not None,
             logits_to_keep=last,
@@ -322,6 +351,10 @@ class LocalModel:
         if isinstance(where, Path) and where.is_file():
             return str(where.parent), {"gguf_file": where.name}
         return str(where), {}
+
+    @property
+    def _pass_tokens(self) -> int:
+        return _PASS_TOKENS.get(self.device.type, _PASS_TOKENS["cpu"])
 
     @property
     def _longest(self) -> int:

@@ -45,12 +45,13 @@ def prefix_groups(sequences: Sequence[tuple[int, ...]]) -> list[Group]:
     return [group if len(group.members) > 1 else Group(0, group.members) for group in groups]
 
 
-def like_lengths(lengths: Mapping[int, int], most: int) -> list[list[int]]:
+def like_lengths(lengths: Mapping[int, int], most: int, most_rows: int | None = None) -> list[list[int]]:
     """Cut items into batches of like length, longest first, so that little of a padded batch is padding.
 
     Args:
         lengths: item -> tokens.
         most: tokens in a batch, padding included; one item may have more.
+        most_rows: items in a batch.
     """
     batches: list[list[int]] = []
     width = filled = 0
@@ -58,7 +59,7 @@ def like_lengths(lengths: Mapping[int, int], most: int) -> list[list[int]]:
         rows = len(batches[-1]) + 1 if batches else 0
         padded = width * rows
         fits = padded <= most and (padded <= _SMALL or filled + lengths[item] >= _FULL * padded)
-        if not rows or not fits:
+        if not rows or not fits or (most_rows is not None and rows > most_rows):
             batches.append([])
             width, filled = lengths[item], 0
         batches[-1].append(item)
