@@ -92,6 +92,15 @@ class Prompt:
     text: str
     demonstrations: Demonstrations | None = None
 
+    def __str__(self) -> str:
+        """Return the text and, below it, the demonstrations that go with it, for people to read."""
+        if self.demonstrations is None:
+            return self.text
+        items, nearest = self.demonstrations.items, self.demonstrations.nearest
+        which = f"{len(items)}" if nearest is None else f"the {nearest} nearest of {len(items)}"
+        shown = [f"  {_joined(item)} -> {item.target}" for item in items]
+        return "\n".join([self.text, "", f"with {which} demonstrations before each item:", *shown])
+
     @property
     def id(self) -> str:
         """A short name that is the same wherever the same prompt is."""

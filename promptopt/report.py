@@ -30,11 +30,11 @@ def markdown(result: Result) -> str:
         "",
         "## Chosen prompt",
         "",
-        _block(result.prompt.text),
+        _block(str(result.prompt)),
         "",
         "## Seed prompt",
         "",
-        _block(result.seed_prompt.text),
+        _block(str(result.seed_prompt)),
     ]
     lines += ["", "## Best candidates", ""]
     lines += [_line(record) for record in _best(result)]
@@ -55,7 +55,7 @@ def _line(record: Record) -> str:
     validation = "" if record.validation is None else f", validation {record.validation:.3f} on {record.validated}"
     # No list item: within one, four spaces are an ordinary paragraph.
     facts = f"Candidate {record.number}: step {record.step}, fitness {record.fitness:.4g}{validation}"
-    return f"{facts}\n\n{_block(record.prompt.text)}\n"
+    return f"{facts}\n\n{_block(str(record.prompt))}\n"
 
 
 def _block(text: str) -> str:

@@ -176,7 +176,7 @@ class Result:
         lines += [f"{'':22}{'seed':>18}{'chosen':>18}"]
         lines += [f"{name:22}{seed:>18}{chosen:>18}" for name, seed, chosen in self.rows()]
         lines += ["", *(f"{name:22}{value}" for name, value in self.facts())]
-        lines += ["", *(f"note: {note}" for note in self.notes), "chosen prompt:", self.prompt.text]
+        lines += ["", *(f"note: {note}" for note in self.notes), "chosen prompt:", str(self.prompt)]
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:

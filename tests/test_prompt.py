@@ -207,3 +207,12 @@ def test_nothing_is_lost_of_a_value_with_odd_characters(format_: Literal["chat",
     value = "\x00{text}\\n%s\r\n\U0001f600"
     shown = Layout(("text",), "{text}", format_).render(Prompt(""), item(value))
     assert (shown if isinstance(shown, str) else shown[-1].content) == value
+
+
+def test_a_prompt_is_read_with_its_demonstrations() -> None:
+    items = (Example({"text": "a joy"}, "great", "1"), Example({"text": "dull"}, "terrible", "2"))
+
+    assert str(Prompt("Label it: {text}")) == "Label it: {text}"
+    assert str(Prompt("Label it.", Demonstrations(items, nearest=1))) == (
+        "Label it.\n\nwith the 1 nearest of 2 demonstrations before each item:\n  a joy -> great\n  dull -> terrible"
+    )

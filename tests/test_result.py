@@ -238,7 +238,7 @@ def test_the_printed_result_has_the_numbers_and_the_prompt() -> None:
     text = str(a_result(failed=1))
 
     assert text.startswith(a_result(failed=1).headline)
-    assert text.endswith(CHOSEN.text)
+    assert text.endswith(str(CHOSEN))
     for part in ("0.650 to 0.850", "+0.125 to +0.375", "123 (20 made now, 103 from the memo)", "1,590", "note: a note"):
         assert part in text
     assert re.search(r"dollars +0\.2500 \(0\.0500 paid now\)", text)

@@ -205,7 +205,7 @@ def _print_result(result: Result) -> None:
     for note in result.notes:
         typer.echo(f"note: {note}")
     # Not through rich, which would break a prompt's lines.
-    typer.echo(f"\nchosen prompt:\n{result.prompt.text}\n\n{result.headline}")
+    typer.echo(f"\nchosen prompt:\n{result.prompt}\n\n{result.headline}")
 
 
 def _print_scores(rows: list[dict[str, Any]]) -> None:
