@@ -209,8 +209,7 @@ class Result:
         values: dict[str, Any] = {name: value for name, value in data.items() if name != "format"}
         values["prompt"] = Prompt.from_json(data["prompt"])
         values["seed_prompt"] = Prompt.from_json(data["seed_prompt"])
-        records: list[dict[str, Any]] = data["history"]
-        values["history"] = tuple(Record(**(r | {"prompt": Prompt.from_json(r["prompt"])})) for r in records)
+        values["history"] = tuple(_record(record) for record in data["history"])
         for name in ("steps", "lengths", "notes"):
             values[name] = tuple(data[name])
         for name in ("used", "paid"):
@@ -245,6 +244,12 @@ class Result:
 
 def _span(interval: Interval, sign: str = "") -> str:
     return f"{interval.low:{sign}.3f} to {interval.high:{sign}.3f}"
+
+
+def _record(data: dict[str, Any]) -> Record:
+    values = dict(data)
+    values["prompt"] = Prompt.from_json(data["prompt"])
+    return Record(**values)
 
 
 def _interval(values: list[float | None]) -> Interval:
