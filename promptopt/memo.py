@@ -23,9 +23,9 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import diskcache
 import platformdirs
-from diskcache.core import MODE_RAW, UNKNOWN
 
 from promptopt.errors import InputError
+from promptopt.memo_store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -37,8 +37,6 @@ _log = logging.getLogger(__name__)
 _BROKEN = object()  # a value that cannot be read; no JSON value is this object
 _PLAIN, _DEFLATED = b"\x00", b"\x01"
 _DEFLATE_FROM = 1024  # bytes; below, a row shrinks by 0.3 KB and a hit takes a quarter longer
-_KEYS_A_QUERY = 500  # below the 999 variables of the oldest SQLite
-_BUSY_SECONDS = 60.0  # between two lines in the log while another process writes
 _END_OF_TIME = 2.0**63  # seconds; what is not below is no time, NaN and infinity included
 _AGE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -137,7 +135,7 @@ class Memo:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             (self.folder / diskcache.core.DBNAME).touch(mode=0o600)
-            self._store = _Store(self.folder)
+            self._store = Store(self.folder)
         except OSError as error:
             raise InputError(
                 f"the memo's folder {self.folder} cannot be used ({error}): "
@@ -337,111 +335,6 @@ def parse_age(text: str) -> float:
     if found is None:
         raise InputError(f"the age {text!r} is no number with a unit: write it like 30d, 12h, 90m or 3600s")
     return float(found[1]) * _AGE_UNITS[found[2]]
-
-
-_SELECT_ONE = "SELECT mode, filename, value FROM Cache WHERE raw = 1 AND key = ?"
-_SELECT_MANY = "SELECT key, mode, filename, value FROM Cache WHERE raw = 1 AND key IN ({})"
-_SELECT_ALL = """
-    SELECT store_time, key, mode, filename, value FROM Cache WHERE raw = 1 AND typeof(key) = 'text' ORDER BY rowid
-"""
-_UPSERT = """
-    INSERT INTO Cache(key, raw, store_time, size, mode, filename, value) VALUES (?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT(key, raw) DO UPDATE SET store_time = excluded.store_time, expire_time = NULL,
-        size = excluded.size, mode = excluded.mode, filename = excluded.filename, value = excluded.value
-"""
-
-
-class _BytesOnly(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
-    """Text keys and bytes values, in the database itself; never a pickle, neither written nor read."""
-
-    def put(self, key: Any) -> tuple[str, bool]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if type(key) is not str or not key.isascii():
-            raise InputError(f"a key of the memo must be ASCII text, not {key!r}: take it from memo_key")
-        return key, True
-
-    def get(self, key: Any, raw: bool) -> str:  # noqa: FBT001  # diskcache's signature
-        if not raw or type(key) is not str:
-            raise ValueError("its key is no text")
-        return key
-
-    def store(self, value: Any, read: bool, key: Any = UNKNOWN) -> tuple[int, int, None, bytes]:  # pyright: ignore[reportIncompatibleMethodOverride]  # noqa: ARG002, FBT001  # diskcache's signature
-        if read or type(value) is not bytes:
-            raise InputError(f"a value of the memo must be bytes, not {type(value).__name__}: use Memo.put")
-        return 0, MODE_RAW, None, value
-
-    def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:  # noqa: FBT001  # diskcache's signature
-        if read or mode != MODE_RAW or filename is not None or type(value) is not bytes:
-            raise ValueError("it was not stored by the memo")
-        return value
-
-
-class _Store(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
-    """diskcache, with many rows at once, and with transactions that end even where the disk is full."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            super().__init__(
-                str(folder),
-                timeout=_BUSY_SECONDS,  # pyright: ignore[reportArgumentType]  # seconds, of any kind
-                disk=_BytesOnly,
-                eviction_policy="none",
-                cull_limit=0,
-                size_limit=2**62,
-                statistics=0,
-            )
-        except sqlite3.Error:
-            self.close()
-            raise
-
-    def read_one(self, key: str) -> tuple[Any, ...] | None:
-        """Return (mode, filename, value) of the row of `key`."""
-        row: tuple[Any, ...] | None = self._sql(_SELECT_ONE, (key,)).fetchone()
-        return row
-
-    def read_many(self, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """Yield (key, mode, filename, value) of the rows of `keys` that are there."""
-        for start in range(0, len(keys), _KEYS_A_QUERY):
-            chunk = keys[start : start + _KEYS_A_QUERY]
-            yield from self._sql(_SELECT_MANY.format(",".join("?" * len(chunk))), chunk)
-
-    def rows(self) -> Iterator[tuple[Any, ...]]:
-        """Yield (stored, key, mode, filename, value) of all rows, in the order in which they came."""
-        yield from self._sql(_SELECT_ALL)
-
-    def write(self, rows: Iterable[tuple[str, float, bytes]]) -> None:
-        """Insert or overwrite rows of (key, stored, value), all or none."""
-        with self._con as connection:
-            self._begin(connection)
-            connection.executemany(_UPSERT, map(self._columns, rows))
-
-    def delete_before(self, moment: float) -> int:
-        """Delete what was stored before `moment`, give the room back, and return the number of rows."""
-        with self._con as connection:
-            self._begin(connection)
-            deleted: int = connection.execute("DELETE FROM Cache WHERE store_time < ?", (moment,)).rowcount
-        self._sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        return deleted
-
-    def census(self) -> tuple[int, float | None, float | None]:
-        """Return the number of rows, and when the first and the last were stored."""
-        entries, oldest, newest = self._sql("SELECT COUNT(*), MIN(store_time), MAX(store_time) FROM Cache").fetchone()
-        return entries, oldest, newest
-
-    def _columns(self, row: tuple[str, float, bytes]) -> tuple[Any, ...]:
-        key, raw = self.disk.put(row[0])
-        return (key, raw, row[1], *self.disk.store(row[2], read=False))
-
-    def _begin(self, connection: sqlite3.Connection) -> None:
-        """Take the write lock, however long another process holds it."""
-        while True:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                    raise
-                _log.warning("still waiting for the memo in %s: another process is writing to it", self.directory)
-            else:
-                return
 
 
 def _json(value: Any, what: str, encode: Callable[[Any], str] = _encode) -> str:

@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptopt import memo as memo_module
+from promptopt import memo_store
 from promptopt.errors import InputError
 from promptopt.memo import KeyMaker, Memo, default_folder, memo_key, parse_age
 
@@ -386,12 +386,12 @@ def test_two_processes_that_open_and_write_at_once_lose_nothing(tmp_path: Path) 
 def test_a_write_waits_while_another_process_writes_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memo_module, "_BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(memo_store, "_BUSY_SECONDS", 0.01)
     with Memo(tmp_path) as memo:
         other = database(memo)
         other.execute("BEGIN IMMEDIATE")
         waiting = threading.Event()
-        monkeypatch.setattr(memo_module._log, "warning", lambda *_: waiting.set())
+        monkeypatch.setattr(memo_store._log, "warning", lambda *_: waiting.set())
 
         def put() -> None:
             try:
