@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt._version import __version__
 from promptopt.calls import Caller, Stop
-from promptopt.data import near_duplicates
 from promptopt.errors import BudgetExhaustedError, InputError, ModelError, PassingModelError, StoppedError
 from promptopt.ledger import Budget, Ledger
 from promptopt.memo import Memo
 from promptopt.models import load_model
 from promptopt.models.base import Request
+from promptopt.near_duplicates import near_duplicates
 from promptopt.prompt import Message
 from promptopt.randomness import named_generator
 from promptopt.report import write_report

@@ -13,15 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptopt.data import (
-    NearDuplicate,
     Row,
-    near_duplicates,
     read_rows,
     sample_examples,
     split_examples,
     to_examples,
 )
 from promptopt.errors import InputError, MissingExtraError
+from promptopt.near_duplicates import NearDuplicate, near_duplicates
 from promptopt.prompt import Example
 from promptopt.rewards import last_number
 
