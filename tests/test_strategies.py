@@ -5,13 +5,30 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import toys
 from toys import TOYS, Toy
 
-from promptopt import FakeModel, HillClimb, InputError, PromptQuine, RandomSearch, Result, Strategy, optimize
+from promptopt import (
+    Arrival,
+    Failure,
+    FakeModel,
+    HillClimb,
+    InputError,
+    PromptQuine,
+    RandomSearch,
+    Request,
+    Response,
+    Result,
+    Strategy,
+    optimize,
+)
 from promptopt.settings import find_strategy, settings_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 STRATEGIES: dict[str, Strategy] = {
     "promptquine": PromptQuine(shortest=3),
@@ -167,3 +184,26 @@ def test_the_trajectory_is_the_golden_one(name: str, tmp_path: Path) -> None:
         file.write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n")
 
     assert found == json.loads(file.read_text())
+
+
+def test_a_prompt_whose_replies_all_failed_is_not_shown_to_the_writer_as_a_bad_one(tmp_path: Path) -> None:
+    shown: list[str] = []
+
+    class Failing(FakeModel):
+        def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
+            for number, request in enumerate(requests):
+                text = toys.text_of(request.context)
+                lost = "perhaps" not in text
+                yield Arrival(number, Failure("lost") if lost else Response(toys.answer(request)))
+
+    def writer(request: Request) -> str:
+        shown.append(toys.text_of(request.context))
+        return toys.writer(request)
+
+    result = optimize(toys.TASK, Failing(toys.answer), HillClimb(), writer=FakeModel(writer, "w"), memo=tmp_path)
+    lost = [record.prompt.text for record in result.history if record.fitness is None]
+
+    assert lost
+    assert not any("-inf" in message for message in shown)
+    assert not any(f"<prompt>{text}</prompt>" in message for text in lost for message in shown)
+    assert result.unfinished

@@ -70,17 +70,20 @@ class HillClimb:
         seed = run.task.seed_prompt
         replies = run.write(paraphrase(run.task, seed), count=self.pool - 1) if self.pool > 1 else []
         new = dict.fromkeys(prompt for reply in replies for prompt in proposals(run.task, reply, seed))
-        return self._scored(run, [seed, *new], None)
+        return self._scored(run, [seed, *new], [None, *[seed] * len(new)])
 
     def _climb(self, run: Run, chain: list[Shown]) -> None:
         for _ in range(self.iterations):
+            if not chain:  # every reply failed: there is nothing to learn from
+                return
             chain.sort(key=lambda shown: -shown.score)
             good, bad = self._ends(chain)
-            (*replies,) = run.write(improve(run.task, good, bad, self.proposals))
+            replies = run.write(improve(run.task, good, bad, self.proposals))
             best, known = good[0].prompt, [shown.prompt for shown in chain]
             new = [prompt for reply in replies for prompt in proposals(run.task, reply, best, known)]
             if new:
-                chain += self._scored(run, new[: self.proposals], best)
+                new = new[: self.proposals]
+                chain += self._scored(run, new, [best] * len(new))
             run.step(best=max(shown.score for shown in chain), new=len(new))
 
     def _ends(self, chain: Sequence[Shown]) -> tuple[Sequence[Shown], Sequence[Shown]]:
@@ -89,8 +92,7 @@ class HillClimb:
         worst = min(self.bad, len(chain) - len(good))
         return good, chain[len(chain) - worst :]
 
-    def _scored(self, run: Run, prompts: Sequence[Prompt], parent: Prompt | None) -> list[Shown]:
-        means = run.score(prompts, parents=[parent] * len(prompts)).mean.tolist()
-        return [
-            Shown(prompt, -math.inf if math.isnan(mean) else mean) for prompt, mean in zip(prompts, means, strict=True)
-        ]
+    def _scored(self, run: Run, prompts: Sequence[Prompt], parents: Sequence[Prompt | None]) -> list[Shown]:
+        """Return the prompts that got a score; one whose replies all failed is not shown to the writer as a bad one."""
+        means = run.score(prompts, parents=parents).mean.tolist()
+        return [Shown(prompt, mean) for prompt, mean in zip(prompts, means, strict=True) if not math.isnan(mean)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from promptopt.errors import InputError
 from promptopt.writing import paraphrase, proposals
 
@@ -41,5 +43,6 @@ class RandomSearch:
             new = [prompt for reply in replies for prompt in proposals(run.task, reply, seed, run.history)]
             new = list(dict.fromkeys(new))
             if new:
-                best = max(best, *run.score(new, parents=[seed] * len(new)).mean.tolist())
+                scores = run.score(new, parents=[seed] * len(new))
+                best = np.fmax.reduce([best, *scores.mean]).item()  # leaves out prompts whose replies all failed
             run.step(best=best, new=len(new))
