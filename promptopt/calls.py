@@ -16,7 +16,7 @@ from promptopt.memo import KeyMaker
 from promptopt.scores import Failure, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from promptopt.ledger import Ledger
     from promptopt.memo import Memo
@@ -101,8 +101,8 @@ class Caller:
         for index, key in enumerate(keys):
             first.setdefault(key, index)
 
-        def send(missing: Sequence[str]) -> Generator[Arrival, None, None]:
-            yield from dispatch([first[key] for key in missing])
+        def send(missing: Sequence[str]) -> Iterator[Arrival]:
+            return dispatch([first[key] for key in missing])
 
         replies = self._known(role, model, list(first))
         with self.memo.claim([key for key in first if key not in replies]) as claim:
@@ -132,7 +132,7 @@ class Caller:
         role: str,
         model: Model,
         keys: Sequence[str],
-        send: Callable[[Sequence[str]], Generator[Arrival, None, None]],
+        send: Callable[[Sequence[str]], Iterator[Arrival]],
         replies: dict[str, Reply],
     ) -> None:
         """Ask the model for `keys` and put what arrives into `replies` and the memo."""

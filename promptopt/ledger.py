@@ -58,10 +58,6 @@ class Budget:
             limits[unit] = value
         return cls(**limits)
 
-    def scaled(self, factor: float) -> Budget:
-        """Return a budget of that share of each limit."""
-        return Budget(**{name: None if value is None else value * factor for name, value in asdict(self).items()})
-
     def __str__(self) -> str:
         given = [f"{value:,.10g} {name}" for name, value in asdict(self).items() if value is not None]
         return ", ".join(given) or "no limit"

@@ -5,8 +5,6 @@ Pure values and functions; knows nothing of models, rewards or scores.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections import Counter
@@ -100,11 +98,6 @@ class Prompt:
         which = f"{len(items)}" if nearest is None else f"the {nearest} nearest of {len(items)}"
         shown = [f"  {_joined(item)} -> {item.target}" for item in items]
         return "\n".join([self.text, "", f"with {which} demonstrations before each item:", *shown])
-
-    @property
-    def id(self) -> str:
-        """A short name that is the same wherever the same prompt is."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values that `from_json` reads back."""

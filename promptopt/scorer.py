@@ -7,13 +7,13 @@ Knows nothing of strategies; memo, budget and dispatch are the caller's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 
 from promptopt.errors import InputError
 from promptopt.models.base import LabelModel, Request
-from promptopt.rewards import Judge, LabelMargin
+from promptopt.rewards import Judge
 from promptopt.scores import Failure, Response, Scores
 
 if TYPE_CHECKING:
@@ -44,11 +44,6 @@ class Scorer:
     model: Model
     caller: Caller
 
-    @property
-    def by_labels(self) -> bool:
-        """Whether labels are scored by log-probability."""
-        return bool(self.task.labels) and isinstance(self.model, LabelModel)
-
     def score(
         self,
         prompts: Sequence[Prompt],
@@ -76,7 +71,8 @@ class Scorer:
                 f"nothing to score: {len(prompts)} prompts, {len(examples)} examples, {replicates} replicates"
             )
         cells = self._replies(prompts, examples, replicates)
-        return self.meet(prompts, examples, cells, reward or self.task.reward or LabelMargin(self.task.labels))
+        own = cast("Reward | Judge", self.task.reward)  # a task that was given none has made one
+        return self.meet(prompts, examples, cells, own if reward is None else reward)
 
     def meet(
         self,

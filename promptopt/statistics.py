@@ -6,7 +6,7 @@ Pure functions over rewards; knows nothing of models or prompts. scipy.stats is 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,12 +16,10 @@ from promptopt.scores import nanmean, standard_error
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+    from promptopt.scores import Floats
 
 _RESAMPLES = 9_999
-_FEWEST = (
-    8  # values below which a bootstrap interval is far too narrow: of 2 values it covers the mean half of the time
-)
+_FEWEST = 8  # values below which a bootstrap interval is far too narrow: of 2 it covers the mean half of the time
 _ROUNDING = 1e-12  # of the largest value; differences of equal gaps, such as 0.4 - 0.3 and 0.3 - 0.2, vary by less
 
 

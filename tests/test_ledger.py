@@ -71,7 +71,6 @@ def test_a_budget_must_be_positive(value: float) -> None:
 def test_a_budget_reads_as_it_is_written() -> None:
     assert str(Budget(calls=1500, dollars=0.25)) == "1,500 calls, 0.25 dollars"
     assert str(Budget()) == "no limit"
-    assert Budget(calls=10, dollars=3).scaled(0.5) == Budget(calls=5, dollars=1.5)
 
 
 # ---------------------------------------------------------------- counting

@@ -188,18 +188,6 @@ def test_a_prompt_survives_json(prompt: Prompt) -> None:
     back = Prompt.from_json(json.loads(json.dumps(prompt.to_json())))
     assert back == prompt
     assert hash(back) == hash(prompt)
-    assert back.id == prompt.id
-
-
-def test_different_prompts_have_different_ids() -> None:
-    prompts = [
-        Prompt("x"),
-        Prompt("x "),
-        Prompt("x", Demonstrations((GOOD, BAD))),
-        Prompt("x", Demonstrations((BAD, GOOD))),
-        Prompt("x", Demonstrations((GOOD, BAD), 2)),
-    ]
-    assert len({prompt.id for prompt in prompts}) == len(prompts)
 
 
 @pytest.mark.parametrize("format_", ["chat", "completion"])

@@ -141,7 +141,6 @@ def test_a_label_model_scores_labels_and_is_asked_for_no_text(memo: Memo) -> Non
     made = scorer(memo, FakeLabelModel(likely), labels=MOOD)
     scores = made.score(PROMPTS, ITEMS)
 
-    assert made.by_labels
     assert scores.rewards[:, :, 0].tolist() == [[0, 1, 0], [1, 0, 1]]
     reply = scores.replies[0][0][0]
     assert isinstance(reply, Response)
@@ -160,7 +159,6 @@ def test_label_replicates_are_one_call(memo: Memo) -> None:
 def test_without_labels_a_label_model_writes(memo: Memo) -> None:
     made = scorer(memo, FakeLabelModel(likely), reward=lambda _, response: len(response.text))
 
-    assert not made.by_labels
     assert made.score(PROMPTS, ITEMS[:1]).rewards.tolist() == [[[len("A dull")]], [[len("B dull")]]]
 
 
@@ -168,7 +166,9 @@ def test_a_text_model_votes(memo: Memo) -> None:
     made = scorer(memo, FakeModel(lambda request: "It is good." if "A" in said_to(request) else "Hm."), labels=MOOD)
     scores = made.score(PROMPTS, ITEMS)
 
-    assert not made.by_labels
+    assert all(
+        reply.label_logprobs is None for row in scores.replies for (reply,) in row if isinstance(reply, Response)
+    )
     assert scores.rewards[:, :, 0].tolist() == [[0, 1, 0], [0, 0, 0]]
     assert scores.reasons[0][0][0] == "said good, wanted bad"
 
