@@ -160,12 +160,18 @@ class Caller:
 
 
 def _body(request: Request) -> dict[str, Any]:
-    return {
+    body = {
         "context": request.context,
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
         "stop": list(request.stop),
     }
+    # Only where they are used: memos hold replies whose keys are made of the four above.
+    if request.top_p != 1:
+        body["top_p"] = request.top_p
+    if request.top_k:
+        body["top_k"] = request.top_k
+    return body
 
 
 def _read(key: str, value: Any) -> Response | None:

@@ -327,7 +327,8 @@ class _Job:
         ledger = run.scorer.caller.ledger
         failed, calls = ledger.failed, ledger.total(ledger.logical).calls
         if failed > _FAILED_SHARE * calls:
-            return f"{failed} of {calls} replies failed, more than {_FAILED_SHARE:.0%}; run again to ask for them again"
+            share = f"{failed} of {calls} replies failed, more than {_FAILED_SHARE:.0%}"
+            return f"{share}; run again to ask for them again. The first was {run.scorer.first_failure}"
         # A judge's verdict may hold no score although it came.
         empty = sum(candidate.failed for candidate in run.history.values())
         cells = empty + sum(candidate.cells for candidate in run.history.values())

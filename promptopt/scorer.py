@@ -38,11 +38,13 @@ class Scorer:
         task: whose examples are rendered and whose reward is met.
         model: the task model.
         caller: the way to it.
+        first_failure: which example's reply failed first, and why; "" while none did.
     """
 
     task: Task
     model: Model
     caller: Caller
+    first_failure: str = ""
 
     def score(
         self,
@@ -83,6 +85,8 @@ class Scorer:
     ) -> Scores:
         """Let a reward meet replies [P][E][R] that are already there."""
         flat = [(e, cell) for row in cells for e, column in zip(examples, row, strict=True) for cell in column]
+        failures = (f"example {e.id!r}: {cell.reason}" for e, cell in flat if isinstance(cell, Failure))
+        self.first_failure = self.first_failure or next(failures, "")
         verdicts = self._judged(flat, reward) if isinstance(reward, Judge) else [_verdict(reward, *c) for c in flat]
         shape = (len(prompts), len(examples), len(cells[0][0]))
         rewards = np.array([value for value, _ in verdicts], dtype=np.float64).reshape(shape)
@@ -112,6 +116,8 @@ class Scorer:
             context=context,
             max_tokens=task.max_tokens,
             temperature=task.temperature,
+            top_p=task.top_p,
+            top_k=task.top_k,
             stop=task.stop,
             replicate=replicate,
         )

@@ -34,10 +34,13 @@ class Task:
         name: short, for folders and reports.
         max_tokens: longest reply, in tokens, where the model writes text.
         temperature: of the task model; above 0 replicates differ.
+        top_p: of the task model: it samples from the fewest of the likeliest tokens whose probability reaches this.
+        top_k: of the task model: it samples from so many of the likeliest tokens; 0 for all.
         stop: a reply ends before the first of these.
 
     Raises:
-        InputError: no training items, duplicate ids, a target outside the labels, a slot without a field.
+        InputError: no training items, duplicate ids, a target outside the labels, a slot without a field, a setting out
+            of its range.
     """
 
     train: tuple[Example, ...]
@@ -52,6 +55,8 @@ class Task:
     name: str = "task"
     max_tokens: int = 256
     temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
     stop: tuple[str, ...] = ()
     layout: Layout = field(init=False, repr=False, compare=False)
 
@@ -69,6 +74,7 @@ class Task:
         if self.reward is None:
             object.__setattr__(self, "reward", Label(self.labels) if self.labels else Exact())
         self._check()
+        self._check_sampling()
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -97,6 +103,12 @@ class Task:
                 self._check_fit(example, f"{split} item")
         for example in self.seed_prompt.demonstrations.items if self.seed_prompt.demonstrations else ():
             self._check_fit(example, "demonstration")
+
+    def _check_sampling(self) -> None:
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p must be above 0 and at most 1, which takes all tokens, not {self.top_p}")
+        if self.top_k < 0:
+            raise InputError(f"top_k must be 1 or more, or 0 for all tokens, not {self.top_k}")
 
     def _check_fit(self, example: Example, kind: str) -> None:
         missing = [name for name in self.fields if name not in example.inputs]

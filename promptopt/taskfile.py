@@ -120,6 +120,8 @@ class TaskSpec(_Section):
     reward: str | None = None
     max_tokens: _Count = 256
     temperature: Annotated[float, Field(ge=0)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
     stop: _Texts = ()
     demonstrations: Annotated[int, Field(ge=0)] = 0
     data: DataSpec
@@ -217,6 +219,8 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
         name=spec.name,
         max_tokens=spec.max_tokens,
         temperature=spec.temperature,
+        top_p=spec.top_p,
+        top_k=spec.top_k,
         stop=spec.stop,
     )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from promptopt import Failure, FakeLabelModel, Memo, Price, Request, Response, Usage
+from promptopt import Failure, FakeLabelModel, Memo, Message, Price, Request, Response, Usage
 from promptopt.calls import _SLICE, Caller, Stop
 from promptopt.errors import BudgetExhaustedError, FinalModelError, StoppedError
 from promptopt.ledger import Budget, Ledger
@@ -78,7 +78,7 @@ def test_equal_requests_in_one_batch_are_asked_once_in_their_order(memo: Memo) -
     assert ledger.logical["task"].calls == ledger.paid["task"].calls == 3
 
 
-def test_another_replicate_temperature_length_or_stop_is_another_request(memo: Memo) -> None:
+def test_another_replicate_length_stop_or_way_of_sampling_is_another_request(memo: Memo) -> None:
     model = Recorder()
     variants = [
         Request(context="a", max_tokens=5),
@@ -86,10 +86,36 @@ def test_another_replicate_temperature_length_or_stop_is_another_request(memo: M
         Request(context="a", max_tokens=6),
         Request(context="a", max_tokens=5, temperature=0.5),
         Request(context="a", max_tokens=5, stop=("\n",)),
+        Request(context="a", max_tokens=5, top_p=0.9),
+        Request(context="a", max_tokens=5, top_k=9),
     ]
     Caller(memo, Ledger()).generate("task", model, variants)
 
-    assert len(model.asked) == 5
+    assert len(model.asked) == len(variants)
+
+
+@pytest.mark.parametrize(
+    ("plain", "key"),
+    [
+        (Request(context="x", max_tokens=5), "bcd71ee07872c64fa9d1df9007566eecda021cf36cdf9c02934e7b33c43bd9e0"),
+        (
+            Request(
+                context=(Message("system", "Be brief."), Message("user", "one")),
+                max_tokens=7,
+                temperature=0.5,
+                stop=("\n",),
+                replicate=2,
+            ),
+            "b94710d2a378f61c3f8c1542ef0d0a0bb73955397735d83e29949e1b19fef064",
+        ),
+    ],
+)
+def test_a_request_without_top_p_and_top_k_has_the_key_of_memos_that_know_neither(
+    memo: Memo, plain: Request, key: str
+) -> None:
+    Caller(memo, Ledger()).generate("task", Recorder(), [plain])
+
+    assert memo.get(key) is not None
 
 
 def test_a_replay_pays_nothing_and_counts_the_same(memo: Memo) -> None:

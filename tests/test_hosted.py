@@ -137,6 +137,31 @@ def test_anthropic_is_sent_no_temperature_where_it_is_the_default() -> None:
     assert set(seen.body) == {"model", "messages", "max_tokens"}
 
 
+@pytest.mark.parametrize("context", [CHAT, "one two three"])
+def test_openai_is_sent_a_top_p(context: Context) -> None:
+    with Loopback() as server:
+        ask(model_of("openai", server.url), request(context, top_p=0.9))
+        (seen,) = server.requests
+
+    assert seen.body["top_p"] == 0.9
+
+
+def test_openai_refuses_a_top_k_before_any_call() -> None:
+    with Loopback() as server:
+        with pytest.raises(InputError, match=r"'some-model' .* top_k = 40, .* leave top_k out, or set top_p"):
+            ask(model_of("openai", server.url), request(), request(top_k=40))
+        assert server.requests == []
+
+
+def test_anthropic_is_sent_a_top_p_and_a_top_k() -> None:
+    with Loopback() as server:
+        ask(model_of("anthropic", server.url), request(CHAT[1:], temperature=1.0, top_p=0.9, top_k=40))
+        (seen,) = server.requests
+
+    assert set(seen.body) == {"model", "messages", "max_tokens", "top_p", "top_k"}
+    assert (seen.body["top_p"], seen.body["top_k"]) == (0.9, 40)
+
+
 def test_openai_itself_is_told_the_length_by_the_name_that_its_newer_models_know() -> None:
     model = OpenAIModel("some-model")
 

@@ -12,6 +12,7 @@ from promptopt import Failure, InputError, LabelModel, Message, Model, Request, 
 pytest.importorskip("torch", reason="the extra 'local' is not installed")
 
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from promptopt.models.local import LocalModel
 
@@ -32,20 +33,35 @@ def tiny(tiny_llama: Path) -> LocalModel:
     return LocalModel(str(tiny_llama), dtype="float32")
 
 
+@pytest.fixture(scope="module")
+def plain(tiny_llama: Path) -> Plain:
+    return Plain(tiny_llama)
+
+
 def answers(model: LocalModel, contexts: Sequence[Context], labels: Sequence[str]) -> list[Response]:
     replies = [reply for _, reply in sorted(model.label_logprobs(contexts, labels))]
     assert all(isinstance(reply, Response) for reply in replies)
     return [reply for reply in replies if isinstance(reply, Response)]
 
 
-def naive(model: LocalModel, start: str, label: str, *, special: bool) -> float:
+class Plain:
+    """A model as transformers loads and runs it: nothing of ours."""
+
+    def __init__(self, folder: Path, **extra: Any) -> None:
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, **extra)
+        if extra:
+            extra |= {"quantization_config": GgufConfig(dequantize=True)}
+        self.network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **extra)
+
+
+def naive(model: Plain, start: str, label: str, *, special: bool) -> float:
     """One whole unpadded forward pass for one label."""
-    tokenizer: Any = model._tokenizer
+    tokenizer = model.tokenizer
     before = tokenizer(start, add_special_tokens=special)["input_ids"]
     whole = tokenizer(start + label, add_special_tokens=special)["input_ids"]
     assert whole[: len(before)] == before
     with torch.inference_mode():
-        logprobs = model._network(torch.tensor([whole])).logits[0].float().log_softmax(-1)
+        logprobs = model.network(torch.tensor([whole])).logits[0].float().log_softmax(-1)
     return math.fsum(logprobs[i - 1, whole[i]].item() for i in range(len(before), len(whole)))
 
 
@@ -55,22 +71,23 @@ def test_its_type_says_what_it_can(tiny: LocalModel) -> None:
     assert isinstance(tiny, TokenModel)
 
 
-def test_label_logprobs_equal_the_plain_forward_pass(tiny: LocalModel) -> None:
+def test_label_logprobs_equal_the_plain_forward_pass(tiny: LocalModel, plain: Plain) -> None:
     labels = ("terrible", "great", "very good indeed")
     for context, reply in zip(CONTEXTS, answers(tiny, CONTEXTS, labels), strict=True):
-        expected = [naive(tiny, str(context), f" {label}", special=True) for label in labels]
+        expected = [naive(plain, str(context), f" {label}", special=True) for label in labels]
 
         assert reply.label_logprobs == pytest.approx(expected, abs=1e-4)
         assert reply.text == labels[expected.index(max(expected))]
 
 
-def test_label_logprobs_of_a_chat_begin_the_reply(tiny: LocalModel) -> None:
+def test_label_logprobs_of_a_chat_begin_the_reply(tiny: LocalModel, plain: Plain) -> None:
     labels = ("yes", "no")
     for context, reply in zip(CHATS, answers(tiny, CHATS, labels), strict=True):
-        start = tiny._text(context)
+        turns = [message._asdict() for message in context if isinstance(message, Message)]
+        start = plain.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
         assert start.endswith("<s>assistant:\n")
-        assert reply.label_logprobs == pytest.approx([naive(tiny, start, x, special=False) for x in labels], abs=1e-4)
+        assert reply.label_logprobs == pytest.approx([naive(plain, start, x, special=False) for x in labels], abs=1e-4)
 
 
 def test_a_batch_gives_what_its_items_give_alone(tiny: LocalModel) -> None:
@@ -95,16 +112,16 @@ def test_a_context_that_is_too_long_is_a_failure_and_the_rest_goes_on(tiny: Loca
     assert isinstance(replies[2], Response)
 
 
-def test_greedy_text_equals_the_plain_loop(tiny: LocalModel) -> None:
+def test_greedy_text_equals_the_plain_loop(tiny: LocalModel, plain: Plain) -> None:
     requests = [Request(context=context, max_tokens=6) for context in CONTEXTS[:5]]
     replies = dict(tiny.generate(requests))
-    tokenizer: Any = tiny._tokenizer
+    tokenizer = plain.tokenizer
     for index, request in enumerate(requests):
         ids = tokenizer(str(request.context))["input_ids"]
         start = len(ids)
         with torch.inference_mode():
             for _ in range(6):
-                ids.append(int(tiny._network(torch.tensor([ids])).logits[0, -1].argmax()))
+                ids.append(int(plain.network(torch.tensor([ids])).logits[0, -1].argmax()))
                 if ids[-1] == tokenizer.eos_token_id:
                     ids.pop()
                     break
@@ -180,7 +197,8 @@ def test_smollm2_reads_reviews_and_equals_the_plain_forward_pass(smollm2: Path) 
     demo = "Review: I left before the end.\nSentiment: terrible\n\nReview: Pure joy.\nSentiment: great\n\n"
     contexts: list[Context] = [f"{demo}Review: {r}\nSentiment:" for r in ("I loved it.", "A waste of money.")]
     replies = answers(model, contexts, labels)
-    expected = [naive(model, str(contexts[1]), f" {label}", special=True) for label in labels]
+    plain = Plain(smollm2.parent, gguf_file=smollm2.name)
+    expected = [naive(plain, str(contexts[1]), f" {label}", special=True) for label in labels]
 
     assert [reply.text for reply in replies] == ["great", "terrible"]
     assert replies[1].label_logprobs == pytest.approx(expected, abs=1e-4)

@@ -105,11 +105,12 @@ def test_the_model_is_asked_as_the_task_says(memo: Memo) -> None:
         asked.append(request)
         return "good"
 
-    made = scorer(memo, FakeModel(handler), max_tokens=7, temperature=0.5, stop=("\n",), format="chat")
+    settings: dict[str, Any] = {"max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "top_k": 40, "stop": ("\n",)}
+    made = scorer(memo, FakeModel(handler), format="chat", **settings)
     made.score([Prompt("Be kind.")], ITEMS[:1], 2)
 
     turns = (Message("system", "Be kind."), Message("user", "dull"))
-    assert asked == [Request(context=turns, max_tokens=7, temperature=0.5, stop=("\n",), replicate=r) for r in range(2)]
+    assert asked == [Request(context=turns, replicate=r, **settings) for r in range(2)]
 
 
 def test_replicates_of_a_text_are_samples_of_their_own(memo: Memo) -> None:

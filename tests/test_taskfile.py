@@ -77,6 +77,7 @@ def test_a_task_file_becomes_a_task(folder: Path) -> None:
     assert task.description == "Is the review positive or negative?"
     assert (task.name, task.format, task.labels) == ("reviews", "completion", ("negative", "positive"))
     assert (task.max_tokens, task.temperature, task.stop) == (256, 0.0, ())
+    assert (task.top_p, task.top_k) == (1.0, 0)
     assert task.reward == Label(("negative", "positive"))
 
 
@@ -88,8 +89,9 @@ def test_a_folder_stands_for_its_task_file_and_another_file_gives_its_own_name(f
 
 def test_every_setting_of_a_task_can_be_given(folder: Path) -> None:
     settings = {"name": "mine", "format": "chat", "max_tokens": 9, "temperature": 1, "stop": ["\n"], "reward": "margin"}
-    task = load(folder, overrides=settings)
+    task = load(folder, overrides=settings | {"top_p": 0.9, "top_k": 40})
     assert (task.name, task.format, task.max_tokens, task.temperature, task.stop) == ("mine", "chat", 9, 1.0, ("\n",))
+    assert (task.top_p, task.top_k) == (0.9, 40)
     assert task.reward == LabelMargin(("negative", "positive"))
 
 
@@ -333,6 +335,10 @@ def test_broken_toml_is_refused_with_its_place(folder: Path) -> None:
         ({"max_tokens": 0}, "max_tokens = 0: must be greater than or equal to 1"),
         ({"max_tokens": True}, "max_tokens = True: must be a whole number"),
         ({"temperature": -0.5}, "temperature = -0.5: must be greater than or equal to 0"),
+        ({"top_p": 0.0}, "top_p = 0.0: must be greater than 0"),
+        ({"top_p": 1.01}, "top_p = 1.01: must be less than or equal to 1"),
+        ({"top_k": -1}, "top_k = -1: must be greater than or equal to 0"),
+        ({"top_k": 2.0}, "top_k = 2.0: must be a whole number"),
         ({"format": "text"}, "format = 'text': must be 'chat' or 'completion'"),
         ({"stop": "x"}, "stop = 'x': must be a list"),
         ({"name": 3}, "name = 3: must be text"),

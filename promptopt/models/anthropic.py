@@ -52,8 +52,9 @@ class AnthropicModel(HostedModel):
             body["system"] = "\n\n".join(system)
         if request.stop:
             body["stop_sequences"] = list(request.stop)
-        if request.temperature != 1:  # 1 is the API's default, and newer models refuse the field
-            body["extra_body"] = {"temperature": request.temperature}  # newer SDKs have no argument for it
+        sampling = _sampling(request)
+        if sampling:
+            body["extra_body"] = sampling  # newer SDKs have no arguments for them
         return client.messages.with_raw_response.create(**body)
 
     def _read(self, body: Mapping[str, Any]) -> Response | Failure:
@@ -63,6 +64,12 @@ class AnthropicModel(HostedModel):
         )
         text = "".join(shown) if shown and all(isinstance(part, str) for part in shown) else None
         return reply(text, _usage(at(body, "usage")), _FINISHES.get(str(at(body, "stop_reason")), "stop"))
+
+
+def _sampling(request: Request) -> dict[str, float]:
+    """Return the settings that are not the API's defaults: newer models refuse the fields."""
+    settings = {"temperature": (request.temperature, 1), "top_p": (request.top_p, 1), "top_k": (request.top_k, 0)}
+    return {name: value for name, (value, default) in settings.items() if value != default}
 
 
 def _usage(usage: Any) -> Usage:

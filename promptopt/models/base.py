@@ -36,6 +36,8 @@ class Request:
         context: text to continue, or the turns of a chat.
         max_tokens: longest reply, in the model's tokens.
         temperature: 0 takes the likeliest token.
+        top_p: sample from the fewest of the likeliest tokens whose probability reaches this; 1 for all.
+        top_k: sample from so many of the likeliest tokens; 0 for all. Comes before top_p.
         stop: the reply ends before the first of these.
         replicate: number of the sample; the same request with another number is another sample.
     """
@@ -43,6 +45,8 @@ class Request:
     context: Context
     max_tokens: int
     temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
     stop: tuple[str, ...] = ()
     replicate: int = 0
 

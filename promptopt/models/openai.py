@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from promptopt.errors import InputError
 from promptopt.models.hosted import HostedModel, Service, at, count, reply
 from promptopt.scores import Failure, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from promptopt.models.base import Request
-    from promptopt.scores import Finish, Response
+    from promptopt.scores import Arrival, Finish, Response
 
 _FINISHES: Mapping[str, Finish] = {"length": "length", "content_filter": "refusal"}
 
@@ -31,6 +32,21 @@ class OpenAIModel(HostedModel):
         key_variable="OPENAI_API_KEY",
     )
 
+    def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
+        """Yield each reply as `HostedModel.generate` does.
+
+        Raises:
+            FinalModelError: no later call can work either; the message says what to change.
+            InputError: a request has a top_k, which the protocol does not know; nothing was sent.
+        """
+        for request in requests:
+            if request.top_k:
+                raise InputError(
+                    f"{self.name!r} at {self.endpoint} is asked for top_k = {request.top_k}, which OpenAI's protocol "
+                    "does not know: leave top_k out, or set top_p"
+                )
+        return super().generate(requests)
+
     def _send(self, client: Any, request: Request) -> Any:
         if isinstance(request.context, str):
             return client.completions.with_raw_response.create(**self._body(request), prompt=request.context)
@@ -42,6 +58,8 @@ class OpenAIModel(HostedModel):
         # OpenAI's newer chat models take the new name only, other servers may know the old one only.
         own = self.endpoint == self.service.endpoint and not isinstance(request.context, str)
         body["max_completion_tokens" if own else "max_tokens"] = request.max_tokens
+        if request.top_p != 1:
+            body["top_p"] = request.top_p
         if request.stop:
             body["stop"] = list(request.stop)
         return body

@@ -1,0 +1,220 @@
+"""Runs token tries through a network: each distinct token once, in passes of bounded size.
+
+Knows nothing of text, labels or sampling.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from promptopt.models.local import attention, kernels
+from promptopt.models.local.attention import Pass, States
+from promptopt.models.local.continued import Continued
+from promptopt.models.local.trie import blocks, stems
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from promptopt.models.local.attention import Layers
+    from promptopt.models.local.trie import Blocks, Ints, Trie
+
+_log = logging.getLogger(__name__)
+
+# Tokens in a pass. Two cores: 512 is as fast as 1,024 (within 2 %) and takes half the memory; with 256 it was 4 % slower.
+# A GPU needs more rows to fill its multiprocessors (a guess: no GPU was at hand to measure).
+_PASS_TOKENS = {"cpu": 512, "cuda": 4096}
+_BLOCK = 64  # nodes that attend as one block: 32 was as fast, 48 slower, and larger blocks look at more columns in vain
+# Tokens of a stem that are cached as one. A pass of 64 wastes more on reading weights, longer ones are shared less often.
+_STEM = 128
+_CACHED = 2**28  # bytes of cached states: of some 11,000 tokens of SmolLM2 in bfloat16
+_SCORES = 2**26  # attention scores alive at once: 256 MB in float32
+
+
+class Engine:
+    """A network that runs tries.
+
+    Args:
+        network: a transformers causal language model; changed in place.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self.computed = 0  # tokens so far
+        self._stems = StemCache()
+        self._network = network
+        self._device: torch.device = network.device
+        self._heads: int = network.config.get_text_config().num_attention_heads
+        self._most = _PASS_TOKENS.get(self._device.type, _PASS_TOKENS["cpu"])
+        self._before: str = network.config._attn_implementation  # noqa: SLF001  what transformers calls it
+        ALL_ATTENTION_FUNCTIONS.register(attention.NAME, attention.attend)
+        network.set_attn_implementation(attention.NAME)
+        self._last = kernels.read_rows(network.base_model)
+
+    def speed_up(self) -> None:
+        """Replace parts of the network by faster ones, for good."""
+        if self._device.type == "cpu":
+            kernels.speed_up(self._network)
+
+    def release(self) -> None:
+        """Give the network back as it was."""
+        self._network.set_attn_implementation(self._before)
+        for part in self._last:
+            part.rows = None
+
+    def read(self, trie: Trie, wanted: Ints, kept: States | None = None) -> Iterator[tuple[Ints, torch.Tensor]]:
+        """Yield the wanted nodes and their hidden states [nodes, hidden], a pass at a time.
+
+        Args:
+            trie: each of its nodes is computed once, or was in an earlier call.
+            wanted: nodes in ascending order.
+            kept: empty; gets the states of all nodes, each at its node's number. Else only one path's are kept.
+        """
+        states = States() if kept is None else kept
+        # Stems whose hidden states are wanted, too, are run like all else: the cache has none.
+        known = [stem for stem in stems(trie, _STEM) if not len(_inside(wanted, *stem))]
+        start = 0
+        for stem, stop in [*known, (len(trie), len(trie))]:
+            yield from self._read_nodes(trie, start, stem, wanted, states, whole=kept is not None)
+            for start in range(stem, stop, _STEM):
+                self._run_stem(trie, start, states, whole=kept is not None)
+            start = stop
+
+    def _read_nodes(
+        self, trie: Trie, start: int, end: int, wanted: Ints, states: States, *, whole: bool
+    ) -> Iterator[tuple[Ints, torch.Tensor]]:
+        """Run the nodes from `start` up to `end`; `whole` keeps the states of all, else those of the path to `end`."""
+        while start < end:
+            stop = start + self._size(end - start, trie.paths.shape[1])
+            nodes = _inside(wanted, start, stop)
+            plan, places = self._plan(trie, start, stop, whole=whole)
+            try:
+                hidden = self.run(trie.tokens[start:stop], trie.depths[start:stop], plan, states, nodes - start)
+            except RuntimeError as error:
+                self._retreat(error)
+                continue
+            if whole:
+                states.length = stop
+            elif stop < len(trie):
+                states.keep(self.tensor(places(trie.above(stop))))
+            start = stop
+            if len(nodes):
+                yield nodes, hidden
+
+    def _run_stem(self, trie: Trie, start: int, states: States, *, whole: bool) -> None:
+        """Put the states of `_STEM` nodes behind the others, from an earlier call where it had the same start.
+
+        Such a pass is always of one size and has nothing else in it, so that its states are the same to the last bit
+        whether they were kept or not: what a run computes must not depend on what was computed before.
+        """
+        stop = start + _STEM
+        key = trie.tokens[[*trie.above(start), *range(start, stop)]].tobytes()
+        layers = self._stems.get(key)
+        if layers is None:
+            plan, _ = self._plan(trie, start, stop, whole=whole)
+            self.run(trie.tokens[start:stop], trie.depths[start:stop], plan, states, np.zeros(0, np.int64))
+            self._stems.put(key, states.tail(_STEM))
+        else:
+            for layer, (keys, values) in layers.items():
+                states.put(layer, keys, values)
+        states.length += _STEM
+
+    def _plan(self, trie: Trie, start: int, stop: int, *, whole: bool) -> tuple[Blocks, Callable[[Ints], Ints]]:
+        """Return what the nodes of a pass attend to, as places among the states, and what turns nodes into places."""
+        before = int(trie.depths[start])
+
+        def places(nodes: Ints) -> Ints:
+            return nodes if whole else np.where(nodes >= start, nodes - start + before, trie.depths[nodes])
+
+        plan = blocks(trie, start, stop, _BLOCK)
+        return plan._replace(columns=np.where(plan.columns >= 0, places(plan.columns), -1)), places
+
+    @torch.inference_mode()
+    def run(self, tokens: Ints, depths: Ints, plan: Blocks, states: States, read: Ints) -> torch.Tensor:
+        """Run one pass; its states are put behind those that are kept, but not yet kept.
+
+        Args:
+            tokens: [tokens].
+            depths: [tokens], their positions.
+            plan: whose columns are places among the states, any place for padding.
+            states: of earlier tokens.
+            read: places in the pass, ascending.
+
+        Returns:
+            Hidden states [read, hidden].
+        """
+        rows = self.tensor(read)
+        for part in self._last:
+            part.rows = rows
+        columns, *seen = map(self.tensor, plan._replace(columns=np.maximum(plan.columns, 0)))
+        out = self._network.base_model(
+            input_ids=self.tensor(tokens)[None],
+            position_ids=self.tensor(depths)[None],
+            use_cache=False,
+            promptopt_pass=Pass(states, columns.reshape(-1), *seen),
+        )
+        self.computed += len(tokens)
+        return torch.as_tensor(out.last_hidden_state[0, rows])
+
+    def continued(self) -> Continued:
+        """Return an empty set of growing rows."""
+        return Continued(self)
+
+    def _size(self, left: int, longest: int) -> int:
+        """Return the tokens of the next pass, so that all that is left makes passes of like size."""
+        most = max(_BLOCK, min(self._most, _SCORES // (self._heads * (longest + _BLOCK))))
+        return -(-left // -(-left // most))
+
+    def _retreat(self, error: RuntimeError) -> None:
+        """Halve the passes after one that did not fit into memory.
+
+        Raises:
+            RuntimeError: the error itself, where it is another one or passes cannot be smaller.
+        """
+        if not _out_of_memory(error) or self._most <= _BLOCK:
+            raise error
+        self._most //= 2
+        _log.warning("out of memory: passes have %d tokens from now on", self._most)
+
+    def tensor(self, array: Any) -> torch.Tensor:
+        """Move an array to where the network is."""
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+
+def _inside(wanted: Ints, start: int, stop: int) -> Ints:
+    """Return the wanted nodes from `start` up to `stop`."""
+    return wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, stop)]
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Tell memory that ran out from other errors; the CPU's allocator has no class of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+class StemCache:
+    """States of recent starts; the longest unused are dropped when there are more than `_CACHED` bytes."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[bytes, Layers] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: bytes) -> Layers | None:
+        """Return the states, layer by layer, or None."""
+        if key in self._found:
+            self._found.move_to_end(key)
+        return self._found.get(key)
+
+    def put(self, key: bytes, layers: Layers) -> None:
+        """Keep states."""
+        self._found[key] = layers
+        self._bytes += _size_of(layers)
+        while self._bytes > _CACHED:
+            self._bytes -= _size_of(self._found.popitem(last=False)[1])
+
+
+def _size_of(layers: Layers) -> int:
+    return sum(states.nbytes for pair in layers.values() for states in pair)

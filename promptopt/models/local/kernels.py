@@ -1,0 +1,159 @@
+"""Faster parts for a network on the CPU: the same numbers, to rounding, from oneDNN's packed products.
+
+Linear layers keep their weights in the order in which the product reads them (measured on two cores with AVX-512, 512 rows
+of SmolLM2's layers: 228 instead of 200 GFLOP/s in float32, 443 instead of 402 in bfloat16), a gated feed-forward layer
+activates and multiplies as its products are written, a norm is one call, and the last layer finishes only the tokens
+that are read. A part is replaced only where the new one gives what the old one gave. Knows nothing of tries.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_ROWS = 512  # for which weights are packed; any number of rows can be run
+
+# Operators that torch.compile emits for the CPU, in every build of torch with oneDNN.
+_linear = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
+_pack = torch.ops.mkldnn._reorder_linear_weight  # noqa: SLF001
+
+
+def speed_up(network: nn.Module) -> None:
+    """Replace what can be replaced, in place; the output matrix stays as it is."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return
+    output: Any = network
+    _replace(network, _fused_mlp)
+    _replace(network, _norm)
+    _replace(network, lambda module: _packed(module) if module is not output.get_output_embeddings() else None)
+
+
+def read_rows(body: nn.Module) -> list[ReadRows]:
+    """Let the last layer finish only the tokens that are read; return the parts that must be told which."""
+    layers = dict(body.named_children()).get("layers")
+    if not isinstance(layers, nn.ModuleList):
+        return []
+    found = []
+    for owner, name in ((layers[-1], "mlp"), (dict(layers[-1].named_children()).get("self_attn"), "o_proj")):
+        inner = dict(owner.named_children()).get(name) if owner is not None else None
+        if owner is not None and inner is not None:
+            found.append(ReadRows(inner))
+            setattr(owner, name, found[-1])
+    return found
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose weights are packed."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self._weight = _pack(layer.weight.data, _ROWS)
+        self._bias = layer.bias
+
+    def forward(self, x: torch.Tensor, activation: tuple[str, str] = ("none", "")) -> torch.Tensor:
+        """Return activation(x @ weight + bias), [..., out]."""
+        return torch.as_tensor(_linear(x, self._weight, self._bias, activation[0], [], activation[1]))
+
+    def times(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Return (x @ weight + bias) * other, [..., out]."""
+        return torch.as_tensor(_linear.binary(x, other, self._weight, self._bias, "mul"))
+
+
+class FusedMLP(nn.Module):
+    """down(activation(gate(x)) * up(x)), each element-wise step done while a product is written."""
+
+    def __init__(self, mlp: Any, activation: tuple[str, str]) -> None:
+        super().__init__()
+        self._gate, self._up, self._down = (PackedLinear(x) for x in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        self._activation = activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the layer's output, [..., hidden]."""
+        out: torch.Tensor = self._down(self._up.times(x, self._gate(x, self._activation)))
+        return out
+
+
+class Norm(nn.Module):
+    """Root-mean-square norm in one call."""
+
+    def __init__(self, weight: torch.Tensor, eps: float) -> None:
+        super().__init__()
+        self._weight, self._eps = weight, eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x over its root mean square, times the weights."""
+        return functional.rms_norm(x, self._weight.shape, self._weight, self._eps)
+
+
+class ReadRows(nn.Module):
+    """A part of the last layer that runs only for the tokens that are read; the others get zeros, which nothing reads."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.rows: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return inner(x), [1, tokens, out], where it is read."""
+        if self.rows is None:
+            return torch.as_tensor(self.inner(x))
+        some: torch.Tensor = self.inner(x[:, self.rows])
+        return some.new_zeros((1, x.shape[1], some.shape[2])).index_copy_(1, self.rows, some)
+
+
+def _replace(network: nn.Module, better: Callable[[nn.Module], nn.Module | None]) -> None:
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            replacement = better(child)
+            if replacement is not None:
+                setattr(module, name, replacement)
+
+
+def _packed(module: nn.Module) -> PackedLinear | None:
+    return PackedLinear(module) if type(module) is nn.Linear else None
+
+
+def _fused_mlp(module: nn.Module) -> FusedMLP | None:
+    children = dict(module.named_children())
+    linear = {name for name, child in children.items() if type(child) is nn.Linear}
+    if linear != {"gate_proj", "up_proj", "down_proj"} or set(children) - linear != {"act_fn"}:
+        return None
+    known: dict[tuple[str, str], Callable[[torch.Tensor], torch.Tensor]] = {
+        ("swish", ""): functional.silu,
+        ("gelu", "none"): functional.gelu,
+        ("gelu", "tanh"): lambda x: functional.gelu(x, approximate="tanh"),
+    }
+    x = torch.linspace(-5, 5, 101)
+    for name, activation in known.items():
+        if torch.allclose(children["act_fn"](x), activation(x), atol=1e-6):
+            fused = FusedMLP(module, name)
+            return fused if _alike(module, fused, children["gate_proj"]) else None
+    return None
+
+
+def _norm(module: nn.Module) -> Norm | None:
+    parameters = dict(module.named_parameters())
+    if not type(module).__name__.endswith("RMSNorm") or set(parameters) != {"weight"}:
+        return None
+    eps = float(vars(module).get("variance_epsilon", vars(module).get("eps", 0.0)))
+    weight = parameters["weight"].data
+    for scale in (weight, 1 + weight):  # Gemma's norms keep their weights less 1
+        norm = Norm(scale, eps)
+        if _alike(module, norm, module):
+            return norm
+    return None
+
+
+def _alike(old: nn.Module, new: nn.Module, sized: Any) -> bool:
+    """Whether both give the same for random input as wide as `sized` takes."""
+    weight: torch.Tensor = sized.weight
+    x = torch.randn(2, weight.shape[-1], generator=torch.Generator().manual_seed(0)).to(weight)
+    expected, found = old(x).float(), new(x).float()
+    scale = expected.abs().max()
+    return bool((expected - found).abs().max() <= scale * (0.02 if weight.dtype != torch.float32 else 1e-5))
