@@ -12,7 +12,7 @@ from promptopt import Failure, InputError, LabelModel, Message, Model, Request, 
 pytest.importorskip("torch", reason="the extra 'local' is not installed")
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, T5Config
 
 from promptopt.models.local import LocalModel
 
@@ -110,6 +110,65 @@ def test_a_context_that_is_too_long_is_a_failure_and_the_rest_goes_on(tiny: Loca
     assert "256" in replies[1].reason
     assert isinstance(replies[0], Response)
     assert isinstance(replies[2], Response)
+
+
+def test_token_logprobs_equal_the_plain_forward_pass(tiny: LocalModel, plain: Plain) -> None:
+    texts = ["the film is a joy", "dull", "dull evening", "x"]
+    for text, found in zip(texts, tiny.token_logprobs(texts), strict=True):
+        ids = [plain.tokenizer.bos_token_id, *plain.tokenizer(text, add_special_tokens=False)["input_ids"]]
+        with torch.inference_mode():
+            logprobs = plain.network(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+
+        assert found == pytest.approx([logprobs[i, token].item() for i, token in enumerate(ids[1:])], abs=1e-4)
+
+
+def test_token_logprobs_after_a_context_add_up_to_the_label_logprob(tiny: LocalModel) -> None:
+    labels = ("terrible", "very good indeed")
+    replies = answers(tiny, CONTEXTS, labels)
+    for label, column in zip(labels, range(2), strict=True):
+        found = tiny.token_logprobs([label] * len(CONTEXTS), CONTEXTS)
+        expected = [reply.label_logprobs[column] for reply in replies if reply.label_logprobs]
+
+        assert [float(one.sum()) for one in found] == pytest.approx(expected, abs=1e-5)
+        assert all(len(one) > 0 for one in found)
+
+
+def test_a_text_that_is_too_long_is_named(tiny: LocalModel) -> None:
+    with pytest.raises(InputError, match=r"text 1: \d+ tokens are more than the 256"):
+        tiny.token_logprobs(["short", "long " * 300])
+
+
+def test_a_common_start_is_computed_once(tiny_llama: Path, plain: Plain) -> None:
+    model = LocalModel(str(tiny_llama), dtype="float32")
+    contexts: list[Context] = [f"{DEMOS[0]}Review: {word}\nSentiment:" for word in ("joy", "dull", "good")]
+    answers(model, contexts[:1], ("great",))
+    before = model.computed_tokens
+    answers(model, contexts, ("great", "terrible"))
+    wholes = [
+        plain.tokenizer(f"{context} {label}")["input_ids"][:-1]
+        for context in contexts
+        for label in ("great", "terrible")
+    ]
+    distinct = {tuple(whole[: i + 1]) for whole in wholes for i in range(len(whole))}
+
+    assert model.computed_tokens - before == len(distinct) < sum(map(len, wholes)) / 2
+
+
+def test_an_empty_context_starts_where_texts_start(tiny: LocalModel) -> None:
+    reply = next(tiny.generate([Request(context="", max_tokens=4)])).reply
+
+    assert isinstance(reply, Response)
+    assert reply.usage.input == 1
+    assert tiny.pieces("") == []
+    assert answers(tiny, [""], ("yes", "no"))[0].label_logprobs is not None
+
+
+def test_an_encoder_decoder_model_is_refused_with_the_mend(tmp_path: Path, tiny_llama: Path) -> None:
+    T5Config(vocab_size=400, d_model=8, d_ff=8, num_layers=1, num_heads=2).save_pretrained(tmp_path)
+    for file in tiny_llama.glob("token*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match="is an encoder-decoder model: use a decoder-only one"):
+        list(LocalModel(str(tmp_path), dtype="float32").label_logprobs(["a"], ("yes", "no")))
 
 
 def test_greedy_text_equals_the_plain_loop(tiny: LocalModel, plain: Plain) -> None:

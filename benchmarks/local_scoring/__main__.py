@@ -71,7 +71,9 @@ def read_options() -> argparse.Namespace:
     add("--repeats", type=int, default=3, help="turns, after one to warm up")
     add("--gpu-shape", choices=GPU_SHAPES, help="random weights in this shape, on CUDA; the model gives the tokenizer")
     add(
-        "--memory", action="store_true", help=f"peak memory instead, {PROMPTS} prompts x {EXAMPLES} examples, one dtype"
+        "--memory",
+        action="store_true",
+        help=f"peak memory of one dtype instead, {PROMPTS} prompts x {EXAMPLES} examples",
     )
     return parser.parse_args()
 
@@ -107,7 +109,7 @@ def print_setting(model: str) -> None:
     processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     print(f"{model} on {processor}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}")
-    print(f"Python {platform.python_version()}, {', '.join(map(version, PACKAGES))}", flush=True)
+    print(f"Python {platform.python_version()}, {', '.join(map(version, PACKAGES))}\n", flush=True)
 
 
 def version(package: str) -> str:
@@ -138,6 +140,7 @@ def main() -> None:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of each option that a model object makes idle
     files = Files(options.model)
     path = model_file(options.model) if options.model in KNOWN else Path(options.model)
+    print(f"{about.strip()}\n")
     print_setting(f"random weights, {options.gpu_shape}" if options.gpu_shape else path.name)
     with tempfile.TemporaryDirectory() as folder:
         if options.gpu_shape:

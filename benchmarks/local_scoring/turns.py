@@ -78,14 +78,14 @@ def measure(cell: Cell, models: Models, data: Path, *, repeats: int, baseline_pr
     warm, *works = (make_work(cell, turn, data, models.tokenizer, cut) for turn in range(repeats + 1))
     longest = max(len(ids) for work in (warm, *works) for ids in work.sequences)
     chosen, left_out = choose(cell, models, baseline_prompts, warm.first(2), longest)
-    turns = [run_turn(work, chosen, models.plain) for work in works]
+    turns = [run_turn(work, chosen, [models.plain[dtype] for dtype in models.ours]) for work in works]
     heading = f"{cell.data_set}, {cell.demonstrations} of each label: {cell.prompts} prompts x {cell.examples} examples"
     print(f"\n### {heading}, {len(warm.labels)} labels of one token\n")
     print_tokens(turns, models.ours)
-    print_ways(turns, models.ours, cell.examples)
+    print_ways(turns, models.ours, cell)
     print_shares(turns, models)
     for reason in left_out:
-        print(f"\n{reason}.")
+        print(f"{reason}.\n", flush=True)
 
 
 def choose(cell: Cell, models: Models, prompts: int, warm: Work, longest: int) -> tuple[list[Way], list[str]]:
@@ -95,7 +95,7 @@ def choose(cell: Cell, models: Models, prompts: int, warm: Work, longest: int) -
     found: list[Way | str] = [
         *(Way(our_name(dtype), cell.prompts, partial(ours, model)) for dtype, model in models.ours.items()),
         *(Way(naive_name(dtype), prompts, partial(naive, network)) for dtype, network in plain.items()),
-        harness_way(as_in_a, models.tokenizer, prompts, cell.examples),
+        harness_way(as_in_a, models.tokenizer, prompts, cell.examples, longest),
         *(by_length_way(plain[dtype], prompts, warm) for dtype in models.ours),
         llama_cpp_way(models.path, models.device, prompts, longest),
     ]
@@ -105,13 +105,13 @@ def choose(cell: Cell, models: Models, prompts: int, warm: Work, longest: int) -
     return chosen, [way for way in found if isinstance(way, str)]
 
 
-def run_turn(work: Work, chosen: Sequence[Way], plain: Mapping[torch.dtype, Any]) -> Turn:
-    """Run every way once and measure the rate of matrix products beside them."""
+def run_turn(work: Work, chosen: Sequence[Way], networks: Sequence[Any]) -> Turn:
+    """Run every way once, and beside them measure the rate of matrix products in the networks' dtypes."""
     timed = {}
     for way in chosen:
         timed[way.name] = way.timed(work)
         print(f"{way.name}: {timed[way.name].seconds:.1f} s", file=sys.stderr, flush=True)
-    return Turn(work, timed, {dtype: product_rate(network) for dtype, network in plain.items()})
+    return Turn(work, timed, {network.dtype: product_rate(network) for network in networks})
 
 
 # Rates
@@ -180,13 +180,14 @@ def print_tokens(turns: Sequence[Turn], engines: Iterable[torch.dtype]) -> None:
     print_table(["tokens", "of all sequences", "times the distinct, at most"], rows)
 
 
-def print_ways(turns: Sequence[Turn], engines: Iterable[torch.dtype], examples: int) -> None:
+def print_ways(turns: Sequence[Turn], engines: Iterable[torch.dtype], cell: Cell) -> None:
     """Compare the ways by seconds, and their answers with those of (a) in float32."""
     engines = list(engines)
     rows = []
     for name in turns[0].timed:
         timed = [turn.timed[name] for turn in turns]
-        count, tokens = len(timed[0].scored.logprobs), timed[0].scored.tokens
+        count = len(timed[0].scored.logprobs)
+        tokens = [t.scored.tokens for t in timed if t.scored.tokens is not None]
         each = median(t.per_sequence for t in timed)
         ratios = [
             median(t.timed[name].per_sequence / t.timed[our_name(d)].per_sequence for t in turns) for d in engines
@@ -195,8 +196,8 @@ def print_ways(turns: Sequence[Turn], engines: Iterable[torch.dtype], examples: 
         rows.append(
             [
                 name,
-                f"{count // examples}",
-                "" if tokens is None else f"{tokens / count:.1f}",
+                f"{count // cell.examples} of {cell.prompts}",
+                f"{median(tokens) / count:.1f}" if tokens else "",
                 f"{median(t.seconds for t in timed):.1f}",
                 f"{1 / each:.2f}",
                 *(f"{ratio:.2f}" for ratio in ratios),
@@ -244,7 +245,7 @@ def print_shares(turns: Sequence[Turn], models: Models) -> None:
         )
     print_table(
         [
-            "distinct tokens",
+            "way",
             "linear layers, GFLOP",
             "attention, GFLOP",
             "output rows, GFLOP",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .work import Work
 
 BATCH_TOKENS = {"cpu": (1024, 4096), "cuda": (8192, 32_768)}  # of a batch of (c), padding included; the faster counts
+HARNESS_LOGITS = {"cpu": 2**29, "cuda": 2**31}  # of a batch of (b), which holds two copies of them: 4 GiB in float32
 
 
 class Scored(NamedTuple):
@@ -105,12 +106,14 @@ def by_length_way(network: Any, prompts: int, warm: Work) -> Way:
     return min(tried, key=lambda way: way.timed(warm).seconds)
 
 
-def harness_way(network: Any, tokenizer: Any, prompts: int, batch: int) -> Way | str:
-    """Return (b), or why it is left out."""
+def harness_way(network: Any, tokenizer: Any, prompts: int, rows: int, longest: int) -> Way | str:
+    """Return (b) in batches of up to `rows` sequences of up to `longest` tokens, or why it is left out."""
     try:
         huggingface = importlib.import_module("lm_eval.models.huggingface")
     except ImportError:
         return "(b) left out: lm_eval is not installed"
+    most = HARNESS_LOGITS[network.device.type] // (longest * network.config.vocab_size)
+    batch = max(1, min(rows, most))
     model = huggingface.HFLM(pretrained=network, tokenizer=tokenizer, backend="causal", batch_size=batch)
     return Way(f"(b) lm_eval, {short(network.dtype)}, batches of {batch}", prompts, partial(harness, model))
 

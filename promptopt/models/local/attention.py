@@ -15,11 +15,11 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 NAME = "promptopt_tree"
 
 
-Layers: TypeAlias = dict[int, tuple[torch.Tensor, torch.Tensor]]  # each [tokens, key heads, width]
+Layers: TypeAlias = dict[int, tuple[torch.Tensor, torch.Tensor]]  # keys and values, each [key heads, tokens, width]
 
 
 class States:
-    """Keys and values of tokens that later ones attend to, layer by layer: [tokens, key heads, width] each."""
+    """Keys and values of tokens that later ones attend to, layer by layer: [key heads, tokens, width] each."""
 
     def __init__(self) -> None:
         self.length = 0
@@ -27,28 +27,30 @@ class States:
 
     def put(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write a layer's states of a pass behind those that are kept; return both together."""
-        stop = self.length + len(keys)
+        stop = self.length + keys.shape[1]
         stored = self._layers.get(layer)
-        if stored is None or len(stored[0]) < stop:
+        if stored is None or stored[0].shape[1] < stop:
             larger = (_larger(keys, stop), _larger(values, stop))
             for new, old in zip(larger, stored or (), strict=False):
-                new[: self.length] = old[: self.length]
+                new[:, : self.length] = old[:, : self.length]
             stored = self._layers[layer] = larger
-        stored[0][self.length : stop] = keys
-        stored[1][self.length : stop] = values
-        return stored[0][:stop], stored[1][:stop]
+        stored[0][:, self.length : stop] = keys
+        stored[1][:, self.length : stop] = values
+        return stored[0][:, :stop], stored[1][:, :stop]
 
     def tail(self, tokens: int) -> Layers:
         """Return a copy of the states of the last pass, which had so many tokens."""
         part = slice(self.length, self.length + tokens)
-        return {layer: (keys[part].clone(), values[part].clone()) for layer, (keys, values) in self._layers.items()}
+        return {
+            layer: (keys[:, part].clone(), values[:, part].clone()) for layer, (keys, values) in self._layers.items()
+        }
 
     @torch.inference_mode()
     def keep(self, places: torch.Tensor) -> None:
         """Keep these of the states, the last pass's included, in this order; drop the rest."""
         for stored in self._layers.values():
             for states in stored:
-                states[: len(places)] = states[places]
+                states[:, : len(places)] = states[:, places]
         self.length = len(places)
 
 
@@ -108,22 +110,21 @@ def attend(
     if s_aux is not None:
         raise NotImplementedError("attention sinks")
     layer: Any = module.layer_idx
-    keys, values = promptopt_pass.states.put(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    stored = promptopt_pass.states.put(layer, key[0], value[0])
     count, size, columns = promptopt_pass.visible.shape
-    tokens, heads, width = query.shape[2], keys.shape[1], query.shape[3]
-    keys = keys[promptopt_pass.keys].view(count, columns, heads, width).transpose(1, 2)
-    values = values[promptopt_pass.keys].view(count, columns, heads, -1).transpose(1, 2)
-    rows = pad(query[0].transpose(0, 1), (0, 0, 0, 0, 0, count * size - tokens))
-    rows = rows.reshape(count, size, heads, -1, width).transpose(1, 2)  # [blocks, key heads, size, group, width]
-    scale = width**-0.5 if scaling is None else scaling
-    # Two products and a softmax of our own take 0.7 (1 demonstration a class) to 0.7 (4) of the time that SDPA takes for
-    # the same blocks in bfloat16 on the CPU, whose kernel works on 32 rows at a time. On CUDA SDPA never stores the scores.
+    tokens, heads = query.shape[2], key.shape[1]
+    keys, values = (x.index_select(1, promptopt_pass.keys).view(heads, count, columns, -1) for x in stored)
+    rows = pad(query[0], (0, 0, 0, count * size - tokens)).view(heads, -1, count, size, query.shape[3])
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
     bias = promptopt_pass.bias(sliding_window, query.dtype)
+    # Two products and a softmax of our own take 0.7 of the time that SDPA takes for the same blocks in bfloat16 on the CPU,
+    # whose kernel works on 32 rows at a time. On CUDA SDPA never stores the scores.
     if query.is_cuda and softcap is None:
         out = _sdpa(rows, keys, values, bias, scale=scale)
     else:
         out = _products(rows, keys, values, bias, scale=scale, softcap=softcap)
-    return out.transpose(1, 2).reshape(1, count * size, query.shape[1], -1)[:, :tokens], None
+    out = out.permute(2, 3, 0, 1, 4).reshape(1, count * size, query.shape[1], -1)
+    return out[:, :tokens], None
 
 
 def _products(
@@ -135,35 +136,47 @@ def _products(
     scale: float,
     softcap: float | None = None,
 ) -> torch.Tensor:
-    """Attend by two products; [blocks, key heads, size, group, width]."""
-    count, heads, size, group, width = query.shape
+    """Attend by two products.
+
+    Args:
+        query: [key heads, group, blocks, size, width].
+        key: [key heads, blocks, columns, width].
+        value: as `key`.
+        bias: [blocks, size, columns].
+        scale: of the scores.
+        softcap: what their absolute values stay below.
+
+    Returns:
+        Shaped as `query`.
+    """
+    heads, group, count, size, width = query.shape
     columns = key.shape[2]
-    flat = (count * heads, size * group)  # a key head's queries, all of a group, in one product
-    rows = (query * scale).reshape(*flat, width)
-    scores = torch.bmm(rows, key.transpose(2, 3).reshape(count * heads, width, columns))
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    scores.view(count, heads, size, group, columns).add_(bias[:, None, :, None])
+    rows = query.transpose(1, 2).reshape(heads * count, group * size, width)  # all of a key head's in one product
+    flat_key = key.reshape(heads * count, columns, width).transpose(1, 2)
+    spread = bias[None, :, None].expand(heads, count, group, size, columns)
+    if softcap is None:
+        # A clone, because a reshape alone may be a view of the mask that all heads share.
+        scores = spread.clone(memory_format=torch.contiguous_format).view(heads * count, group * size, columns)
+        torch.baddbmm(scores, rows, flat_key, alpha=scale, out=scores)
+    else:
+        scores = torch.tanh(torch.bmm(rows, flat_key) * (scale / softcap)) * softcap
+        scores.view(spread.shape).add_(spread)
     torch.softmax(scores, -1, out=scores)
-    return torch.bmm(scores, value.reshape(count * heads, columns, -1)).view(count, heads, size, group, -1)
+    out = torch.bmm(scores, value.reshape(heads * count, columns, -1))
+    return out.view(heads, count, group, size, -1).transpose(1, 2)
 
 
 def _sdpa(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bias: torch.Tensor,
-    *,
-    scale: float,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, *, scale: float
 ) -> torch.Tensor:
     """Attend by PyTorch's fused kernel; shapes as `_products`."""
-    count, heads, size, group, width = query.shape
-    rows = query.transpose(2, 3).reshape(count, heads * group, size, width)
-    key, value = (x.repeat_interleave(group, 1) for x in (key, value))
+    heads, group, count = query.shape[:3]
+    rows = query.flatten(0, 1).transpose(0, 1)  # [blocks, heads, size, width]
+    key, value = (x.repeat_interleave(group, 0).transpose(0, 1) for x in (key, value))
     out = scaled_dot_product_attention(rows, key, value, attn_mask=bias[:, None], scale=scale)
-    return out.view(count, heads, group, size, -1).transpose(2, 3)
+    return out.transpose(0, 1).reshape(heads, group, count, *out.shape[2:])
 
 
 def _larger(states: torch.Tensor, tokens: int) -> torch.Tensor:
     """Return room for half as many tokens again."""
-    return states.new_empty((tokens + tokens // 2, *states.shape[1:]))
+    return states.new_empty((len(states), tokens + tokens // 2, states.shape[2]))

@@ -57,8 +57,14 @@ class Files:
         return AutoConfig.from_pretrained(folder, **extra).get_text_config()
 
     def network(self, dtype: torch.dtype, device: torch.device) -> Any:
-        """Load the weights."""
+        """Load the weights.
+
+        Raises:
+            InputError: an encoder-decoder model.
+        """
         folder, extra = self._source
+        if self.config.is_encoder_decoder:
+            raise InputError(f"{self.name} is an encoder-decoder model: use a decoder-only one, such as smollm2")
         if extra:  # packed weights would be unpacked again in every pass
             extra = extra | {"quantization_config": transformers.GgufConfig(dequantize=True)}
         # What transformers says while loading, bars above all, would break the one line of progress.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 # Likeliest tokens that are put in order at first; they nearly always suffice. On one core and 49,152 tokens that takes
-# 0.3 ms a row, and ordering all of them 2.5 ms.
+# 0.4 ms a row, and with all of them in order 3 ms.
 _HEAD = 256
 _COLD = torch.finfo(torch.float32).tiny  # temperatures up to it cannot be divided by, and leave one token anyway
 
