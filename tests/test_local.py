@@ -113,7 +113,7 @@ def test_a_context_that_is_too_long_is_a_failure_and_the_rest_goes_on(tiny: Loca
 
 
 def test_token_logprobs_equal_the_plain_forward_pass(tiny: LocalModel, plain: Plain) -> None:
-    texts = ["the film is a joy", "dull", "dull evening", "x"]
+    texts = ["the film is a joy", "dull", "dull evening", "x", ""]
     for text, found in zip(texts, tiny.token_logprobs(texts), strict=True):
         ids = [plain.tokenizer.bos_token_id, *plain.tokenizer(text, add_special_tokens=False)["input_ids"]]
         with torch.inference_mode():

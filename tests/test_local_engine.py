@@ -145,15 +145,15 @@ def test_rows_that_grow_and_leave_give_what_whole_sequences_give(networks: dict[
 
 @pytest.mark.parametrize("sequence", [(5,), (5, 6), (5, 6, 7)])
 def test_one_short_sequence_alone_grows_token_by_token(networks: dict[str, Any], sequence: Ids) -> None:
-    for name in networks:
-        network = copy.deepcopy(networks[name])
+    for name, reference in networks.items():
+        network = copy.deepcopy(reference)
         head = Head.of(network)
         continued = engine_for(network, head, name).continued()
         hidden = continued.start([sequence])
         for token in (8, 9):
             with torch.inference_mode():
                 found = head.logits(hidden).double().log_softmax(-1)
-            assert (found[0] - plain(networks[name], sequence)).abs().max() < 1e-4
+            assert (found[0] - plain(reference, sequence)).abs().max() < 1e-4
             hidden = continued.append([token])
             sequence = (*sequence, token)
 

@@ -148,7 +148,8 @@ class LocalModel:
 
     def _logprobs(self, queries: Sequence[Query]) -> Iterator[tuple[Query, Floats]]:
         """Yield each query with its tokens' log-probabilities, as passes finish them."""
-        for part in _slices(queries):
+        yield from ((query, np.zeros(0)) for query in queries if not query.wanted)  # an empty text
+        for part in _slices([query for query in queries if query.wanted]):
             yield from self._read(part)
 
     def _read(self, queries: Sequence[Query]) -> Iterator[tuple[Query, Floats]]:
