@@ -328,7 +328,8 @@ class _Job:
         failed, calls = ledger.failed, ledger.total(ledger.logical).calls
         if failed > _FAILED_SHARE * calls:
             share = f"{failed} of {calls} replies failed, more than {_FAILED_SHARE:.0%}"
-            return f"{share}; run again to ask for them again. The first was {run.scorer.first_failure}"
+            first = run.scorer.first_failure  # none where only the writer's replies failed
+            return f"{share}; run again to ask for them again{first and f'. The first was {first}'}"
         # A judge's verdict may hold no score although it came.
         empty = sum(candidate.failed for candidate in run.history.values())
         cells = empty + sum(candidate.cells for candidate in run.history.values())

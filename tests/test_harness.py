@@ -413,6 +413,7 @@ def test_failed_cells_leave_a_run_unfinished_and_are_asked_again_by_the_next(tmp
 
     assert not result.finished
     assert re.match(r"Unfinished \(\d+ of \d+ replies failed, more than 1%; run again", result.headline)
+    assert re.search(r"The first was example '.+': busy", result.headline)
     assert result.failed == len({request for request in model.asked if toys.text_of(request[0]).endswith(" item5")})
     assert all(record.failed == 1 and record.cells == 11 for record in result.history)
     assert all(record.fitness is not None for record in result.history)

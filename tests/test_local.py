@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, T5Config
 
 from promptopt.models.local import LocalModel
+from promptopt.models.local.head import Head
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,6 +111,19 @@ def test_a_context_that_is_too_long_is_a_failure_and_the_rest_goes_on(tiny: Loca
     assert "256" in replies[1].reason
     assert isinstance(replies[0], Response)
     assert isinstance(replies[2], Response)
+
+
+def test_what_is_no_number_is_a_failure_and_no_score(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflown(*_: Any) -> torch.Tensor:
+        return torch.full((2,), math.nan)
+
+    monkeypatch.setattr(Head, "logprobs", overflown)
+    reply = next(
+        LocalModel(str(tiny_llama), dtype="float32").label_logprobs(["Review: a joy"], ("great", "dull"))
+    ).reply
+
+    assert isinstance(reply, Failure)
+    assert "use a wider dtype" in reply.reason
 
 
 def test_token_logprobs_equal_the_plain_forward_pass(tiny: LocalModel, plain: Plain) -> None:

@@ -45,9 +45,9 @@ class Encoder:
         self.name = name
         self._tokenizer = tokenizer
 
-    def prompt(self, context: Context) -> Ids:
-        """Return the tokens of a context that a reply follows."""
-        return self._encode([context], [""])[0].ids or (self._start,)
+    def prompts(self, contexts: Sequence[Context]) -> list[Ids]:
+        """Return the tokens of contexts that replies follow."""
+        return [item.ids or (self._start,) for item in self._encode(contexts, [""] * len(contexts))]
 
     def queries(self, contexts: Sequence[Context], endings: Sequence[Sequence[str]]) -> list[Query]:
         """Return a query for every context and each of its endings, [contexts][endings of each].

@@ -8,6 +8,7 @@ nothing of tasks or rewards.
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -100,6 +101,11 @@ class LocalModel:
             values[query.ending] = float(logprobs.sum())
             if len(values) == len(labels):
                 row = tuple(values[i] for i in range(len(labels)))
+                if not all(map(math.isfinite, row)):
+                    yield Arrival(
+                        query.context, Failure(f"{self.name} gave no number in {self.dtype}: use a wider dtype")
+                    )
+                    continue
                 likeliest = labels[max(range(len(labels)), key=row.__getitem__)]
                 yield Arrival(query.context, Response(likeliest, row, Usage(input=lengths[query.context])))
 
@@ -130,7 +136,7 @@ class LocalModel:
         Every (request, replicate) has random numbers of its own, so that a sample does not depend on its neighbours
         beyond rounding.
         """
-        prompts = [self._encoder.prompt(request.context) for request in requests]
+        prompts = self._encoder.prompts([request.context for request in requests])
         needed = [len(prompt) + request.max_tokens for prompt, request in zip(prompts, requests, strict=True)]
         order = sorted(range(len(requests)), key=lambda i: (prompts[i], i))
         yield from (Arrival(i, self._too_long(needed[i])) for i in order if needed[i] > self._longest)
