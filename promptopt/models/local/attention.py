@@ -117,8 +117,8 @@ def attend(
     rows = pad(query[0], (0, 0, 0, count * size - tokens)).view(heads, -1, count, size, query.shape[3])
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     bias = promptopt_pass.bias(sliding_window, query.dtype)
-    # Two products and a softmax of our own take 0.7 of the time that SDPA takes for the same blocks in bfloat16 on the CPU,
-    # whose kernel works on 32 rows at a time. On CUDA SDPA never stores the scores.
+    # On the CPU, in bfloat16, two products and a softmax of our own bring whole passes to 0.88 (1 demonstration a class) and
+    # 0.74 (4) of the time with SDPA on the same blocks. On CUDA SDPA never stores the scores.
     if query.is_cuda and softcap is None:
         out = _sdpa(rows, keys, values, bias, scale=scale)
     else:

@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from promptopt.errors import InputError, MissingExtraError
+import torch
 
-try:
-    import torch
-except ImportError as error:
-    raise MissingExtraError("a local model", "local") from error
+from promptopt.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -71,10 +71,9 @@ class Recomputed:
         self._rows = [tuple(prompt) for prompt in prompts]
         trie = merge(self._rows)
         ends = np.array([trie.nodes(i)[-1] for i in range(len(prompts))])
-        found, hidden = zip(*self._engine.read(trie, np.unique(ends)), strict=True)
-        order = np.argsort(np.concatenate(found))
-        places = order[np.searchsorted(np.concatenate(found), ends, sorter=order)]
-        return torch.cat(hidden)[torch.from_numpy(places).to(hidden[0].device)]
+        wanted = np.unique(ends)
+        hidden = torch.cat([states for _, states in self._engine.read(trie, wanted)])
+        return hidden[torch.from_numpy(np.searchsorted(wanted, ends)).to(hidden.device)]
 
     def append(self, tokens: Sequence[int]) -> torch.Tensor:
         """Add one token to every row; return the hidden states there, [rows, hidden]."""
