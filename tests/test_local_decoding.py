@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from promptopt import Request, Response, Usage
+from promptopt import Failure, Request, Response, Usage
 
 pytest.importorskip("torch", reason="the extra 'local' is not installed")
 
@@ -181,6 +181,24 @@ def test_greedy_replies_equal_the_plain_loop(network: Any, tokenizer: Any) -> No
         assert reply.text == tokenizer.decode(ids, skip_special_tokens=True)
         assert reply.finish_reason == ("length" if len(ids) == request.max_tokens else "stop")
         assert reply.usage == Usage(input=len(tokenizer(str(request.context))["input_ids"]), output=len(ids))
+
+
+def test_predictions_that_are_no_numbers_are_a_failure_of_their_row_alone(tokenizer: Any) -> None:
+    class Overflown(Told):
+        def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+            first = torch.tensor([script[0] for script in self.scripts])[:, None]
+            return hidden.masked_fill((first == 60) & (self.step == 1), torch.nan)
+
+    told = Overflown([60, 61, 62], [50, 51, 52])
+    requests = [Request(context="", max_tokens=3), Request(context="", max_tokens=3)]
+    replies = dict(
+        decode(requests, [(5,), (6,)], continued=told, head=told, ends=frozenset({END}), tokenizer=tokenizer)
+    )
+
+    assert isinstance(replies[0], Failure)
+    assert "use a wider dtype" in replies[0].reason
+    assert isinstance(replies[1], Response)
+    assert replies[1].usage.output == 3
 
 
 def test_a_reply_of_one_token_appends_none(tokenizer: Any) -> None:

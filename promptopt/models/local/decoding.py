@@ -14,7 +14,7 @@ import torch
 
 from promptopt.models.local.sampling import choose
 from promptopt.randomness import named_generator
-from promptopt.scores import Arrival, Response, Usage
+from promptopt.scores import Arrival, Failure, Response, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from promptopt.models.base import Request
     from promptopt.scores import Finish
 
+# What narrow floating-point numbers that overflow come to; a token chosen from them would be a score in the end.
+NO_NUMBERS = Failure("the model's predictions are no numbers: use a wider dtype")
 _REPLACEMENT = "\ufffd"  # what tokenizers write for bytes that are no whole character, as before its last token
 
 
@@ -78,8 +80,11 @@ def decode(
     rows = [_Row(number, request, prompt, tokenizer) for number, (request, prompt) in numbered]
     hidden = continued.start(prompts)
     while True:
-        tokens = _next_tokens(head.logits(hidden), rows)
-        replies = [row.take(token, ends) for row, token in zip(rows, tokens, strict=True)]
+        logits = head.logits(hidden)
+        tokens, broken = _next_tokens(logits, rows), logits.isnan().any(dim=1).tolist()
+        replies = [
+            NO_NUMBERS if bad else row.take(token, ends) for row, token, bad in zip(rows, tokens, broken, strict=True)
+        ]
         yield from (Arrival(row.number, reply) for row, reply in zip(rows, replies, strict=True) if reply is not None)
         going = [i for i, reply in enumerate(replies) if reply is None]
         if not going:

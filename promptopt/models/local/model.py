@@ -19,7 +19,7 @@ import torch
 
 from promptopt.errors import InputError
 from promptopt.models.base import Price
-from promptopt.models.local.decoding import decode
+from promptopt.models.local.decoding import NO_NUMBERS, decode
 from promptopt.models.local.encoding import Encoder
 from promptopt.models.local.head import Head
 from promptopt.models.local.loading import Files, choose_device, choose_dtype
@@ -102,9 +102,7 @@ class LocalModel:
             if len(values) == len(labels):
                 row = tuple(values[i] for i in range(len(labels)))
                 if not all(map(math.isfinite, row)):
-                    yield Arrival(
-                        query.context, Failure(f"{self.name} gave no number in {self.dtype}: use a wider dtype")
-                    )
+                    yield Arrival(query.context, NO_NUMBERS)
                     continue
                 likeliest = labels[max(range(len(labels)), key=row.__getitem__)]
                 yield Arrival(query.context, Response(likeliest, row, Usage(input=lengths[query.context])))
