@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from promptopt import InputError
-from promptopt.models.local import attention
+from promptopt.models.local import attention, kernels
 from promptopt.models.local import engine as engine_module
 from promptopt.models.local.engine import Engine
 from promptopt.models.local.head import Head
@@ -219,6 +219,22 @@ def test_bfloat16_is_no_further_from_float32_than_the_plain_pass_is(networks: di
     ours = read(engine_for(narrow, head, "llama"), head, sequences)
 
     assert (ours - exact).abs().mean() <= 1.5 * (theirs - exact).abs().mean()
+
+
+@pytest.mark.parametrize("name", ["gemma3", "llama"])
+def test_norms_of_large_weights_keep_their_scale_in_bfloat16(name: str) -> None:
+    # Gemma scales by 1 + w; in bfloat16 the two differ by less than rounding where w is large, as in its real weights.
+    network = transformers.AutoModelForCausalLM.from_config(CONFIGS[name]).to(torch.bfloat16)
+    norm = network.model.norm
+    norm.weight.data = torch.linspace(60, 80, SHAPE["hidden_size"]).to(torch.bfloat16)
+    x = torch.randn(5, SHAPE["hidden_size"], generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    expected = norm(x).float()
+
+    kernels.speed_up(network)
+
+    assert isinstance(network.model.norm, kernels.Norm)
+    ratio = network.model.norm(x).float() / expected
+    assert ratio.mean().item() == pytest.approx(1, abs=2e-3)
 
 
 def test_a_recurrent_network_runs_whole_sequences_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:

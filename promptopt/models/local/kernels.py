@@ -8,6 +8,7 @@ that are read. A part is replaced only where the new one gives what the old one 
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -142,11 +143,11 @@ def _norm(module: nn.Module) -> Norm | None:
     if not type(module).__name__.endswith("RMSNorm") or set(parameters) != {"weight"}:
         return None
     eps = float(vars(module).get("variance_epsilon", vars(module).get("eps", 0.0)))
-    weight = parameters["weight"].data
+    exact: Any = copy.deepcopy(module).float()  # in a narrow type w and 1 + w are alike where w is large
+    weight: torch.Tensor = exact.weight.data
     for scale in (weight, 1 + weight):  # Gemma's norms keep their weights less 1
-        norm = Norm(scale, eps)
-        if _alike(module, norm, module):
-            return norm
+        if _alike(exact, Norm(scale, eps), exact):
+            return Norm(scale.to(parameters["weight"].dtype), eps)
     return None
 
 
