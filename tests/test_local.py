@@ -12,7 +12,7 @@ from promptopt import Failure, InputError, LabelModel, Message, Model, Request, 
 pytest.importorskip("torch", reason="the extra 'local' is not installed")
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, T5Config
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from promptopt.models.local import LocalModel
 from promptopt.models.local.head import Head
@@ -175,14 +175,6 @@ def test_an_empty_context_starts_where_texts_start(tiny: LocalModel) -> None:
     assert reply.usage.input == 1
     assert tiny.pieces("") == []
     assert answers(tiny, [""], ("yes", "no"))[0].label_logprobs is not None
-
-
-def test_an_encoder_decoder_model_is_refused_with_the_mend(tmp_path: Path, tiny_llama: Path) -> None:
-    T5Config(vocab_size=400, d_model=8, d_ff=8, num_layers=1, num_heads=2).save_pretrained(tmp_path)
-    for file in tiny_llama.glob("token*"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(InputError, match="is an encoder-decoder model: use a decoder-only one"):
-        list(LocalModel(str(tmp_path), dtype="float32").label_logprobs(["a"], ("yes", "no")))
 
 
 def test_greedy_text_equals_the_plain_loop(tiny: LocalModel, plain: Plain) -> None:

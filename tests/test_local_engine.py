@@ -224,7 +224,7 @@ def test_bfloat16_is_no_further_from_float32_than_the_plain_pass_is(networks: di
 @pytest.mark.parametrize("name", ["gemma3", "llama"])
 def test_norms_of_large_weights_keep_their_scale_in_bfloat16(name: str) -> None:
     # Gemma scales by 1 + w; in bfloat16 the two differ by less than rounding where w is large, as in its real weights.
-    network = transformers.AutoModelForCausalLM.from_config(CONFIGS[name]).to(torch.bfloat16)
+    network = network_of(CONFIGS[name]).to(torch.bfloat16)
     norm = network.model.norm
     norm.weight.data = torch.linspace(60, 80, SHAPE["hidden_size"]).to(torch.bfloat16)
     x = torch.randn(5, SHAPE["hidden_size"], generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 Ids = tuple[int, ...]
 
+BREAK = 2**31
+"""In a sequence for an encoder-decoder network: before it the encoder's tokens, in its place the decoder's first one."""
+
+
+_TOGETHER = 512  # texts given to the tokenizer at once: what it returns takes some 200 bytes a token
+
 
 class Query(NamedTuple):
     """How likely an ending is after a context, in tokens.
@@ -71,16 +77,17 @@ class Encoder:
     def _encode(self, contexts: Sequence[Context], endings: Sequence[str]) -> list[_Encoded]:
         out: dict[int, _Encoded] = {}
         for chat in (True, False):
-            chosen = [i for i, context in enumerate(contexts) if isinstance(context, tuple) is chat]
-            starts = [self._text(contexts[i]) for i in chosen]
-            joined = [_join(start, endings[i], chat=chat) for start, i in zip(starts, chosen, strict=True)]
-            if not joined:
-                continue
-            # A chat template writes its own special tokens.
-            read = self._tokenizer(joined, add_special_tokens=not chat, return_offsets_mapping=True)
-            for i, start, ids, offsets in zip(chosen, starts, read["input_ids"], read["offset_mapping"], strict=True):
-                past = next((n for n, (_, end) in enumerate(offsets) if end > len(start)), len(ids))
-                out[i] = _Encoded(tuple(ids), past)
+            kind = [i for i, context in enumerate(contexts) if isinstance(context, tuple) is chat]
+            for first in range(0, len(kind), _TOGETHER):
+                chosen = kind[first : first + _TOGETHER]
+                starts = [self._text(contexts[i]) for i in chosen]
+                joined = [_join(start, endings[i], chat=chat) for start, i in zip(starts, chosen, strict=True)]
+                # A chat template writes its own special tokens.
+                read = self._tokenizer(joined, add_special_tokens=not chat, return_offsets_mapping=True)
+                tokens = zip(read["input_ids"], read["offset_mapping"], strict=True)
+                for i, start, (ids, offsets) in zip(chosen, starts, tokens, strict=True):
+                    past = next((n for n, (_, end) in enumerate(offsets) if end > len(start)), len(ids))
+                    out[i] = _Encoded(tuple(ids), past)
         return [out[i] for i in range(len(contexts))]
 
     def _text(self, context: Context) -> str:
@@ -101,6 +108,34 @@ class Encoder:
             rows, cut = [(self._start, *row) for row in rows], 1
         for ending, row in enumerate(rows):
             yield Query(context, ending, row[:-1], row[cut:])
+
+
+class PairEncoder:
+    """Tokenises for an encoder-decoder network, whose encoder reads the context and whose decoder starts anew.
+
+    Arguments as of `Encoder`.
+    """
+
+    def __init__(self, name: str, tokenizer: Any) -> None:
+        self._contexts = Encoder(name, tokenizer)
+        self._tokenizer = tokenizer
+
+    def prompts(self, contexts: Sequence[Context]) -> list[Ids]:
+        """Return the tokens of contexts that replies follow."""
+        return [(*ids, BREAK) for ids in self._contexts.prompts(contexts)]
+
+    def queries(self, contexts: Sequence[Context], endings: Sequence[Sequence[str]]) -> list[Query]:
+        """Return a query for every context and each of its endings, [contexts][endings of each].
+
+        An ending is tokenised on its own, without the special tokens that texts begin or end with.
+        """
+        distinct = dict.fromkeys(ending for some in endings for ending in some)
+        ids = {ending: tuple(self._tokenizer(ending, add_special_tokens=False)["input_ids"]) for ending in distinct}
+        return [
+            Query(context, number, (*prompt, *ids[ending][:-1]), ids[ending])
+            for context, (prompt, some) in enumerate(zip(self.prompts(contexts), endings, strict=True))
+            for number, ending in enumerate(some)
+        ]
 
 
 class _Encoded(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from promptopt.errors import InputError, nearest
 from promptopt.models.catalog import KNOWN, file_digest, model_file
@@ -53,23 +53,22 @@ class Files:
     @cached_property
     def config(self) -> Any:
         """The text model's settings."""
-        folder, extra = self._source
-        return AutoConfig.from_pretrained(folder, **extra).get_text_config()
+        return self._whole_config.get_text_config()
+
+    @property
+    def paired(self) -> bool:
+        """Whether an encoder reads the context and a decoder writes what follows."""
+        return bool(self._whole_config.is_encoder_decoder)
 
     def network(self, dtype: torch.dtype, device: torch.device) -> Any:
-        """Load the weights.
-
-        Raises:
-            InputError: an encoder-decoder model.
-        """
+        """Load the weights."""
         folder, extra = self._source
-        if self.config.is_encoder_decoder:
-            raise InputError(f"{self.name} is an encoder-decoder model: use a decoder-only one, such as smollm2")
+        loader = AutoModelForSeq2SeqLM if self.paired else AutoModelForCausalLM
         if extra:  # packed weights would be unpacked again in every pass
             extra = extra | {"quantization_config": transformers.GgufConfig(dequantize=True)}
         # What transformers says while loading, bars above all, would break the one line of progress.
         with contextlib.redirect_stderr(io.StringIO()):
-            network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **extra)
+            network: Any = loader.from_pretrained(folder, dtype=dtype, **extra)
         return network.to(device).eval()
 
     def digest(self) -> str:
@@ -81,6 +80,11 @@ class Files:
         files = sorted(f for f in self._where.iterdir() if f.suffix in _WEIGHTS)
         listed = "".join(f"{file.name} {file_digest(file)}\n" for file in files)
         return hashlib.sha256(listed.encode()).hexdigest()
+
+    @cached_property
+    def _whole_config(self) -> Any:
+        folder, extra = self._source
+        return AutoConfig.from_pretrained(folder, **extra)
 
     @property
     def _source(self) -> tuple[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Local causal language models through transformers: log-probabilities of given answers, and text.
+"""Local language models through transformers: log-probabilities of given answers, and text.
 
 Puts the parts together: texts become a token trie (`encoding`, `trie`), an engine runs it (`engine`, or `padded` where a
 network cannot), the head reads log-probabilities off (`head`), or a reply is written token by token (`decoding`). Knows
@@ -20,7 +20,7 @@ import torch
 from promptopt.errors import InputError
 from promptopt.models.base import Price
 from promptopt.models.local.decoding import NO_NUMBERS, decode
-from promptopt.models.local.encoding import Encoder
+from promptopt.models.local.encoding import Encoder, PairEncoder
 from promptopt.models.local.head import Head
 from promptopt.models.local.loading import Files, choose_device, choose_dtype
 from promptopt.models.local.trial import engine_for
@@ -28,7 +28,7 @@ from promptopt.models.local.trie import merge
 from promptopt.scores import Arrival, Failure, Response, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from promptopt.models.base import Request
     from promptopt.models.local.encoding import Query
@@ -44,7 +44,7 @@ _STATE_TOKENS = 16_384  # whose states they may hold: some 400 MB for a model of
 
 
 class LocalModel:
-    """A causal language model on this machine.
+    """A language model on this machine, decoder-only or (by padded batches, which are slower) encoder-decoder.
 
     Weights are loaded when the first reply is computed, so that a run answered from the memo never loads them.
 
@@ -85,13 +85,17 @@ class LocalModel:
         ends = sorted({end for _, end in offsets if 0 < end < len(text)})
         return [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)], strict=True)] if text else []
 
-    def label_logprobs(self, contexts: Sequence[Context], labels: Sequence[str]) -> Iterator[Arrival]:
+    def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
         """Yield for each context natural log p(label | context), normalised over the whole vocabulary.
 
         Context and label are tokenised together; the label's tokens are those that reach past the context's end. After
         a text to be continued the label follows a space, after a chat it begins the reply.
+
+        An encoder-decoder's encoder reads the context. What is scored are the label's own tokens after the token that
+        the decoder starts from, the label tokenised alone. Neither kind scores a token that ends the reply.
         """
-        queries = self._encoder.queries(contexts, [labels] * len(contexts))
+        texts = list(contexts)
+        queries = self._encoder.queries(texts, [labels] * len(texts))
         lengths = {query.context: len(query.sequence) + 1 for query in queries}
         long = {query.context for query in queries if len(query.sequence) > self._longest}
         yield from (Arrival(index, self._too_long(lengths[index])) for index in sorted(long))
@@ -118,8 +122,13 @@ class LocalModel:
                 texts start with.
 
         Raises:
-            InputError: a text that is longer than the model can read.
+            InputError: a text that is longer than the model can read, or no contexts for an encoder-decoder, of which
+                the decoder scores a text as `label_logprobs` has it.
         """
+        if contexts is None and self._files.paired:
+            raise InputError(
+                f"{self.name} is an encoder-decoder model, which scores a text only after what its encoder reads: give contexts"
+            )
         before: Sequence[Context] = [""] * len(texts) if contexts is None else contexts
         queries = self._encoder.queries(before, [[text] for text in texts])
         for query in queries:
@@ -128,12 +137,13 @@ class LocalModel:
         found = {query.context: logprobs for query, logprobs in self._logprobs(queries)}
         return [found[i] for i in range(len(texts))]
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
+    def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
         """Yield a reply to each request; requests with a common start are written together and read it once.
 
         Every (request, replicate) has random numbers of its own, so that a sample does not depend on its neighbours
         beyond rounding.
         """
+        requests = list(requests)
         prompts = self._encoder.prompts([request.context for request in requests])
         needed = [len(prompt) + request.max_tokens for prompt, request in zip(prompts, requests, strict=True)]
         order = sorted(range(len(requests)), key=lambda i: (prompts[i], i))
@@ -186,8 +196,8 @@ class LocalModel:
         )
 
     @cached_property
-    def _encoder(self) -> Encoder:
-        return Encoder(self.name, self._files.tokenizer)
+    def _encoder(self) -> Encoder | PairEncoder:
+        return (PairEncoder if self._files.paired else Encoder)(self.name, self._files.tokenizer)
 
     @cached_property
     def _parts(self) -> tuple[AnyEngine, Head]:

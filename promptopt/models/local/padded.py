@@ -1,4 +1,4 @@
-"""The way around for networks whose attention cannot be told who sees whom (recurrent ones, say): whole padded sequences.
+"""The way around for networks that tries cannot be run through (recurrent ones, encoder-decoders): whole padded sequences.
 
 The same interface as the engine's. Knows nothing of text.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from promptopt.models.local.encoding import BREAK
 from promptopt.models.local.trie import merge
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ class Padded:
     """A network that runs whole sequences, right-padded: what comes after a token never reaches it.
 
     Args:
-        network: a transformers causal language model.
+        network: a transformers language model, causal or encoder-decoder.
     """
 
     def __init__(self, network: Any) -> None:
         self.computed = 0  # tokens so far, padding included
-        self._body = network.base_model
+        self._network = network
+        self._run = _run_pairs if network.config.is_encoder_decoder else _run_causal
         self._device: torch.device = network.device
         self._most = _PASS_TOKENS.get(self._device.type, _PASS_TOKENS["cpu"])
 
@@ -48,9 +50,8 @@ class Padded:
             batch, rows = rows[:count], rows[count:]
             nodes = wanted[np.isin(trie.rows[wanted], batch)]
             paths = trie.paths[batch, : longest[count - 1]]
-            ids = torch.from_numpy(np.where(paths >= 0, trie.tokens[paths], 0)).to(self._device)
-            hidden = self._body(input_ids=ids, use_cache=False).last_hidden_state
-            self.computed += ids.numel()
+            hidden = self._run(self._network, np.where(paths >= 0, trie.tokens[paths], 0))
+            self.computed += paths.size
             at = np.searchsorted(batch, trie.rows[nodes]), trie.depths[nodes]
             yield nodes, hidden[tuple(torch.from_numpy(x).to(self._device) for x in at)]
 
@@ -82,3 +83,40 @@ class Recomputed:
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only."""
         self._rows = [self._rows[i] for i in rows]
+
+
+def _run_causal(network: Any, tokens: Ints) -> torch.Tensor:
+    """Return the hidden states of token sequences, [rows, longest, hidden]."""
+    ids = torch.from_numpy(tokens).to(network.device)
+    return torch.as_tensor(network.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+
+
+def _run_pairs(network: Any, tokens: Ints) -> torch.Tensor:
+    """Return the decoder's hidden states, each where its token stands, [rows, longest, hidden]; a context runs once."""
+    breaks = (tokens == BREAK).argmax(1)[:, None]
+    places = np.arange(tokens.shape[1])
+    inside = places[: breaks.max()] < breaks
+    contexts, context_of = np.unique(np.where(inside, tokens[:, : breaks.max()], -1), axis=0, return_inverse=True)
+    shift = np.minimum(breaks + places[: len(places) - breaks.min()], len(places) - 1)
+    decoded = np.take_along_axis(np.where(tokens == BREAK, start_token(network), tokens), shift, axis=1)
+
+    ids, of = (torch.from_numpy(array).to(network.device) for array in (contexts, context_of.reshape(-1)))
+    seen = (ids >= 0).long()
+    encoder, decoder = network.get_encoder(), network.get_decoder()
+    states = encoder(input_ids=ids.clamp(min=0), attention_mask=seen).last_hidden_state
+    hidden = decoder(
+        input_ids=torch.from_numpy(decoded).to(network.device),
+        encoder_hidden_states=states[of],
+        encoder_attention_mask=seen[of],
+        use_cache=False,
+    ).last_hidden_state
+    if getattr(network.config, "scale_decoder_outputs", False):  # T5 and its like, before the output matrix
+        hidden = hidden * network.config.d_model**-0.5
+    rows = torch.arange(len(tokens), device=network.device)[:, None]
+    return torch.as_tensor(hidden[rows, torch.from_numpy(np.maximum(places - breaks, 0)).to(network.device)])
+
+
+def start_token(network: Any) -> int:
+    """Return what an encoder-decoder network's decoder starts from."""
+    start = network.generation_config.decoder_start_token_id
+    return int(network.config.decoder_start_token_id if start is None else start)
