@@ -44,5 +44,5 @@ clean:
 
 .venv/.dev: .venv/.local
 	@echo "installing what the tests need, once"
-	@$(BIN)/python -m pip install --quiet --editable '.[local,dev]' $(TESTED)
+	@$(BIN)/python -m pip install --quiet --editable '.[local,dev,serving]' $(TESTED)
 	@touch $@

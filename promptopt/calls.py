@@ -8,29 +8,31 @@ examples or rewards.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from promptopt.errors import StoppedError
+from promptopt.errors import BudgetExhaustedError, InputError, StoppedError
+from promptopt.ledger import Bound
 from promptopt.memo import KeyMaker
 from promptopt.scores import Failure, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from promptopt.ledger import Ledger
-    from promptopt.memo import Memo
-    from promptopt.models.base import LabelModel, Model, Request
+    from promptopt.memo import Claim, Memo
+    from promptopt.models.base import LabelModel, Model, Price, Request, Unit
     from promptopt.prompt import Context
     from promptopt.scores import Arrival
 
 Reply: TypeAlias = Response | Failure
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-# Calls sent to a hosted model at once: enough to keep its connections busy, few enough that Ctrl-C, which lets those
-# in flight finish so that nothing paid for is lost, ends soon.
-_SLICE = 128
+_TURN_TOKENS = 16  # what a provider's template may add around a message, and around all of them
 
 
 @dataclass
@@ -65,17 +67,29 @@ class Caller:
         """Return a reply to each request, in order.
 
         Raises:
-            BudgetExhaustedError: they would overstep the budget; nothing was sent.
+            BudgetExhaustedError: more calls than the budget allows, and nothing was sent; or its tokens or dollars ended
+                on the way, and what was sent is stored.
             FinalModelError: the model refuses for good.
+            InputError: the budget is in dollars and the model's price is not known.
             StoppedError: the user asked to end; what arrived is stored.
         """
-        make = KeyMaker(model.fingerprint, "generate")
+        from promptopt.batches import ask_in_batches  # noqa: PLC0415  loads asyncio, which `import promptopt` need not
+        from promptopt.models.batches import BatchModel  # noqa: PLC0415
+
+        make, price = KeyMaker(model.fingerprint, "generate"), model.price
         keys = [make(_body(request), request.replicate) for request in requests]
 
-        def dispatch(missing: Sequence[int]) -> Iterator[Arrival]:
-            return model.generate([requests[i] for i in missing])
+        def bound(index: int) -> Bound:
+            return _bound(requests[index].context, requests[index].max_tokens, price)
 
-        return self._ask(role, model, keys, dispatch)
+        def dispatch(missing: Iterable[int]) -> Iterator[Arrival]:
+            if role != "writer" and isinstance(model, BatchModel):  # a search waits for each of its writer's replies
+                asked = list(missing)
+                names = [keys[i] for i in asked]
+                return ask_in_batches(self.memo, model, names, [requests[i] for i in asked], check=self.stop.check)
+            return model.generate(_given(model.unit, (requests[i] for i in missing)))
+
+        return self._ask(role, model, keys, bound, dispatch)
 
     def label_logprobs(
         self, role: str, model: LabelModel, contexts: Sequence[Context], labels: Sequence[str]
@@ -84,79 +98,184 @@ class Caller:
 
         Raises: as `generate`.
         """
-        make = KeyMaker(model.fingerprint, "label_logprobs")
+        make, price = KeyMaker(model.fingerprint, "label_logprobs"), model.price
         keys = [make({"context": context, "labels": list(labels)}) for context in contexts]
+        longest = max((_size(label) for label in labels), default=0)
 
-        def dispatch(missing: Sequence[int]) -> Iterator[Arrival]:
-            return model.label_logprobs([contexts[i] for i in missing], labels)
+        def bound(index: int) -> Bound:
+            return _bound(contexts[index], longest + _TURN_TOKENS, price)
 
-        return self._ask(role, model, keys, dispatch)
+        def dispatch(missing: Iterable[int]) -> Iterator[Arrival]:
+            return model.label_logprobs(_given(model.unit, (contexts[i] for i in missing)), labels)
+
+        return self._ask(role, model, keys, bound, dispatch)
 
     def _ask(
-        self, role: str, model: Model, keys: Sequence[str], dispatch: Callable[[Sequence[int]], Iterator[Arrival]]
-    ) -> list[Reply]:
-        self.stop.check()
-        self.ledger.admit(role, keys)
-        first: dict[str, int] = {}
-        for index, key in enumerate(keys):
-            first.setdefault(key, index)
-
-        def send(missing: Sequence[str]) -> Iterator[Arrival]:
-            return dispatch([first[key] for key in missing])
-
-        replies = self._known(role, model, list(first))
-        with self.memo.claim([key for key in first if key not in replies]) as claim:
-            # Another thread may have stored a reply between our look and our claim.
-            replies |= self._known(role, model, claim.mine)
-            self._fetch(role, model, [key for key in claim.mine if key not in replies], send, replies)
-            claim.wait()
-        others = [key for key in claim.theirs if key not in replies]
-        if others:  # asked by another thread at the same time: read its replies, or ask again where it failed
-            replies |= self._known(role, model, others)
-            self._fetch(role, model, [key for key in others if key not in replies], send, replies)
-        return [replies[key] for key in keys]
-
-    def _known(self, role: str, model: Model, keys: Sequence[str]) -> dict[str, Reply]:
-        out: dict[str, Reply] = {}
-        for key, value in self.memo.get_many(keys).items():
-            reply = _read(key, value)
-            if reply is not None:
-                out[key] = reply
-                self.ledger.record(role, key, reply.usage, model.price, paid=False)
-        if out:
-            self.watch()
-        return out
-
-    def _fetch(
         self,
         role: str,
         model: Model,
         keys: Sequence[str],
-        send: Callable[[Sequence[str]], Iterator[Arrival]],
-        replies: dict[str, Reply],
-    ) -> None:
-        """Ask the model for `keys` and put what arrives into `replies` and the memo."""
-        whole = model.unit == "batch"
-        size = max(len(keys), 1) if whole else _SLICE
-        for start in range(0, len(keys), size):
-            self.stop.check()
-            part = keys[start : start + size]
-            batch: dict[str, Any] = {}
-            for number, reply in send(part):
-                key = part[number]
-                replies[key] = reply
-                if isinstance(reply, Failure):
-                    self.ledger.record_failure(role, key)
+        bound: Callable[[int], Bound],
+        dispatch: Callable[[Iterable[int]], Iterator[Arrival]],
+    ) -> list[Reply]:
+        self.stop.check()
+        if self.ledger.limit.dollars is not None and model.price is None:
+            raise InputError(
+                f"a budget in dollars needs the price of the {role} model: give --price INPUT,OUTPUT in dollars per "
+                "million tokens, or a budget in calls or tokens"
+            )
+        self.ledger.admit(role, keys, by_mean=model.unit == "batch")
+        places: dict[str, int] = {}
+        for index, key in enumerate(keys):
+            places.setdefault(key, index)
+        asking = _Asking(self, role, model.price, places, bound, dispatch)
+        known = self.stored(places)
+        with self.memo.claim([key for key in places if key not in known]) as claim:
+            # Another thread may have stored a reply between our look and our claim.
+            known |= self.stored(claim.mine)
+            try:
+                if model.unit == "batch":
+                    asking.whole(known, claim)
                 else:
-                    if whole:
-                        self.stop.check()
-                        batch[key] = reply.to_json()
-                    else:
-                        self.memo.put(key, reply.to_json())
-                    self.ledger.record(role, key, reply.usage, model.price, paid=True)
-                self.watch()
-            if batch:
-                self.memo.put_many(batch)
+                    asking.one_by_one(known, claim)
+            finally:
+                self.ledger.release(places)
+        return [asking.replies[key] for key in keys]
+
+    def stored(self, keys: Iterable[str]) -> dict[str, Response]:
+        """Return the replies that the memo holds."""
+        found = {key: _read(key, value) for key, value in self.memo.get_many(list(keys)).items()}
+        return {key: reply for key, reply in found.items() if reply is not None}
+
+
+@dataclass
+class _Asking:
+    """One batch of calls on its way.
+
+    Args:
+        caller: who asks.
+        role: for whom.
+        price: of the model.
+        places: each distinct key, in order, and the index of its request.
+        bound: the most that the request of an index can use.
+        dispatch: asks the model for the requests of some indices.
+        replies: by key, so far.
+    """
+
+    caller: Caller
+    role: str
+    price: Price | None
+    places: Mapping[str, int]
+    bound: Callable[[int], Bound]
+    dispatch: Callable[[Iterable[int]], Iterator[Arrival]]
+    replies: dict[str, Reply] = field(default_factory=dict)
+
+    def whole(self, known: Mapping[str, Response], claim: Claim) -> None:
+        """Ask for all that is missing at once, and store it at once."""
+        self._take(known)
+        self._batch([key for key in claim.mine if key not in known])
+        claim.wait()
+        others = [key for key in claim.theirs if key not in self.replies]
+        if others:  # asked by another thread at the same time: read its replies, or ask again where it failed
+            self._take(self.caller.stored(others))
+            self._batch([key for key in others if key not in self.replies])
+
+    def one_by_one(self, known: dict[str, Response], claim: Claim) -> None:
+        """Ask in order; a call passes if those before it leave enough for the most that it can use.
+
+        What is known takes its turn like the rest, so that the walk ends at the same key whatever the memo holds.
+
+        Raises:
+            BudgetExhaustedError: the next call does not fit, and nothing is in flight that could give something back.
+        """
+        theirs = set(claim.theirs)
+        pending = deque(self.places)
+        if not self.caller.ledger.weighs:  # the order decides nothing: wait for other threads at the end
+            pending = deque(sorted(pending, key=theirs.__contains__))
+        while pending:
+            self.caller.stop.check()
+            if pending[0] in theirs:
+                claim.wait()
+                known |= self.caller.stored(theirs)
+                theirs.clear()
+            sent: list[str] = []
+            passing = self._passing(pending, known, theirs, sent)
+            first = next(passing, None)
+            if first is None:  # a model is not asked for nothing
+                continue
+            for arrival in self.dispatch(chain([first], passing)):
+                key, reply = sent[arrival.number], arrival.reply
+                if isinstance(reply, Response):
+                    self.caller.memo.put(key, reply.to_json())
+                self._record(key, reply, arrival.share)
+
+    def _passing(
+        self, pending: deque[str], known: Mapping[str, Response], theirs: Collection[str], sent: list[str]
+    ) -> Iterator[int]:
+        """Take keys off `pending` while the budget lets them pass; yield the indices of those to ask, noted in `sent`.
+
+        Ends early on Ctrl-C, at a key that another thread asks for, and, once something is sent, where the budget wants
+        to know what that used.
+        """
+        stop, ledger = self.caller.stop, self.caller.ledger
+        while pending and not stop.requested and pending[0] not in theirs:
+            key = pending[0]
+            if ledger.weighs:
+                try:
+                    ledger.reserve(self.role, key, self.bound(self.places[key]))
+                except BudgetExhaustedError:
+                    if sent:
+                        return
+                    raise
+            pending.popleft()
+            if key in known:
+                self._take({key: known[key]})
+            else:
+                sent.append(key)
+                yield self.places[key]
+
+    def _batch(self, keys: Sequence[str]) -> None:
+        if not keys:
+            return
+        self.caller.stop.check()
+        stored: dict[str, Any] = {}
+        for number, reply in self.dispatch([self.places[key] for key in keys]):
+            if isinstance(reply, Response):
+                self.caller.stop.check()
+                stored[keys[number]] = reply.to_json()
+            self._record(keys[number], reply)
+        self.caller.memo.put_many(stored)
+
+    def _take(self, known: Mapping[str, Response]) -> None:
+        for key, reply in known.items():
+            self.replies[key] = reply
+            self.caller.ledger.record(self.role, key, reply.usage, self.price, paid=False)
+        if known:
+            self.caller.watch()
+
+    def _record(self, key: str, reply: Reply, share: float = 1.0) -> None:
+        self.replies[key] = reply
+        if isinstance(reply, Failure):
+            self.caller.ledger.record_failure(self.role, key)
+        else:
+            self.caller.ledger.record(self.role, key, reply.usage, self.price, paid=True, share=share)
+        self.caller.watch()
+
+
+def _bound(context: Context, output: int, price: Price | None) -> Bound:
+    """Return the most that a call can use: no tokenizer gives a text more tokens than it has bytes."""
+    turns = [context] if isinstance(context, str) else [turn.content for turn in context]
+    read = sum(_size(text) + _TURN_TOKENS for text in turns) + _TURN_TOKENS
+    return Bound(read + output, 0.0 if price is None else price.most(read, output))
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _given(unit: Unit, items: Iterable[T]) -> Iterable[T]:
+    """Return a list for models that compute a batch as a whole; others pull one by one."""
+    return list(items) if unit == "batch" else items
 
 
 def _body(request: Request) -> dict[str, Any]:
@@ -171,6 +290,8 @@ def _body(request: Request) -> dict[str, Any]:
         body["top_p"] = request.top_p
     if request.top_k:
         body["top_k"] = request.top_k
+    if request.labels:
+        body["labels"] = list(request.labels)
     return body
 
 
@@ -180,7 +301,7 @@ def _read(key: str, value: Any) -> Response | None:
         case {
             "text": str(),
             "label_logprobs": None | [int() | float(), *_],
-            "usage": [int(), int(), int()],
+            "usage": [int(), int(), int()] | [int(), int(), int(), int()],
             "finish_reason": "stop" | "length" | "refusal",
         }:
             return Response.from_json(value)

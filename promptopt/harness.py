@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from promptopt._version import __version__
 from promptopt.calls import Caller, Stop
 from promptopt.errors import BudgetExhaustedError, InputError, ModelError, PassingModelError, StoppedError
-from promptopt.ledger import Budget, Ledger
+from promptopt.ledger import Bound, Budget, Ledger
 from promptopt.memo import Memo
 from promptopt.models import load_model
 from promptopt.models.base import Request
@@ -32,7 +32,7 @@ from promptopt.result import Record, Result
 from promptopt.rewards import Judge
 from promptopt.run import Run
 from promptopt.scorer import Scorer
-from promptopt.scores import Failure
+from promptopt.scores import Failure, Response
 from promptopt.selection import SHORTLIST, Choice, choose, compare, shortlist
 from promptopt.settings import find_strategy, settings_of
 from promptopt.task import Task
@@ -89,10 +89,33 @@ def optimize(
         InputError: something given cannot be used; said before anything is spent where it can be known.
         FinalModelError, PassingModelError: a model cannot be used at all; later failures end the search instead.
     """
+    started = time.monotonic()
+    job = prepare(task, model, strategy, writer=writer, budget=budget, seed=seed, settings=settings)
+    job.check()
+    job.check_budget()
+    with nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store, _stop_on_interrupt(display) as stop:
+        result = job.run(Caller(store, Ledger(), stop), display)
+    result = replace(result, seconds=time.monotonic() - started, run_dir=str(run_dir or ""))
+    if run_dir is not None:
+        result.save(Path(run_dir) / "result.json")
+        write_report(result, Path(run_dir) / "report.md")
+    return result
+
+
+def prepare(
+    task: Task | str | Path,
+    model: Model | str,
+    strategy: Strategy | str,
+    *,
+    writer: Model | str | None,
+    budget: Budget | str | None,
+    seed: int,
+    settings: Mapping[str, Any] | None,
+) -> Job:
+    """Read what `optimize` is given; nothing is loaded or called yet."""
     from promptopt.taskfile import load_task  # noqa: PLC0415  pydantic, only for task files
 
-    started = time.monotonic()
-    job = _Job(
+    return Job(
         task=task if isinstance(task, Task) else load_task(Path(task)),
         model=load_model(model) if isinstance(model, str) else model,
         writer=load_model(writer) if isinstance(writer, str) else writer,
@@ -100,14 +123,6 @@ def optimize(
         budget=Budget.parse(budget) if isinstance(budget, str) else budget or Budget(),
         seed=seed,
     )
-    job.check()
-    with nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store, _stop_on_interrupt(display) as stop:
-        result = job.run(store, stop, display)
-    result = replace(result, seconds=time.monotonic() - started, run_dir=str(run_dir or ""))
-    if run_dir is not None:
-        result.save(Path(run_dir) / "result.json")
-        write_report(result, Path(run_dir) / "report.md")
-    return result
 
 
 class _Stages(NamedTuple):
@@ -119,8 +134,11 @@ class _Stages(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
-    """All that decides a run."""
+class Job:
+    """All that decides a run.
+
+    Args: as of `optimize`, read.
+    """
 
     task: Task
     model: Model
@@ -149,6 +167,10 @@ class _Job:
                     f"a budget in dollars needs the price of the {role} model: give --price INPUT,OUTPUT in dollars "
                     "per million tokens, or a budget in calls or tokens"
                 )
+
+    def check_budget(self) -> None:
+        """Refuse to spend money without a limit."""
+        for role, model in self.roles.items():
             costs = model.price is None or any(model.price)
             if costs and self.budget == Budget():
                 raise InputError(
@@ -156,10 +178,15 @@ class _Job:
                     "budget='2 dollars'"
                 )
 
-    def run(self, memo: Memo, stop: Stop, display: Display | None) -> Result:
-        """Run all stages."""
-        ledger = Ledger(self.budget)
-        caller = Caller(memo, ledger, stop)
+    def run(self, caller: Caller, display: Display | None) -> Result:
+        """Run all stages.
+
+        Args:
+            caller: the way to the models, its ledger fresh.
+            display: shows progress; None is silent.
+        """
+        ledger = caller.ledger
+        ledger.limit, ledger.stage = self.budget, "start"
         scorer = Scorer(self.task, self.model, caller)
         run = Run(
             self.task,
@@ -174,11 +201,16 @@ class _Job:
         stages, unfinished = self._prepare(scorer)
         if not unfinished:
             notes += self._cuts(stages)
-            ledger.limit = stages.search
+            ledger.limit, ledger.stage = stages.search, "search"
             unfinished = self._search(run)
         ledger.limit = self.budget
         choice, test, unfinished = self._choose_and_test(run, stages, unfinished, notes)
         unfinished = unfinished or self._too_many_failures(run)
+        if scorer.speechless > _FAILED_SHARE * scorer.replies:
+            notes.append(
+                f"{scorer.speechless} of {scorer.replies} replies were cut off at {self.task.max_tokens} tokens, before "
+                "any text: raise the task's max_tokens"
+            )
         return Result(
             task=self.task.name,
             prompt=choice.prompt,
@@ -192,6 +224,7 @@ class _Job:
             unfinished=unfinished,
             notes=tuple(notes),
             strategy={"name": type(self.strategy).__name__, "settings": settings_of(self.strategy)},
+            prices={role: model.price for role, model in self.roles.items()},
             models={role: dict(model.fingerprint) for role, model in self.roles.items()},
             seed=self.seed,
             budget=str(self.budget),
@@ -225,19 +258,22 @@ class _Job:
     def _preflight(self, scorer: Scorer) -> None:
         """One call to each model, each of a kind that the run makes anyway or that costs next to nothing."""
         first = scorer.score([self.task.seed_prompt], self.task.train[:1]).replies[0][0][0]
-        replies = {"task": first}
+        if isinstance(first, Response) and first.speechless:
+            raise InputError(
+                f"the task model's first reply was cut off at {self.task.max_tokens} tokens, before any text: raise the "
+                "task's max_tokens (a model that thinks before it answers needs hundreds or thousands)"
+            )
+        _must_answer("task", first)
         writer = self.roles.get("writer")
         if writer is not None and writer is not self.model:
             hello = Request(context=(Message("user", "Reply with the word ready."),), max_tokens=8)
-            (replies["writer"],) = scorer.caller.generate("writer", writer, [hello])
-        for role, reply in replies.items():
-            if isinstance(reply, Failure):
-                raise PassingModelError(f"the first call to the {role} model failed: {reply.reason}")
+            _must_answer("writer", *scorer.caller.generate("writer", writer, [hello]))
 
     def _stages(self, scorer: Scorer) -> _Stages:
         """Hold back what validation and test will need, measured by what the seed prompt takes on training items."""
         scorer.score([self.task.seed_prompt], self.task.train)
         roles = {role: spent for role, spent in scorer.caller.ledger.logical.items() if role != "writer"}
+        wide = [Bound(), *(bound for role, bound in scorer.caller.ledger.widest.items() if role != "writer")]
         used, calls = scorer.caller.ledger.total(roles), float(len(roles))  # a cell takes one call of each role
         each = {
             "calls": calls,
@@ -251,7 +287,11 @@ class _Job:
             fits = [_STAGE_SHARE * limit / (prompts * each[name]) for name, limit in limits.items() if each[name]]
             items[stage] = self._sample(stage, min([float("inf"), *fits]))
         held = sum(prompts * len(items[stage]) for stage, prompts in rows.items())
-        search = Budget(**{name: max(limit - held * each[name], limit * 0.01) for name, limit in limits.items()})
+        # The last call of each stage passes only if the most that it can use is left.
+        widest = {name: max(getattr(bound, name, 0.0) for bound in wide) for name in each}
+        search = Budget(
+            **{name: max(limit - held * each[name] - widest[name], limit * 0.01) for name, limit in limits.items()}
+        )
         return _Stages(search, items["validation"], items["test"])
 
     def _sample(self, split: str, most: float) -> tuple[Example, ...]:
@@ -287,13 +327,16 @@ class _Job:
         if unfinished or not listed:
             return choice, None, unfinished
         try:
+            ledger = run.scorer.caller.ledger
             if stages.validation:
+                ledger.stage = "validation"
                 choice = choose(run.scorer, seed, listed, stages.validation, run.length)
             else:
                 notes.append("no validation data: the choice was made by the search's own scores")
             if not stages.test:
                 notes.append("no test data: nothing is claimed")
                 return choice, None, ""
+            ledger.stage = "test"
             return choice, compare(run.scorer, seed, choice.prompt, stages.test), ""
         except BudgetExhaustedError as error:
             notes.append(f"the budget ended before the test: {error}")
@@ -302,16 +345,19 @@ class _Job:
             return choice, None, str(error)
 
     def _notes(self) -> list[str]:
+        notes = [
+            f"the price of the {role} model is not known: what it costs is not counted; --price says it"
+            for role, model in self.roles.items()
+            if model.price is None
+        ]
         pairs = near_duplicates(self.task.train, self.task.validation, self.task.test)
-        if not pairs:
-            return []
-        first = pairs[0]
-        return [
-            (
+        if pairs:
+            first = pairs[0]
+            notes.append(
                 f"{len(pairs)} near-duplicates stand in two splits, such as {first.first_id} ({first.first_split}) and "
                 f"{first.second_id} ({first.second_split}): the test flatters what has seen them"
             )
-        ]
+        return notes
 
     def _cuts(self, stages: _Stages) -> list[str]:
         return [
@@ -338,6 +384,11 @@ class _Job:
                 f"{empty} of {cells} replies have no score, more than {_FAILED_SHARE:.0%}; look at what the judge says"
             )
         return ""
+
+
+def _must_answer(role: str, reply: Response | Failure) -> None:
+    if isinstance(reply, Failure):
+        raise PassingModelError(f"the first call to the {role} model failed: {reply.reason}")
 
 
 def _records(run: Run, choice: Choice) -> tuple[Record, ...]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt.errors import BudgetExhaustedError, InputError
 from promptopt.scores import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from promptopt.models.base import Price
 
@@ -65,31 +65,44 @@ class Budget:
 
 @dataclass
 class Spending:
-    """What one role, or all of them, used."""
+    """What one role, or all of them, used: cached and written tokens are parts of the input, dollars of known prices."""
 
     calls: int = 0
     input_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
     dollars: float = 0.0
+    written_tokens: int = 0
 
     @property
     def tokens(self) -> int:
         """Input and output tokens together."""
         return self.input_tokens + self.output_tokens
 
-    def add(self, usage: Usage, price: Price | None) -> None:
-        """Count one call."""
+    def add(self, usage: Usage, price: Price | None, share: float = 1.0) -> None:
+        """Count one call, for a share of the price."""
         self.calls += 1
         self.input_tokens += usage.input
         self.cached_tokens += usage.cached
         self.output_tokens += usage.output
+        self.written_tokens += usage.written
         if price is not None:
-            self.dollars += (usage.input * price.input + usage.output * price.output) / 1e6
+            self.dollars += price.of(usage) * share
 
     def __add__(self, other: Spending) -> Spending:
-        mine, theirs = asdict(self), asdict(other)
+        mine, theirs = vars(self), vars(other)
         return Spending(**{name: mine[name] + theirs[name] for name in mine})
+
+    def __sub__(self, other: Spending) -> Spending:
+        mine, theirs = vars(self), vars(other)
+        return Spending(**{name: mine[name] - theirs[name] for name in mine})
+
+
+class Bound(NamedTuple):
+    """The most that one call can use."""
+
+    tokens: int = 0
+    dollars: float = 0.0
 
 
 @dataclass
@@ -100,41 +113,95 @@ class Ledger:
         limit: what may be used so far; the harness raises it from stage to stage.
         logical: what the run would cost with an empty memo, by role.
         paid: what was asked of the models, by role.
+        widest: the most that one call could use so far, by role.
+        stage: of the run, for whoever looks.
     """
 
     limit: Budget = field(default_factory=Budget)
     logical: dict[str, Spending] = field(default_factory=dict)
     paid: dict[str, Spending] = field(default_factory=dict)
+    widest: dict[str, Bound] = field(default_factory=dict)
+    stage: str = ""
     _asked: set[str] = field(default_factory=set)
     _failed: set[str] = field(default_factory=set)
+    _reserved: dict[str, Bound] = field(default_factory=dict)
+    _held: Bound = field(default_factory=Bound)
 
     @property
     def failed(self) -> int:
         """Number of calls that never got a reply, however often they were tried."""
         return len(self._failed)
 
-    def admit(self, role: str, keys: Sequence[str]) -> None:
-        """Let the calls behind `keys` pass, or refuse all of them.
+    @property
+    def weighs(self) -> bool:
+        """Whether tokens or dollars are limited, so that each call has to be weighed."""
+        return self.limit.tokens is not None or self.limit.dollars is not None
 
-        A key that this run asked for before costs nothing. Calls are counted exactly; tokens and dollars of calls not
-        yet made are taken to be what this role's calls took on average.
+    def admit(self, role: str, keys: Sequence[str], *, by_mean: bool = False) -> None:
+        """Let the calls behind `keys` pass, or refuse all of them, by their number.
+
+        A key that this run asked for before costs nothing.
+
+        Args:
+            role: who asks.
+            keys: of the calls.
+            by_mean: weigh tokens and dollars too, taken to be what this role's calls took on average.
 
         Raises:
             BudgetExhaustedError: they would overstep the limit.
         """
         new = sum(key not in self._asked for key in dict.fromkeys(keys))
         used, mine = self.total(self.logical), self.logical.get(role, Spending())
-        each = {name: getattr(mine, name) / mine.calls if mine.calls else 0.0 for name in ("tokens", "dollars")}
-        for name, limit in asdict(self.limit).items():
-            wanted = new * each.get(name, 1.0)
-            if limit is not None and new and getattr(used, name) + wanted > limit:
+        wanted = {"calls": float(new)}
+        if by_mean:
+            share = new / max(mine.calls, 1)
+            wanted |= {"tokens": share * mine.tokens, "dollars": share * mine.dollars}
+        for name, more in wanted.items():
+            limit: float | None = getattr(self.limit, name)
+            if limit is not None and new and getattr(used, name) + more > limit:
                 raise BudgetExhaustedError(
-                    f"{new} more calls would need about {wanted:,.6g} {name}; "
+                    f"{new} more calls would need about {more:,.6g} {name}; "
                     f"{max(limit - getattr(used, name), 0):,.6g} of {limit:,.6g} are left"
                 )
 
-    def record(self, role: str, key: str, usage: Usage, price: Price | None, *, paid: bool) -> None:
-        """Count one reply: logically the first time that this run has it, as paid if it came from the model."""
+    def reserve(self, role: str, key: str, bound: Bound) -> None:
+        """Hold back the most that a call can use until `record` says what it did use.
+
+        A reply that this run has costs nothing.
+
+        Raises:
+            BudgetExhaustedError: with what is used and what others hold back it could overstep the limit.
+        """
+        if key in self._asked and key not in self._failed:
+            return
+        widest = self.widest.get(role, Bound())
+        self.widest[role] = Bound(max(widest.tokens, bound.tokens), max(widest.dollars, bound.dollars))
+        for name, limit in (("tokens", self.limit.tokens), ("dollars", self.limit.dollars)):
+            if limit is None:
+                continue
+            more: float = getattr(bound, name)
+            used = getattr(self._held, name) + sum(getattr(spent, name) for spent in self.logical.values())
+            if used + more > limit:
+                raise BudgetExhaustedError(
+                    f"the next call of the {role} model may need {more:,.6g} {name}; "
+                    f"{max(limit - used, 0):,.6g} of {limit:,.6g} are left"
+                )
+        self._reserved[key] = bound
+        self._held = Bound(self._held.tokens + bound.tokens, self._held.dollars + bound.dollars)
+
+    def release(self, keys: Iterable[str]) -> None:
+        """Give back what calls held that will not be recorded."""
+        for key in keys:
+            bound = self._reserved.pop(key, None)
+            if bound is not None:
+                self._held = Bound(self._held.tokens - bound.tokens, self._held.dollars - bound.dollars)
+
+    def record(self, role: str, key: str, usage: Usage, price: Price | None, *, paid: bool, share: float = 1.0) -> None:
+        """Count one reply: logically the first time that this run has it, as paid if it came from the model.
+
+        `share` of the price was paid, as in batches.
+        """
+        self.release([key])
         mine = self.logical.setdefault(role, Spending())
         if key in self._failed:  # its call is counted, its tokens are not
             self._failed.remove(key)
@@ -144,7 +211,7 @@ class Ledger:
             mine.add(usage, price)
         self._asked.add(key)
         if paid:
-            self.paid.setdefault(role, Spending()).add(usage, price)
+            self.paid.setdefault(role, Spending()).add(usage, price, share)
 
     def record_failure(self, role: str, key: str) -> None:
         """Count one call without a reply: it takes a call and no tokens."""

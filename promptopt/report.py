@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from promptopt.result import SPENDING
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from promptopt.models.base import Price
     from promptopt.result import Record, Result
 
 _BEST = 20
@@ -26,6 +29,8 @@ def markdown(result: Result) -> str:
     lines += [f"| {name} | {seed} | {chosen} |" for name, seed, chosen in result.rows()]
     lines += ["", *(f"* {name}: {value}" for name, value in result.facts())]
     lines += [f"* note: {note}" for note in result.notes]
+    lines += ["", f"| {' | '.join(SPENDING)} |", f"|{'---|' * len(SPENDING)}"]
+    lines += [f"| {' | '.join(row)} |" for row in result.spending()]
     lines += [
         "",
         "## Chosen prompt",
@@ -41,9 +46,17 @@ def markdown(result: Result) -> str:
     lines += ["", "## How to run it again", "", f"* strategy: {result.strategy['name']}"]
     lines += [f"* {name}: {value}" for name, value in result.strategy["settings"].items()]
     lines += [f"* seed: {result.seed}", f"* budget: {result.budget}"]
+    lines += [f"* price of the {role} model: {_price(price)}" for role, price in result.prices.items()]
     lines += [f"* {role} model: {json.dumps(found, sort_keys=True)}" for role, found in result.models.items()]
     lines += [f"* {name} {number}" for name, number in result.versions.items()]
     return "\n".join(lines) + "\n"
+
+
+def _price(price: Price | None) -> str:
+    if price is None:
+        return "unknown"
+    named = [f"{value:g} {name}" for name, value in price._asdict().items() if value is not None]
+    return f"{', '.join(named)} (dollars per million tokens)"
 
 
 def _best(result: Result) -> list[Record]:

@@ -14,10 +14,15 @@ from typing import Any
 
 from promptopt.errors import InputError
 from promptopt.ledger import Spending
+from promptopt.models.base import Price
 from promptopt.prompt import Prompt
 from promptopt.statistics import Interval
 
+SPENDING = ("role", "calls", "saved", "input", "of it cached", "output", "dollars", "dollars saved")
+"""Heads of the table that `Result.spending` gives: calls, tokens and dollars spent, and what memo and batches saved."""
+
 _FORMAT = 1
+_FREE = Price(0.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +92,7 @@ class Result:
         seed: of all randomness.
         budget: as given, in words.
         versions: of what decided the numbers.
+        prices: role -> dollars per million tokens, None where it is not known.
         paid: what each role used beyond the memo, in this process.
         seconds: that this process took.
         run_dir: where the run's files lie, or "".
@@ -110,6 +116,7 @@ class Result:
     versions: dict[str, str]
     paid: dict[str, Spending] = field(compare=False)
     seconds: float = field(compare=False)
+    prices: dict[str, Price | None] = field(default_factory=dict)
     run_dir: str = field(default="", compare=False)
 
     @property
@@ -163,19 +170,36 @@ class Result:
             ("tokens", f"{used.tokens:,}"),
             ("seconds", f"{self.seconds:.1f}"),
         ]
-        if used.dollars:
-            out.insert(3, ("dollars", f"{used.dollars:.4f} ({paid.dollars:.4f} paid now)"))
+        unknown = [role for role, price in self.prices.items() if price is None]
+        if used.dollars or unknown:
+            saved = max(used.dollars - paid.dollars, 0.0)
+            without = f"; price unknown: {', '.join(unknown)}" if unknown else ""
+            out.insert(3, ("dollars", f"{paid.dollars:.4f} spent, {saved:.4f} saved{without}"))
         if self.failed:
             out.append(("failed replies", str(self.failed)))
         if self.run_dir:
             out.append(("run and report", self.run_dir))
         return out
 
+    def spending(self) -> list[tuple[str, ...]]:
+        """Return what was spent and what memo and batches saved, as rows under `SPENDING`, one a role."""
+        return [self._spent(role, used, self.paid.get(role, Spending())) for role, used in self.used.items()]
+
+    def _spent(self, role: str, used: Spending, paid: Spending) -> tuple[str, ...]:
+        saved = used - paid
+        counts = (paid.calls, saved.calls, paid.input_tokens, paid.cached_tokens, paid.output_tokens)
+        known = self.prices.get(role, _FREE) is not None
+        dollars = [f"{max(part.dollars, 0.0):.4f}" if known else "price unknown" for part in (paid, saved)]
+        return (role, *(f"{max(count, 0):,}" for count in counts), *dollars)
+
     def __str__(self) -> str:
         lines = [self.headline, ""]
         lines += [f"{'':22}{'seed':>18}{'chosen':>18}"]
         lines += [f"{name:22}{seed:>18}{chosen:>18}" for name, seed, chosen in self.rows()]
         lines += ["", *(f"{name:22}{value}" for name, value in self.facts())]
+        widths = [max(map(len, column)) for column in zip(SPENDING, *self.spending(), strict=True)]
+        for row in (SPENDING, *self.spending()):
+            lines.append("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
         lines += ["", *(f"note: {note}" for note in self.notes), "chosen prompt:", str(self.prompt)]
         return "\n".join(lines)
 
@@ -214,6 +238,8 @@ class Result:
             values[name] = tuple(data[name])
         for name in ("used", "paid"):
             values[name] = {role: Spending(**spent) for role, spent in data[name].items()}
+        given = data.get("prices", {})  # results of earlier versions have none
+        values["prices"] = {role: None if price is None else Price(*price) for role, price in given.items()}
         if data["test"] is not None:
             intervals = {name: _interval(data["test"][name]) for name in ("seed", "chosen", "difference")}
             values["test"] = Comparison(**intervals, examples=data["test"]["examples"])

@@ -197,7 +197,7 @@ class Run:
             temperature: of the writer.
 
         Raises:
-            BudgetExhaustedError: they would overstep the budget; nothing was sent.
+            BudgetExhaustedError: they would overstep the budget; what was sent before it ended is in the memo.
         """
         if self.writer is None:
             raise InputError("this strategy writes prompts and needs a writer: give writer=, or --writer")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import numpy as np
 
 from promptopt.errors import InputError
-from promptopt.models.base import LabelModel, Request
+from promptopt.models.base import LabelModel, LabelReader, Request
 from promptopt.rewards import Judge
 from promptopt.scores import Failure, Response, Scores
 
@@ -39,12 +39,16 @@ class Scorer:
         model: the task model.
         caller: the way to it.
         first_failure: which example's reply failed first, and why; "" while none did.
+        replies: number of cells scored so far.
+        speechless: those of them whose reply was cut off before any text.
     """
 
     task: Task
     model: Model
     caller: Caller
     first_failure: str = ""
+    replies: int = 0
+    speechless: int = 0
 
     def score(
         self,
@@ -73,6 +77,9 @@ class Scorer:
                 f"nothing to score: {len(prompts)} prompts, {len(examples)} examples, {replicates} replicates"
             )
         cells = self._replies(prompts, examples, replicates)
+        flat = [cell for row in cells for column in row for cell in column]
+        self.replies += len(flat)
+        self.speechless += sum(isinstance(cell, Response) and cell.speechless for cell in flat)
         own = cast("Reward | Judge", self.task.reward)  # a task that was given none has made one
         return self.meet(prompts, examples, cells, own if reward is None else reward)
 
@@ -101,14 +108,28 @@ class Scorer:
             once = self.caller.label_logprobs("task", self.model, contexts, self.task.labels)
             flat = [reply for reply in once for _ in range(replicates)]
         else:
-            flat = self.caller.generate(
-                "task", self.model, [self._request(c, r) for c in contexts for r in range(replicates)]
-            )
+            flat = self._sampled(contexts, replicates)
         per_prompt = len(examples) * replicates
         return [
             [flat[start + e * replicates : start + (e + 1) * replicates] for e in range(len(examples))]
             for start in range(0, len(flat), per_prompt)
         ]
+
+    def _sampled(self, contexts: Sequence[Context], replicates: int) -> list[Reply]:
+        """Return replies [contexts * replicates]; one for all replicates where it has the labels' log-probabilities."""
+        first: list[Reply] = []
+        if isinstance(self.model, LabelReader) and self.task.labels:
+            first = self.caller.generate("task", self.model, [self._request(c, 0) for c in contexts])
+        cells = [(i, r) for i in range(len(contexts)) for r in range(replicates)]
+        known = {
+            (i, r): first[i]
+            for i, r in cells
+            if first and (r == 0 or (isinstance(reply := first[i], Response) and reply.label_logprobs is not None))
+        }
+        asked = [cell for cell in cells if cell not in known]
+        rest = self.caller.generate("task", self.model, [self._request(contexts[i], r) for i, r in asked])
+        known |= dict(zip(asked, rest, strict=True))
+        return [known[cell] for cell in cells]
 
     def _request(self, context: Context, replicate: int) -> Request:
         task = self.task
@@ -120,6 +141,7 @@ class Scorer:
             top_k=task.top_k,
             stop=task.stop,
             replicate=replicate,
+            labels=task.labels if isinstance(self.model, LabelReader) else (),
         )
 
     def _judged(self, cells: Sequence[tuple[Example, Reply]], judge: Judge) -> list[Verdict]:

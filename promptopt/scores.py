@@ -20,11 +20,19 @@ Finish: TypeAlias = Literal["stop", "length", "refusal"]
 
 
 class Usage(NamedTuple):
-    """Tokens that one call took: all of the input, the part of it that the provider had cached, the output."""
+    """Tokens that one call took.
+
+    Args:
+        input: all of the input.
+        cached: the part of it that was read from the provider's cache.
+        output: the reply.
+        written: the part of the input that was written to the provider's cache.
+    """
 
     input: int = 0
     cached: int = 0
     output: int = 0
+    written: int = 0
 
     @property
     def total(self) -> int:
@@ -51,12 +59,17 @@ class Response:
     usage: Usage = NO_USAGE
     finish_reason: Finish = "stop"
 
+    @property
+    def speechless(self) -> bool:
+        """Whether it was cut off before any text, as happens to models that think first."""
+        return self.finish_reason == "length" and not self.text.strip()
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values that `from_json` reads back."""
         return {
             "text": self.text,
             "label_logprobs": None if self.label_logprobs is None else list(self.label_logprobs),
-            "usage": list(self.usage),
+            "usage": list(self.usage if self.usage.written else self.usage[:3]),
             "finish_reason": self.finish_reason,
         }
 
@@ -84,6 +97,11 @@ class Arrival(NamedTuple):
 
     number: int
     reply: Response | Failure
+
+    @property
+    def share(self) -> float:
+        """The share of the model's price that it cost."""
+        return 1.0
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import toys
 from promptopt import FakeModel, Memo, Prompt, PromptQuine, RandomSearch, Request, Strategy, optimize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from promptopt import Arrival
     from promptopt.prompt import Context
@@ -50,7 +50,7 @@ def local(path: str, folder: str) -> Any:
     torch.set_num_threads(1)  # two threads on such small matrices only wait for one another
 
     class Logged(LocalModel):
-        def label_logprobs(self, contexts: Sequence[Context], labels: Sequence[str]) -> Iterator[Arrival]:
+        def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
             log(path, [[{"context": context, "labels": list(labels)}, 0] for context in contexts])
             yield from super().label_logprobs(contexts, labels)
 

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import contextlib
+import tempfile
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from promptopt import Failure, FakeLabelModel, Memo, Message, Price, Request, Response, Usage
-from promptopt.calls import _SLICE, Caller, Stop
-from promptopt.errors import BudgetExhaustedError, FinalModelError, StoppedError
+from promptopt.calls import Caller, Stop
+from promptopt.errors import BudgetExhaustedError, FinalModelError, InputError, StoppedError
 from promptopt.ledger import Budget, Ledger
 from promptopt.memo import memo_key
 from promptopt.scores import Arrival
@@ -33,9 +38,28 @@ class Recorder:
         self.fingerprint: dict[str, Any] = {"provider": "recorder"}
         self.asked: list[str] = []
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
+    def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
         for number, request in enumerate(requests):
             self.asked.append(str(request.context))
+            yield Arrival(number, self.handler(request))
+
+
+class Flying(Recorder):
+    """Keeps up to `width` calls in flight and lets them arrive in any order, as a dispatcher does."""
+
+    def __init__(self, width: int, seed: int, handler: Callable[[Request], Response | Failure] | None = None) -> None:
+        super().__init__(handler)
+        self.width, self.rng = width, np.random.default_rng(seed)
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
+        queue, flying = enumerate(requests), list[tuple[int, Request]]()
+        while True:
+            while len(flying) < self.width and (pulled := next(queue, None)) is not None:
+                self.asked.append(str(pulled[1].context))
+                flying.append(pulled)
+            if not flying:
+                return
+            number, request = flying.pop(int(self.rng.integers(len(flying))))
             yield Arrival(number, self.handler(request))
 
 
@@ -176,8 +200,9 @@ def test_nothing_asked_is_nothing_done(memo: Memo) -> None:
 
 def test_replies_may_arrive_in_any_order_and_from_any_iterator(memo: Memo) -> None:
     class Backwards(Recorder):
-        def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
-            return iter([Arrival(i, Response(str(requests[i].context))) for i in reversed(range(len(requests)))])
+        def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
+            pulled = list(requests)
+            return iter([Arrival(i, Response(str(pulled[i].context))) for i in reversed(range(len(pulled)))])
 
     assert texts(Caller(memo, Ledger()).generate("task", Backwards(), requests(*"abc"))) == ["a", "b", "c"]
     assert texts(Caller(memo, Ledger()).generate("task", Recorder(), requests(*"abc"))) == ["a", "b", "c"]
@@ -205,7 +230,7 @@ def test_a_crash_closes_the_model_and_frees_its_claims(memo: Memo) -> None:
     closed = []
 
     class Closing(Recorder):
-        def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
+        def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
             try:
                 yield from super().generate(requests)
             finally:
@@ -268,7 +293,7 @@ def test_a_failure_is_returned_and_never_stored_and_asked_again(memo: Memo, unit
         {"text": "a"},
         {"text": 5, "label_logprobs": None, "usage": [1, 0, 1], "finish_reason": "stop"},
         {"text": "a", "label_logprobs": "x", "usage": [1, 0, 1], "finish_reason": "stop"},
-        {"text": "a", "label_logprobs": None, "usage": [1, 0, 1, 5], "finish_reason": "stop"},
+        {"text": "a", "label_logprobs": None, "usage": [1, 0, 1, 5, 6], "finish_reason": "stop"},
         {"text": "a", "label_logprobs": None, "usage": ["1", 0, 1], "finish_reason": "stop"},
         {"text": "a", "label_logprobs": None, "usage": [1, 0, 1], "finish_reason": "done"},
     ],
@@ -298,6 +323,142 @@ def test_every_kind_of_reply_comes_back_from_the_memo_as_it_was(memo: Memo, fini
     assert silent.asked == []
 
 
+@pytest.mark.parametrize(("usage", "written"), [(Usage(5, 2, 1), [5, 2, 1]), (Usage(5, 2, 1, 3), [5, 2, 1, 3])])
+def test_tokens_written_to_a_cache_are_stored_where_there_are_any(memo: Memo, usage: Usage, written: list[int]) -> None:
+    reply = Response("fine", usage=usage)
+    (wanted,) = requests("a")
+    Caller(memo, Ledger()).generate("task", Recorder(lambda _: reply), [wanted])
+
+    assert memo.get(key_of(wanted))["usage"] == written  # type: ignore[index]  # it is there
+    assert Caller(memo, Ledger()).generate("task", Recorder(), [wanted]) == [reply]
+
+
+# ---------------------------------------------------------------- budgets of tokens and dollars
+
+PRICES = st.builds(
+    Price,
+    st.floats(0, 50),
+    st.floats(0, 50),
+    st.none() | st.floats(0, 50),
+    st.none() | st.floats(0, 50),
+)
+LONGEST = 20  # of a reply; a context of one letter may take 1 + 16 + 16 tokens
+
+
+@st.composite
+def usages(draw: st.DrawFn) -> Usage:
+    read = draw(st.integers(0, 33))
+    cached = draw(st.integers(0, read))
+    return Usage(read, cached, draw(st.integers(0, LONGEST)), draw(st.integers(0, read - cached)))
+
+
+@given(
+    price=PRICES,
+    used=st.lists(usages(), min_size=1, max_size=20),
+    share=st.floats(0.01, 1.2),
+    unit=st.sampled_from(["tokens", "dollars"]),
+    known=st.sets(st.integers(0, 19)),
+    width=st.integers(1, 8),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=80)
+def test_no_budget_is_overshot_and_the_same_calls_pass_whatever_the_memo_holds_and_in_any_order(  # noqa: PLR0917  given by name
+    price: Price, used: list[Usage], share: float, unit: str, known: set[int], width: int, seed: int
+) -> None:
+    most = {"tokens": 53.0, "dollars": price.most(33, LONGEST)}[unit]
+    limit = Budget(**{unit: max(share * len(used) * most, 1e-9)})
+    wanted = [Request(context=chr(97 + i), max_tokens=LONGEST) for i in range(len(used))]
+    replies = {request.context: Response("fine", usage=usage) for request, usage in zip(wanted, used, strict=True)}
+
+    def run(memo: Memo, width: int) -> tuple[set[str], Ledger]:
+        model = Flying(width, seed, lambda request: replies[request.context])
+        model.price = price
+        ledger = Ledger(limit)
+        with contextlib.suppress(BudgetExhaustedError):
+            Caller(memo, ledger).generate("task", model, wanted)
+        for account in (ledger.logical, ledger.paid):
+            assert getattr(ledger.total(account), unit) <= getattr(limit, unit)
+        return set(ledger._asked), ledger
+
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other, Memo(one) as empty:
+        answered, alone = run(empty, 1)
+        with Memo(other) as some:
+            before = [wanted[i] for i in known if i < len(wanted)]
+            Caller(some, Ledger()).generate("task", Flying(1, 0, lambda r: replies[r.context]), before)
+            again, together = run(some, width)
+
+    assert again == answered
+    assert together.logical == alone.logical
+
+
+def test_a_budget_that_ends_on_the_way_keeps_and_counts_what_was_paid(memo: Memo) -> None:
+    ledger = Ledger(Budget(tokens=80))  # each call takes 5 and may take 1 + 16 + 16 + 5
+    with pytest.raises(BudgetExhaustedError, match="may need 38 tokens; 35 of 80 are left"):
+        Caller(memo, ledger).generate("task", Flying(3, 0), requests(*"abcdefghijklm"))
+
+    assert ledger.total(ledger.paid).calls == 9
+    assert stored(memo, *"abcdefghijklm") == [True] * 9 + [False] * 4
+
+
+def test_a_call_that_could_overstep_waits_for_what_others_leave(memo: Memo) -> None:
+    flights: list[int] = []
+
+    def handler(request: Request) -> Response:
+        flights.append(len(model.asked) - len(flights))
+        return Response("fine", usage=Usage(3, 0, 2))
+
+    model = Flying(8, 0, handler)
+    Caller(memo, Ledger(Budget(tokens=100))).generate("task", model, requests(*"abcdefgh"))
+
+    assert len(model.asked) == 8
+    assert max(flights) == 2  # two may take 76, three 114
+
+
+def test_an_error_gives_back_what_calls_in_flight_held(memo: Memo) -> None:
+    def refuse(request: Request) -> Response:
+        raise FinalModelError("no")
+
+    ledger = Ledger(Budget(tokens=80))
+    for _ in range(3):
+        with pytest.raises(FinalModelError):
+            Caller(memo, ledger).generate("task", Flying(2, 0, refuse), requests("a", "b"))
+
+
+def test_a_budget_in_dollars_and_an_unknown_price_do_not_go_together(memo: Memo) -> None:
+    class Unpriced(Recorder):
+        price = None  # type: ignore[assignment]  # what the test is about
+
+    model = Unpriced()
+    with pytest.raises(InputError, match="needs the price of the judge model"):
+        Caller(memo, Ledger(Budget(dollars=1))).generate("judge", model, requests("a"))
+    assert model.asked == []
+
+
+@pytest.mark.parametrize("limit", [Budget(), Budget(tokens=10_000)])
+def test_under_any_budget_threads_that_want_the_same_wait_and_pay_once(tmp_path: Path, limit: Budget) -> None:
+    gate = threading.Barrier(2, timeout=30)
+    asked: list[str] = []
+
+    def handler(request: Request) -> Response:
+        asked.append(str(request.context))
+        return Response("fine")
+
+    with Memo(tmp_path) as memo:
+
+        def ask(wanted: str) -> None:
+            gate.wait()
+            Caller(memo, Ledger(limit)).generate("task", Recorder(handler), requests(*wanted))
+            memo.close()
+
+        threads = [threading.Thread(target=ask, args=(wanted,)) for wanted in ("abcdef", "fedcba")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert sorted(asked) == list("abcdef")
+
+
 # ---------------------------------------------------------------- stopping
 
 
@@ -309,15 +470,22 @@ def stopping(stop: Stop, after: str) -> Callable[[Request], Response]:
     return handler
 
 
-def test_a_stop_takes_effect_between_slices_and_keeps_what_arrived(memo: Memo) -> None:
-    stop = Stop()
-    model = Recorder(stopping(stop, "5"))
-    contexts = [str(i) for i in range(2 * _SLICE)]
+def test_after_a_stop_nothing_more_is_pulled_and_what_is_in_flight_is_kept(memo: Memo) -> None:
+    stop, sent = Stop(), 0
+
+    def handler(request: Request) -> Response:
+        nonlocal sent
+        if request.context == "5":
+            stop.requested, sent = True, len(model.asked)
+        return Response("fine")
+
+    model = Flying(width=4, seed=1, handler=handler)
+    contexts = [str(i) for i in range(40)]
     with pytest.raises(StoppedError):
         Caller(memo, Ledger(), stop).generate("task", model, requests(*contexts))
 
-    assert model.asked == contexts[:_SLICE]
-    assert stored(memo, *contexts) == [True] * _SLICE + [False] * _SLICE
+    assert len(model.asked) == sent < 40
+    assert stored(memo, *contexts) == [True] * sent + [False] * (40 - sent)
 
 
 def test_a_stop_takes_effect_between_replies_of_a_batch_and_drops_it(memo: Memo) -> None:

@@ -139,6 +139,11 @@ def test_a_reward_of_ones_own_by_name(folder: Path) -> None:
         (["optimize", "--data", "data.csv", "--input", "numbr"], "number"),
         (["score", "task.toml", "--model", "python:mine:model", "--prompt", "{numbr}"], "did you mean 'number'"),
         (["optimize", "task.toml", "--model", "openai:x", "--price", "cheap", "--budget", "9 calls"], "INPUT,OUTPUT"),
+        (["optimize", "task.toml", "--model", "openai:x", "--price", "1", "--budget", "9 calls"], "INPUT,OUTPUT"),
+        (["optimize", "task.toml", "--model", "openai:x", "--price", "1,2,3,4,5", "--budget", "9 calls"], "WRITTEN"),
+        (["optimize", "task.toml", "--model", "openai:x", "--price", "1,-2", "--budget", "9 calls"], "0 or more"),
+        (["optimize", "task.toml", "--model", "openai:x", "--price", "1,nan", "--budget", "9 calls"], "finite"),
+        (["score", "task.toml", "--model", "python:mine:costly", "--budget", "$2"], "needs the price"),
         (["models", "fetch", "smollm3"], "did you mean 'smollm2'"),
         (["memo", "prune", "--older-than", "soon"], "30d"),
         (["strategies", "promptquin"], "did you mean 'promptquine'"),
@@ -151,6 +156,30 @@ def test_wrong_usage_exits_with_2_and_names_the_mend(folder: Path, words: list[s
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not done.stdout
+
+
+@pytest.mark.parametrize("model", ["forbidden", "costly"])
+def test_a_dry_run_prints_what_a_run_needs_and_leaves_nothing(folder: Path, model: str) -> None:
+    done = optimize(folder, "task.toml", "--dry-run", model=f"python:mine:{model}")
+    as_json = optimize(folder, "task.toml", "--dry-run", "--json", model=f"python:mine:{model}")
+
+    assert done.returncode == as_json.returncode == 0, done.stderr + as_json.stderr
+    assert "validation  task" in done.stdout
+    assert "note: a simulation" in done.stdout
+    assert json.loads(as_json.stdout)["asked"]["calls"] > 0
+    assert not (folder / "runs").exists()
+    assert json.loads(promptopt(folder, "memo", "stats", "--json").stdout)["entries"] == 0
+
+
+def test_an_unknown_price_is_noted_and_stands_in_the_table_and_the_report(folder: Path) -> None:
+    done = optimize(folder, "task.toml", "--budget", "900 calls", "--run-dir", "run", model="python:mine:costly")
+
+    assert done.returncode == 0, done.stderr
+    assert "note: the price of the task model is not known" in done.stdout
+    assert "price unknown" in done.stdout
+    report = (folder / "run" / "report.md").read_text()
+    assert "price of the task model: unknown" in report
+    assert "| price unknown |" in report
 
 
 def test_debug_shows_the_stack(folder: Path) -> None:

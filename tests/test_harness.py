@@ -36,7 +36,7 @@ from promptopt import (
     optimize,
 )
 from promptopt.calls import Caller
-from promptopt.harness import _Job
+from promptopt.harness import Job
 from promptopt.ledger import Ledger
 from promptopt.scorer import Scorer
 from promptopt.scores import NO_USAGE
@@ -44,7 +44,7 @@ from promptopt.selection import choose, compare, shortlist
 from promptopt.tokens import words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from promptopt import Strategy
@@ -79,7 +79,7 @@ class Watched:
     fingerprint: Mapping[str, Any] = field(default_factory=lambda: {"provider": "watched"})
     asked: list[tuple[Any, int]] = field(default_factory=list)
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
+    def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
         for number, request in enumerate(requests):
             self.before(len(self.asked))
             reply = self.handler(request)
@@ -277,6 +277,27 @@ def test_other_units_hold_back_for_the_test_too(tmp_path: Path, budget: Budget) 
     assert result.test.examples == 50  # 0.3 x 20,000 tokens, for 2 prompts of 40 tokens and half as many in reserve
     assert spent <= 20_000
     assert result.budget == str(budget)
+
+
+@pytest.mark.parametrize("budget", [Budget(tokens=30_000), Budget(dollars=0.03)])
+def test_the_reserve_of_a_single_call_does_not_cost_the_test_its_last_items(tmp_path: Path, budget: Budget) -> None:
+    model = Watched(price=Price(1.0, 1.0), usage=Usage(30, 0, 1))
+    writer = Watched(toys.writer, price=Price(1.0, 1.0), usage=Usage(50, 0, 150))
+    task = a_task(validation=12, test=12, max_tokens=2_000)  # a call may take a hundred times what it does take
+    result = search(tmp_path, model, writer=writer, task=task, budget=budget)
+
+    assert result.test is not None
+    assert result.test.examples == 12
+    assert sum(used.tokens for used in result.used.values()) <= 30_000
+
+
+def test_an_unknown_price_is_noted_once(tmp_path: Path) -> None:
+    result = search(tmp_path, Watched(price=None), budget="900 calls")
+
+    assert [note for note in result.notes if "price" in note] == [
+        "the price of the task model is not known: what it costs is not counted; --price says it"
+    ]
+    assert result.prices["task"] is None
 
 
 def test_without_test_data_nothing_is_claimed(tmp_path: Path) -> None:
@@ -610,7 +631,33 @@ def test_the_writer_is_the_task_model_unless_told(tmp_path: Path) -> None:
 
     assert result.models["writer"] == result.models["task"]
     assert set(result.used) == {"task", "writer"}
-    assert _Job(task=a_task(), model=both, writer=None, strategy=SEARCH, budget=Budget(), seed=0).roles == {
+    assert Job(task=a_task(), model=both, writer=None, strategy=SEARCH, budget=Budget(), seed=0).roles == {
         "task": both,
         "writer": both,
     }
+
+
+# ---------------------------------------------------------------- replies that were cut off before any text
+
+
+def thinker(cut: str) -> FakeModel:
+    """A model that uses up its tokens before it says anything about items that hold a word."""
+
+    def answer(request: Request) -> Response:
+        silent = cut in str(request.context)
+        return Response("" if silent else toys.LABELS[0], finish_reason="length" if silent else "stop")
+
+    return FakeModel(answer, name=f"thinker {cut}")
+
+
+def test_a_model_whose_first_reply_holds_no_text_is_refused_with_the_mend(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cut off at 16 tokens, before any text: raise the task's max_tokens"):
+        search(tmp_path, thinker("item"), task=a_task(max_tokens=16))
+
+
+def test_replies_cut_off_before_any_text_are_noted(tmp_path: Path) -> None:
+    result = search(tmp_path, thinker("item3"))
+    quiet = search(tmp_path, thinker("nothing"))
+
+    assert any(re.search(r"\d+ of \d+ replies were cut off at \d+ tokens", note) for note in result.notes)
+    assert not any("cut off" in note for note in quiet.notes)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from promptopt.errors import BudgetExhaustedError, InputError
-from promptopt.ledger import Budget, Ledger, Spending
+from promptopt.ledger import Bound, Budget, Ledger, Spending
 from promptopt.models.base import Price
 from promptopt.scores import NO_USAGE, Usage
 
@@ -83,7 +83,8 @@ def test_a_call_costs_logically_once_and_really_as_often_as_it_is_made() -> None
     ledger.record("task", "a", HUNDRED, PRICE, paid=False)
     ledger.record("writer", "b", HUNDRED, None, paid=False)
 
-    price = (60 * 1.0 + 40 * 10.0) / 1e6
+    price = PRICE.of(HUNDRED)
+    assert price == pytest.approx((60 * 1.0 + 40 * 10.0) / 1e6)
     assert ledger.logical == {"task": Spending(1, 60, 20, 40, price), "writer": Spending(1, 60, 20, 40, 0.0)}
     assert ledger.paid == {"task": Spending(2, 120, 40, 80, 2 * price)}
     assert used(ledger).calls == 2
@@ -147,33 +148,69 @@ def test_what_was_asked_before_is_free_and_twins_cost_once() -> None:
 @pytest.mark.parametrize(
     ("limit", "fits"), [(Budget(tokens=500), 4), (Budget(dollars=5 * 460e-6 + 1e-9), 4), (Budget(tokens=499), 3)]
 )
-def test_tokens_and_dollars_are_expected_to_be_as_before(limit: Budget, fits: int) -> None:
+def test_tokens_and_dollars_of_a_whole_batch_are_expected_to_be_as_before(limit: Budget, fits: int) -> None:
     ledger = Ledger(limit)
     ledger.record("task", "a", HUNDRED, PRICE, paid=True)
     keys = [str(i) for i in range(fits)]
 
-    ledger.admit("task", keys)
+    ledger.admit("task", keys, by_mean=True)
     with pytest.raises(BudgetExhaustedError):
-        ledger.admit("task", [*keys, "one more"])
+        ledger.admit("task", [*keys, "one more"], by_mean=True)
 
 
-def test_a_role_is_expected_to_take_what_it_took_itself() -> None:
+def test_in_a_whole_batch_a_role_is_expected_to_take_what_it_took_itself() -> None:
     ledger = Ledger(Budget(tokens=1000))
     ledger.record("task", "a", Usage(5, 0, 5), PRICE, paid=True)
     ledger.record("writer", "b", Usage(500, 0, 0), PRICE, paid=True)
 
-    ledger.admit("task", [str(i) for i in range(49)])
+    ledger.admit("task", [str(i) for i in range(49)], by_mean=True)
     with pytest.raises(BudgetExhaustedError):
-        ledger.admit("writer", ["c"])
+        ledger.admit("writer", ["c"], by_mean=True)
 
 
-def test_the_first_call_of_a_role_passes_and_the_next_is_weighed() -> None:
+def test_the_first_whole_batch_of_a_role_passes_and_the_next_is_weighed() -> None:
     ledger = Ledger(Budget(tokens=10))
-    ledger.admit("task", ["a"])
+    ledger.admit("task", ["a"], by_mean=True)
     ledger.record("task", "a", HUNDRED, PRICE, paid=True)
 
     with pytest.raises(BudgetExhaustedError, match="0 of 10 are left"):
-        ledger.admit("task", ["b"])
+        ledger.admit("task", ["b"], by_mean=True)
+
+
+def test_calls_in_flight_hold_back_the_most_that_they_can_use_until_they_are_settled() -> None:
+    ledger = Ledger(Budget(tokens=100))
+    ledger.reserve("task", "a", Bound(60))
+    with pytest.raises(BudgetExhaustedError, match="may need 50 tokens; 40 of 100 are left"):
+        ledger.reserve("task", "b", Bound(50))
+
+    ledger.record("task", "a", Usage(20, 0, 10), PRICE, paid=True)
+    ledger.reserve("writer", "b", Bound(70))
+    ledger.record_failure("writer", "b")  # settled at zero
+    ledger.reserve("task", "c", Bound(70))
+    ledger.release(["c", "never reserved"])
+    ledger.reserve("task", "d", Bound(70))
+
+
+def test_a_reply_that_the_run_has_needs_no_reserve_and_a_failed_one_does() -> None:
+    ledger = Ledger(Budget(tokens=100))
+    ledger.record("task", "a", HUNDRED, PRICE, paid=True)
+    ledger.record_failure("task", "b")
+
+    ledger.reserve("task", "a", Bound(1000))
+    with pytest.raises(BudgetExhaustedError):
+        ledger.reserve("task", "b", Bound(1))
+
+
+def test_dollars_add_up_to_the_same_in_whatever_order_they_come() -> None:
+    price, usages = Price(0.1, 0.7, 0.03, 0.13), [Usage(7 * i, 2 * i, i % 5, i) for i in range(100)]
+
+    def total(order: list[Usage]) -> float:
+        ledger = Ledger()
+        for i, usage in enumerate(order):
+            ledger.record("task", str(i), usage, price, paid=True)
+        return used(ledger).dollars
+
+    assert total(usages) == total(usages[::-1]) == total(sorted(usages, key=lambda usage: usage.input % 11))
 
 
 def test_what_is_left_of_each_limit() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from promptopt import Demonstrations, Example, InputError, Prompt, Result
+from promptopt import Demonstrations, Example, InputError, Price, Prompt, Result
 from promptopt.ledger import Spending
 from promptopt.report import markdown, write_report
 from promptopt.result import Comparison, Record
@@ -68,6 +68,7 @@ def a_result(**changes: Any) -> Result:
         budget="500 calls",
         versions={"promptopt": "0.1", "python": "3.11"},
         paid={"task": Spending(20, 100, 0, 50, 0.05)},
+        prices={"task": Price(0.4, 1.6, 0.1), "writer": None},
         seconds=1.5,
         run_dir="runs/x",
     )
@@ -157,7 +158,7 @@ def test_a_part_of_the_wrong_kind_is_refused_or_kept_but_never_crashes(name: str
         assert str(error).startswith("this is no ")  # noqa: PT017  not every part is looked at
 
 
-@pytest.mark.parametrize("name", sorted(set(a_result().to_json()) - {"run_dir"}))
+@pytest.mark.parametrize("name", sorted(set(a_result().to_json()) - {"run_dir", "prices"}))
 def test_a_part_that_is_missing_is_refused(name: str) -> None:
     data = a_result().to_json()
     del data[name]
@@ -241,7 +242,9 @@ def test_the_printed_result_has_the_numbers_and_the_prompt() -> None:
     assert text.endswith(str(CHOSEN))
     for part in ("0.650 to 0.850", "+0.125 to +0.375", "123 (20 made now, 103 from the memo)", "1,590", "note: a note"):
         assert part in text
-    assert re.search(r"dollars +0\.2500 \(0\.0500 paid now\)", text)
+    assert re.search(r"dollars +0\.0500 spent, 0\.2000 saved; price unknown: writer", text)
+    assert re.search(r"task +20 +100 +100 +0 +50 +0\.0500 +0\.2000\n", text)
+    assert re.search(r"writer +0 +3 +0 +0 +0 +price unknown +price unknown\n", text)
     assert re.search(r"failed replies +1", text)
 
 

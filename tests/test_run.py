@@ -34,7 +34,7 @@ from promptopt.randomness import named_generator
 from promptopt.scorer import Scorer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from promptopt import Model
@@ -153,7 +153,7 @@ def test_a_failed_cell_is_in_no_mean_and_counts_as_failed_until_it_comes(memo: M
     class Breaking(FakeModel):
         broken = True
 
-        def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
+        def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
             for number, request in enumerate(requests):
                 fails = self.broken and "item1" in said_to(request)
                 yield Arrival(number, Failure("busy") if fails else Response("yes"))
@@ -310,7 +310,7 @@ def test_texts_that_failed_or_are_not_whole_are_left_out(memo: Memo) -> None:
     ]
 
     class Writer(FakeModel):
-        def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
+        def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
             yield from (Arrival(request.replicate, replies[request.replicate]) for request in requests)
 
     assert a_run(memo, writer=Writer(echo)).write(ASK, count=5) == ["one", "three"]

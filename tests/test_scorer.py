@@ -29,7 +29,7 @@ from promptopt.ledger import Ledger
 from promptopt.scorer import Scorer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from promptopt import Model
@@ -47,7 +47,7 @@ class Flaky(FakeModel):
         super().__init__(said_to, "flaky")
         self.reply = handler
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
+    def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
         for number, request in enumerate(requests):
             said = self.reply(said_to(request))
             yield Arrival(number, Response(said) if isinstance(said, str) else said)

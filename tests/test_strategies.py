@@ -28,7 +28,7 @@ from promptopt import (
 from promptopt.settings import find_strategy, settings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
 STRATEGIES: dict[str, Strategy] = {
     "promptquine": PromptQuine(shortest=3),
@@ -190,7 +190,7 @@ def test_a_prompt_whose_replies_all_failed_is_not_shown_to_the_writer_as_a_bad_o
     shown: list[str] = []
 
     class Failing(FakeModel):
-        def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
+        def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
             for number, request in enumerate(requests):
                 text = toys.text_of(request.context)
                 lost = "perhaps" not in text

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from promptopt.models import KINDS, catalog
+from promptopt.errors import InputError
+from promptopt.models import KINDS, catalog, load_model
 from promptopt.settings import find_strategy, known_strategies, settings_of
 
 models = typer.Typer(help="The models that can be named, and those that can be fetched.", rich_markup_mode=None)
@@ -40,6 +41,26 @@ def list_models(context: typer.Context) -> None:
     for name, known in catalog.KNOWN.items():
         state = "here" if catalog.model_file(name).exists() else f"promptopt models fetch {name}"
         typer.echo(f"{'local:' + name:20} {known.about} ({state})")
+
+
+@models.command()
+def check(
+    name: Annotated[str, typer.Argument(help="KIND:NAME of a hosted model, such as openai:gpt-4.1-mini.")],
+    base_url: Annotated[str | None, typer.Option(help="Endpoint, if not the provider's.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait for an answer.")] = None,
+) -> None:
+    """Find out what an endpoint can do: key, model, log-probabilities, batches, price. Pays for one small call."""
+    from promptopt.models.check import check as findings  # noqa: PLC0415  loaded when used
+    from promptopt.models.hosted import HostedModel  # noqa: PLC0415  loaded when used
+
+    model = load_model(name, base_url=base_url, timeout=timeout)
+    if not isinstance(model, HostedModel):
+        raise InputError(f"{name!r} is no hosted model: there is nothing to check, give openai:NAME or anthropic:NAME")
+    failed = False
+    for what, good, says in findings(model):
+        typer.echo(f"{'ok' if good else '-' if good is None else 'no':4}{what:20}{says}")
+        failed = failed or good is False
+    raise typer.Exit(1 if failed else 0)
 
 
 @models.command()

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from promptopt.calls import Caller
+from promptopt.dry_run import estimate
 from promptopt.errors import InputError
 from promptopt.harness import optimize as run_optimize
 from promptopt.ledger import Budget, Ledger
@@ -21,12 +22,14 @@ from promptopt.models import load_model
 from promptopt.models.base import Price
 from promptopt.progress import Display
 from promptopt.prompt import Prompt
+from promptopt.result import SPENDING
 from promptopt.scorer import Scorer
 from promptopt.statistics import mean_interval, paired_interval
 from promptopt.task import check_slots
 from promptopt.taskfile import build_task, load_task, parse_spec
 
 if TYPE_CHECKING:
+    from promptopt.models.base import Model
     from promptopt.result import Result
     from promptopt.statistics import Interval
     from promptopt.task import Task
@@ -43,8 +46,21 @@ Reward = Annotated[str | None, typer.Option(help="Built-in reward, or MODULE:FUN
 SplitSeed = Annotated[int, typer.Option(help="Seed of the split of one data file.")]
 ModelName = Annotated[str, typer.Option("--model", help="KIND:NAME, see `promptopt models`.")]
 BaseUrl = Annotated[str | None, typer.Option(help="Endpoint of a hosted model, if not the provider's.")]
-PriceText = Annotated[str | None, typer.Option("--price", help="INPUT,OUTPUT in dollars per million tokens.")]
+PriceText = Annotated[
+    str | None,
+    typer.Option(
+        "--price", help="INPUT,OUTPUT[,CACHED[,WRITTEN]] in dollars per million tokens, if not the known ones."
+    ),
+]
+Concurrency = Annotated[int | None, typer.Option(min=1, help="Most calls in flight at once at a hosted model.")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds to wait for a hosted model's reply, each try anew.")]
+Rpm = Annotated[int | None, typer.Option(min=1, help="Most requests a minute to a hosted model.")]
+Tpm = Annotated[int | None, typer.Option(min=1, help="Most tokens a minute to a hosted model.")]
+Batch = Annotated[
+    bool, typer.Option("--batch", help="Score through the provider's batch endpoint: half the price, within a day.")
+]
 MemoFolder = Annotated[Path | None, typer.Option("--memo", help="Folder of the memo.")]
+HOSTED = ("openai:", "anthropic:")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
 
 
@@ -78,6 +94,21 @@ class _Source:
         return build_task(parse_spec({"name": name, **top, "data": section}, "the command line"), Path.cwd())
 
 
+@dataclass(frozen=True)
+class _Pace:
+    """How hard hosted models may be pressed; None leaves an adapter's own default."""
+
+    concurrency: int | None
+    timeout: float | None
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+
+    def load(self, spec: str, base_url: str | None, price: str | None) -> Model:
+        """Return the model of that name; models that are not hosted have no use for a pace."""
+        pace = self if spec.startswith(HOSTED) else _Pace(None, None, None, None)
+        return load_model(spec, base_url=base_url, price=_read_price(price), **vars(pace))
+
+
 def optimize(
     task: TaskArgument = None,
     model: ModelName = "local:smollm2",
@@ -94,32 +125,39 @@ def optimize(
     writer: Annotated[str | None, typer.Option(help="Model that writes prompts; by default the task model.")] = None,
     writer_base_url: Annotated[str | None, typer.Option(help="Endpoint of the writer.")] = None,
     writer_price: Annotated[str | None, typer.Option(help="Price of the writer, as --price.")] = None,
+    concurrency: Concurrency = None,
+    timeout: Timeout = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    batch: Batch = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of the strategy, NAME=VALUE.")] = None,
     budget: Annotated[str | None, typer.Option(help="'500 calls', '2 dollars' or '1M tokens'.")] = None,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
     run_dir: Annotated[Path | None, typer.Option(help="Where the result and the report go.")] = None,
     memo: MemoFolder = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run would need; call no model.")] = False,
     json_: Json = False,
 ) -> None:
     """Search for a better prompt, choose on validation data, compare once on test data."""
     source = _Source(task, data, input, label, labels, seed_prompt, reward, split_seed)
     settings = _read_settings(set_ or [])
     read = source.task()
+    pace = _Pace(concurrency, timeout, rpm, tpm)
+    loaded = pace.load(model, base_url, price)
+    loaded = _with_batches(loaded) if batch else loaded
+    given: dict[str, Any] = {
+        "writer": pace.load(writer, writer_base_url, writer_price) if writer else None,
+        "budget": budget,
+        "seed": seed,
+        "settings": settings,
+    }
+    if dry_run:
+        needs = estimate(read, loaded, strategy, memo=memo, **given)
+        typer.echo(json.dumps(needs.to_json(), ensure_ascii=False) if json_ else str(needs))
+        return
     folder = run_dir or Path("runs") / _run_name(read.name, [model, strategy, settings, writer, budget, seed])
-    writer_model = load_model(writer, base_url=writer_base_url, price=_read_price(writer_price)) if writer else None
     with Display() as display, Memo(memo) as store:
-        result = run_optimize(
-            read,
-            load_model(model, base_url=base_url, price=_read_price(price)),
-            strategy,
-            writer=writer_model,
-            budget=budget,
-            seed=seed,
-            settings=settings,
-            run_dir=folder,
-            memo=store,
-            display=display,
-        )
+        result = run_optimize(read, loaded, strategy, run_dir=folder, memo=store, display=display, **given)
     if json_:
         typer.echo(json.dumps(result.to_json(), ensure_ascii=False))
     else:
@@ -143,6 +181,11 @@ def score(
     split_seed: SplitSeed = 0,
     base_url: BaseUrl = None,
     price: PriceText = None,
+    concurrency: Concurrency = None,
+    timeout: Timeout = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    batch: Batch = False,
     budget: Annotated[str | None, typer.Option(help="'500 calls', '2 dollars' or '1M tokens'.")] = None,
     memo: MemoFolder = None,
     json_: Json = False,
@@ -156,7 +199,8 @@ def score(
     prompts = [Prompt(text) for text in prompt or []] + [Prompt(_read_text(path)) for path in prompt_file or []]
     for given in prompts:
         check_slots(given.text, read.fields, "the prompt")
-    loaded = load_model(model, base_url=base_url, price=_read_price(price))
+    loaded = _Pace(concurrency, timeout, rpm, tpm).load(model, base_url, price)
+    loaded = _with_batches(loaded) if batch else loaded
     with Memo(memo) as store:
         ledger = Ledger(Budget.parse(budget) if budget else Budget())
         rows = _scored(Scorer(read, loaded, Caller(store, ledger)), prompts or [read.seed_prompt], split, replicates)
@@ -165,6 +209,12 @@ def score(
     else:
         _print_scores(rows)
     raise typer.Exit(1 if any(row["failed"] for row in rows) else 0)
+
+
+def _with_batches(model: Model) -> Model:
+    from promptopt.models.batches import batch_model  # noqa: PLC0415  loaded when used
+
+    return batch_model(model)
 
 
 def _scored(scorer: Scorer, prompts: list[Prompt], split: str, replicates: int) -> list[dict[str, Any]]:
@@ -202,6 +252,12 @@ def _print_result(result: Result) -> None:
     for name, value in result.facts():
         facts.add_row(name, value)
     console.print(facts)
+    spending = Table(box=None)
+    for column in SPENDING:
+        spending.add_column(column, justify="left" if column == "role" else "right")
+    for cells in result.spending():
+        spending.add_row(*cells)
+    console.print(spending)
     for note in result.notes:
         typer.echo(f"note: {note}")
     # Not through rich, which would break a prompt's lines.
@@ -259,14 +315,16 @@ def _read_price(text: str | None) -> Price | None:
     if text is None:
         return None
     try:
-        first, second = (float(part) for part in text.split(","))
-    except ValueError:
+        numbers = [float(part) for part in text.split(",")]
+        price = Price(*numbers)
+    except (TypeError, ValueError):
         raise InputError(
-            f"cannot read the price {text!r}: write INPUT,OUTPUT in dollars per million tokens, such as 0.4,1.6"
+            f"cannot read the price {text!r}: write INPUT,OUTPUT[,CACHED[,WRITTEN]] in dollars per million tokens, "
+            "such as 0.4,1.6 or 0.4,1.6,0.1"
         ) from None
-    if first < 0 or second < 0:
-        raise InputError(f"a price cannot be negative: {text!r}")
-    return Price(first, second)
+    if not all(0 <= number < float("inf") for number in numbers):
+        raise InputError(f"a price must be 0 or more, and finite: {text!r}")
+    return price
 
 
 def _read_text(path: Path) -> str:

@@ -6,7 +6,7 @@ An adapter, and the SDK or torch behind it, is imported when a model of its kind
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError, nearest
 from promptopt.models.base import Model
@@ -22,13 +22,26 @@ KINDS = {
 }
 
 
-def load_model(spec: str, *, base_url: str | None = None, price: Price | None = None) -> Model:
+def load_model(
+    spec: str,
+    *,
+    base_url: str | None = None,
+    price: Price | None = None,
+    concurrency: int | None = None,
+    timeout: float | None = None,
+    requests_per_minute: float | None = None,
+    tokens_per_minute: float | None = None,
+) -> Model:
     """Return the model that a name such as `openai:gpt-4.1-mini` stands for; nothing is loaded or called yet.
 
     Args:
         spec: kind, colon, name.
         base_url: endpoint of a hosted model, if not the provider's.
         price: dollars per million tokens of a hosted model.
+        concurrency: calls in flight at once, at most; this and what follows is for hosted models, None their default.
+        timeout: seconds to wait for an answer.
+        requests_per_minute: the most to send.
+        tokens_per_minute: the most to ask for.
 
     Raises:
         InputError: no such kind, or an argument that the kind has no use for.
@@ -41,14 +54,21 @@ def load_model(spec: str, *, base_url: str | None = None, price: Price | None = 
         )
     if kind in ("local", "python") and base_url is not None:
         raise InputError(f"{spec!r} has no endpoint: leave out the base URL, or use openai: or anthropic:")
+    given = {
+        "concurrency": concurrency,
+        "timeout": timeout,
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+    }
+    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if kind == "openai":
         from promptopt.models.openai import OpenAIModel  # noqa: PLC0415  loaded when used
 
-        return OpenAIModel(name, base_url=base_url, price=price)
+        return OpenAIModel(name, base_url=base_url, price=price, **settings)
     if kind == "anthropic":
         from promptopt.models.anthropic import AnthropicModel  # noqa: PLC0415  loaded when used
 
-        return AnthropicModel(name, base_url=base_url, price=price)
+        return AnthropicModel(name, base_url=base_url, price=price, **settings)
     if kind == "local":
         from promptopt.models.local import LocalModel  # noqa: PLC0415  loaded when used
 

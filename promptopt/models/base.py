@@ -5,27 +5,54 @@ A capability is a type, so that what a model can do is known before anything is 
     Model            generate text
     LabelModel       also give log p(label | context)
     TokenModel       also cut text into its own tokens
+    LabelReader      give log p(label | context) beside text, where its endpoint does
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from promptopt.prompt import Context
-    from promptopt.scores import Arrival
+    from promptopt.scores import Arrival, Usage
 
 Unit: TypeAlias = Literal["reply", "batch"]
 
+_GRID = 2.0**40  # steps in a dollar
+
 
 class Price(NamedTuple):
-    """Dollars for a million tokens."""
+    """Dollars for a million tokens.
+
+    Args:
+        input: read by the model.
+        output: written by it.
+        cached: input read from the provider's cache; None: as input.
+        written: input written to the provider's cache; None: as input.
+    """
 
     input: float
     output: float
+    cached: float | None = None
+    written: float | None = None
+
+    def of(self, usage: Usage) -> float:
+        """Return the dollars that a call cost, to 2^-40: so that sums of them are exact, in whatever order they come."""
+        cached = self.input if self.cached is None else self.cached
+        written = self.input if self.written is None else self.written
+        fresh = max(usage.input - usage.cached - usage.written, 0)
+        spent = fresh * self.input + usage.cached * cached + usage.written * written + usage.output * self.output
+        return round(spent / 1e6 * _GRID) / _GRID
+
+    def most(self, input_tokens: int, output_tokens: int) -> float:
+        """Return the most dollars that so many tokens can cost, whatever the provider's cache does."""
+        dearest = max(self.input, self.cached or 0.0, self.written or 0.0)
+        spent = input_tokens * dearest + output_tokens * self.output
+        return math.ceil(spent / 1e6 * _GRID * (1 + 1e-12)) / _GRID
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +67,7 @@ class Request:
         top_k: sample from so many of the likeliest tokens; 0 for all. Comes before top_p.
         stop: the reply ends before the first of these.
         replicate: number of the sample; the same request with another number is another sample.
+        labels: whose log-probabilities a `LabelReader` is to read off, where its endpoint gives them.
     """
 
     context: Context
@@ -49,6 +77,7 @@ class Request:
     top_k: int = 0
     stop: tuple[str, ...] = ()
     replicate: int = 0
+    labels: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -70,8 +99,12 @@ class Model(Protocol):
         """Dollars for a million tokens; (0, 0) for a model of one's own, None where it is not known."""
         ...
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
+    def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
         """Yield each request's reply as soon as it is there, in any order.
+
+        Where the unit is "reply", the next request is pulled when there is room for it, in the thread that iterates over
+        the replies: a budget or Ctrl-C ends `requests` early. What was pulled is answered. Where it is "batch",
+        `requests` is a list.
 
         A call that failed for good in spite of retries arrives as a `Failure`.
 
@@ -85,10 +118,11 @@ class Model(Protocol):
 class LabelModel(Model, Protocol):
     """A model that can say how likely a given answer is."""
 
-    def label_logprobs(self, contexts: Sequence[Context], labels: Sequence[str]) -> Iterator[Arrival]:
+    def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
         """Yield for each context a response with natural log p(label | context) for all labels, in their order.
 
-        Normalised over the whole vocabulary; labels may have any number of tokens.
+        Normalised over the whole vocabulary; labels may have any number of tokens. Contexts are pulled as requests are in
+        `generate`.
         """
         ...
 
@@ -100,3 +134,10 @@ class TokenModel(Model, Protocol):
     def pieces(self, text: str) -> list[str]:
         """Cut `text` into the strings that its tokens cover; joined they are `text` again."""
         ...
+
+
+@runtime_checkable
+class LabelReader(Model, Protocol):
+    """A model whose replies may come with log-probabilities of the labels in a request, or without: known by asking only."""
+
+    reads_labels: Literal[True]

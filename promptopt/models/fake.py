@@ -8,7 +8,7 @@ from promptopt.models.base import Price, Request
 from promptopt.scores import Arrival, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from promptopt.prompt import Context
 
@@ -26,7 +26,7 @@ class FakeModel:
         self.handler = handler
         self.fingerprint: Mapping[str, Any] = {"provider": "fake", "model": name}
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Arrival]:
+    def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
         """Answer one request after the other."""
         for index, request in enumerate(requests):
             reply = self.handler(request)
@@ -40,7 +40,7 @@ class FakeLabelModel(FakeModel):
         super().__init__(lambda request: str(request.context), name)
         self.logprobs = logprobs
 
-    def label_logprobs(self, contexts: Sequence[Context], labels: Sequence[str]) -> Iterator[Arrival]:
+    def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
         """Answer one context after the other."""
         for index, context in enumerate(contexts):
             values = tuple(float(value) for value in self.logprobs(context, labels))

@@ -1,0 +1,89 @@
+"""What a hosted endpoint can do, found out by one small call and two questions that cost nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from promptopt.errors import ModelError, PassingModelError
+from promptopt.models.base import LabelReader, Request
+from promptopt.models.batches import HostedBatches, NoSuchPlaceError, batch_model
+from promptopt.prompt import Message
+from promptopt.scores import Failure, Response
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from promptopt.models.hosted import HostedModel
+
+_TOKENS = 256  # a model that thinks before it answers needs some
+
+
+class Finding(NamedTuple):
+    """One thing that an endpoint can do or not.
+
+    Args:
+        what: is asked.
+        good: True, False, or None where it could not be found out or is no fault.
+        says: in words.
+    """
+
+    what: str
+    good: bool | None
+    says: str
+
+
+def check(model: HostedModel) -> Iterator[Finding]:
+    """Yield what is found out, one after the other; ends early where nothing more can be.
+
+    One call of a few tokens is paid for.
+    """
+    labels = ("yes", "no")
+    question = (Message("user", "Reply with the word yes."),)
+    try:
+        reply = next(iter(model.generate([Request(context=question, max_tokens=_TOKENS, labels=labels)]))).reply
+    except PassingModelError as error:
+        yield Finding("reachable", good=False, says=str(error))
+        return
+    except ModelError as error:  # says which of key, model name and request it is
+        yield Finding("usable", good=False, says=str(error))
+        return
+    if isinstance(reply, Failure):
+        yield Finding("reachable", good=False, says=reply.reason)
+        return
+    yield Finding("usable", good=True, says=f"{model.endpoint} took the key, knows {model.name}, and answered")
+    yield _text(reply)
+    for change in model.changes:
+        yield Finding("note", good=None, says=f"{model.name} {change}")
+    yield _logprobs(model, reply)
+    yield _batches(model)
+    price = model.price
+    known = price is not None and f"${price.input:g} in, ${price.output:g} out, for a million tokens"
+    yield Finding("price", good=price is not None or None, says=known or "not known: give --price INPUT,OUTPUT")
+
+
+def _text(reply: Response) -> Finding:
+    if reply.text:
+        return Finding("text", good=True, says=f"{reply.usage.input} tokens in, {reply.usage.output} out")
+    return Finding("text", good=False, says=f"none within {_TOKENS} tokens: give the task a larger max_tokens")
+
+
+def _logprobs(model: HostedModel, reply: Response) -> Finding:
+    name = "log-probabilities"
+    if not isinstance(model, LabelReader):
+        return Finding(name, good=None, says="not part of this protocol: labels are read from the text, as votes")
+    if reply.label_logprobs is None:
+        return Finding(name, good=None, says="none: labels are read from the text, as votes")
+    return Finding(name, good=True, says="of the 20 likeliest first tokens: labels of one token are scored by them")
+
+
+def _batches(model: HostedModel) -> Finding:
+    batches = batch_model(model)
+    if not isinstance(batches, HostedBatches):
+        return Finding("batches", good=None, says="none here")
+    try:
+        batches.get(batches.path, limit=1)
+    except NoSuchPlaceError:
+        return Finding("batches", good=None, says="none here")
+    except ModelError as error:
+        return Finding("batches", good=None, says=f"could not be found out: {error}")
+    return Finding("batches", good=True, says="yes: --batch, for half the price")

@@ -1,0 +1,168 @@
+"""The dry run against runs with models that are not the simulated ones."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import toys
+
+from promptopt import Example, FakeLabelModel, FakeModel, InputError, Judge, Memo, Price, Prompt, optimize
+from promptopt.dry_run import Estimate, estimate
+from promptopt.strategies import BUILT_IN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from promptopt import Model, Request, Task
+    from promptopt.prompt import Context
+
+LONG = (
+    "Below you see one item of a long list that somebody made with care . Read never the item perhaps and answer it "
+    "loudly , with yes or with no and nothing else , please , for we have many of them to go through today ; think about "
+    "what was asked before you say anything at all . Here it comes : {text} . Now say it"
+)
+WORDS = [
+    "clear",
+    "short",
+    "exact",
+    "careful",
+    "plain",
+    "brief",
+    "sure",
+    "proper",
+    "direct",
+    "honest",
+    "strict",
+    "simple",
+    "firm",
+    "quick",
+    "calm",
+    "close",
+]
+
+
+def chance(*of: object) -> float:
+    return int.from_bytes(hashlib.sha256(repr(of).encode()).digest()[:6]) / 2**48
+
+
+def quality(text: str) -> float:
+    return 0.85 - 0.1 * sum(word in text for word in toys.SPOILERS)
+
+
+def answer(request: Request) -> str:
+    text = toys.text_of(request.context)
+    right = toys.right_answer(text)
+    return right if chance(text) < quality(text) else toys.LABELS[1 - toys.LABELS.index(right)]
+
+
+def logprobs(context: Context, labels: Sequence[str]) -> list[float]:
+    text = toys.text_of(context)
+    margin = 1.5 * (chance(text) - 1 + quality(text))
+    return [-2 + (margin if label == toys.right_answer(text) else -margin) for label in labels]
+
+
+def write(request: Request) -> str:
+    """Drops some words of the best prompt and adds one, as many times as it is asked for."""
+    text = toys.text_of(request.context)
+    shown = [found for found in re.findall(r"<prompt>(.*?)</prompt>", text, flags=re.DOTALL) if "{text}" in found]
+    if not shown:
+        return "ready"
+    wanted = re.search(r"write (\d+) better", text)
+    out = []
+    for n in range(int(wanted[1]) if wanted else 1):
+        salt = (n, text, request.replicate)
+        words = [word for i, word in enumerate(shown[0].split()) if word == "{text}" or chance(i, *salt) > 0.1]
+        words.insert(int(chance(*salt) * len(words)), WORDS[int(16 * chance("word", *salt))])
+        out.append(f"<prompt>{' '.join(words)}</prompt>")
+    return "\n".join(out)
+
+
+def paid(request: Request) -> str:
+    raise AssertionError("a call was made")
+
+
+def a_task(count: int = 6, prompt: str = LONG, **changes: object) -> Task:
+    splits = {
+        split: tuple(Example({"text": f"item{1000 * k + i}"}, toys.LABELS[i % 2], f"{split}{i}") for i in range(count))
+        for k, split in enumerate(("train", "validation", "test"))
+    }
+    return replace(toys.TASK, **splits, seed_prompt=Prompt(prompt), **changes)  # type: ignore[arg-type]  # of fields
+
+
+MODELS: dict[str, Callable[[], Model]] = {
+    "text": lambda: FakeModel(answer, "text"),
+    "labels": lambda: FakeLabelModel(logprobs, "labels"),
+}
+
+
+@pytest.mark.parametrize("budget", [None, "700 calls", "2500 calls"])
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("strategy", BUILT_IN)
+def test_the_calls_are_those_of_the_run_to_a_tenth(
+    tmp_path: Path, strategy: str, kind: str, budget: str | None
+) -> None:
+    settings = {"restarts": 2, "resets": 3} if strategy == "hillclimb.paper" else None  # all of it takes 20,000 calls
+    task, model, writer = a_task(), MODELS[kind](), FakeModel(write, "writer")
+
+    def expected() -> Estimate:
+        return estimate(task, model, strategy, writer=writer, budget=budget, settings=settings, memo=tmp_path)
+
+    before = expected()
+    result = optimize(task, model, strategy, writer=writer, budget=budget, settings=settings, memo=tmp_path)
+    made, after = sum(spent.calls for spent in result.paid.values()), expected()
+
+    assert before.asked.calls == pytest.approx(made, rel=0.1)
+    assert (before.known.calls, after.asked.calls) == (0, 0)
+    assert after.known == sum(result.used.values(), start=type(after.known)())
+
+
+def test_no_model_is_called_and_nothing_is_written(tmp_path: Path) -> None:
+    model, judge = FakeModel(paid, "task"), FakeModel(paid, "judge")
+    with Memo(tmp_path) as memo:
+        needs = estimate(
+            a_task(reward=Judge(judge, "Be brief.")), model, "random", writer=FakeModel(paid, "writer"), memo=memo
+        )
+
+        assert memo.stats().entries == 0
+    assert {need.role for need in needs.needs} == {"task", "writer", "judge"}
+    assert {need.stage for need in needs.needs} == {"start", "search", "validation", "test"}
+
+
+def test_a_model_that_costs_needs_no_budget_to_be_asked_what_it_would_cost(tmp_path: Path) -> None:
+    model = FakeModel(paid)
+    model.price = Price(1.0, 10.0)
+    needs = estimate(a_task(), model, "random", memo=tmp_path)
+
+    assert needs.asked.dollars > 0
+    assert needs.asked.dollars == sum(need.asked.dollars for need in needs.needs)
+    assert str(needs).splitlines()[-1].startswith("note: a simulation")
+
+
+def test_an_unknown_price_is_said_and_never_taken_as_zero(tmp_path: Path) -> None:
+    model: Model = FakeModel(paid)
+    model.price = None  # type: ignore[misc]  # what the test is about
+    needs = estimate(a_task(), model, "random", memo=tmp_path)
+
+    assert {row[-1] for row in needs.rows()} == {"price unknown"}
+    assert any("the price of the task model is not known" in note for note in needs.notes)
+    assert needs.to_json()["prices"]["task"] is None
+
+
+def test_a_run_that_was_begun_needs_less(tmp_path: Path) -> None:
+    model, writer = FakeModel(answer, "text"), FakeModel(write, "writer")
+    optimize(a_task(), model, "random", writer=writer, budget="300 calls", memo=tmp_path)
+    needs = estimate(a_task(), model, "random", writer=writer, memo=tmp_path)
+    whole = estimate(a_task(), model, "random", writer=writer, memo=tmp_path / "empty")
+
+    assert needs.known.calls > 150
+    assert needs.asked.calls + needs.known.calls == pytest.approx(whole.asked.calls, rel=0.1)
+
+
+def test_a_budget_that_is_too_small_says_so_as_the_run_would(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not pay for one look"):
+        estimate(a_task(), FakeModel(paid), "random", budget="3 calls", memo=tmp_path)
