@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,7 +18,7 @@ _PLAIN_SECONDS = 10.0
 
 
 class Display:
-    """Progress of one run on standard error; a context manager.
+    """Progress of one run on standard error; a context manager. What the package logs meanwhile is shown above it.
 
     Args:
         console: where to write; by default standard error.
@@ -32,8 +33,13 @@ class Display:
             Live(console=self.console, refresh_per_second=10, transient=True) if self.console.is_terminal else None
         )
         self._next = 0.0
+        self._logger = logging.getLogger("promptopt")
+        self._said = _Said(self)
 
     def __enter__(self) -> Self:
+        self._level = self._logger.level
+        self._logger.setLevel(logging.INFO)  # such as how far a batch is
+        self._logger.addHandler(self._said)
         if self._live is not None:
             self._live.start()
         return self
@@ -43,6 +49,8 @@ class Display:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+        self._logger.removeHandler(self._said)
+        self._logger.setLevel(self._level)
 
     def show(self, run: Run) -> None:
         """Show where the run is, if it is time to."""
@@ -63,6 +71,18 @@ class Display:
             self._live.update(Text(text, no_wrap=True, overflow="ellipsis"))
         else:
             self.console.print(text, markup=False, soft_wrap=True)
+
+
+class _Said(logging.Handler):
+    """Shows what is logged."""
+
+    def __init__(self, display: Display) -> None:
+        super().__init__(logging.INFO)
+        self._display = display
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one message."""
+        self._display.say(record.getMessage())
 
 
 def line(run: Run) -> str:

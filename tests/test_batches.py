@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -474,3 +475,39 @@ def main(kind: str, url: str, folder: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+
+
+# ---------------------------------------------------------------- from the shell
+
+
+def test_a_run_with_batches_pays_half_and_ends_as_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data.csv").write_text(
+        "text,label\n" + "".join(f"film {n} is {word},{word}\n" for n in range(30) for word in ("good", "bad"))
+    )
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    results = {}
+    with Loopback(lambda asked: asked.split()[-1]) as server:
+        for way in ("plain", "--batch"):
+            done = subprocess.run(
+                [
+                    *(sys.executable, "-m", "promptopt", "optimize", "--data", str(tmp_path / "data.csv")),
+                    *("--input", "text", "--label", "label", "--labels", "good,bad", "--seed-prompt", "Say which."),
+                    *("--model", "openai:some-model", "--base-url", f"{server.url}/v1", "--price", "1,1"),
+                    *("--strategy", "random", "--set", "prompts=4", "--set", "batch=4", "--budget", "2000 calls"),
+                    *("--memo", str(tmp_path / way), "--run-dir", str(tmp_path / f"run {way}"), "--json"),
+                    *([way] if way == "--batch" else []),
+                ],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            assert bool(re.search(r"batch \S+: \d+ of \d+ done", done.stderr)) == (way == "--batch")
+            results[way] = json.loads(done.stdout)
+        created = len(of(server).created)
+
+    plain, batched = results["plain"], results["--batch"]
+    assert created > 0
+    assert plain["prompt"] == batched["prompt"]
+    assert plain["used"] == batched["used"]
+    assert 0.5 <= batched["paid"]["task"]["dollars"] / plain["paid"]["task"]["dollars"] < 0.7
