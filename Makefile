@@ -29,6 +29,8 @@ check: .venv/.dev
 bench: .venv/.dev
 	@$(BIN)/python benchmarks/imports.py
 	@$(BIN)/python benchmarks/memo.py
+	@$(BIN)/python -m benchmarks.throughput
+	@$(BIN)/python -m benchmarks.reliability
 	@$(BIN)/promptopt models fetch smollm2 > /dev/null
 	@$(BIN)/python -m benchmarks.local_scoring
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import os
@@ -445,6 +446,14 @@ def test_a_server_that_is_not_there_is_a_failure(kind: str, monkeypatch: pytest.
 
     assert isinstance(reply, Failure)
     assert "could not be reached" in reply.reason
+
+
+def test_calls_work_where_a_loop_is_running_as_in_a_notebook() -> None:
+    async def cell() -> list[Response | Failure]:
+        return ask(model_of("openai", server.url), *[request()] * 3)
+
+    with Loopback() as server:
+        assert asyncio.run(cell()) == [Response("3 words", usage=Usage(input=3, cached=1, output=2))] * 3
 
 
 def test_no_requests_need_no_key() -> None:

@@ -263,7 +263,7 @@ def test_a_reply_that_stays_broken_is_a_gap_with_its_reason_and_never_stored(
 
 # From the start: the task model's first call and the writer's. Later: those that were out when it began to fail, and
 # those that took their places.
-@pytest.mark.parametrize(("start", "most"), [(1, 2 * TRIES), (70, 2 * TRIES * CONCURRENCY)])
+@pytest.mark.parametrize(("start", "most"), [(1, TRIES), (70, TRIES * CONCURRENCY)])
 def test_a_server_that_only_fails_is_left_alone(
     healthy: Healthy, server: Loopback, tmp_path: Path, start: int, most: int
 ) -> None:
