@@ -8,6 +8,8 @@ Importing the package touches no network, no torch and no provider SDK; heavy pa
 """
 
 from promptopt._version import __version__ as __version__
+from promptopt.dry_run import Estimate as Estimate
+from promptopt.dry_run import estimate as estimate
 from promptopt.errors import BudgetExhaustedError as BudgetExhaustedError
 from promptopt.errors import FinalModelError as FinalModelError
 from promptopt.errors import InputError as InputError
@@ -31,6 +33,8 @@ from promptopt.prompt import Demonstrations as Demonstrations
 from promptopt.prompt import Example as Example
 from promptopt.prompt import Message as Message
 from promptopt.prompt import Prompt as Prompt
+from promptopt.pseudolabels import pseudo_labels as pseudo_labels
+from promptopt.pseudolabels import write_fine_tuning as write_fine_tuning
 from promptopt.result import Result as Result
 from promptopt.rewards import Contains as Contains
 from promptopt.rewards import Exact as Exact
@@ -51,4 +55,5 @@ from promptopt.strategies import HillClimb as HillClimb
 from promptopt.strategies import PromptQuine as PromptQuine
 from promptopt.strategies import RandomSearch as RandomSearch
 from promptopt.strategies import Strategy as Strategy
+from promptopt.strategies import Unsupervised as Unsupervised
 from promptopt.task import Task as Task

@@ -53,7 +53,8 @@ def check(model: HostedModel) -> Iterator[Finding]:
     yield Finding("usable", good=True, says=f"{model.endpoint} took the key, knows {model.name}, and answered")
     yield _text(reply)
     for change in model.changes:
-        yield Finding("note", good=None, says=f"{model.name} {change}")
+        if "log-probabilities" not in change:  # which have a line of their own
+            yield Finding("note", good=None, says=f"{model.name} {change}")
     yield _logprobs(model, reply)
     yield _batches(model)
     price = model.price
