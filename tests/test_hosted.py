@@ -518,6 +518,13 @@ def test_labels_are_scored_by_the_likeliest_first_tokens_over_case_and_blanks() 
     assert reply.label_logprobs == pytest.approx((math.log(0.7), math.log(0.1)))
 
 
+def test_a_reply_that_names_no_label_is_scored_by_its_first_tokens() -> None:
+    reply = ask_labels("Well, then", [("Well", math.log(0.5)), ("great", math.log(0.2)), ("terrible", math.log(0.1))])
+
+    assert reply.text == "great"
+    assert reply.label_logprobs == pytest.approx((math.log(0.2), math.log(0.1)))
+
+
 def test_a_label_outside_the_likeliest_tokens_gets_an_upper_bound() -> None:
     by_least = ask_labels("great", [("great", math.log(0.5)), ("fine", math.log(0.1))])
     by_rest = ask_labels("great", [("great", math.log(0.8)), ("fine", math.log(0.19))])
@@ -531,7 +538,7 @@ def test_a_label_outside_the_likeliest_tokens_gets_an_upper_bound() -> None:
     [
         ("great", None),  # the server gives none
         ("great", [("gre", math.log(0.9)), ("terrible", math.log(0.05))]),  # a label of several tokens
-        ("The answer is great", [("great", math.log(0.5)), ("terrible", math.log(0.2))]),  # more than a label
+        ("The answer is great", [("great", math.log(0.5)), ("terrible", math.log(0.2))]),  # a longer reply names one
         ("great", [("fine", math.log(0.9))]),  # neither label among them
     ],
 )

@@ -55,7 +55,7 @@ def check(model: HostedModel) -> Iterator[Finding]:
     for change in model.changes:
         if "log-probabilities" not in change:  # which have a line of their own
             yield Finding("note", good=None, says=f"{model.name} {change}")
-    yield _logprobs(model, reply)
+    yield _logprobs(model)
     yield _batches(model)
     price = model.price
     known = price is not None and f"${price.input:g} in, ${price.output:g} out, for a million tokens"
@@ -68,11 +68,11 @@ def _text(reply: Response) -> Finding:
     return Finding("text", good=False, says=f"none within {_TOKENS} tokens: give the task a larger max_tokens")
 
 
-def _logprobs(model: HostedModel, reply: Response) -> Finding:
+def _logprobs(model: HostedModel) -> Finding:
     name = "log-probabilities"
     if not isinstance(model, LabelReader):
         return Finding(name, good=None, says="not part of this protocol: labels are read from the text, as votes")
-    if reply.label_logprobs is None:
+    if any("log-probabilities" in change for change in model.changes):
         return Finding(name, good=None, says="none: labels are read from the text, as votes")
     return Finding(name, good=True, says="of the 20 likeliest first tokens: labels of one token are scored by them")
 

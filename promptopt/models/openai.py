@@ -30,7 +30,7 @@ class OpenAIModel(HostedModel):
     A request with labels also asks for the 20 likeliest first tokens, and where a label is one of them, the response
     has log-probabilities of the labels: each the sum over the tokens that are the label but for case and blanks. A
     label outside the 20 gets an upper bound, the least of them or what they leave, whichever is less. Where a label is
-    of several tokens, or the reply is more than a label, or the server gives none, the text alone counts, as a vote.
+    of several tokens, or a longer reply names one, or the server gives none, the text alone counts, as a vote.
     """
 
     service = Service(
@@ -150,7 +150,10 @@ def label_logprobs(text: str, likeliest: Any, labels: Sequence[str]) -> tuple[fl
         if isinstance(at(entry, "token"), str) and isinstance(at(entry, "logprob"), int | float)
     ]
     wanted = [_plain(label) for label in labels]
-    if _plain(text).rstrip(".!") not in wanted or not tokens or not set(wanted) & {token.text for token in tokens}:
+    said = _plain(text).rstrip(".!")
+    if said not in wanted and any(label in said for label in wanted):
+        return None  # it reasons, and names its answer in a longer reply
+    if not set(wanted) & {token.text for token in tokens}:
         return None
     rest = 1 - math.fsum(math.exp(token.logprob) for token in tokens)
     bound = min(*(token.logprob for token in tokens), math.log(max(rest, 1e-12)))
