@@ -36,7 +36,8 @@ _BYTES_PER_TOKEN = 4  # of English in today's tokenizers
 _TURN_TOKENS = 4  # around each message
 _SAID = (
     "a simulation: replies that the memo does not hold are drawn at random, with half of the longest reply allowed "
-    "(or a label's length) and a token for 4 bytes; calls are an estimate, tokens and dollars a guess"
+    "(or a label's length) and a token for 4 bytes; calls are an estimate (to a factor of three where scores decide how "
+    "long a search goes on, as in pruning), tokens and dollars a guess"
 )
 
 T = TypeVar("T")

@@ -35,6 +35,7 @@ from promptopt.scorer import Scorer
 from promptopt.scores import Failure, Response
 from promptopt.selection import SHORTLIST, Choice, choose, compare, shortlist
 from promptopt.settings import find_strategy, settings_of
+from promptopt.strategies import Unlabelled
 from promptopt.task import Task
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from promptopt.progress import Display
     from promptopt.prompt import Example
     from promptopt.result import Comparison
+    from promptopt.rewards import Reward
     from promptopt.strategies import Strategy
 
 _FAILED_SHARE = 0.01  # above this share of failed replies a run is unfinished (design, decision 4)
@@ -255,9 +257,15 @@ class Job:
             f"items): raise the budget, or give fewer items ({error})"
         )
 
+    @property
+    def _start(self) -> Reward | None:
+        """The reward of the seed prompt on training items before the search: none is read, and labels may be missing."""
+        free = isinstance(self.strategy, Unlabelled) and not isinstance(self.task.reward, Judge)
+        return _unread if free else None
+
     def _preflight(self, scorer: Scorer) -> None:
         """One call to each model, each of a kind that the run makes anyway or that costs next to nothing."""
-        first = scorer.score([self.task.seed_prompt], self.task.train[:1]).replies[0][0][0]
+        first = scorer.score([self.task.seed_prompt], self.task.train[:1], reward=self._start).replies[0][0][0]
         if isinstance(first, Response) and first.speechless:
             raise InputError(
                 f"the task model's first reply was cut off at {self.task.max_tokens} tokens, before any text: raise the "
@@ -271,7 +279,7 @@ class Job:
 
     def _stages(self, scorer: Scorer) -> _Stages:
         """Hold back what validation and test will need, measured by what the seed prompt takes on training items."""
-        scorer.score([self.task.seed_prompt], self.task.train)
+        scorer.score([self.task.seed_prompt], self.task.train, reward=self._start)
         roles = {role: spent for role, spent in scorer.caller.ledger.logical.items() if role != "writer"}
         wide = [Bound(), *(bound for role, bound in scorer.caller.ledger.widest.items() if role != "writer")]
         used, calls = scorer.caller.ledger.total(roles), float(len(roles))  # a cell takes one call of each role
@@ -384,6 +392,10 @@ class Job:
                 f"{empty} of {cells} replies have no score, more than {_FAILED_SHARE:.0%}; look at what the judge says"
             )
         return ""
+
+
+def _unread(example: Example, response: Response) -> float:  # noqa: ARG001  a reward's signature
+    return 0.0
 
 
 def _must_answer(role: str, reply: Response | Failure) -> None:

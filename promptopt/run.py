@@ -7,7 +7,7 @@ and progress lie below; choosing and claiming lie above.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from promptopt.errors import BudgetExhaustedError, InputError
 from promptopt.models.base import Request, TokenModel
 from promptopt.racing import race
-from promptopt.rewards import Judge
+from promptopt.rewards import Judge, named_label, softmax
 from promptopt.scores import Response
 from promptopt.tokens import Tokens, cut, words
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from promptopt.racing import Race
     from promptopt.rewards import Reward
     from promptopt.scorer import Scorer
-    from promptopt.scores import Scores
+    from promptopt.scores import Failure, Floats, Scores
     from promptopt.task import Task
 
 _SEED_BITS = 20  # replicate numbers of a writer's samples: the seed, then the count
@@ -89,6 +89,7 @@ class Run:
         watch: called after each step and score, to show progress.
         history: the candidates so far, by prompt.
         steps: the numbers that the strategy reported, one record a step.
+        repeats: every cell is sampled so many times as often as a strategy asks for.
     """
 
     task: Task
@@ -99,7 +100,21 @@ class Run:
     watch: Callable[[], None] = lambda: None
     history: dict[Prompt, Candidate] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
+    repeats: int = 1
     _written: dict[Context, int] = field(default_factory=dict)
+
+    def on(self, examples: Sequence[Example], repeats: int = 1) -> Run:
+        """Return the same run, narrowed: its training items are these; history, budget and random numbers stay shared.
+
+        Args:
+            examples: the training items.
+            repeats: samples of each cell where a strategy asks for one: with few items, as many replies as with all.
+        """
+        return replace(self, task=replace(self.task, train=tuple(examples)), repeats=self.repeats * repeats)
+
+    def aside(self) -> Run:
+        """Return the same run with a history of its own, for measurements not to be ranked among the candidates."""
+        return replace(self, history={})
 
     def score(
         self,
@@ -127,6 +142,7 @@ class Run:
                 and in the history all the same, so that the end of a budget is not wasted.
         """
         examples = self.task.train if examples is None else examples
+        replicates *= self.repeats
         scores = self._affordable(prompts, examples, replicates, reward)
         own = self.task.reward
         shown = scores
@@ -141,6 +157,30 @@ class Run:
         if len(scores.prompts) < len(prompts):
             raise BudgetExhaustedError(f"the budget paid for {len(scores.prompts)} of {len(prompts)} prompts")
         return scores
+
+    def label_probabilities(
+        self, prompts: Sequence[Prompt], examples: Sequence[Example] | None = None, replicates: int = 1
+    ) -> Floats:
+        """Return how likely each label is under each prompt; no target is looked at, and nothing enters the history.
+
+        Args:
+            prompts: [P].
+            examples: [E]; the training items by default.
+            replicates: R votes of each cell, where the model gives no log-probabilities.
+
+        Returns:
+            float64 [P, E, L], each row summing to 1: log-probabilities normalised over the labels, else the shares of the
+            votes. A text that names no label is a vote for all alike; a cell whose replies all failed is NaN.
+
+        Raises:
+            InputError: the task has no labels.
+            BudgetExhaustedError: they would overstep the budget.
+        """
+        if not self.task.labels:
+            raise InputError("the task has no labels, between which probabilities could be shared out: give labels")
+        scores = self.scorer.score(prompts, examples or self.task.train, replicates, reward=_worthless)
+        self.watch()
+        return np.array([[label_shares(cell, self.task.labels) for cell in row] for row in scores.replies])
 
     def _affordable(
         self, prompts: Sequence[Prompt], examples: Sequence[Example], replicates: int, reward: Reward | Judge | None
@@ -234,6 +274,24 @@ class Run:
             number = None if parent is None or parent not in self.history else self.history[parent].number
             self.history[prompt] = Candidate(len(self.history), prompt, number, len(self.steps))
         return self.history[prompt]
+
+
+def label_shares(replies: Sequence[Response | Failure], labels: Sequence[str]) -> list[float]:
+    """Return one share a label, of the replicates of one cell; NaN where none came back."""
+    came = [reply for reply in replies if isinstance(reply, Response)]
+    shares = [math.nan] * len(labels) if not came else [0.0] * len(labels)
+    for reply in came:
+        if reply.label_logprobs is not None:
+            vote = softmax(reply.label_logprobs)
+        else:
+            said = named_label(reply.text, labels)
+            vote = [1.0 / len(labels) if said is None else float(label == said) for label in labels]
+        shares = [share + one / len(came) for share, one in zip(shares, vote, strict=True)]
+    return shares
+
+
+def _worthless(example: Example, response: Response) -> float:  # noqa: ARG001  a reward's signature
+    return 0.0
 
 
 def _is_fixed(prompt: Prompt) -> bool:

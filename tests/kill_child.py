@@ -1,4 +1,7 @@
-"""A run in a process of its own, for test_kill.py to kill: python kill_child.py KIND MEMO RESULT LOG [MODEL]."""
+"""A run in a process of its own, for test_kill.py to kill: python kill_child.py KIND MEMO RESULT LOG [MODEL].
+
+KIND is "fake", "local" or the name of a strategy.
+"""
 
 from __future__ import annotations
 
@@ -58,15 +61,19 @@ def local(path: str, folder: str) -> Any:
 
 
 def main(kind: str, memo: str, result: str, path: str, folder: str = "") -> None:
-    strategy: Strategy
-    if kind == "fake":
-        task, model = toys.TASK, fake(path)
-        strategy = RandomSearch(prompts=24, batch=8)
+    strategy: Strategy | str
+    if kind != "local":
+        splits = {
+            split: tuple(replace(item, inputs={"text": f"some other {item.inputs['text']}"}) for item in items)
+            for split, items in toys.splits(24).items()
+        }
+        task, model = replace(toys.TASK, **splits), fake(path)
+        strategy = RandomSearch(prompts=24, batch=8) if kind == "fake" else kind
     else:
         text = "Review: {text}\nIn one word, the sentiment of this item, as a careful reader would put it, is:"
         task = replace(toys.TASK, seed_prompt=Prompt(text), format="completion", template="")
         model = local(path, folder)
-        strategy = PromptQuine(population=10, offspring=20, recent=20, shortest=8)
+        strategy = replace(PromptQuine.paper(), population=10, offspring=20, recent=20, shortest=8)
     with Memo(memo) as store:
         optimize(task, model, strategy, memo=store, budget="6000 calls").save(result)
 

@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import kill_child
 import numpy as np
 import pytest
 
 from promptopt import Memo, Result
 from promptopt.memo import memo_key
+from promptopt.strategies import BUILT_IN
 
 CHILD = Path(__file__).with_name("kill_child.py")
 KILLS = 10
@@ -72,6 +74,23 @@ def test_killed_ten_times_a_run_ends_the_same_and_repeats_nothing(
     assert Result.load(killed / "result.json") == expected
     assert set(keys) <= set(stored)
     assert not repeated
+
+
+@pytest.mark.parametrize("strategy", BUILT_IN)
+def test_every_strategy_killed_once_ends_the_same(strategy: str, tmp_path: Path) -> None:
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    calm.mkdir()
+    killed.mkdir()
+    kill_child.main(strategy, *(str(calm / name) for name in ("memo", "result.json", "log")))
+    process = start(strategy, killed)
+    wait_for(killed, len(lines(calm)) // 3, process)
+    assert process.poll() is None  # the kill hits a living run
+    process.kill()
+    process.communicate()
+    kill_child.main(strategy, *(str(killed / name) for name in ("memo", "result.json", "log")))
+
+    assert Result.load(killed / "result.json") == Result.load(calm / "result.json")
+    assert len(lines(killed)) <= len(lines(calm)) + 1  # the call that was cut off, and none that was complete
 
 
 def wait_for(folder: Path, count: int, process: subprocess.Popen[bytes]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,14 +27,17 @@ from promptopt import (
     optimize,
 )
 from promptopt.settings import find_strategy, settings_of
+from promptopt.strategies import P1
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 STRATEGIES: dict[str, Strategy] = {
     "promptquine": PromptQuine(shortest=3),
+    "promptquine.paper": replace(PromptQuine.paper(), shortest=3),
     "hillclimb": HillClimb(),
     "random": RandomSearch(),
+    "p1": P1(),
 }
 BUDGET = "9000 calls"
 GOLDEN = Path(__file__).with_name("golden")
@@ -83,7 +87,7 @@ def test_a_small_budget_ends_the_search_in_good_order(name: str, tmp_path: Path)
 
 
 def test_children_only_lose_tokens_and_slots_stay(tmp_path: Path) -> None:
-    result = run(TOYS[0], PromptQuine(shortest=3), tmp_path)
+    result = run(TOYS[0], STRATEGIES["promptquine.paper"], tmp_path)
     texts = {record.number: record.prompt.text for record in result.history}
     children = [record for record in result.history if record.parent is not None]
 
@@ -98,7 +102,7 @@ def test_children_only_lose_tokens_and_slots_stay(tmp_path: Path) -> None:
 
 def test_survivors_come_from_the_newest(tmp_path: Path) -> None:
     """With more offspring than `recent`, no parent survives: every parent is of the step before or the seed."""
-    strategy = PromptQuine(population=5, offspring=8, recent=8, shortest=1, max_prompts=40)
+    strategy = replace(PromptQuine.paper(), population=5, offspring=8, recent=8, shortest=1, max_prompts=40)
     result = run(TOYS[0], strategy, tmp_path)
     step = {record.number: record.step for record in result.history}
     full = [s for s in set(step.values()) if sum(v == s for v in step.values()) == 8]
@@ -109,14 +113,19 @@ def test_survivors_come_from_the_newest(tmp_path: Path) -> None:
 
 
 def test_draws_are_counted_whether_new_or_not(tmp_path: Path) -> None:
-    result = run(TOYS[0], PromptQuine(population=10, offspring=20, shortest=1, max_prompts=60), tmp_path)
+    strategy = replace(PromptQuine.paper(), population=10, offspring=20, shortest=1, max_prompts=60)
+    result = run(TOYS[0], strategy, tmp_path)
 
     assert result.steps[-1]["drawn"] <= 60
     assert len(result.history) <= 61
 
 
 def test_paper_settings_are_those_of_table_9() -> None:
-    assert settings_of(PromptQuine.paper()) == {
+    off = dict.fromkeys(("elite", "restore", "swap", "span", "cross", "guide", "block", "patience"), 0)
+
+    assert settings_of(PromptQuine.paper()) == off | {
+        "mode": "gga",
+        "confidence": PromptQuine().confidence,
         "population": 30,
         "offspring": 50,
         "most_deletions": 4,
@@ -160,8 +169,6 @@ def test_hill_climbing_never_shows_a_prompt_as_good_and_bad() -> None:
 
 
 def test_a_prompt_without_anything_to_prune_is_refused(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     from promptopt import Prompt
 
     task = replace(toys.TASK, seed_prompt=Prompt("{text}"))

@@ -12,6 +12,7 @@ import typer
 
 from promptopt import __version__
 from promptopt.cli.catalogue import models, strategies
+from promptopt.cli.diagnose import diagnose
 from promptopt.cli.memo import memo
 from promptopt.cli.run import optimize, score
 from promptopt.errors import InputError, PromptoptError
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(optimize)
 app.command()(score)
+app.command()(diagnose)
 app.command()(strategies)
 app.add_typer(models, name="models")
 app.add_typer(memo, name="memo")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from promptopt.strategies.hillclimb import HillClimb as HillClimb
+from promptopt.strategies.p1 import P1 as P1
 from promptopt.strategies.promptquine import PromptQuine as PromptQuine
 from promptopt.strategies.randomsearch import RandomSearch as RandomSearch
+from promptopt.strategies.tapruning import SteepestAscent as SteepestAscent
+from promptopt.strategies.tapruning import TAPruning as TAPruning
+from promptopt.strategies.unsupervised import Unsupervised as Unsupervised
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,10 +34,28 @@ class Strategy(Protocol):
         ...
 
 
+@runtime_checkable
+class Unlabelled(Strategy, Protocol):
+    """A strategy that looks at no label of the training items, so that they need have none.
+
+    Attributes:
+        unlabelled: true.
+    """
+
+    unlabelled: ClassVar[bool]
+
+
 BUILT_IN: dict[str, Callable[[], Strategy]] = {
     "promptquine": PromptQuine,
     "promptquine.paper": PromptQuine.paper,
+    "promptquine.ssga": partial(PromptQuine.paper, mode="ssga"),
+    "tapruning": TAPruning,
+    "steepest": SteepestAscent,
     "hillclimb": HillClimb,
     "hillclimb.paper": HillClimb.paper,
     "random": RandomSearch,
+    "unsupervised": Unsupervised,
+    "unsupervised.paper": Unsupervised.paper,
+    "p1": P1,
+    "p1.paper": P1.paper,
 }

@@ -1,145 +1,336 @@
 """PromptQuine: evolve which tokens of an in-context prompt are kept (Wang et al., ICML 2025, "Evolving Prompts In-Context").
 
-A genome is a mask over the seed prompt's tokens, its demonstrations written out; slots are never taken. Children lose
-one to four tokens; parents die of age, not of rank. Numbers marked (paper) stand in the paper's table 9 and in the
-released code.
+A genome is a mask over the seed prompt's tokens, its demonstrations written out; slots are never taken. In the paper
+children lose one to four tokens and parents die of age, not of rank; the default adds other moves, racing, an archive
+and a guess of what each token is worth. Numbers marked (paper) stand in the paper's table 9 and in the released code.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
+import numpy as np
+
 from promptopt.errors import InputError
+from promptopt.masks import crossed, dropped, restored, span_dropped, worth
 from promptopt.rewards import LabelMargin
+from promptopt.scores import nanmean, standard_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-
-    from promptopt.prompt import Prompt
+    from promptopt.masks import Worth
+    from promptopt.prompt import Example, Prompt
     from promptopt.rewards import Reward
     from promptopt.run import Run
+    from promptopt.scores import Floats
     from promptopt.tokens import Mask, Tokens
+
+_MOVES = ("restore", "swap", "span", "cross")  # any other is a deletion
+_LEAST = {
+    1: ("population", "offspring", "most_deletions", "recent", "max_prompts"),
+    0: ("elite", "block", "patience"),
+}
+_TRIES = 10  # draws of a number of tokens before a child is given up (code)
 
 
 class Genome(NamedTuple):
-    """A mask, the prompt that it keeps, and its fitness."""
+    """A mask, the prompt that it keeps, and its fitness on each training item, [E]."""
 
     mask: Mask
     prompt: Prompt
+    rewards: Floats
     fitness: float
+
+
+class Child(NamedTuple):
+    """A mask that is to be scored, its prompt, and the prompt that it was made from."""
+
+    mask: Mask
+    prompt: Prompt
+    parent: Prompt
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptQuine:
-    """Evolutionary pruning of an in-context prompt, all children of a generation scored in one batch (GGA).
+    """Evolutionary pruning of an in-context prompt.
 
     The prompt must have something to prune: written-out demonstrations are the usual start. Not for prompts of a
-    dozen tokens, and not where every token is an instruction that must stay.
+    dozen tokens, and not where every token is an instruction that must stay. Where replies are votes or free text, give
+    enough training items that one reply does not decide: fitness is their mean.
 
-    What differs from the released code: tokens are cut from the text by their offsets, so that keeping all of them is
-    the seed prompt to the letter; ties between labels are masked by index; siblings are deduplicated too; the search
-    ends when a generation brings nothing new; the harness re-measures 16 prompts, not a tenth of all.
+    What differs from the released code, in the paper's settings too: tokens are cut from the text by their offsets, so
+    that keeping all of them is the seed prompt to the letter; ties between labels are masked by index; siblings are
+    deduplicated too; the search ends when a generation brings nothing new. Calibration-then-selection is the harness's:
+    it races the 16 best by fitness on validation items, where the paper re-ranks the best 5 or 10 in a hundred.
 
     Args:
+        mode: "gga" scores all children of a generation in one batch, "ssga" one at a time, each a possible parent of the
+            next (for local models alone: nothing runs at the same time).
         population: survivors of each generation (paper: 30).
         offspring: children drawn in each generation (paper: 50).
         most_deletions: tokens that a child may lose at once, drawn from 1 to this (paper: 4).
         tournament: share of the population that competes to be a parent, drawn with replacement (paper: 0.2).
         recent: entries, newest last, among which survivors are sought; older ones die whatever their rank (paper: 50).
-        max_prompts: children drawn in all (paper: 10,000).
+        max_prompts: children drawn ("gga") or scored ("ssga") in all (paper: 10,000).
         shortest: the search ends when the population's mean length in tokens is at most this (paper: 15).
         fitness: "margin" searches by the label margin where the task has labels, "reward" by the task's reward.
+        elite: best prompts so far that do not die of age (paper: 0).
+        restore: share of children that get tokens back in place of losing some (paper: 0).
+        swap: share that lose some and get others back (paper: 0).
+        span: share that lose neighbours (paper: 0).
+        cross: share that have two parents (paper: 0).
+        guide: share of the chance of a token to be taken or given back that follows what a ridge regression over the
+            scored masks makes of it; the rest is uniform (paper: 0).
+        block: training items that children are scored on first; then as many again, and so on doubling, without those
+            that are clearly worse than the mean survivor. 0 scores on all at once (paper: 0).
+        confidence: that a child which a block rules out is worse than the mean survivor.
+        patience: the search ends after so many generations without a better best; 0 never (paper: 0).
     """
 
     writes: ClassVar[bool] = False
 
-    population: int = 30
-    offspring: int = 50
+    mode: Literal["gga", "ssga"] = "gga"
+    population: int = 10
+    offspring: int = 10
     most_deletions: int = 4
     tournament: float = 0.2
     recent: int = 50
     max_prompts: int = 10_000
     shortest: int = 15
     fitness: Literal["margin", "reward"] = "margin"
+    elite: int = 5
+    restore: float = 0.15
+    swap: float = 0.1
+    span: float = 0.1
+    cross: float = 0.15
+    guide: float = 0.8
+    block: int = 8
+    confidence: float = 0.8
+    patience: int = 30
 
     def __post_init__(self) -> None:
-        for name in ("population", "offspring", "most_deletions", "recent", "max_prompts"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for least, names in _LEAST.items():
+            for name in names:
+                if getattr(self, name) < least:
+                    raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name in (*_MOVES, "guide"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must be a share in [0, 1], not {getattr(self, name)}")
+        if self.restore + self.swap + self.span + self.cross > 1:
+            raise InputError("restore, swap, span and cross are shares of the children: they must not add up above 1")
         if not 0 < self.tournament <= 1:
             raise InputError(f"tournament must be a share in (0, 1], not {self.tournament}")
-        if self.fitness not in ("margin", "reward"):
-            raise InputError(f"fitness must be 'margin' or 'reward', not {self.fitness!r}")
+        if not 0.5 < self.confidence < 1:  # noqa: PLR2004  at 0.5 the better half of all would be all that is left
+            raise InputError(f"confidence must be in (0.5, 1), not {self.confidence}")
+        if self.mode not in ("gga", "ssga"):
+            raise InputError(f"mode must be 'gga' or 'ssga', not {self.mode!r}")
+        check_fitness(self.fitness)
 
     @classmethod
-    def paper(cls) -> PromptQuine:
-        """Return the paper's settings for one demonstration per class, generational mode (table 9)."""
-        return cls()
+    def paper(cls, mode: Literal["gga", "ssga"] = "gga") -> PromptQuine:
+        """Return the paper's settings (table 9): "ssga" for one demonstration per class, "gga" for four."""
+        return cls(
+            mode=mode,
+            population=30,
+            offspring=50,
+            elite=0,
+            restore=0.0,
+            swap=0.0,
+            span=0.0,
+            cross=0.0,
+            guide=0.0,
+            block=0,
+            patience=0,
+        )
 
     def search(self, run: Run) -> None:
-        """Prune until the population is short, nothing new comes, or the budget ends."""
-        tokens = run.tokens(run.task.seed_prompt)
-        if not tokens.prunable.size:
-            raise InputError("the seed prompt has nothing to prune: give it text or demonstrations beside its slots")
-        reward = self._reward(run)
-        seed = self._scored(run, [tokens.full()], tokens, [None], reward)
-        pool = seed * self.population
-        drawn = 0
-        while drawn < self.max_prompts and self._mean_length(run, pool) > self.shortest:
-            parents, masks = self._offspring(pool, tokens, run.rng)
-            if not masks:
+        """Evolve until the population is short, nothing new comes, nothing gets better, or the budget ends."""
+        Evolution(self, run, seed_tokens(run), reward_of(run, self.fitness)).run_through()
+
+
+@dataclass
+class Evolution:
+    """One search in progress.
+
+    Args:
+        settings: of the search.
+        run: scores.
+        tokens: of the seed prompt.
+        reward: what is searched by, or None for the task's own.
+        best: the archive, best first.
+        met: prompts that were scored, and
+        lost: those of them that a block ruled out: they are not drawn again.
+        tried: masks and fitness of all that was scored; of a child that a block ruled out, an estimate.
+    """
+
+    settings: PromptQuine
+    run: Run
+    tokens: Tokens
+    reward: Reward | None
+    best: list[Genome] = field(default_factory=list)
+    tried: list[tuple[Mask, float]] = field(default_factory=list)
+    worth: Worth | None = None
+    met: set[Prompt] = field(default_factory=set)
+    lost: set[Prompt] = field(default_factory=set)
+
+    def run_through(self) -> None:
+        """Search to the end."""
+        s = self.settings
+        full = self.tokens.full()
+        prompt = self.tokens.prompt(full)
+        rewards = self.run.score([prompt], reward=self.reward).per_example
+        pool = self._entered([Child(full, prompt, prompt)], rewards) * s.population
+        drawn = stale = 0
+        while drawn < s.max_prompts and self._mean_length(pool) > s.shortest:
+            before, met = self.best[0].fitness, len(self.met)
+            self.worth = worth(*zip(*self.tried, strict=True)) if s.guide and len(self.tried) > 1 else None
+            grown, scored = self._grown(pool)
+            if len(self.met) == met:
                 break
-            children = self._scored(run, masks, tokens, parents, reward)
-            drawn += self.offspring  # counted whether or not a draw was new, as in the released code
-            # Regularised evolution: only the newest may survive (section 3.2).
-            pool = sorted([*pool, *children][-self.recent :], key=lambda genome: -genome.fitness)[: self.population]
-            run.step(best=pool[0].fitness, length=self._mean_length(run, pool), drawn=drawn)
+            drawn += s.offspring if s.mode == "gga" else scored  # gga: whether or not a draw was new (code)
+            # Regularised evolution: only the newest may survive (section 3.2), and here the archive's best.
+            young = grown[-s.recent :]
+            old = [genome for genome in self.best[: s.elite] if all(genome is not other for other in young)]
+            pool = sorted([*old, *young], key=lambda genome: -genome.fitness)[: s.population]
+            stale = 0 if self.best[0].fitness > before else stale + 1
+            self.run.step(best=self.best[0].fitness, length=self._mean_length(pool), drawn=drawn, whole=len(grown))
+            if stale == s.patience > 0:
+                break
 
-    def _reward(self, run: Run) -> Reward | None:
-        return LabelMargin(run.task.labels) if self.fitness == "margin" and run.task.labels else None
+    def _grown(self, pool: list[Genome]) -> tuple[list[Genome], int]:
+        """Return the pool with one generation's children behind it, and how many of them were scored."""
+        s = self.settings
+        if s.mode == "gga":
+            children = self._offspring(pool, s.offspring)
+            return [*pool, *self._scored(children, pool)], len(children)
+        grown, scored = pool, 0
+        for _ in range(s.offspring):
+            child = self._offspring(grown, 1)
+            grown, scored = [*grown, *self._scored(child, pool)], scored + len(child)
+        return grown, scored
 
-    def _scored(
-        self, run: Run, masks: Sequence[Mask], tokens: Tokens, parents: Sequence[Prompt | None], reward: Reward | None
-    ) -> list[Genome]:
-        prompts = [tokens.prompt(mask) for mask in masks]
-        means = run.score(prompts, reward=reward, parents=parents).mean.tolist()
-        # A prompt whose replies all failed ranks last; its score stays NaN in the history.
-        return [
-            Genome(mask, prompt, -math.inf if math.isnan(mean) else mean)
-            for mask, prompt, mean in zip(masks, prompts, means, strict=True)
-        ]
-
-    def _offspring(
-        self, pool: Sequence[Genome], tokens: Tokens, rng: np.random.Generator
-    ) -> tuple[list[Prompt | None], list[Mask]]:
-        """Draw children that are neither in the population nor twice among themselves; return parents and masks."""
-        known = {genome.prompt for genome in pool}
-        parents: list[Prompt | None] = []
-        masks: list[Mask] = []
-        for _ in range(self.offspring):
-            rivals = rng.integers(len(pool), size=max(1, int(self.tournament * len(pool))))
-            parent = pool[min(rivals.tolist(), key=lambda i: (-pool[i].fitness, i))]
-            mask = self._mutated(parent.mask, tokens, rng)
-            if mask is not None and (prompt := tokens.prompt(mask)) not in known:
+    def _offspring(self, pool: Sequence[Genome], count: int) -> list[Child]:
+        """Draw children that are neither in the population nor twice among themselves."""
+        known = {genome.prompt for genome in pool} | self.lost
+        out: list[Child] = []
+        for _ in range(count):
+            parent = self._parent(pool)
+            mask = self._changed(parent.mask, pool)
+            if mask is not None and (prompt := self.tokens.prompt(mask)) not in known:
                 known.add(prompt)
-                parents.append(parent.prompt)
-                masks.append(mask)
-        return parents, masks
+                out.append(Child(mask, prompt, parent.prompt))
+        return out
 
-    def _mutated(self, mask: Mask, tokens: Tokens, rng: np.random.Generator) -> Mask | None:
-        """Return the mask less 1 to `most_deletions` tokens, or None where it has too few left (ten draws, as released)."""
-        kept = (mask & ~tokens.frozen).nonzero()[0]
-        for _ in range(10):
-            lost = int(rng.integers(1, self.most_deletions + 1))
-            if lost < kept.size:
-                child = mask.copy()
-                child[rng.choice(kept, size=lost, replace=False)] = False
+    def _parent(self, pool: Sequence[Genome]) -> Genome:
+        rivals = self.run.rng.integers(len(pool), size=max(1, int(self.settings.tournament * len(pool))))
+        return pool[min(rivals.tolist(), key=lambda i: (-pool[i].fitness, i))]
+
+    def _changed(self, mask: Mask, pool: Sequence[Genome]) -> Mask | None:
+        """Return the mask after one move, or None where ten draws found none."""
+        s, rng = self.settings, self.run.rng
+        shares = np.cumsum([s.restore, s.swap, s.span, s.cross])
+        move = int(np.searchsorted(shares, rng.random(), side="right")) if shares[-1] else len(_MOVES)
+        if move == _MOVES.index("cross"):
+            return crossed(mask, self._parent(pool).mask, rng)
+        for _ in range(_TRIES):
+            child = self._moved(mask, move, int(rng.integers(1, s.most_deletions + 1)))
+            if child is not None:
                 return child
         return None
 
-    def _mean_length(self, run: Run, pool: Sequence[Genome]) -> float:
-        return sum(run.length(genome.prompt) for genome in pool) / len(pool)
+    def _moved(self, mask: Mask, move: int, count: int) -> Mask | None:
+        rng, free, guide = self.run.rng, ~self.tokens.frozen, self.settings.guide
+        take = give = None
+        if self.worth is not None:  # beside a uniform share, by the chance that the prompt is better without the token
+            take = (1 - guide) / 2 + guide * self.worth.spoils
+            give = 1 - take
+        if move == _MOVES.index("restore"):
+            return restored(mask, free, count, rng, give)
+        if move == _MOVES.index("span"):
+            return span_dropped(mask, free, 2 * count, rng)
+        fewer = dropped(mask, free, count, rng, take)
+        if move != _MOVES.index("swap") or fewer is None:
+            return fewer
+        more = restored(mask, free, count, rng, give)
+        return None if more is None else fewer | (more & ~mask)
+
+    def _scored(self, children: Sequence[Child], pool: Sequence[Genome]) -> list[Genome]:
+        """Score children on blocks of training items that double, and leave out those that a block rules out."""
+        examples = self.run.task.train
+        rewards = np.full((len(children), len(examples)), np.nan)
+        order = self.run.rng.permutation(len(examples)) if self.settings.block else np.arange(len(examples))
+        rival = nanmean(np.array([genome.rewards for genome in pool]), axis=0)  # [E] of the mean survivor
+        done, alive = 0, list(range(len(children)))
+        while alive and done < len(examples):
+            size = min(max(2 * done, self.settings.block or len(examples)), len(examples))
+            block = np.sort(order[done:size])
+            seen = self._rewards([children[i] for i in alive], [examples[e] for e in block.tolist()])
+            rewards[np.array(alive)[:, None], block] = seen
+            done = size
+            if done < len(examples):
+                alive = self._still_in(children, alive, rewards, rival)
+        return self._entered([children[i] for i in alive], rewards[alive])
+
+    def _still_in(self, children: Sequence[Child], alive: Sequence[int], rewards: Floats, rival: Floats) -> list[int]:
+        """Return those of the children that are not clearly worse than the mean survivor on the items of both."""
+        lead = rewards[alive] - rival
+        gain, error = nanmean(lead, axis=1), standard_error(lead)
+        out = gain < -NormalDist().inv_cdf(self.settings.confidence) * error
+        # What is left out still says something of its tokens: its lead, on top of what survivors have on all items.
+        level = float(nanmean(rival, axis=0))
+        self.tried += [(children[i].mask, level + gain[n]) for n, i in enumerate(alive) if out[n]]
+        self.lost |= {children[i].prompt for n, i in enumerate(alive) if out[n]}
+        return [i for n, i in enumerate(alive) if not out[n]]
+
+    def _rewards(self, children: Sequence[Child], examples: Sequence[Example]) -> Floats:
+        """Return rewards [children, examples]."""
+        prompts, parents = [child.prompt for child in children], [child.parent for child in children]
+        self.met.update(prompts)
+        return self.run.score(prompts, examples, reward=self.reward, parents=parents).per_example
+
+    def _entered(self, children: Sequence[Child], rewards: Floats) -> list[Genome]:
+        """Enter children that were scored on all items into what was tried and into the archive."""
+        out = []
+        for child, row in zip(children, rewards, strict=True):
+            mean = float(nanmean(row, axis=0))
+            # A prompt whose replies all failed ranks last; its score stays NaN in the history.
+            out.append(Genome(child.mask, child.prompt, row, -math.inf if math.isnan(mean) else mean))
+            if not math.isnan(mean):
+                self.tried.append((child.mask, mean))
+        self.best = sorted({genome.prompt: genome for genome in [*self.best, *out]}.values(), key=_rank)
+        self.best = self.best[: max(self.settings.elite, 1)]
+        return out
+
+    def _mean_length(self, pool: Sequence[Genome]) -> float:
+        return sum(self.run.length(genome.prompt) for genome in pool) / len(pool)
+
+
+def seed_tokens(run: Run) -> Tokens:
+    """Cut the seed prompt into tokens.
+
+    Raises:
+        InputError: there is nothing to prune.
+    """
+    tokens = run.tokens(run.task.seed_prompt)
+    if not tokens.prunable.size:
+        raise InputError("the seed prompt has nothing to prune: give it text or demonstrations beside its slots")
+    return tokens
+
+
+def reward_of(run: Run, fitness: str) -> Reward | None:
+    """Return what a search goes by: the label margin where it is asked for and there are labels, else None."""
+    return LabelMargin(run.task.labels) if fitness == "margin" and run.task.labels else None
+
+
+def check_fitness(fitness: str) -> None:
+    """Raise InputError for a fitness that there is not."""
+    if fitness not in ("margin", "reward"):
+        raise InputError(f"fitness must be 'margin' or 'reward', not {fitness!r}")
+
+
+def _rank(genome: Genome) -> float:
+    return -genome.fitness

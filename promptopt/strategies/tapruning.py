@@ -1,0 +1,105 @@
+"""The two hill climbers beside PromptQuine (Wang et al., ICML 2025): TAPruning and steepest ascent.
+
+Both take tokens away and put none back. `Run` is all they see.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from promptopt.errors import InputError
+from promptopt.strategies.promptquine import check_fitness, reward_of, seed_tokens
+
+if TYPE_CHECKING:
+    from promptopt.run import Run
+    from promptopt.tokens import Mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class TAPruning:
+    """Left-to-right token pruning: a deletion stays while the score keeps a share of the best so far.
+
+    The paper measures accuracy on 200 items: give that many training items. Not for scores of a few items, where one
+    item is more than the threshold leaves, nor for long prompts on slow models: it asks for one prompt at a time.
+
+    What differs from the released code: a score of 0 or below has a threshold too (the best less a share of its size),
+    where the ratio is undefined or turned over; the harness chooses among all prompts, not the last of the best.
+
+    Args:
+        threshold: share of the best score so far that a deletion must keep, in (0, 1] (paper: 0.96).
+        fitness: "reward" prunes by the task's reward (paper: accuracy), "margin" by the label margin.
+    """
+
+    writes: ClassVar[bool] = False
+
+    threshold: float = 0.96
+    fitness: Literal["margin", "reward"] = "reward"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise InputError(f"threshold must be a share in (0, 1], not {self.threshold}")
+        check_fitness(self.fitness)
+
+    def search(self, run: Run) -> None:
+        """Prune pass after pass, each over the tokens of what the last one left, until a pass takes nothing."""
+        reward = reward_of(run, self.fitness)
+        tokens = seed_tokens(run)
+        prompt = tokens.prompt(tokens.full())
+        best = run.score([prompt], reward=reward).mean.item()
+        taken = True
+        while taken:
+            taken, mask = False, tokens.full()
+            for position in tokens.prunable.tolist():
+                shorter = _without(mask, position)
+                child = tokens.prompt(shorter)
+                score = run.score([child], reward=reward, parents=[prompt]).mean.item()
+                if score >= best - (1 - self.threshold) * abs(best):  # (algorithm 1); the best is never lowered
+                    mask, prompt, best, taken = shorter, child, max(best, score), True
+            run.step(best=best, length=run.length(prompt))
+            tokens = run.tokens(prompt)  # neighbours may have become one token
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteepestAscent:
+    """Steepest-ascent hill climbing: of all deletions of one token the best is made, while it betters the score.
+
+    Scores on the order of (tokens squared) / 2 prompts. Not for prompts of hundreds of tokens, nor for 0/1 rewards on
+    few items, where ties end the climb at once.
+
+    What differs from the released code: its `SAHCPruner` takes the first improvement; this is what the paper says.
+
+    Args:
+        fitness: "margin" climbs the label margin where the task has labels, "reward" the task's reward.
+    """
+
+    writes: ClassVar[bool] = False
+
+    fitness: Literal["margin", "reward"] = "margin"
+
+    def __post_init__(self) -> None:
+        check_fitness(self.fitness)
+
+    def search(self, run: Run) -> None:
+        """Climb until no single deletion is better."""
+        reward = reward_of(run, self.fitness)
+        tokens = seed_tokens(run)
+        mask = tokens.full()
+        score = run.score([tokens.prompt(mask)], reward=reward).mean.item()
+        while (positions := (mask & ~tokens.frozen).nonzero()[0].tolist()) and not math.isnan(score):
+            shorter = [_without(mask, position) for position in positions]
+            prompts = [tokens.prompt(child) for child in shorter]
+            parents = [tokens.prompt(mask)] * len(prompts)
+            means = run.score(prompts, reward=reward, parents=parents).mean.tolist()
+            best = max(range(len(means)), key=lambda i: -math.inf if math.isnan(means[i]) else means[i])
+            run.step(best=max(score, means[best]), length=run.length(prompts[best]))
+            if not means[best] > score:
+                return
+            mask, score = shorter[best], means[best]
+
+
+def _without(mask: Mask, position: int) -> Mask:
+    child = mask.copy()
+    child[position] = False
+    return child

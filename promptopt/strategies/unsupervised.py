@@ -1,0 +1,287 @@
+"""Unsupervised prompt learning: better labels, demonstrations and prompt words from texts that nobody has labelled.
+
+After "On Unsupervised Prompt Learning for Classification with Black-box Language Models" (Zhang et al. 2024, arXiv
+2410.03124v1), whose own algorithm is `ppd.PPD`. Nothing here looks at a label of a training item.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
+
+from promptopt.agreement import beyond_chance, calibrated, dawid_skene, is_collapsed, mutual_information, votes_of
+from promptopt.categorical import modal, sample, toward_elite, uniform
+from promptopt.errors import BudgetExhaustedError, InputError
+from promptopt.prompt import Demonstrations
+from promptopt.pseudolabels import Believed, confident, cross_entropy, refuse_what_needs_labels, with_words
+from promptopt.statistics import mean_interval, paired_interval
+from promptopt.strategies.ppd import PPD
+from promptopt.vocabulary import contrastive_vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from promptopt.agreement import Votes
+    from promptopt.prompt import Example, Prompt
+    from promptopt.run import Run
+    from promptopt.scores import Floats
+
+_SURE = 0.95  # confidence of the bound below which the seed prompt stays
+_SMALL = 1e-6
+
+
+class Folds(NamedTuple):
+    """Numbers of the training items: two folds that label each other, and one that only checks."""
+
+    first: list[int]
+    second: list[int]
+    check: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unsupervised:
+    """Demonstrations with agreed pseudo-labels, and words before the prompt, kept only where a bound says they help.
+
+    1. The seed prompt labels all items; calibration takes its leaning to one label away.
+    2. Two folds label each other in turns. The surest items of each class of one fold become several small balanced
+       sets of demonstrations; the answers under them are annotators (Dawid-Skene) who label the other fold, so that no
+       item is labelled with the help of its own guess.
+    3. The cross-entropy method looks for words, out of those that tell the classes apart, that stand before the prompt
+       and make its plain answers likelier to be the labels agreed upon.
+    4. Of demonstrations alone and demonstrations with words the best on the second fold meets the seed prompt on a third
+       fold, which took no part. The annotators there, the two prompts themselves left out, say what each item is; unless
+       the lower end of the 95 % interval of the paired difference is above 0, the seed prompt is all that is returned.
+       So it is where the new prompt nearly always gives one label, or agrees with the seed prompt's calibrated answers
+       no more than by chance.
+
+    What is not in the paper: calibration, quotas, cross-fitting, contrastive words, the cross-entropy method, agreement,
+    collapse detection and the bound. A prompt gives its answers as they come: calibration guides, it is not applied.
+    Demonstrations of the seed prompt itself are replaced. The last record of the steps holds the estimated accuracy with
+    its interval, and the pseudo-labels (`pseudo_labels`, `write_fine_tuning`).
+
+    Not for classes of very different size (calibration presumes like ones), below a few hundred texts (the bound needs
+    them), or where labels are at hand (they say more). Prompts of one model err alike, so that accuracies are flattered,
+    and the bound can be wrong where the model is wrong in the same way under most prompts. Labelled validation data,
+    where there are any, still decide.
+
+    Args:
+        rounds: how often a fold labels the other.
+        views: sets of demonstrations in each round.
+        shots: demonstrations of each label in a set.
+        share: of a fold, that is sure enough to be shown.
+        positions: words before the prompt; 0 looks for none.
+        vocabulary: words to choose from.
+        steps: of the search for words.
+        samples: word sequences drawn in a step.
+        batch: items in a step.
+        elite: share of the sequences that the next step is drawn toward.
+        rate: how far a step goes; 1 forgets the one before.
+        replicates: votes of each cell, for models without log-probabilities (with a temperature above 0).
+    """
+
+    writes: ClassVar[bool] = False
+    unlabelled: ClassVar[bool] = True
+
+    rounds: int = 2
+    views: int = 4
+    shots: int = 2
+    share: float = 0.3
+    positions: int = 4
+    vocabulary: int = 60
+    steps: int = 10
+    samples: int = 12
+    batch: int = 24
+    elite: float = 0.25
+    rate: float = 0.3
+    replicates: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "shots", "vocabulary", "steps", "samples", "batch", "replicates"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.views < 2:  # noqa: PLR2004  agreement is between two
+            raise InputError(f"views must be at least 2, so that they can agree, not {self.views}")
+        if self.positions < 0:
+            raise InputError(f"positions must be 0 or more, not {self.positions}")
+        for name in ("share", "elite", "rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"{name} must be in (0, 1], not {getattr(self, name)}")
+
+    @staticmethod
+    def paper() -> PPD:
+        """Return the paper's algorithm, as far as it is known."""
+        return PPD()
+
+    def search(self, run: Run) -> None:
+        """Label, learn, check; score the seed prompt, and the new one where it is better by the bound."""
+        refuse_what_needs_labels(run.task)
+        book = _Book(run, [replace(item, target=None) for item in run.task.train], self.replicates)
+        seed = run.task.seed_prompt
+        folds = _folds(len(book.items), run.rng)
+        book.ask([seed], range(len(book.items)))
+        rivals: list[Prompt] = []
+        try:
+            beliefs = calibrated(book.answers(seed))
+            for number in range(self.rounds):
+                source, target = (folds.first, folds.second) if number % 2 == 0 else (folds.second, folds.first)
+                views = self._views(book, beliefs, source)
+                rivals = [*rivals, *views]
+                for view in views:  # one by one: a budget that ends keeps those before
+                    book.ask([view], [*target, *folds.check])
+                beliefs[target] = book.agreed(target)
+                run.step(round=number + 1, information=mutual_information(beliefs[target]))
+            rivals = [max(views, key=lambda view: book.worth(view, target))]
+            if self.positions:
+                worded = self._worded(run, book, beliefs, target, rivals[0])
+                book.ask([worded], [*target, *folds.check])
+                rivals.append(worded)
+        except BudgetExhaustedError:
+            run.step(ended="the budget")
+        self._conclude(run, book, [rival for rival in rivals if book.has(rival, folds.check)], folds)
+
+    def _views(self, book: _Book, beliefs: Floats, source: Sequence[int]) -> list[Prompt]:
+        """Return the seed prompt with several sets of demonstrations, drawn from the surest items of each class."""
+        rng, seed, labels = book.run.rng, book.run.task.seed_prompt, book.run.task.labels
+        sure = confident(beliefs[list(source)], self.share)
+        out = []
+        for _ in range(self.views):
+            drawn = [
+                replace(book.items[source[i]], target=labels[y])
+                for y, column in enumerate(sure)
+                for i in rng.permutation(column)[: self.shots]
+            ]
+            items = tuple(drawn[i] for i in rng.permutation(len(drawn)))
+            out.append(replace(seed, demonstrations=Demonstrations(items)))
+        return list(dict.fromkeys(out))
+
+    def _worded(self, run: Run, book: _Book, beliefs: Floats, target: Sequence[int], start: Prompt) -> Prompt:
+        """Return `start` with words before it that make its answers likelier to be the agreed labels."""
+        words = contrastive_vocabulary([book.text(i) for i in target], beliefs[list(target)], self.vocabulary)
+        if not words:
+            return start
+        p = uniform(self.positions, len(words))
+        for _ in range(self.steps):
+            batch = run.rng.permutation(target)[: self.batch].tolist()
+            chosen = sample(p, self.samples, run.rng)
+            prompts = [with_words(start, [words[j] for j in row]) for row in chosen]
+            losses = cross_entropy(book.ask(prompts, batch), beliefs[batch])
+            p = toward_elite(p, chosen, losses, self.elite, self.rate)
+            run.step(loss=float(np.nanmin(losses, initial=np.inf)), mean=float(np.nanmean(losses)))
+        return with_words(start, [words[j] for j in modal(p)])
+
+    def _conclude(self, run: Run, book: _Book, rivals: Sequence[Prompt], folds: Folds) -> None:
+        """Score the seed prompt, and the best rival if it is better by the bound; report estimates and labels."""
+        seed, check = run.task.seed_prompt, folds.check
+        kept, judges = seed, [seed]
+        if rivals:
+            # Each was asked of one learning fold, whose items are not those of the check.
+            learnt = {p: folds.first if book.has(p, folds.first) else folds.second for p in rivals}
+            rival = max(rivals, key=lambda prompt: book.worth(prompt, learnt[prompt]))
+            beliefs = book.agreed(check, without=(seed, rival))
+            gain = paired_interval(book.right(rival, check, beliefs), book.right(seed, check, beliefs), _SURE)
+            said = votes_of(book.answers(rival)[check])
+            plain = votes_of(calibrated(book.answers(seed))[check])
+            # All labels came from the seed prompt: what has nothing to do with its answers is a habit, not knowledge.
+            related = mean_interval(beyond_chance(said, plain, len(run.task.labels)), _SURE)
+            collapsed = is_collapsed(said, len(run.task.labels))
+            if gain.low > _SMALL and related.low > 0 and not collapsed:
+                kept, judges = rival, [seed, rival]
+            run.step(gain=gain.estimate, low=gain.low, high=gain.high, related=related.low, collapsed=str(collapsed))
+        beliefs = book.agreed(check, without=(seed, kept))
+        labels = run.task.labels
+        known = [replace(book.items[i], target=labels[q.argmax()]) for i, q in zip(check, beliefs, strict=True)]
+        believed = Believed(labels, {item.id: q for item, q in zip(known, beliefs, strict=True)})
+        # All of this was asked before and is free. The task's own reward meets the agreed labels.
+        run.score(judges, known, self.replicates, reward=believed, parents=[None, seed][: len(judges)])
+        accuracy = mean_interval(book.right(kept, check, beliefs))
+        found = json.dumps(book.labels(folds))
+        run.step(accuracy=accuracy.estimate, low=accuracy.low, high=accuracy.high, pseudo_labels=found)
+
+
+@dataclass
+class _Book:
+    """All answers so far: which prompt said what of which item.
+
+    Args:
+        run: asks.
+        items: [E], without targets.
+        replicates: votes of each cell.
+        table: prompt -> probabilities [E, L]; NaN where it was not asked, or failed.
+        asked: prompt -> numbers of the items that it was asked of.
+    """
+
+    run: Run
+    items: Sequence[Example]
+    replicates: int
+    table: dict[Prompt, Floats] = field(default_factory=dict)
+    asked: dict[Prompt, set[int]] = field(default_factory=dict)
+
+    def ask(self, prompts: Sequence[Prompt], numbers: Sequence[int]) -> Floats:
+        """Ask every prompt of these items, and return [P, B, L]."""
+        found = self.run.label_probabilities(prompts, [self.items[i] for i in numbers], self.replicates)
+        for prompt, rows in zip(prompts, found, strict=True):
+            empty = np.full((len(self.items), len(self.run.task.labels)), np.nan)
+            self.table.setdefault(prompt, empty)[list(numbers)] = rows
+            self.asked.setdefault(prompt, set()).update(numbers)
+        return found
+
+    def answers(self, prompt: Prompt) -> Floats:
+        """Return what the prompt said, [E, L]."""
+        return self.table[prompt]
+
+    def has(self, prompt: Prompt, numbers: Sequence[int]) -> bool:
+        """Whether the prompt was asked of all these items."""
+        return self.asked.get(prompt, set()) >= set(numbers)
+
+    def text(self, number: int) -> str:
+        """Return the item's fields as one text."""
+        return " ".join(self.items[number].inputs.values())
+
+    def agreed(self, numbers: Sequence[int], without: Sequence[Prompt] = ()) -> Floats:
+        """Return soft labels of these items by all prompts that were asked of them, but for some; [B, L].
+
+        Below two such prompts there is no agreement: then what the seed prompt says, calibrated.
+        """
+        rows = [self.table[p][list(numbers)] for p in self.table if p not in without and self.has(p, numbers)]
+        labels = len(self.run.task.labels)
+        if len(rows) < 2:  # noqa: PLR2004  agreement is between two
+            return _certain(calibrated(self.table[self.run.task.seed_prompt])[list(numbers)])
+        votes = [np.where(votes_of(row) < 0, -1, votes_of(calibrated(row))) for row in rows]
+        return dawid_skene(np.array(votes), labels).posterior
+
+    def right(self, prompt: Prompt, numbers: Sequence[int], beliefs: Floats) -> Floats:
+        """Return how likely each answer is right, [B]: 0 where it names no label, NaN where none came."""
+        rows = self.table[prompt][list(numbers)]
+        votes: Votes = votes_of(rows)
+        likely = np.where(votes < 0, 0.0, beliefs[np.arange(len(votes)), votes])
+        return np.where(np.isnan(rows).any(axis=1), np.nan, likely)
+
+    def worth(self, prompt: Prompt, numbers: Sequence[int]) -> float:
+        """Return the prompt's estimated accuracy on these items, by the others' agreement."""
+        return float(np.nanmean(self.right(prompt, numbers, self.agreed(numbers, (self.run.task.seed_prompt, prompt)))))
+
+    def labels(self, folds: Sequence[Sequence[int]]) -> list[tuple[str, str, float]]:
+        """Return (id, label, confidence) of each item, agreed upon fold by fold, in the items' order."""
+        found = np.zeros((len(self.items), len(self.run.task.labels)))
+        for fold in folds:
+            found[list(fold)] = self.agreed(fold)
+        names = self.run.task.labels
+        return [
+            (item.id, names[int(row.argmax())], round(float(row.max()), 4))
+            for item, row in zip(self.items, found, strict=True)
+        ]
+
+
+def _folds(count: int, rng: np.random.Generator) -> Folds:
+    """Deal the items: 30 % to each of two folds that learn, 40 % to the one that checks."""
+    order = rng.permutation(count).tolist()
+    third = round(0.3 * count)
+    return Folds(sorted(order[:third]), sorted(order[third : 2 * third]), sorted(order[2 * third :]))
+
+
+def _certain(beliefs: Floats) -> Floats:
+    """Return beliefs [B, L] with a failed row as all alike."""
+    return np.where(np.isnan(beliefs), 1.0 / beliefs.shape[1], beliefs)

@@ -1,0 +1,401 @@
+"""Learning without labels, on models whose right answers, leanings and errors are known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pytest
+
+from promptopt import (
+    Arrival,
+    Example,
+    Failure,
+    FakeLabelModel,
+    FakeModel,
+    InputError,
+    Prompt,
+    Response,
+    Result,
+    Task,
+    Unsupervised,
+    optimize,
+    pseudo_labels,
+    write_fine_tuning,
+)
+from promptopt.pseudolabels import PseudoLabel, confident
+from promptopt.run import label_shares
+from promptopt.settings import find_strategy
+from promptopt.strategies import BUILT_IN, Unlabelled
+from promptopt.strategies.ppd import PPD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from promptopt import Request, Run
+    from promptopt.models.base import Model
+    from promptopt.prompt import Context
+    from promptopt.strategies import Strategy
+
+LABELS = ("bad", "good")
+SIGNS = (("dull", "awful", "flat"), ("lovely", "bright", "warm"))
+SMALL = Unsupervised(positions=2, steps=3, samples=4, batch=10, vocabulary=8)
+
+
+def chance(*of: object) -> float:
+    """A standard normal number that depends on nothing else."""
+    words = np.frombuffer(hashlib.sha256(repr(of).encode()).digest(), dtype=np.uint32)
+    return float(np.random.default_rng(words).normal())
+
+
+def item(number: int, target: str | None) -> Example:
+    label = int(hashlib.sha256(str(number).encode()).digest()[0] % 2)
+    return Example({"text": f"scene {number} was {SIGNS[label][number % 3]}"}, target, f"i{number}")
+
+
+def truth(text: str) -> int:
+    return int(any(word in text for word in SIGNS[1]))
+
+
+def task(count: int = 200, tests: int = 100) -> Task:
+    items = [item(i, None) for i in range(count + tests)]
+    return Task(
+        train=tuple(items[:count]),
+        test=tuple(replace(one, target=LABELS[truth(one.inputs["text"])]) for one in items[count:]),
+        seed_prompt=Prompt("{text} :"),
+        labels=LABELS,
+        format="completion",
+    )
+
+
+def leaning(context: Context, labels: Sequence[str]) -> list[float]:
+    """Knows the answer, but leans far to one label until it is shown others; errs anew under each prompt."""
+    assert isinstance(context, str)
+    shown = context.count("\n\n")
+    query = context.split("\n\n")[-1]
+    sure = (1 if truth(query) else -1) + 0.6 * chance(context[: -len(query)], query)
+    lean = 3.0 if not shown else 0.0
+    return [-np.logaddexp(0, sure + lean).item(), -np.logaddexp(0, -sure - lean).item()]
+
+
+def stubborn(context: Context, labels: Sequence[str]) -> list[float]:
+    """Nothing helps: says the same whatever stands before the item."""
+    query = str(context).split("\n\n")[-1].split("\n")[-1]
+    return [-1.0, -1.0 - (1 if truth(query) else -1) - 2.0 * chance(query)]
+
+
+def unsure(context: Context, labels: Sequence[str]) -> list[float]:
+    """Three to one, and other words likelier than both."""
+    return [-2.0, -2.0 - np.log(3).item()]
+
+
+def guessing(context: Context, labels: Sequence[str]) -> list[float]:
+    """Knows nothing: a new guess for every prompt and item."""
+    return [-1.0, -1.0 + chance(context)]
+
+
+def spoilt_by_examples(context: Context, labels: Sequence[str]) -> list[float]:
+    """Good without demonstrations; with them it repeats the last label that it was shown."""
+    parts = str(context).split("\n\n")
+    right = 1 if truth(parts[-1]) else -1
+    said = right + 0.3 * chance(context) if len(parts) == 1 else (4 if parts[-2].endswith("good") else -4) + 0.2 * right
+    return [-1.0, -1.0 + said]
+
+
+def habit(context: Context, labels: Sequence[str]) -> list[float]:
+    """Good without demonstrations; with them every prompt gives the same wrong answers, so that all agree."""
+    query = str(context).split("\n\n")[-1]
+    right = 1 if truth(query) else -1
+    shown = "\n\n" in str(context)
+    said = (2 if len(query.split("\n")[-1]) % 2 else -2) if shown else right + 0.8 * chance(context)
+    return [-1.0, -1.0 + said]
+
+
+def run(handler: Callable[[Context, Sequence[str]], list[float]], memo: Path, seed: int = 0, **more: object) -> Result:
+    strategy = more.get("strategy", SMALL)
+    given = more.get("task", task())
+    budget = more.get("budget")
+    assert isinstance(given, Task)
+    assert isinstance(strategy, Unsupervised | PPD)
+    assert budget is None or isinstance(budget, str)
+    return optimize(given, FakeLabelModel(handler, handler.__name__), strategy, seed=seed, memo=memo, budget=budget)
+
+
+@dataclass(frozen=True)
+class Look:
+    """A strategy that only looks at label probabilities, of two votes each."""
+
+    writes: ClassVar[bool] = False
+    unlabelled: ClassVar[bool] = True
+    found: list[Any] = field(default_factory=list)
+
+    def search(self, run: Run) -> None:
+        self.found.append(run.label_probabilities([run.task.seed_prompt], replicates=2))
+        assert not run.history
+        run.score([run.task.seed_prompt], run.task.test[:1])
+
+
+def looked(model: Model, memo: Path, **changes: Any) -> Any:
+    look = Look()
+    optimize(replace(task(3, 1), temperature=1.0, **changes), model, look, memo=memo)
+    return look.found[0]
+
+
+def test_label_probabilities_are_normalised_over_the_labels_and_enter_no_history(tmp_path: Path) -> None:
+    found = looked(FakeLabelModel(unsure), tmp_path)
+
+    assert found.shape == (1, 3, 2)
+    assert found[0, 0] == pytest.approx([0.75, 0.25])
+
+
+def test_label_probabilities_of_a_model_of_text_are_shares_of_votes(tmp_path: Path) -> None:
+    said = {"scene 0": ("good", "bad"), "scene 1": ("good.", "no idea"), "scene 2": ("good", "Good")}
+    model = FakeModel(lambda request: said.get(str(request.context)[:7], ("bad",) * 2)[request.replicate])
+
+    assert looked(model, tmp_path)[0].tolist() == [[0.5, 0.5], [0.25, 0.75], [0.0, 1.0]]
+
+
+def test_label_probabilities_need_labels(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the task has no labels"):
+        looked(FakeModel(str), tmp_path, labels=())
+
+
+def test_a_failed_cell_has_no_label_probabilities() -> None:
+    lost = Failure("lost")
+
+    assert np.isnan(label_shares([lost, lost], LABELS)).all()
+    assert label_shares([lost, Response("good")], LABELS) == [0.0, 1.0]
+
+
+def test_demonstrations_with_agreed_labels_undo_a_leaning(tmp_path: Path) -> None:
+    result = run(leaning, tmp_path)
+    assert result.test is not None
+
+    assert result.test.seed.estimate < 0.6
+    assert result.test.chosen.estimate > 0.85
+    assert result.improved
+    assert result.prompt.demonstrations is not None
+    shown = result.prompt.demonstrations.items
+    assert [label for label in LABELS for one in shown if one.target == label] == ["bad"] * 2 + ["good"] * 2
+
+
+def test_the_estimate_without_labels_covers_what_the_test_shows(tmp_path: Path) -> None:
+    covered = 0
+    for seed in range(5):
+        result = run(leaning, tmp_path, seed)
+        last = result.steps[-1]
+        assert result.test is not None
+        assert last["low"] <= last["accuracy"] <= last["high"]
+        covered += last["low"] - 0.03 <= result.test.chosen.estimate <= last["high"] + 0.03
+
+    assert covered >= 4
+
+
+def test_pseudo_labels_are_mostly_right_and_balanced(tmp_path: Path) -> None:
+    result = run(leaning, tmp_path)
+    labels = pseudo_labels(result)
+
+    assert [label.id for label in labels] == [one.id for one in task().train]
+    right = [LABELS[truth(one.inputs["text"])] == label.label for one, label in zip(task().train, labels, strict=True)]
+    assert np.mean(right) > 0.93
+    assert 0.3 < np.mean([label.label == "good" for label in labels]) < 0.7
+    assert all(0.5 <= label.confidence <= 1 for label in labels)
+
+
+@pytest.mark.parametrize(
+    "handler", [stubborn, guessing, spoilt_by_examples, habit], ids=lambda handler: handler.__name__
+)
+def test_where_nothing_helps_the_seed_prompt_is_returned(
+    handler: Callable[[Context, Sequence[str]], list[float]], tmp_path: Path
+) -> None:
+    given = replace(task(), test=())
+    kept = [run(handler, tmp_path, seed, task=given).prompt == given.seed_prompt for seed in range(4)]
+
+    assert all(kept)
+
+
+def test_targets_of_training_items_are_never_looked_at(tmp_path: Path) -> None:
+    bare = task()
+    wrong = replace(bare, train=tuple(replace(one, target=LABELS[1 - truth(one.inputs["text"])]) for one in bare.train))
+
+    assert run(leaning, tmp_path / "a").history == run(leaning, tmp_path / "b", task=wrong).history
+
+
+def test_labelled_validation_items_decide_where_there_are_any(tmp_path: Path) -> None:
+    lying = tuple(replace(item(i, None), target=LABELS[1]) for i in range(1000, 1060))  # the seed prompt is right here
+    result = run(leaning, tmp_path, task=replace(task(), validation=lying))
+
+    assert len(result.history) == 2
+    assert result.prompt == result.seed_prompt
+
+
+@pytest.mark.parametrize("strategy", [SMALL, PPD(positions=3, samples=4, epochs=2)], ids=["unsupervised", "paper"])
+def test_one_seed_gives_one_result_and_a_replay_makes_no_call(strategy: Strategy, tmp_path: Path) -> None:
+    first = run(leaning, tmp_path / "a", seed=3, strategy=strategy)
+    replay = run(leaning, tmp_path / "a", seed=3, strategy=strategy)
+
+    assert first == replay == run(leaning, tmp_path / "b", seed=3, strategy=strategy)
+    assert first.paid
+    assert not replay.paid
+    assert first.steps != run(leaning, tmp_path / "a", seed=4, strategy=strategy).steps
+
+
+class Dies(Exception):  # noqa: N818  it stands for a kill
+    pass
+
+
+@pytest.mark.parametrize("strategy", [SMALL, PPD(positions=3, samples=4, epochs=2)], ids=["unsupervised", "paper"])
+def test_a_run_that_died_ends_as_if_it_had_not_and_repeats_no_call(strategy: Strategy, tmp_path: Path) -> None:
+    calm = run(leaning, tmp_path / "calm", strategy=strategy)
+    seen: list[Context] = []
+
+    def counted(context: Context, labels: Sequence[str]) -> list[float]:
+        if len(seen) in (450, 750):
+            seen.append("died")
+            raise Dies
+        seen.append(context)
+        return leaning(context, labels)
+
+    counted.__name__ = leaning.__name__  # the same model to the memo
+    for _ in range(2):
+        with pytest.raises(Dies):
+            run(counted, tmp_path / "killed", strategy=strategy)
+
+    assert run(counted, tmp_path / "killed", strategy=strategy) == calm
+    asked = [context for context in seen if context != "died"]
+    assert len(asked) == len(set(asked))
+
+
+@pytest.mark.parametrize("budget", ["650 calls", "1300 calls", "2500 calls"])
+@pytest.mark.parametrize("name", ["unsupervised", "unsupervised.paper"])
+def test_a_small_budget_ends_the_search_in_good_order(name: str, budget: str, tmp_path: Path) -> None:
+    result = run(leaning, tmp_path, strategy=BUILT_IN[name](), budget=budget)
+
+    assert result.finished
+    assert result.used["task"].calls <= int(budget.removesuffix(" calls"))
+    assert pseudo_labels(result)
+
+
+def test_votes_from_text_do_where_there_are_no_log_probabilities(tmp_path: Path) -> None:
+    def say(request: Request) -> str:
+        first, second = leaning(request.context, LABELS)
+        return LABELS[int(second - first + 0.8 * chance(request.context, request.replicate) > 0)]
+
+    given = replace(task(), temperature=1.0)
+    strategy = replace(SMALL, replicates=5)
+    result = optimize(given, FakeModel(say), strategy, memo=tmp_path)
+
+    assert result.finished
+    assert result.improved
+
+
+def test_failed_replies_are_no_votes(tmp_path: Path) -> None:
+    class Losing(FakeLabelModel):
+        def label_logprobs(self, contexts: object, labels: Sequence[str]) -> object:  # type: ignore[override]
+            for arrival in super().label_logprobs(contexts, labels):  # type: ignore[arg-type]
+                lost = arrival.number % 29 == 5
+                yield Arrival(arrival.number, Failure("lost")) if lost else arrival
+
+    model: Model = Losing(leaning)
+    result = optimize(task(), model, SMALL, memo=tmp_path)
+
+    assert "replies failed" in result.unfinished
+    assert len(pseudo_labels(result)) == 200
+    assert len(result.history) == 2
+
+
+def test_the_paper_learns_a_prompt_with_nearest_demonstrations_and_no_guard(tmp_path: Path) -> None:
+    result = run(leaning, tmp_path, strategy=PPD(positions=3, samples=4, epochs=2))
+
+    assert len(result.history) == 1
+    assert result.prompt.demonstrations is not None
+    assert result.prompt.demonstrations.nearest == 3
+    assert len(result.prompt.text.split("\n")[0].split()) >= 3
+    assert [step["surest"] for step in result.steps if "surest" in step][-1] > 1 / 10
+
+
+def test_the_paper_settings_are_those_of_the_sources() -> None:
+    assert Unsupervised.paper() == PPD(positions=20, vocabulary=100, samples=30, batch=16, rate=1e-3, neighbours=3)
+    assert find_strategy("unsupervised.paper", {"rate": "0.01"}) == PPD(rate=0.01)
+    assert find_strategy("unsupervised", {"positions": "0"}) == Unsupervised(positions=0)
+
+
+def test_only_unsupervised_strategies_say_that_they_need_no_labels() -> None:
+    assert sorted(name for name, make in BUILT_IN.items() if isinstance(make(), Unlabelled)) == [
+        "unsupervised",
+        "unsupervised.paper",
+    ]
+
+
+def test_a_quota_keeps_every_class() -> None:
+    beliefs = np.array([[0.99, 0.01], [0.9, 0.1], [0.95, 0.05], [0.8, 0.2], [0.6, 0.4], [0.7, 0.3]])
+
+    assert confident(beliefs, 0.5) == [[0, 2], [4]]
+
+
+def test_a_quota_is_the_same_for_each_class_and_takes_the_surest() -> None:
+    beliefs = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.1, 0.9], [np.nan, np.nan], [0.4, 0.6]])
+
+    assert confident(beliefs, 0.7) == [[0, 1], [3, 5]]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (replace(task(), labels=()), "give labels"),
+        (task(count=20), "20 training items are too few"),
+        (replace(task(), test=(item(900, None),)), "test item 'i900' has no label"),
+    ],
+)
+def test_a_task_that_it_cannot_work_on_is_refused(changed: Task, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        run(leaning, tmp_path, task=changed)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("unsupervised", {"views": "1"}, "views must be at least 2"),
+        ("unsupervised", {"share": "0"}, r"share must be in \(0, 1\]"),
+        ("unsupervised.paper", {"samples": "1"}, "samples must be at least 2"),
+    ],
+)
+def test_a_wrong_setting_says_the_mend(name: str, settings: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find_strategy(name, settings)
+
+
+def test_other_strategies_still_refuse_items_without_labels(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no target, which this reward needs"):
+        optimize(task(), FakeLabelModel(leaning), "promptquine", memo=tmp_path)
+
+
+def test_sure_labels_become_chats_for_fine_tuning(tmp_path: Path) -> None:
+    given = replace(task(), seed_prompt=Prompt("Judge it."))
+    labels = [PseudoLabel("i0", "good", 0.99), PseudoLabel("i1", "bad", 0.6)]
+    count = write_fine_tuning(tmp_path / "sure.jsonl", given, labels)
+
+    (chat,) = [json.loads(line) for line in (tmp_path / "sure.jsonl").read_text().splitlines()]
+    assert count == 1
+    assert chat == {
+        "messages": [
+            {"role": "system", "content": "Judge it."},
+            {"role": "user", "content": given.train[0].inputs["text"]},
+            {"role": "assistant", "content": "good"},
+        ]
+    }
+    with pytest.raises(InputError, match="lower `least`"):
+        write_fine_tuning(tmp_path / "none.jsonl", given, labels, least=0.999)
+
+
+def test_a_saved_result_keeps_its_pseudo_labels_and_another_strategys_has_none(tmp_path: Path) -> None:
+    result = run(leaning, tmp_path)
+    result.save(tmp_path / "result.json")
+
+    assert pseudo_labels(Result.load(tmp_path / "result.json")) == pseudo_labels(result)
+    with pytest.raises(InputError, match="holds no pseudo-labels"):
+        pseudo_labels(replace(result, steps=()))
