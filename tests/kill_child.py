@@ -63,11 +63,11 @@ def local(path: str, folder: str) -> Any:
 def main(kind: str, memo: str, result: str, path: str, folder: str = "") -> None:
     strategy: Strategy | str
     if kind != "local":
-        splits = {
-            split: tuple(replace(item, inputs={"text": f"some other {item.inputs['text']}"}) for item in items)
-            for split, items in toys.splits(24).items()
-        }
-        task, model = replace(toys.TASK, **splits), fake(path)
+        train, validation, test = (
+            tuple(replace(item, inputs={"text": f"some other {item.inputs['text']}"}) for item in items)
+            for items in toys.splits(24).values()
+        )
+        task, model = replace(toys.TASK, train=train, validation=validation, test=test), fake(path)
         strategy = RandomSearch(prompts=24, batch=8) if kind == "fake" else kind
     else:
         text = "Review: {text}\nIn one word, the sentiment of this item, as a careful reader would put it, is:"

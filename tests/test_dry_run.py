@@ -12,7 +12,6 @@ import toys
 
 from promptopt import Example, FakeLabelModel, FakeModel, InputError, Judge, Memo, Price, Prompt, optimize
 from promptopt.dry_run import Estimate, estimate
-from promptopt.ledger import Budget
 from promptopt.strategies import BUILT_IN
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ def test_the_calls_are_those_of_the_run(tmp_path: Path, strategy: str, kind: str
         assert made / 3 < before.asked.calls < 3 * made
     else:
         assert before.asked.calls == pytest.approx(made, rel=0.1)
-    assert budget is None or before.asked.calls <= Budget.parse(budget).calls
+    assert before.asked.calls <= int((budget or "1000000").split()[0])
     assert (before.known.calls, after.asked.calls) == (0, 0)
     assert after.known == sum(result.used.values(), start=type(after.known)())
 
