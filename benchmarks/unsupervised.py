@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import argparse
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from promptopt import Example, Prompt, Task, optimize, pseudo_labels
+from promptopt import Demonstrations, Example, Memo, Prompt, Run, Task, load_model, optimize, pseudo_labels
+from promptopt.agreement import calibrated
+from promptopt.calls import Caller
 from promptopt.categorical import modal, policy_gradient, project_to_simplex, sample, toward_elite, uniform
+from promptopt.ledger import Budget, Ledger
+from promptopt.pseudolabels import confident
 from promptopt.randomness import named_generator
+from promptopt.scorer import Scorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +116,30 @@ def read(path: Path, labels: tuple[str, ...], count: int, seed: int) -> tuple[Ex
     return tuple(Example({"text": rows[i][column]}, labels[int(rows[i]["label"])], f"{i}") for i in drawn)
 
 
+def without_search(task: Task, given: argparse.Namespace, seed: int) -> list[str]:
+    """Return test accuracies of the seed prompt's calibrated answers, and of the null model.
+
+    The null model shows two items of each label, of the 30 % that the seed prompt's calibrated answers are surest of,
+    drawn by the seed, and labelled by those answers. Nothing is searched, nothing is guarded.
+    """
+    with Memo(given.memo) as memo:
+        scorer = Scorer(task, load_model(given.model), Caller(memo, Ledger(Budget())))
+        run = Run(task, named_generator(seed, "null model"), seed, scorer)
+        plain = calibrated(run.label_probabilities([task.seed_prompt], task.test)[0])
+        own = calibrated(run.label_probabilities([task.seed_prompt])[0])
+        shown = [
+            replace(task.train[i], target=label)
+            for label, sure in zip(task.labels, confident(own, 0.3), strict=True)
+            for i in run.rng.permutation(sure)[:2]
+        ]
+        prompt = replace(
+            task.seed_prompt, demonstrations=Demonstrations(tuple(shown[i] for i in run.rng.permutation(len(shown))))
+        )
+        null = run.label_probabilities([prompt], task.test)[0]
+    right = np.array([task.labels.index(str(item.target)) for item in task.test])
+    return [f"{np.mean(said.argmax(axis=1) == right):.3f}" for said in (plain, null)]
+
+
 def measure(name: str, given: argparse.Namespace, seed: int) -> None:
     """Print the accuracy of each strategy's prompt beside that of the seed prompt, and its own estimate of it."""
     folder, labels, text = DATA[name]
@@ -124,6 +154,7 @@ def measure(name: str, given: argparse.Namespace, seed: int) -> None:
         format="completion",
         name=name,
     )
+    plain, null = without_search(task, given, seed)
     for strategy in given.strategies.split(","):
         kind, *settings = strategy.split("/")
         result = optimize(
@@ -140,7 +171,9 @@ def measure(name: str, given: argparse.Namespace, seed: int) -> None:
         last = result.steps[-1]
         right = np.mean([truth[label.id] == label.label for label in pseudo_labels(result)])
         own = f"{last['accuracy']:.2f} ({last['low']:.2f} to {last['high']:.2f})" if "accuracy" in last else ""
-        cells = [name, strategy, seed, f"{result.test.seed.estimate:.3f}", f"{result.test.chosen.estimate:.3f}"]
+        found = "{:+.3f} ({:+.3f} to {:+.3f})".format(*result.test.difference)
+        cells = [name, strategy, seed, f"{result.test.seed.estimate:.3f}", plain, null]
+        cells += [f"{result.test.chosen.estimate:.3f}", found]
         cells += [own, f"{right:.3f}", f"{result.used['task'].calls:,}", f"{result.seconds:.0f}"]
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
         if given.verbose:
@@ -164,8 +197,9 @@ def main() -> None:
     if given.what == "estimators":
         estimators()
         return
-    print("| set | strategy | seed | direct | found | its estimate | pseudo-labels right | calls | seconds |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    heads = ["set", "strategy", "seed", "direct", "calibrated", "null", "found", "less direct", "its estimate"]
+    heads += ["pseudo-labels right", "calls", "seconds"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for seed in range(given.seeds):
         measure(given.what, given, seed)
 

@@ -411,6 +411,7 @@ def _records(run: Run, choice: Choice) -> tuple[Record, ...]:
             Record(
                 number=candidate.number,
                 prompt=candidate.prompt,
+                length=run.length(candidate.prompt),
                 parent=candidate.parent,
                 step=candidate.step,
                 fitness=_number(candidate.fitness),

@@ -14,6 +14,7 @@ from typing import Any
 
 from promptopt.errors import InputError
 from promptopt.ledger import Spending
+from promptopt.masks import pareto
 from promptopt.models.base import Price
 from promptopt.prompt import Prompt
 from promptopt.statistics import Interval
@@ -49,6 +50,7 @@ class Record:
     Args:
         number: in order of first appearance.
         prompt: itself.
+        length: its tokens, as the model would see it; words where its tokenizer is not at hand.
         parent: number of the candidate that it was made from, or None.
         step: of the search, at which it was first scored.
         fitness: mean of what the strategy searched by, None where nothing came back.
@@ -61,6 +63,7 @@ class Record:
 
     number: int
     prompt: Prompt
+    length: int
     parent: int | None
     step: int
     fitness: float | None
@@ -128,6 +131,18 @@ class Result:
     def improved(self) -> bool:
         """Whether the whole interval of the paired test difference lies above 0."""
         return self.test is not None and self.test.difference.low > 0
+
+    @property
+    def front(self) -> tuple[Record, ...]:
+        """The candidates that no other beats both in length and in training reward, from the shortest to the best.
+
+        Of those that were tried on as many cells as any other. Training rewards of the best of many are too high: test
+        what is taken from here.
+        """
+        most = max((record.cells + record.failed for record in self.history), default=0)
+        whole = [r for r in self.history if r.cells + r.failed == most and r.reward is not None]
+        found = pareto([record.reward or 0.0 for record in whole], [record.length for record in whole])
+        return tuple(whole[i] for i in found)
 
     @property
     def headline(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from dataclasses import replace
@@ -31,7 +30,6 @@ from promptopt import (
     TokenF1,
     optimize,
 )
-from promptopt.masks import pareto
 from promptopt.settings import find_strategy
 from promptopt.strategies import SteepestAscent, TAPruning
 from promptopt.tokens import words
@@ -281,14 +279,16 @@ def test_the_search_ends_where_nothing_gets_better(tmp_path: Path) -> None:
     assert len(best) < 40
 
 
-def test_the_front_of_length_and_reward_is_read_off_the_history(tmp_path: Path) -> None:
+def test_the_front_goes_from_the_shortest_to_the_best(tmp_path: Path) -> None:
     result = search(TASK, TOYS[1].model(), OURS, tmp_path)
-    rewards = [math.nan if record.reward is None else record.reward for record in result.history]
-    lengths = [len(words(record.prompt.text)) for record in result.history]
-    front = pareto(rewards, lengths)
+    front = result.front
+    whole = [record for record in result.history if record.cells == len(TASK.train)]
 
-    assert rewards[front[-1]] == max(rewards)
-    assert all(lengths[a] < lengths[b] and rewards[a] < rewards[b] for a, b in pairwise(front))
+    assert [record.length for record in front] == [len(words(record.prompt.text)) for record in front]
+    assert front[-1].reward == max(record.reward or 0 for record in whole)
+    assert front[0].length == min(record.length for record in whole)
+    assert all(a.length < b.length and (a.reward or 0) < (b.reward or 0) for a, b in pairwise(front))
+    assert not any(record.cells < len(TASK.train) for record in front)  # a race's losers met some items only
 
 
 # The hill climbers.

@@ -32,10 +32,11 @@ BOUNDLESS = replace(
 )
 
 HISTORY = (
-    Record(number=0, prompt=SEED, parent=None, step=0, fitness=0.5, reward=0.25, cells=12, failed=0),
+    Record(number=0, prompt=SEED, length=5, parent=None, step=0, fitness=0.5, reward=0.25, cells=12, failed=0),
     Record(
         number=1,
         prompt=CHOSEN,
+        length=12,
         parent=0,
         step=1,
         fitness=0.75,
@@ -45,7 +46,7 @@ HISTORY = (
         validation=0.8,
         validated=60,
     ),
-    Record(number=2, prompt=Prompt(""), parent=1, step=1, fitness=None, reward=None, cells=0, failed=12),
+    Record(number=2, prompt=Prompt(""), length=0, parent=1, step=1, fitness=None, reward=None, cells=0, failed=12),
 )
 
 
