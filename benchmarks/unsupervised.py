@@ -117,7 +117,7 @@ def read(path: Path, labels: tuple[str, ...], count: int, seed: int) -> tuple[Ex
 
 
 def without_search(task: Task, given: argparse.Namespace, seed: int) -> list[str]:
-    """Return test accuracies of the seed prompt's calibrated answers, and of the null model.
+    """Return test accuracies of the seed prompt, of its calibrated answers, and of the null model.
 
     The null model shows two items of each label, of the 30 % that the seed prompt's calibrated answers are surest of,
     drawn by the seed, and labelled by those answers. Nothing is searched, nothing is guarded.
@@ -125,7 +125,7 @@ def without_search(task: Task, given: argparse.Namespace, seed: int) -> list[str
     with Memo(given.memo) as memo:
         scorer = Scorer(task, load_model(given.model), Caller(memo, Ledger(Budget())))
         run = Run(task, named_generator(seed, "null model"), seed, scorer)
-        plain = calibrated(run.label_probabilities([task.seed_prompt], task.test)[0])
+        direct = run.label_probabilities([task.seed_prompt], task.test)[0]
         own = calibrated(run.label_probabilities([task.seed_prompt])[0])
         shown = [
             replace(task.train[i], target=label)
@@ -137,7 +137,7 @@ def without_search(task: Task, given: argparse.Namespace, seed: int) -> list[str
         )
         null = run.label_probabilities([prompt], task.test)[0]
     right = np.array([task.labels.index(str(item.target)) for item in task.test])
-    return [f"{np.mean(said.argmax(axis=1) == right):.3f}" for said in (plain, null)]
+    return [f"{np.mean(said.argmax(axis=1) == right):.3f}" for said in (direct, calibrated(direct), null)]
 
 
 def measure(name: str, given: argparse.Namespace, seed: int) -> None:
@@ -154,7 +154,7 @@ def measure(name: str, given: argparse.Namespace, seed: int) -> None:
         format="completion",
         name=name,
     )
-    plain, null = without_search(task, given, seed)
+    direct, plain, null = without_search(task, given, seed)
     for strategy in given.strategies.split(","):
         kind, *settings = strategy.split("/")
         result = optimize(
@@ -166,14 +166,17 @@ def measure(name: str, given: argparse.Namespace, seed: int) -> None:
             budget=given.budget,
             settings=dict(setting.split("=") for setting in settings),
         )
-        if result.test is None:
+        if not result.finished:
             raise RuntimeError(result.headline)
         last = result.steps[-1]
         right = np.mean([truth[label.id] == label.label for label in pseudo_labels(result)])
         own = f"{last['accuracy']:.2f} ({last['low']:.2f} to {last['high']:.2f})" if "accuracy" in last else ""
-        found = "{:+.3f} ({:+.3f} to {:+.3f})".format(*result.test.difference)
-        cells = [name, strategy, seed, f"{result.test.seed.estimate:.3f}", plain, null]
-        cells += [f"{result.test.chosen.estimate:.3f}", found]
+        cells = [name, strategy, seed, direct, plain, null]
+        if result.test is None:  # the seed prompt was kept
+            cells += [direct, "0"]
+        else:
+            less = "{:+.3f} ({:+.3f} to {:+.3f})".format(*result.test.difference)
+            cells += [f"{result.test.chosen.estimate:.3f}", less]
         cells += [own, f"{right:.3f}", f"{result.used['task'].calls:,}", f"{result.seconds:.0f}"]
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
         if given.verbose:

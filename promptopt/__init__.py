@@ -10,6 +10,12 @@ Importing the package touches no network, no torch and no provider SDK; heavy pa
 from promptopt._version import __version__ as __version__
 from promptopt.dry_run import Estimate as Estimate
 from promptopt.dry_run import estimate as estimate
+from promptopt.environment import Choosing as Choosing
+from promptopt.environment import Environment as Environment
+from promptopt.environment import FeedbackRule as FeedbackRule
+from promptopt.environment import Step as Step
+from promptopt.environment import Trajectory as Trajectory
+from promptopt.environment import Turn as Turn
 from promptopt.errors import BudgetExhaustedError as BudgetExhaustedError
 from promptopt.errors import FinalModelError as FinalModelError
 from promptopt.errors import InputError as InputError
@@ -43,6 +49,7 @@ from promptopt.rewards import Label as Label
 from promptopt.rewards import LabelMargin as LabelMargin
 from promptopt.rewards import Matches as Matches
 from promptopt.rewards import Number as Number
+from promptopt.rewards import Progress as Progress
 from promptopt.rewards import Reward as Reward
 from promptopt.rewards import TokenF1 as TokenF1
 from promptopt.run import Run as Run

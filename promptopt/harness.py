@@ -30,6 +30,7 @@ from promptopt.randomness import named_generator
 from promptopt.report import write_report
 from promptopt.result import Record, Result
 from promptopt.rewards import Judge
+from promptopt.rollouts import most_rounds
 from promptopt.run import Run
 from promptopt.scorer import Scorer
 from promptopt.scores import Failure, Response
@@ -282,7 +283,9 @@ class Job:
         scorer.score([self.task.seed_prompt], self.task.train, reward=self._start)
         roles = {role: spent for role, spent in scorer.caller.ledger.logical.items() if role != "writer"}
         wide = [Bound(), *(bound for role, bound in scorer.caller.ledger.widest.items() if role != "writer")]
-        used, calls = scorer.caller.ledger.total(roles), float(len(roles))  # a cell takes one call of each role
+        used, calls = scorer.caller.ledger.total(roles), float(len(roles))  # a cell takes one call of each role,
+        if self.task.environment is not None:  # or one for each round of an episode; better prompts often last longer
+            calls = most_rounds(self.task.train) or _SLACK * used.calls / len(self.task.train)
         each = {
             "calls": calls,
             "tokens": _SLACK * calls * used.tokens / used.calls,

@@ -43,6 +43,16 @@ def target_of(example: Example) -> str:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """What the environment says was achieved by the end of the episode, 0 to 1."""
+
+    def __call__(self, example: Example, response: Response) -> float:
+        if response.trajectory is None:
+            raise InputError(f"the reply to {example.id!r} is no episode: give a task with an environment")
+        return response.trajectory.score
+
+
+@dataclass(frozen=True)
 class Exact:
     """1 if the reply is the target, white space at the ends and letter case aside; else 0."""
 

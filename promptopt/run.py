@@ -7,6 +7,7 @@ and progress lie below; choosing and claiming lie above.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from promptopt.scores import Failure, Floats, Scores
     from promptopt.task import Task
 
+_UNUSABLE = {"length": "cut off", "refusal": "declined"}
 _SEED_BITS = 20  # replicate numbers of a writer's samples: the seed, then the count
 
 
@@ -90,6 +92,7 @@ class Run:
         history: the candidates so far, by prompt.
         steps: the numbers that the strategy reported, one record a step.
         repeats: every cell is sampled so many times as often as a strategy asks for.
+        unusable: the writer's replies that `write` left out, counted by reason.
     """
 
     task: Task
@@ -101,6 +104,7 @@ class Run:
     history: dict[Prompt, Candidate] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
     repeats: int = 1
+    unusable: Counter[str] = field(default_factory=Counter)
     _written: dict[Context, int] = field(default_factory=dict)
 
     def on(self, examples: Sequence[Example], repeats: int = 1) -> Run:
@@ -207,6 +211,7 @@ class Run:
         replicates: int = 1,
         *,
         confidence: float = 0.95,
+        parents: Sequence[Prompt | None] | None = None,
     ) -> Race:
         """Score prompts on growing blocks of examples, common to all, and drop those that are clearly worse.
 
@@ -215,18 +220,20 @@ class Run:
             examples: [E]; the training items by default. Order is the order of the blocks.
             replicates: R.
             confidence: of each round, that no prompt as good as the best is dropped.
+            parents: [P] what each prompt was made from.
 
         Raises:
             BudgetExhaustedError: not even the first block fits the budget.
         """
+        made_from = dict(zip(prompts, parents, strict=True)) if parents else {}
 
         def score(prompts: Sequence[Prompt], examples: Sequence[Example]) -> Scores:
-            return self.score(prompts, examples, replicates)
+            return self.score(prompts, examples, replicates, parents=[made_from.get(prompt) for prompt in prompts])
 
         return race(score, prompts, self.task.train if examples is None else examples, confidence)
 
     def write(self, context: Context, *, count: int = 1, max_tokens: int = 512, temperature: float = 1.0) -> list[str]:
-        """Ask the prompt writer, and return the texts that came back (failed replies are left out).
+        """Ask the prompt writer, and return the texts that came back whole; the others are counted in `unusable`.
 
         Asked the same again, it gives new samples, so that a search can go on; a repeated run gives the same ones.
 
@@ -248,7 +255,13 @@ class Run:
             for i in range(count)
         ]
         replies = self.scorer.caller.generate("writer", self.writer, requests)
-        return [reply.text for reply in replies if isinstance(reply, Response) and reply.finish_reason == "stop"]
+        texts = []
+        for reply in replies:
+            if isinstance(reply, Response) and reply.finish_reason == "stop":
+                texts.append(reply.text)
+            else:
+                self.unusable[_UNUSABLE[reply.finish_reason] if isinstance(reply, Response) else "failed"] += 1
+        return texts
 
     def tokens(self, prompt: Prompt) -> Tokens:
         """Cut a prompt into the task model's tokens, or into words and punctuation where its tokenizer is not at hand."""

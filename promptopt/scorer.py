@@ -14,6 +14,7 @@ import numpy as np
 from promptopt.errors import InputError
 from promptopt.models.base import LabelModel, LabelReader, Request
 from promptopt.rewards import Judge
+from promptopt.rollouts import roll_out
 from promptopt.scores import Failure, Response, Scores
 
 if TYPE_CHECKING:
@@ -103,17 +104,17 @@ class Scorer:
     def _replies(
         self, prompts: Sequence[Prompt], examples: Sequence[Example], replicates: int
     ) -> list[list[list[Reply]]]:
+        if self.task.environment is not None:
+            cells = [(p, e, r) for p in prompts for e in examples for r in range(replicates)]
+            flat = roll_out(self.task, self.task.environment, self.model, self.caller, cells)
+            return _in_shape(flat, len(examples), replicates)
         contexts = [self.task.layout.render(prompt, example) for prompt in prompts for example in examples]
         if isinstance(self.model, LabelModel) and self.task.labels:
             once = self.caller.label_logprobs("task", self.model, contexts, self.task.labels)
             flat = [reply for reply in once for _ in range(replicates)]
         else:
             flat = self._sampled(contexts, replicates)
-        per_prompt = len(examples) * replicates
-        return [
-            [flat[start + e * replicates : start + (e + 1) * replicates] for e in range(len(examples))]
-            for start in range(0, len(flat), per_prompt)
-        ]
+        return _in_shape(flat, len(examples), replicates)
 
     def _sampled(self, contexts: Sequence[Context], replicates: int) -> list[Reply]:
         """Return replies [contexts * replicates]; one for all replicates where it has the labels' log-probabilities."""
@@ -154,6 +155,14 @@ class Scorer:
             read = judge.read(said.text) if isinstance(said, Response) else None
             out[i] = read or (np.nan, said.reason if isinstance(said, Failure) else f"no score in: {said.text[:200]}")
         return out
+
+
+def _in_shape(flat: list[Reply], examples: int, replicates: int) -> list[list[list[Reply]]]:
+    """Return replies [P][E][R]."""
+    return [
+        [flat[start + e * replicates : start + (e + 1) * replicates] for e in range(examples)]
+        for start in range(0, len(flat), examples * replicates)
+    ]
 
 
 def _verdict(reward: Reward, example: Example, reply: Reply) -> Verdict:

@@ -13,6 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from promptopt.environment import Trajectory
     from promptopt.prompt import Example, Prompt
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
@@ -52,12 +53,14 @@ class Response:
         label_logprobs: natural log p(label | context) in the order of the task's labels, or None for plain text.
         usage: tokens taken.
         finish_reason: "stop" for a whole reply, "length" for one cut off, "refusal" for a declined one.
+        trajectory: the episode that it stands for, in tasks with an environment; the text is then all of it, to read.
     """
 
     text: str
     label_logprobs: tuple[float, ...] | None = None
     usage: Usage = NO_USAGE
     finish_reason: Finish = "stop"
+    trajectory: Trajectory | None = None
 
     @property
     def speechless(self) -> bool:
@@ -65,7 +68,7 @@ class Response:
         return self.finish_reason == "length" and not self.text.strip()
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values that `from_json` reads back."""
+        """Return plain JSON values that `from_json` reads back; of an episode, the text alone."""
         return {
             "text": self.text,
             "label_logprobs": None if self.label_logprobs is None else list(self.label_logprobs),

@@ -5,16 +5,19 @@ Pure values; reading files is `promptopt.data`, reading task files is `promptopt
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from promptopt.errors import InputError, nearest
 from promptopt.prompt import Example, Format, Layout, Prompt
-from promptopt.rewards import Exact, Judge, Label, Reward
+from promptopt.rewards import Exact, Judge, Label, Progress, Reward
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from promptopt.environment import Environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,8 @@ class Task:
         validation: items by which the harness chooses among the search's best.
         test: items that nothing sees until the one final comparison.
         seed_prompt: where the search starts, and what the result is compared with.
-        reward: what a reply is worth; by default `Label` where there are labels, else `Exact`.
+        reward: what a reply is worth; by default `Label` where there are labels, `Progress` where there is an
+            environment, else `Exact`.
         labels: the words that the model chooses among, or () for free text.
         template: how an example is written where a prompt has no slot; by default its only field.
         format: "chat" or "completion".
@@ -37,6 +41,10 @@ class Task:
         top_p: of the task model: it samples from the fewest of the likeliest tokens whose probability reaches this.
         top_k: of the task model: it samples from so many of the likeliest tokens; 0 for all.
         stop: a reply ends before the first of these.
+        environment: makes the environment of an episode, for tasks of several steps. Items then have one field,
+            `instance`, in JSON, and prompts one slot, `{observation}`; a reply is a whole episode. Budgets hold back
+            what episodes may take for validation and test: `cap` rounds, where instances say so.
+        history: rounds of the episode that are shown before the observation.
 
     Raises:
         InputError: no training items, duplicate ids, a target outside the labels, a slot without a field, a setting out
@@ -58,6 +66,8 @@ class Task:
     top_p: float = 1.0
     top_k: int = 0
     stop: tuple[str, ...] = ()
+    environment: Callable[[], Environment] | None = None
+    history: int = 3
     layout: Layout = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -65,16 +75,19 @@ class Task:
             raise InputError("the task has no training items: give at least one")
         for name in ("train", "validation", "test", "labels", "stop"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        fields = tuple(self.train[0].inputs)
+        fields = tuple(self.train[0].inputs) if self.environment is None else ("observation",)
         if not fields:
             raise InputError(f"the item {self.train[0].id!r} has no input fields: give at least one")
         template = self.template or default_template(fields)
         object.__setattr__(self, "template", template)
         object.__setattr__(self, "layout", Layout(fields, template, self.format))
         if self.reward is None:
-            object.__setattr__(self, "reward", Label(self.labels) if self.labels else Exact())
+            plain = Exact() if self.environment is None else Progress()
+            object.__setattr__(self, "reward", Label(self.labels) if self.labels else plain)
         self._check()
         self._check_sampling()
+        if self.environment is not None:
+            self._check_episodes()
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -110,15 +123,33 @@ class Task:
         if self.top_k < 0:
             raise InputError(f"top_k must be 1 or more, or 0 for all tokens, not {self.top_k}")
 
+    def _check_episodes(self) -> None:
+        if self.labels:
+            raise InputError("a task with an environment has no labels: the environment says which actions there are")
+        if self.seed_prompt.demonstrations is not None:
+            raise InputError("a task with an environment shows no demonstrations: write what helps into the prompt")
+        if self.history < 0:
+            raise InputError(f"history must be 0 or more rounds, not {self.history}")
+
     def _check_fit(self, example: Example, kind: str) -> None:
-        missing = [name for name in self.fields if name not in example.inputs]
+        fields = self.fields if self.environment is None else ("instance",)
+        missing = [name for name in fields if name not in example.inputs]
         if missing:
             raise InputError(f"{kind} {example.id!r} has no field {missing[0]!r}, which other items have")
+        if self.environment is not None and not _is_object(example.inputs["instance"]):
+            raise InputError(f"{kind} {example.id!r} has no JSON object in its field 'instance'")
         if self.labels and example.target is not None and example.target not in self.labels:
             raise InputError(
                 f"{kind} {example.id!r} has the label {example.target!r}, which is none of {list(self.labels)}"
                 f"{nearest(example.target, self.labels)}"
             )
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 def check_slots(text: str, fields: Sequence[str], where: str) -> None:

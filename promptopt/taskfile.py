@@ -10,6 +10,7 @@ import importlib
 import reprlib
 import sys
 import tomllib
+from dataclasses import replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from promptopt.data import HUB, Splits, read_rows, read_text, sample_examples, split_examples, to_examples
+from promptopt.environments import task as environment_task
 from promptopt.errors import InputError, nearest
 from promptopt.prompt import Demonstrations, Prompt
 from promptopt.randomness import named_generator
@@ -108,6 +110,19 @@ class DataSpec(_Section):
         return self
 
 
+class EnvironmentSpec(_Section):
+    """One of the environments that come with the package, in place of data."""
+
+    name: str
+    train: _Count = 12
+    validation: _Count = 12
+    test: _Count = 24
+    seed: Annotated[int, Field(ge=0)] = 0
+    preset: Literal["small", "paper"] = "small"
+    size: dict[str, _Count] = Field(default_factory=dict)
+    history: Annotated[int, Field(ge=0)] = 3
+
+
 class TaskSpec(_Section):
     """A task as its file says it."""
 
@@ -124,7 +139,19 @@ class TaskSpec(_Section):
     top_k: Annotated[int, Field(ge=0)] = 0
     stop: _Texts = ()
     demonstrations: Annotated[int, Field(ge=0)] = 0
-    data: DataSpec
+    data: DataSpec | None = None
+    environment: EnvironmentSpec | None = None
+
+    @model_validator(mode="after")
+    def _data_or_environment(self) -> TaskSpec:
+        if self.data is None and self.environment is None:
+            raise ValueError("it names no data: give a section [data], or [environment] for a task of several steps")
+        if self.environment is not None:
+            given = ("data", "labels", "template", "demonstrations")
+            useless = [key for key in given if key in self.model_fields_set and getattr(self, key)]
+            if useless:
+                raise ValueError(f"it has {useless[0]} beside [environment], which makes its own items: leave it out")
+        return self
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -141,7 +168,12 @@ _PLAIN_WORDS = {
     "too_short": "must not be empty",
     "tuple_type": "must be a list",
 }
-_SECTIONS: dict[tuple[str, ...], type[_Section]] = {(): TaskSpec, ("data",): DataSpec, ("data", "limit"): LimitSpec}
+_SECTIONS: dict[tuple[str, ...], type[_Section]] = {
+    (): TaskSpec,
+    ("data",): DataSpec,
+    ("data", "limit"): LimitSpec,
+    ("environment",): EnvironmentSpec,
+}
 
 
 def load_task(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Task:
@@ -198,8 +230,12 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
     Raises:
         InputError: the data, the reward or the prompts cannot be used.
     """
-    splits = _read(spec, folder)
-    shown = _drawn(splits.train, spec)
+    if spec.environment is not None:
+        return _played(spec, spec.environment, folder)
+    if spec.data is None:
+        raise InputError("the task names no data")  # its check has said so
+    splits = _read(spec, spec.data, folder)
+    shown = _drawn(splits.train, spec, spec.data.seed)
     if len(shown) == len(splits.train):
         raise InputError(
             f"demonstrations = {spec.demonstrations} takes all {len(shown)} training items: give more items"
@@ -207,9 +243,11 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
     taken = {item.id for item in shown}
     splits = splits._replace(train=tuple(item for item in splits.train if item.id not in taken))
     limited = {name: _limited(items, name, spec.data) for name, items in splits._asdict().items()}
-    text = spec.seed_prompt if spec.seed_prompt is not None else _plain_prompt(spec)
+    text = spec.seed_prompt if spec.seed_prompt is not None else _plain_prompt(spec, spec.data)
     return Task(
-        **limited,
+        train=limited["train"],
+        validation=limited["validation"],
+        test=limited["test"],
         seed_prompt=Prompt(text, Demonstrations(shown) if shown else None),
         reward=None if spec.reward is None else _reward(spec.reward, spec.words, folder),
         labels=spec.words,
@@ -225,25 +263,45 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
     )
 
 
-def _read(spec: TaskSpec, folder: Path) -> Splits:
-    data = spec.data
+def _played(spec: TaskSpec, world: EnvironmentSpec, folder: Path) -> Task:
+    """Return the task of an environment, with what the file says in place of the environment's own words."""
+    counts = {"train": world.train, "validation": world.validation, "test": world.test}
+    task = environment_task(world.name, **counts, seed=world.seed, preset=world.preset, **world.size)
+    return replace(
+        task,
+        seed_prompt=task.seed_prompt if spec.seed_prompt is None else Prompt(spec.seed_prompt),
+        reward=task.reward if spec.reward is None else _reward(spec.reward, (), folder),
+        description=spec.description or task.description,
+        format=spec.format,
+        name=spec.name,
+        max_tokens=spec.max_tokens,
+        temperature=spec.temperature,
+        top_p=spec.top_p,
+        top_k=spec.top_k,
+        stop=spec.stop,
+        history=world.history,
+    )
+
+
+def _read(spec: TaskSpec, data: DataSpec, folder: Path) -> Splits:
     if data.file is not None:
-        return split_examples(_examples(data.file, "", spec, folder), data.seed, data.shares)
+        return split_examples(_examples(data.file, "", spec, data, folder), data.seed, data.shares)
     named = {"train": data.train, "validation": data.validation, "test": data.test}
-    return Splits(**{name: () if path is None else _examples(path, name, spec, folder) for name, path in named.items()})
+    return Splits(
+        **{name: () if path is None else _examples(path, name, spec, data, folder) for name, path in named.items()}
+    )
 
 
-def _examples(source: str, split: str, spec: TaskSpec, folder: Path) -> tuple[Example, ...]:
-    data = spec.data
+def _examples(source: str, split: str, spec: TaskSpec, data: DataSpec, folder: Path) -> tuple[Example, ...]:
     rows = read_rows(source if source.startswith(HUB) else folder / source, quoting=data.quoting)
     return to_examples(rows, inputs=data.inputs, label=data.label, id=data.id, labels=spec.labels or None, split=split)
 
 
-def _drawn(train: Sequence[Example], spec: TaskSpec) -> tuple[Example, ...]:
+def _drawn(train: Sequence[Example], spec: TaskSpec, seed: int) -> tuple[Example, ...]:
     count = spec.demonstrations
     if not count:
         return ()
-    generator = named_generator(spec.data.seed, "demonstrations")
+    generator = named_generator(seed, "demonstrations")
     shuffled = [train[i] for i in generator.permutation(len(train)).tolist()]
     pools = {word: [item for item in shuffled if item.target == word] for word in spec.words} or {"": shuffled}
     for word, pool in pools.items():
@@ -261,10 +319,10 @@ def _limited(items: tuple[Example, ...], name: str, data: DataSpec) -> tuple[Exa
     return items if most is None else sample_examples(items, most, data.seed, name)
 
 
-def _plain_prompt(spec: TaskSpec) -> str:
+def _plain_prompt(spec: TaskSpec, data: DataSpec) -> str:
     """Return the prompt that a task starts from where none is given: an instruction, or the item and a cue."""
     if spec.format == "completion":
-        template = spec.template or default_template(tuple(spec.data.inputs))
+        template = spec.template or default_template(tuple(data.inputs))
         return f"{template}\n{'Label' if spec.labels else 'Answer'}:"
     if spec.labels:
         return f"{spec.description or 'Classify the text.'} Answer with one of: {', '.join(spec.words)}."
@@ -335,7 +393,7 @@ def _complaint(error: ErrorDetails) -> str:
     if error["type"] == "missing":
         return f"the key {key!r} is missing"
     if error["type"] == "value_error":
-        return f"{key} {error['msg'].removeprefix('Value error, ')}"
+        return f"{key} {error['msg'].removeprefix('Value error, ')}".strip()
     said = _PLAIN_WORDS.get(error["type"], error["msg"].replace("Input should", "must"))
     return f"{key} = {reprlib.repr(error['input'])}: {said}"
 

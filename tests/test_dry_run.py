@@ -103,7 +103,17 @@ MODELS: dict[str, Callable[[], Model]] = {
 
 
 # What these ask next, and when they end, depends on what they see: nothing but a budget says how much it will be.
-BY_SCORES = {"promptquine", "promptquine.ssga", "tapruning", "steepest", "unsupervised", "unsupervised.paper", "p1"}
+BY_SCORES = {
+    "promptquine",
+    "promptquine.ssga",
+    "tapruning",
+    "steepest",
+    "unsupervised",
+    "unsupervised.paper",
+    "p1",
+    "promst",
+    "promst.paper",
+}
 
 
 @pytest.mark.parametrize("budget", [None, "700 calls", "2500 calls"])

@@ -13,7 +13,7 @@ from itertools import combinations
 import pytest
 from conftest import ROOT
 
-from promptopt.taskfile import load_task, parse_spec
+from promptopt.taskfile import build_task, load_task, parse_spec
 
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
@@ -33,13 +33,12 @@ def test_the_readme_runs() -> None:
         exec(compile(block, "README.md", "exec"), {})  # noqa: S102  our own page
 
 
-def test_the_task_file_on_its_page_is_one() -> None:
-    (block,) = re.findall(
-        r"```toml\n(.*?)```", (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8"), flags=re.DOTALL
-    )
+def test_the_task_files_on_their_page_are_some() -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    texts, steps = (parse_spec(tomllib.loads(block), "docs/tasks.md") for block in blocks)
 
-    spec = parse_spec(tomllib.loads(block), "docs/tasks.md")
-    assert spec.words == ("billing", "technical", "other")
+    assert texts.words == ("billing", "technical", "other")
+    assert build_task(steps, ROOT).environment is not None
 
 
 def test_reviews_are_as_their_page_says() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -379,6 +379,8 @@ def test_any_tokens_end_where_decoding_the_whole_at_each_of_them_finds_a_stop_st
             st.lists(st.sampled_from([text[place : place + n] or "?" for n in (1, 2, 5)]), max_size=2, unique=True)
         )
     )
+    # What ends in U+FFFD may be the first bytes of a character to come: whether a stop string is there is not known yet.
+    assume(not any("\ufffd" in stop for stop in stops))
     request = Request(context="x", max_tokens=data.draw(st.integers(1, 40)), stop=stops)
     told = Told(script, vocabulary=end + 1)
     (arrival,) = decode([request], [(0,)], continued=told, head=told, ends=frozenset({end}), tokenizer=tokenizer)

@@ -167,8 +167,8 @@ def test_optimize_from_the_shell_ends_with_a_result_and_a_second_run_asks_nothin
     again = _optimize(tmp_path, server)
 
     assert first["models"]["task"]["endpoint"] == server.url
-    assert len(first["history"]) == 2
-    assert first["test"]["examples"] == len(ITEMS)
+    assert len(first["history"]) > 1
+    assert first["test"] is None or first["test"]["examples"] == len(ITEMS)  # None where the seed prompt stays
     assert not first["unfinished"]
     assert first["failed"] == 0
     assert sum(paid["calls"] for paid in first["paid"].values()) == asked - before > 0
@@ -180,9 +180,9 @@ def test_optimize_from_the_shell_ends_with_a_result_and_a_second_run_asks_nothin
 
 def _optimize(folder: Path, server: Server) -> dict[str, Any]:
     words = ["optimize", "task.toml", "--model", f"openai:{server.model}", "--base-url", server.url]
-    search = ["--strategy", "random", "--set", "prompts=1", "--budget", "400 calls"]  # it makes some 25
+    search = ["--strategy", "promptquine.paper", "--set", "offspring=2", "--set", "max_prompts=2"]  # some 40 calls
     done = subprocess.run(
-        [sys.executable, "-m", "promptopt", *words, *search, "--run-dir", "run"],
+        [sys.executable, "-m", "promptopt", *words, *search, "--budget", "400 calls", "--run-dir", "run"],
         cwd=folder,
         env=os.environ | {"OPENAI_API_KEY": "none"},
         capture_output=True,

@@ -377,7 +377,7 @@ def test_what_cannot_be_used_is_refused_with_file_key_and_mend(
 
 
 def test_a_missing_key_is_named(folder: Path) -> None:
-    assert complaint(folder, 'name = "x"\n').endswith("task.toml: the key 'data' is missing")
+    assert "task.toml: it names no data: give a section [data]" in complaint(folder, 'name = "x"\n')
     assert complaint(folder, '[data]\ntrain = "train.tsv"\n').endswith("task.toml: the key 'data.inputs' is missing")
 
 
@@ -394,3 +394,42 @@ def test_a_specification_made_elsewhere_names_its_source() -> None:
 def test_importing_the_package_leaves_pydantic_out() -> None:
     code = "import sys, promptopt, promptopt.data, promptopt.task; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[1]).returncode == 0
+
+
+ENVIRONMENT = """
+max_tokens = 16
+[environment]
+name = "gridworld1"
+train = 3
+validation = 2
+test = 4
+size = { rows = 3, columns = 3, goals = 1, obstacles = 1 }
+history = 1
+"""
+
+
+def test_an_environment_takes_the_place_of_data(tmp_path: Path) -> None:
+    (tmp_path / "task.toml").write_text(ENVIRONMENT, encoding="utf-8")
+    task = load_task(tmp_path)
+
+    assert [len(items) for items in (task.train, task.validation, task.test)] == [3, 2, 4]
+    assert task.environment is not None
+    assert (task.max_tokens, task.history, task.fields) == (16, 1, ("observation",))
+    assert "robot" in task.seed_prompt.text
+    assert load_task(tmp_path, {"seed_prompt": "Go."}).seed_prompt.text == "Go."
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('labels = ["a", "b"]\n' + ENVIRONMENT, "it has labels beside \\[environment\\]"),
+        (ENVIRONMENT.replace("gridworld1", "gridwold1"), "there is no environment 'gridwold1', did you mean"),
+        (ENVIRONMENT.replace("rows", "rowz"), "gridworld1 has no size 'rowz'"),
+        (ENVIRONMENT.replace("train = 3", "trian = 3"), "unknown key 'trian' in \\[environment\\]"),
+        ('name = "x"', "it names no data: give a section \\[data\\], or \\[environment\\]"),
+    ],
+)
+def test_a_wrong_environment_says_the_mend(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "task.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        load_task(tmp_path)

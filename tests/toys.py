@@ -65,7 +65,7 @@ def needing(word: str) -> Callable[[Request], str]:
 
     def handler(request: Request) -> str:
         text = text_of(request.context)
-        return answer(request) if word in text else "no idea"
+        return answer(request) if word in text else "unsure"
 
     return handler
 

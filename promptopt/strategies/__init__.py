@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 from promptopt.strategies.hillclimb import HillClimb as HillClimb
 from promptopt.strategies.p1 import P1 as P1
 from promptopt.strategies.promptquine import PromptQuine as PromptQuine
+from promptopt.strategies.promst import Promst as Promst
 from promptopt.strategies.randomsearch import RandomSearch as RandomSearch
 from promptopt.strategies.tapruning import SteepestAscent as SteepestAscent
 from promptopt.strategies.tapruning import TAPruning as TAPruning
@@ -56,6 +57,8 @@ BUILT_IN: dict[str, Callable[[], Strategy]] = {
     "random": RandomSearch,
     "unsupervised": Unsupervised,
     "unsupervised.paper": Unsupervised.paper,
+    "promst": Promst,
+    "promst.paper": Promst.paper,
     "p1": P1,
     "p1.paper": P1.paper,
 }

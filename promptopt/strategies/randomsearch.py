@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from promptopt.errors import InputError
-from promptopt.writing import paraphrase, proposals
+from promptopt.writing import ask, paraphrase
 
 if TYPE_CHECKING:
+    from promptopt.prompt import Context
     from promptopt.run import Run
 
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 class RandomSearch:
     """Paraphrases of the seed prompt, blind to their scores.
 
-    A strategy that does not beat this one at equal budget has learnt nothing from its scores.
+    A strategy that does not beat this one at equal budget has learnt nothing from its scores. Each paraphrase is a
+    sample of its own: of several in one reply, the later ones avoid the earlier.
 
     Args:
         prompts: paraphrases asked for in all.
@@ -37,12 +39,15 @@ class RandomSearch:
     def search(self, run: Run) -> None:
         """Score the seed prompt and its paraphrases."""
         seed = run.task.seed_prompt
+
+        def message(count: int) -> Context:
+            return paraphrase(run.task, seed, count)
+
         best = run.score([seed]).mean.item()
         for start in range(0, self.prompts, self.batch):
-            replies = run.write(paraphrase(run.task, seed), count=min(self.batch, self.prompts - start))
-            new = [prompt for reply in replies for prompt in proposals(run.task, reply, seed, run.history)]
-            new = list(dict.fromkeys(new))
-            if new:
-                scores = run.score(new, parents=[seed] * len(new))
+            wanted = min(self.batch, self.prompts - start)
+            answer = ask(run, message, wanted, each=1, like=seed, known=run.history)
+            if answer.prompts:
+                scores = run.score(answer.prompts, parents=[seed] * len(answer.prompts))
                 best = np.fmax.reduce([best, *scores.mean]).item()  # leaves out prompts whose replies all failed
-            run.step(best=best, new=len(new))
+            run.step(best=best, **answer.facts())

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 KEY = "sk-canary-0123456789abcdefWXYZ"
 CALLS = 163
 CONCURRENCY = 32
-SETTINGS = ("restarts=1", "resets=1", "iterations=1", "pool=2", "proposals=3")  # no message is written twice
+SETTINGS = (
+    "restarts=1",
+    "resets=1",
+    "iterations=1",
+    "pool=4",
+    "proposals=3",
+    "racing=false",
+)  # no message is written twice
 TASK = """
 name = "parity"
 description = "Odd or even?"

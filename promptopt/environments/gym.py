@@ -1,0 +1,165 @@
+"""A bridge to environments with Gymnasium's interface whose observations and actions are text, or are made so.
+
+Gymnasium itself is not needed: any object with its `reset` and `step` will do. The events are those that any such
+environment has; a subclass with rules of its own can say more.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, SupportsFloat
+
+from promptopt.environment import Step
+from promptopt.environments.base import check_range, quoted
+from promptopt.environments.events import Event, distinct, rule
+from promptopt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from enum import Enum
+
+    import numpy as np
+
+    from promptopt.environment import FeedbackRule
+    from promptopt.environments.base import Instance
+
+_MOST_SEEDS = 2**31
+_CAP = 50  # rounds, beside the environment's own limit
+
+
+class Gym(Protocol):
+    """What is used of a `gymnasium.Env`."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode; return the first observation and information about it."""
+        ...
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Act; return the observation, the reward, whether it is over or was cut short, and information."""
+        ...
+
+
+def _plain(text: str) -> str | None:
+    return text.strip() or None
+
+
+@dataclass(eq=False)
+class GymEnvironment:
+    """One episode at a time of a Gymnasium environment. An instance may give its `seed` and `options`, and `cap`.
+
+    `Task(environment=lambda: GymEnvironment(gymnasium.make("..."), ...))` makes one for each episode.
+
+    Args:
+        env: that is acted in.
+        show: makes text of an observation.
+        read: makes an action of a reply, None where the reply is none; the episode then ends. By default the reply itself.
+        low: sum of rewards that scores 0.
+        high: sum of rewards that scores 1; between the two the score is proportional, beyond them it is cut off.
+
+    Raises:
+        InputError: `high` is not above `low`.
+    """
+
+    rules: ClassVar[Mapping[Enum, FeedbackRule]] = {
+        Event.FORMAT: rule("The reply could not be read as an action, which ends the episode.", Event.FORMAT),
+        Event.LIMIT: rule(
+            "The episode was cut short before it was won. Its last two rounds are shown.", Event.LIMIT, rounds=2
+        ),
+        Event.LOST: rule(
+            "The last action ended the episode short of the full score. The last two rounds are shown.",
+            Event.LOST,
+            rounds=2,
+        ),
+    }
+
+    env: Gym
+    _: KW_ONLY
+    show: Callable[[Any], str] = str
+    read: Callable[[str], Any | None] = _plain
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise InputError(f"high must be above low, {self.low:g}: it is {self.high:g}")
+
+    def reset(self, instance: Mapping[str, Any], seed: int) -> str:
+        """Begin an episode, with the instance's seed if it has one, of at most `cap` rounds.
+
+        Raises:
+            InputError: the instance has other keys.
+        """
+        if other := sorted(instance.keys() - {"seed", "options", "cap"}):
+            raise InputError(
+                f"an instance of a Gymnasium environment gives seed, options and cap, not {', '.join(other)}"
+            )
+        self._seen, self._about = self.env.reset(seed=int(instance.get("seed", seed)), options=instance.get("options"))
+        self._sum = 0.0
+        self._rounds = int(instance.get("cap", _CAP))
+        self._done = False
+        return self.show(self._seen)
+
+    def step(self, text: str) -> Step:
+        """Act as the reply says.
+
+        Raises:
+            InputError: the environment gave a reward that is no number. Of texts, none raises.
+        """
+        if self._done:
+            return Step(f"The episode is over.\n{self.show(self._seen)}", done=True)
+        action = self.read(text)
+        if action is None:
+            self._done = True
+            shown = f"No action could be read from {quoted(text)}.\n{self.show(self._seen)}"
+            return Step(shown, done=True, events=(Event.FORMAT,))
+        self._seen, reward, terminated, truncated, self._about = self.env.step(action)
+        if not math.isfinite(float(reward)):
+            raise InputError(f"the environment gave the reward {float(reward)} for {quoted(text)}: it must be a number")
+        self._sum += float(reward)
+        self._rounds -= 1
+        self._done = bool(terminated or truncated) or not self._rounds
+        return Step(self.show(self._seen), self._done, self._ending(lost=bool(terminated)) if self._done else ())
+
+    def score(self) -> float:
+        """Return where the sum of rewards lies between low and high, 0 to 1."""
+        return min(1.0, max(0.0, (self._sum - self.low) / (self.high - self.low)))
+
+    def _ending(self, *, lost: bool) -> tuple[Event, ...]:
+        if self.score() == 1:
+            return ()
+        return (Event.LOST,) if lost else (Event.LIMIT,)
+
+
+@dataclass(eq=False, kw_only=True)
+class ChoosingGym(GymEnvironment):
+    """A Gymnasium environment that can name the replies that may be given now.
+
+    Args:
+        env: that is acted in.
+        choices: `(observation, info)` -> at least two replies that `read` understands.
+        show: as in `GymEnvironment`, like all the rest.
+    """
+
+    choices: Callable[[Any, dict[str, Any]], Sequence[str]]
+
+    def actions(self) -> tuple[str, ...]:
+        """Return the replies that may be given now.
+
+        Raises:
+            InputError: there are fewer than two.
+        """
+        actions = tuple(self.choices(self._seen, self._about))
+        if len(actions) < 2:  # noqa: PLR2004
+            raise InputError(f"a choice needs two actions or more, not {list(actions)}")
+        return actions
+
+
+def instances(count: int, rng: np.random.Generator, *, cap: int = _CAP) -> list[Instance]:
+    """Return so many different seeds, each an instance.
+
+    Raises:
+        InputError: the cap is out of its range.
+    """
+    check_range(cap=(cap, 1, 500))
+    return distinct(count, lambda: {"seed": int(rng.integers(_MOST_SEEDS)), "cap": cap}, "Gymnasium")

@@ -1,0 +1,239 @@
+"""Episodes over STRIPS: replies in plain words or in PDDL, one action a round, partial credit for goals reached.
+
+After the Blocksworld and Logistics tasks of PROMST (Chen et al. 2024). As in the paper, a reply that is no action, names
+what does not exist, or is not possible now ends the episode. Differs from the released code: what held at the start
+earns nothing, a loop is any state that comes back and not only the first, wrong objects are told from other mistakes,
+and instances that cannot be solved within their rounds are left out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from promptopt.environment import Step
+from promptopt.environments.base import quoted, solved
+from promptopt.environments.events import Event, Visits, rule
+from promptopt.environments.strips import Problem, ground, parse_domain, parse_problem, plan
+from promptopt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from enum import Enum
+    from pathlib import Path
+
+    import numpy as np
+
+    from promptopt.environment import FeedbackRule
+    from promptopt.environments.base import Instance
+    from promptopt.environments.strips import Action, Domain, State
+
+_MARKS = " \t.,;:!?\"'`()[]{}<>*#"
+
+
+class StripsWorld:
+    """What Blocksworld and Logistics share. An instance: objects, init and goal as lists of facts, cap.
+
+    Args:
+        count_given: goals that hold at the start count too, as in the paper, where doing nothing scored 0.208 on
+            Blocksworld and 0.083 on Logistics (code). Otherwise the score is the share of the other goals: goals that
+            hold, less those that held at the start, over all less those; never below 0.
+    """
+
+    domain: ClassVar[Domain]
+    words: ClassVar[Mapping[str, str]]
+    """How each action is written, with the places of its arguments; those left out follow from the state."""
+    fillers: ClassVar[frozenset[str]]
+    """Words of a reply that say nothing."""
+    rules: ClassVar[Mapping[Enum, FeedbackRule]] = {
+        Event.FORMAT: rule(
+            "The reply was not exactly one action in the words that were listed, which ends the episode.", Event.FORMAT
+        ),
+        Event.OBJECT: rule(
+            "The action named something that does not exist or is of the wrong kind for it, which ends the episode: "
+            "names must be copied from the state.",
+            Event.OBJECT,
+        ),
+        Event.INVALID: rule(
+            "The action exists but was not possible in that state, which ends the episode: what it needs must hold "
+            "first, and the possible actions were listed.",
+            Event.INVALID,
+        ),
+        Event.LOOP: rule(
+            "The same state came back for the fourth time: actions were done and undone, which ends the episode. Its "
+            "last four rounds are shown.",
+            Event.LOOP,
+            rounds=4,
+        ),
+        Event.LIMIT: rule(
+            "The rounds were used up before all goals held. The last two are shown.", Event.LIMIT, rounds=2
+        ),
+    }
+
+    def __init__(self, *, count_given: bool = False) -> None:
+        self._count_given = count_given
+
+    def reset(self, instance: Mapping[str, Any], seed: int) -> str:  # noqa: ARG002  nothing is random
+        """Begin an episode.
+
+        Raises:
+            InputError: the goal holds already.
+        """
+        self._objects = list(map(str, instance["objects"]))
+        init, self._goal = (frozenset(tuple(fact) for fact in instance[name]) for name in ("init", "goal"))
+        if self._goal <= init:
+            raise InputError("the goal of this instance holds already: give one that asks for something")
+        self._actions = ground(self.domain, Problem(dict.fromkeys(self._objects, "object"), init, self._goal))
+        self._meant: dict[tuple[str, ...], list[Action]] = defaultdict(list)
+        for action in self._actions:
+            for written in {self._key(self._written(action)), self._key(f"{action.name} {' '.join(action.arguments)}")}:
+                self._meant[written].append(action)
+        self._state = init
+        self._given = 0 if self._count_given else len(self._goal & init)
+        self._rounds = int(instance["cap"])
+        self._done = False
+        self._ways: dict[State, Action] = {}
+        self._visits = Visits()
+        self._visits.loops(init)
+        return self._seen("")
+
+    def step(self, text: str) -> Step:
+        """Take one action; whatever is none, or is not possible now, is the last."""
+        if self._done:
+            return Step(self._seen("The episode is over."), done=True)
+        self._rounds -= 1
+        happened, events = self._act(text)
+        self._done = bool(events) or self._goal <= self._state
+        if not self._done and self._visits.loops(self._state):
+            events.append(Event.LOOP)
+        elif not self._done and self._rounds <= 0:
+            events.append(Event.LIMIT)
+        self._done = self._done or bool(events)
+        return Step(self._seen(happened), self._done, tuple(events))
+
+    def score(self) -> float:
+        """Return the share of goals that hold now, of those that did not at the start."""
+        return max(0.0, (len(self._goal & self._state) - self._given) / (len(self._goal) - self._given))
+
+    def actions(self) -> tuple[str, ...]:
+        """Return what is possible now; where that is a single action, one that is not possible stands beside it."""
+        possible = list(dict.fromkeys(self._written(action) for action in self._possible()))
+        others = (text for text in map(self._written, self._actions) if text not in possible)
+        while len(possible) < 2 and (other := next(others, None)) is not None:  # noqa: PLR2004  a choice needs two
+            possible.append(other)
+        return tuple(possible)
+
+    def oracle(self) -> str:
+        """Return the first action of a plan from here; a shortest one, where the world does not say otherwise."""
+        if self._state not in self._ways:
+            state = self._state
+            for action in self._plan(state) or ():
+                self._ways[state] = action
+                state = action.after(state)
+        best = self._ways.get(self._state)
+        return self.actions()[0] if best is None else self._written(best)
+
+    def random_reply(self, rng: np.random.Generator) -> str:
+        """Return one of the actions that are possible now."""
+        possible = [self._written(action) for action in self._possible()]
+        return possible[rng.integers(len(possible))] if possible else self.actions()[0]
+
+    @classmethod
+    def load(cls, folder: Path, *, cap: int = 20) -> list[Instance]:
+        """Read `domain.pddl` and the problems beside it.
+
+        Args:
+            folder: where they lie.
+            cap: rounds of an episode; 20 in the paper.
+
+        Returns:
+            The problems that the oracle solves within the cap, each once, in the order of their files' names.
+
+        Raises:
+            InputError: no such files, or those of another domain.
+        """
+        if not (folder / "domain.pddl").is_file():
+            raise InputError(f"there is no domain.pddl in {folder}")
+        domain = parse_domain((folder / "domain.pddl").read_text(encoding="utf-8"))
+        found: list[Instance] = []
+        for path in sorted(folder.glob("*.pddl")):
+            if path.name == "domain.pddl":
+                continue
+            problem = parse_problem(path.read_text(encoding="utf-8"))
+            if set(ground(domain, problem)) != set(ground(cls.domain, problem)):
+                raise InputError(f"{folder} has other actions than {cls.__name__}: give problems of its domain")
+            instance = {
+                "objects": list(problem.objects),
+                "init": sorted(map(list, problem.init)),
+                "goal": sorted(map(list, problem.goal)),
+                "cap": cap,
+            }
+            if instance not in found and not problem.goal <= problem.init and solved(cls(), instance):
+                found.append(instance)
+        return found
+
+    @classmethod
+    def made(cls, objects: list[str], init: State, goal: State, cap: int) -> Instance | None:
+        """Return an instance, or None where its goal holds already or the oracle needs more rounds than the cap."""
+        facts = {"init": sorted(map(list, init)), "goal": sorted(map(list, goal))}
+        return None if goal <= init else solved(cls(), {"objects": objects, **facts, "cap": cap})
+
+    def _plan(self, state: State) -> tuple[Action, ...] | None:
+        return plan(self._actions, state, self._goal, estimate=self._estimate())
+
+    def _estimate(self) -> Callable[[State], int]:
+        """Return what never says too many steps to the goal."""
+        raise NotImplementedError
+
+    def _picture(self) -> list[str]:
+        """Return lines that say all of the state and the goal."""
+        raise NotImplementedError
+
+    def _possible(self) -> list[Action]:
+        return [action for action in self._actions if action.applies(self._state)]
+
+    def _written(self, action: Action) -> str:
+        return self.words[action.name].format(*action.arguments)
+
+    def _key(self, line: str) -> tuple[str, ...]:
+        """Return the words of a line that say something, after a label such as `Action:` or `1.`."""
+        said = [word.strip(_MARKS) for word in line.rpartition(":")[2].lower().split()]
+        first = bool(said) and said[0].isdecimal()
+        return tuple(word for word in said[first:] if word and (word not in self.fillers or word in self._objects))
+
+    def _act(self, text: str) -> tuple[str, list[Event]]:
+        keys = [key for key in map(self._key, text.splitlines()) if key]
+        meant = {tuple(self._meant[key]): key for key in keys if key in self._meant}
+        if len(meant) > 1:
+            return "your reply named several actions; one is taken a round.", [Event.FORMAT]
+        if not meant:
+            wrong = next((key for key in keys if self._has_form(key)), None)
+            if wrong is None:
+                return "your reply was no action.", [Event.FORMAT]
+            return f"{quoted(' '.join(wrong))} names something that is not here or of the wrong kind.", [Event.OBJECT]
+        (choices,) = meant
+        action = next((action for action in choices if action.applies(self._state)), None)
+        if action is None:
+            return f"{self._written(choices[0])}: that is not possible now.", [Event.INVALID]
+        self._state = action.after(self._state)
+        return f"{self._written(action)}: done.", []
+
+    def _has_form(self, key: tuple[str, ...]) -> bool:
+        """Return whether a key has the form of an action, whatever stands in the places of its arguments."""
+        forms = [self._key(words.replace("{", " {")) for words in self.words.values()]
+        forms += [(schema.name, *("0" for _ in schema.parameters)) for schema in self.domain.schemas]
+        return any(
+            len(form) == len(key)
+            and all(part.isdecimal() or part == word for part, word in zip(form, key, strict=True))
+            for form in forms
+        )
+
+    def _seen(self, happened: str) -> str:
+        """Return the state as it is now, after what `happened`."""
+        lines = [
+            f"Last action: {happened}" if happened else "",
+            *self._picture(),
+            f"Rounds left: {self._rounds}.",
+            f"Possible actions: {'; '.join(map(self._written, self._possible()))}",
+        ]
+        return "\n".join(line for line in lines if line)

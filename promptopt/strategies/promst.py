@@ -1,0 +1,352 @@
+"""PROMST: prompts of multi-step tasks, bettered from what feedback rules say of the episodes (Chen et al., EMNLP 2024).
+
+"PRompt Optimization in Multi-Step Tasks" (arXiv 2402.08702). What went wrong is summed up by kind of error, and new
+prompts are written from the summaries. Numbers marked (paper) are known from a re-implementation that cites the paper's
+algorithms 1 to 3, equation 3 and appendix C; (code) is the authors' release, which has no score model and another search.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+from promptopt.environment import advice
+from promptopt.errors import InputError
+from promptopt.forecast import Change, fitted
+from promptopt.scores import Response, nanmean
+from promptopt.writing import MetaPrompts, Seen, Shown, ask, combine, edit, shorten, summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from enum import Enum
+
+    from promptopt.environment import FeedbackRule
+    from promptopt.forecast import Forecast
+    from promptopt.prompt import Context, Prompt
+    from promptopt.run import Run
+    from promptopt.scores import Floats, Scores
+    from promptopt.task import Task
+
+    _Message = Callable[[int], Context]
+
+_SCORE_MODEL_FROM = 4  # generation (paper)
+_BAR = 0.8  # of the best score so far (paper, equation 3)
+_TRUSTED = 0.2  # rank correlation on changes left out, below which the forecast is not asked
+_MOST_GENERATIONS = 100
+_LAST_ROUNDS = 2  # of an episode, shown with the advice (code)
+
+
+class Lesson(NamedTuple):
+    """What one episode teaches about one kind of error."""
+
+    kind: str
+    seen: Seen
+    lost: float
+
+
+class Member(NamedTuple):
+    """A prompt that met all training instances, or those of a race that it lost.
+
+    Args:
+        prompt: itself.
+        parent: what it was made from.
+        rewards: of the instances that it met, in their order.
+        score: their mean; of a prompt that lost a race, its parent's mean and the difference on what both met.
+        lessons: of its episodes.
+        whole: whether it met all instances.
+    """
+
+    prompt: Prompt
+    parent: Prompt | None
+    rewards: Floats
+    score: float
+    lessons: tuple[Lesson, ...]
+    whole: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promst:
+    """Feedback rules say what went wrong, a writer sums it up by kind of error, and writes better prompts.
+
+    For tasks with an environment whose rules give advice for each kind of error. Works on any other task too, where a
+    lost item is the only kind of error and the reward's words are the advice; hill climbing is then the better known way.
+    Not for fewer than eight training instances, nor for episodes that all fail alike at once.
+
+    What differs from the released code, in the paper's settings too: a global archive (the code descends depth first,
+    also to worse prompts); the score model, which it lacks, as a ridge regression over words; advice is keyed by enum, so
+    that no kind of error is lost by a misspelling; every failed episode counts for each kind of error in it; proposals
+    are drawn at a temperature, where the code's at 0 differ by the order of the feedback alone.
+
+    Args:
+        first: children of the seed prompt (paper: 20).
+        children: of each parent afterwards (paper: 8).
+        parents: best prompts so far that have children (paper: 5).
+        patience: generations without a better best, after which the search ends (paper: 3).
+        shown: episodes of one kind of error that a summary sees (paper: 10).
+        operators: besides mending all kinds of errors, children mend one, join two parents, or shorten (paper: no).
+        racing: children meet the instances in blocks, and drop out where they are clearly worse (paper: no).
+        forecast: "change" leaves out proposals whose score is unlikely to reach the parents', by a forecast of the change
+            from the parent that is asked only where it has proved right; "paper" leaves out those below equation 3;
+            "off" measures all.
+        meta: a folder of messages to the writer in place of the shipped ones.
+    """
+
+    writes: ClassVar[bool] = True
+
+    first: int = 8
+    children: int = 4
+    parents: int = 3
+    patience: int = 3
+    shown: int = 3
+    operators: bool = True
+    racing: bool = True
+    forecast: Literal["change", "paper", "off"] = "change"
+    meta: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("first", "children", "parents", "patience", "shown"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        MetaPrompts(self.meta)  # refuses a folder that is none
+        if self.forecast not in ("change", "paper", "off"):
+            raise InputError(f"forecast must be 'change', 'paper' or 'off', not {self.forecast!r}")
+
+    @classmethod
+    def paper(cls) -> Promst:
+        """Return the paper's settings."""
+        return cls(first=20, children=8, parents=5, shown=10, operators=False, racing=False, forecast="paper")
+
+    def search(self, run: Run) -> None:
+        """Breed until the best prompt stays the best for some generations, or wins all there is to win."""
+        make = run.task.environment
+        rules = make().rules if make else {}
+        _Colony(self, run, rules, MetaPrompts(self.meta)).run_through()
+
+
+@dataclass
+class _Colony:
+    """One search in progress.
+
+    Args:
+        settings: of the search.
+        run: scores and writes.
+        rules: what to say of each event.
+        meta: the messages' wording.
+        members: all prompts that were measured.
+        summaries: (prompt, kind of error) -> what the writer said of it.
+    """
+
+    settings: Promst
+    run: Run
+    rules: Mapping[Enum, FeedbackRule]
+    meta: MetaPrompts
+    members: dict[Prompt, Member] = field(default_factory=dict)
+    summaries: dict[tuple[Prompt, str], str] = field(default_factory=dict)
+
+    def run_through(self) -> None:
+        """Search to the end."""
+        s, run = self.settings, self.run
+        self._measure([run.task.seed_prompt], [None])
+        flat = 0
+        for generation in range(1, _MOST_GENERATIONS + 1):
+            before = self._best()[0].score
+            parents = self._best()[: s.parents if generation > 1 else 1]
+            if not any(parent.lessons for parent in parents):
+                run.step(best=before, ended="nothing went wrong: there is nothing to learn from")
+                return
+            count = s.children if generation > 1 else s.first
+            made, rejected = self._children(parents, count)
+            kept, facts = self._admitted(made, generation)
+            if kept:
+                self._measure([child for child, _ in kept], [parent.prompt for _, parent in kept], parents)
+            best = self._best()[0]
+            flat = 0 if best.score > before else flat + 1
+            run.step(best=best.score, proposed=len(made), measured=len(kept), rejected=rejected, **facts)
+            if flat == s.patience:
+                return
+
+    def _best(self) -> list[Member]:
+        """Return the members that met all instances, best first; of equals the shorter."""
+        whole = [member for member in self.members.values() if member.whole]
+        return sorted(whole, key=lambda member: (-member.score, self.run.length(member.prompt)))
+
+    def _measure(
+        self, prompts: Sequence[Prompt], parents: Sequence[Prompt | None], rivals: Sequence[Member] = ()
+    ) -> None:
+        """Score prompts, in a race against their parents where the settings say so, and enter them."""
+        run, train = self.run, self.run.task.train
+        if self.settings.racing and rivals:
+            # The rivals' episodes are known and free. Those who drop out stay in the run's history, with what they met.
+            field_ = [*(rival.prompt for rival in rivals), *prompts]
+            race = run.race(field_, parents=[*(rival.parent for rival in rivals), *parents])
+            whole = dict(zip([field_[i] for i in race.survivors], range(len(race.survivors)), strict=True))
+            full = len(race.scores.examples) == len(train)
+            for prompt, parent in zip(prompts, parents, strict=True):
+                if prompt in whole and full:
+                    self._enter(prompt, parent, race.scores, whole[prompt])
+                elif parent is not None:
+                    self._enter_loser(prompt, self.members[parent])
+            return
+        scores = run.score(prompts, parents=parents)
+        for p, (prompt, parent) in enumerate(zip(prompts, parents, strict=True)):
+            self._enter(prompt, parent, scores, p)
+
+    def _enter(self, prompt: Prompt, parent: Prompt | None, scores: Scores, row: int) -> None:
+        rewards = scores.per_example[row]
+        mean = float(nanmean(rewards, axis=0))
+        score = -math.inf if math.isnan(mean) else mean
+        self.members[prompt] = Member(prompt, parent, rewards, score, self._lessons(scores, row, rewards), whole=True)
+
+    def _enter_loser(self, prompt: Prompt, parent: Member) -> None:
+        """Enter a prompt that met the first instances only."""
+        seen = self.run.history[prompt]
+        met = parent.rewards[: seen.cells + seen.failed]
+        score = parent.score + seen.fitness - float(nanmean(met, axis=0))
+        self.members[prompt] = Member(prompt, parent.prompt, met[:0], score, (), whole=False)
+
+    def _lessons(self, scores: Scores, row: int, rewards: Floats) -> tuple[Lesson, ...]:
+        """Return what the episodes of one prompt teach, the most costly first."""
+        top = float(np.nanmax(rewards, initial=0.0))
+        best = max(1.0, top)
+        out = []
+        for e, example in enumerate(scores.examples):
+            reply, reward = scores.replies[row][e][0], float(rewards[e])
+            if not isinstance(reply, Response) or math.isnan(reward) or reward >= best:
+                continue
+            why = scores.reasons[row][e][0]
+            if reply.trajectory is None:
+                out.append(Lesson("wrong", Seen(example, reply.text, why, reward), best - reward))
+                continue
+            turns = reply.trajectory.turns[-_LAST_ROUNDS:]
+            last = "\n".join(f"seen: {turn.observation}\nsaid: {turn.reply}" for turn in turns)
+            for event, said in advice(reply.trajectory, self.rules).items():
+                out.append(Lesson(event.name, Seen(example, last, said, reward), best - reward))
+        return tuple(sorted(out, key=lambda lesson: -lesson.lost))
+
+    def _children(self, parents: Sequence[Member], count: int) -> tuple[list[tuple[Prompt, Member]], int]:
+        """Return new prompts, each with its parent, and how many proposals were no use."""
+        made: dict[Prompt, Member] = {}
+        rejected = 0
+        for parent in parents:
+            for message, share in self._messages(parent, parents, count):
+                known = [*self.members, *made]
+                answer = ask(self.run, message, share, each=share, like=parent.prompt, known=known)
+                made |= {prompt: parent for prompt in answer.prompts if prompt not in made}
+                rejected += answer.rejected.total()
+        return list(made.items()), rejected
+
+    def _messages(self, parent: Member, parents: Sequence[Member], count: int) -> list[tuple[_Message, int]]:
+        """Return what to ask about one parent, and for how many children."""
+        run, meta = self.run, self.meta
+        task, kinds = run.task, self._kinds(parent)
+        out: list[tuple[_Message, int]] = []
+        if self.settings.operators and count > 1:
+            others = [other for other in parents if other.prompt != parent.prompt]
+            if others:
+                other = others[int(run.rng.integers(len(others)))]
+                pair = [Shown(parent.prompt, parent.score), Shown(other.prompt, other.score)]
+                out.append((partial(_combined, task, pair, meta), 1))
+            elif len(parent.prompt.text) > 2 * len(task.seed_prompt.text):
+                out.append((lambda n: shorten(task, parent.prompt, n, meta=meta), 1))
+            if len(kinds) > 1:
+                lost = np.array([sum(lesson.lost for lesson in parent.lessons if lesson.kind == k) for k in kinds])
+                kind = kinds[int(run.rng.choice(len(kinds), p=lost / lost.sum()))]
+                out.append((partial(self._mend, parent, (kind,)), max(1, (count - len(out)) // 3)))
+        left = count - sum(share for _, share in out)
+        if kinds and left > 0:
+            out.append((partial(self._mend, parent, tuple(kinds)), left))
+        return out
+
+    def _kinds(self, member: Member) -> list[str]:
+        """Return the kinds of error of a prompt, the most costly first."""
+        lost: dict[str, float] = {}
+        for lesson in member.lessons:
+            lost[lesson.kind] = lost.get(lesson.kind, 0.0) + lesson.lost
+        return sorted(lost, key=lambda kind: -lost[kind])
+
+    def _mend(self, parent: Member, kinds: Sequence[str], count: int) -> Context:
+        """Return the message that shows a prompt, its forebears, and the summaries of its errors (GenLLM)."""
+        parts = [f"{n}. {kind}: {self._summary(parent, kind)}" for n, kind in enumerate(kinds, start=1)]
+        lineage = self._forebears(parent)
+        return edit(self.run.task, parent.prompt, "\n".join(parts), count, lineage=lineage, meta=self.meta)
+
+    def _summary(self, member: Member, kind: str) -> str:
+        """Return what the writer says of one kind of error (SumLLM); asked once for each prompt and kind."""
+        key = (member.prompt, kind)
+        if key not in self.summaries:
+            lessons = [lesson.seen for lesson in member.lessons if lesson.kind == kind]
+            share = f"{len(lessons)} of {len(self.run.task.train)} episodes."
+            message = summarise(self.run.task, member.prompt, lessons[: self.settings.shown], meta=self.meta)
+            said = self.run.write(message)
+            # Without a usable reply the rules' own words must do.
+            self.summaries[key] = " ".join([share, *(said or dict.fromkeys(seen.reason for seen in lessons[:1]))])
+        return self.summaries[key]
+
+    def _forebears(self, member: Member) -> list[Shown]:
+        """Return the prompts that this one descends from, the oldest first."""
+        out: list[Shown] = []
+        parent = member.parent
+        while parent is not None and parent in self.members:
+            out.append(Shown(parent, self.members[parent].score))
+            parent = self.members[parent].parent
+        return out[::-1]
+
+    def _admitted(
+        self, made: Sequence[tuple[Prompt, Member]], generation: int
+    ) -> tuple[list[tuple[Prompt, Member]], dict[str, float]]:
+        """Return the children that are worth measuring, and what the forecast says of itself."""
+        if self.settings.forecast == "off" or not made:
+            return list(made), {}
+        changes = [Change(child.text, parent.prompt.text, parent.score) for child, parent in made]
+        if self.settings.forecast == "paper":
+            return self._by_equation_3(made, changes) if generation >= _SCORE_MODEL_FROM else (list(made), {})
+        model = self._fitted()
+        if model is None:
+            return list(made), {}
+        facts = {"correlation": model.correlation, "error": model.error, "slack": model.slack}
+        if model.correlation < _TRUSTED:
+            return list(made), facts
+        bar = min(member.score for member in self._best()[: self.settings.parents])
+        upper = model.upper(changes)
+        lucky = int(self.run.rng.integers(len(made)))  # one is always measured, whatever the forecast
+        return [child for i, child in enumerate(made) if upper[i] >= bar or i == lucky], facts
+
+    def _by_equation_3(
+        self, made: Sequence[tuple[Prompt, Member]], changes: Sequence[Change]
+    ) -> tuple[list[tuple[Prompt, Member]], dict[str, float]]:
+        """Keep those with mean + variance + error of five models >= 0.8 of the best so far (paper, equation 3)."""
+        measured = self._measured()
+        rng, models = self.run.rng, []
+        for _ in range(5):
+            drawn = rng.permutation(len(measured))[: max(1, 4 * len(measured) // 5)]  # 4 : 1 (paper)
+            models.append(fitted([measured[i][0] for i in drawn], [measured[i][1] for i in drawn]))
+        known = [model for model in models if model is not None]
+        if not known:
+            return list(made), {}
+        scores = np.array([[change.score for change in changes] + model.mean(changes) for model in known])
+        error = float(np.mean([model.error for model in known]))
+        bar = _BAR * self._best()[0].score
+        kept = scores.mean(axis=0) + scores.var(axis=0) + error >= bar
+        return [child for child, keep in zip(made, kept, strict=True) if keep], {"error": error}
+
+    def _fitted(self) -> Forecast | None:
+        measured = self._measured()
+        return fitted([change for change, _ in measured], [gain for _, gain in measured])
+
+    def _measured(self) -> list[tuple[Change, float]]:
+        """Return the changes that were measured, with their gains."""
+        out = []
+        for member in self.members.values():
+            parent = self.members.get(member.parent) if member.parent is not None else None
+            if parent is not None and math.isfinite(member.score) and math.isfinite(parent.score):
+                change = Change(member.prompt.text, parent.prompt.text, parent.score)
+                out.append((change, member.score - parent.score))
+        return out
+
+
+def _combined(task: Task, pair: Sequence[Shown], meta: MetaPrompts, count: int) -> Context:
+    return combine(task, pair, count, meta=meta)

@@ -1,0 +1,176 @@
+"""PROMST on scripted players and writers (players.py): simulated competence, a real search."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import players
+import pytest
+import toys
+
+from promptopt import FakeModel, InputError, Prompt, RandomSearch, Request, optimize
+from promptopt.environments import WORLDS
+from promptopt.environments import task as world_task
+from promptopt.settings import find_strategy
+from promptopt.strategies import Promst
+
+if TYPE_CHECKING:
+    from promptopt import Result, Strategy, Task
+
+GOLDEN = Path(__file__).with_name("golden") / "promst.json"
+WORLD = "boxlift"
+
+
+@cache
+def a_task() -> Task:
+    return players.playable(world_task(WORLD, train=10, validation=10, test=20))
+
+
+def play(
+    strategy: Strategy, folder: Path, writer: str = "heeding", seed: int = 0, budget: str = "2500 calls"
+) -> Result:
+    model = players.player(WORLDS[WORLD].environment)
+    return optimize(
+        a_task(), model, strategy, writer=players.writer(writer), seed=seed, budget=budget, memo=folder / writer
+    )
+
+
+def chosen(result: Result) -> float:
+    assert result.test is not None
+    return result.test.chosen.estimate
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_went_wrong_teaches_what_no_blind_search_finds(seed: int, tmp_path: Path) -> None:
+    heeding = play(Promst(), tmp_path, seed=seed)
+    blind = play(RandomSearch(prompts=200, batch=8), tmp_path, "blind", seed=seed)
+
+    assert chosen(heeding) > chosen(blind) + 0.2
+    assert heeding.improved
+
+
+def test_a_writer_that_only_adds_noise_makes_nothing_worse(tmp_path: Path) -> None:
+    result = play(Promst(), tmp_path, "adversarial")
+
+    assert result.test is not None
+    assert chosen(result) >= result.test.seed.estimate
+
+
+def test_the_trajectory_is_the_golden_one(tmp_path: Path) -> None:
+    """The first 40 prompts, at seed 11; after a wanted change, delete the file and run this test once."""
+    result = play(Promst(), tmp_path, seed=11, budget="1500 calls")
+    found = [
+        [r.number, r.parent, r.step, r.fitness and round(r.fitness, 6), r.prompt.text] for r in result.history[:40]
+    ]
+    if not GOLDEN.exists():
+        GOLDEN.write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n", encoding="utf-8")
+
+    assert found == json.loads(GOLDEN.read_text(encoding="utf-8"))
+
+
+def test_run_again_it_ends_the_same_and_calls_nothing(tmp_path: Path) -> None:
+    first, again = (play(Promst(), tmp_path, budget="1500 calls") for _ in range(2))
+
+    assert first == again
+    assert not any(spent.calls for spent in again.paid.values())
+
+
+def test_an_episode_of_each_kind_is_summed_up_once_for_a_prompt(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def handler(request: Request) -> str:
+        text = toys.text_of(request.context)
+        asked.append(text)
+        return next(iter(players.writer().generate([request]))).reply.text  # type: ignore[union-attr]  # a fake answers
+
+    model = players.player(WORLDS[WORLD].environment)
+    optimize(a_task(), model, Promst(), writer=FakeModel(handler, "w"), budget="1500 calls", memo=tmp_path)
+    summaries = [text for text in asked if "Do not write a new prompt" in text]
+    mending = [text for text in asked if "<criticism>" in text]
+
+    assert len(set(summaries)) == len(summaries) > 1
+    assert len(mending) > 3
+    assert all(re.search(r"\d\. [A-Z]+: \d+ of 10 episodes\.", text) for text in mending)
+    assert any("Earlier versions of it" in text for text in mending)
+    assert not any("Earlier versions of it" in text for text in mending[:1])
+
+
+def test_what_is_shown_to_the_writer_is_the_advice_of_the_rules(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def handler(request: Request) -> str:
+        asked.append(toys.text_of(request.context))
+        return "<prompt>Act well.</prompt>"
+
+    model = players.player(WORLDS[WORLD].environment)
+    optimize(a_task(), model, Promst(patience=1), writer=FakeModel(handler, "w"), budget="1000 calls", memo=tmp_path)
+
+    assert any("which ends the episode" in text for text in asked)
+
+
+def test_the_steps_say_what_the_forecast_is_worth(tmp_path: Path) -> None:
+    steps = play(Promst(), tmp_path).steps
+    said = [step for step in steps if "correlation" in step]
+
+    assert said
+    assert all(-1 <= step["correlation"] <= 1 and step["error"] >= 0 for step in said)
+    assert all(step["measured"] == step["proposed"] for step in said if step["correlation"] < 0.2)
+
+
+def test_the_paper_measures_all_until_its_score_model_sets_in(tmp_path: Path) -> None:
+    steps = play(Promst.paper(), tmp_path, budget="5000 calls").steps
+
+    assert steps[0]["proposed"] <= 20
+    assert all(step["measured"] == step["proposed"] for step in steps[:3])
+    assert all(step["proposed"] <= 40 for step in steps)
+
+
+def test_where_all_is_won_there_is_nothing_to_learn(tmp_path: Path) -> None:
+    words = " ".join(skill.word for skill in (players.FORMAT, players.CARE, players.PLAN))
+    task = replace(a_task(), seed_prompt=Prompt(words))
+    model = players.player(WORLDS[WORLD].environment)
+    result = optimize(task, model, Promst(first=1), writer=players.writer(), budget="3000 calls", memo=tmp_path)
+
+    assert result.steps[-1]["ended"] == "nothing went wrong: there is nothing to learn from"
+
+
+def test_a_task_of_one_step_is_learnt_from_its_lost_items(tmp_path: Path) -> None:
+    def writer(request: Request) -> str:
+        text = toys.text_of(request.context)
+        if "Do not write a new prompt" in text:
+            return "It has words that mislead."
+        shown = re.findall(r"<prompt>(.*?)</prompt>", text, flags=re.DOTALL) or [""]
+        dropped = toys.SPOILERS[request.replicate % 3]
+        return f"<prompt>{shown[0].replace(dropped, '')}</prompt>"
+
+    result = optimize(
+        toys.TASK, FakeModel(toys.answer), Promst(first=3, children=3), writer=FakeModel(writer, "w"), memo=tmp_path
+    )
+
+    assert result.test is not None
+    assert result.test.chosen.estimate == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"first": "0"}, "first must be at least 1, not 0"),
+        ({"forecast": "maybe"}, "forecast cannot be 'maybe'"),
+        ({"meta": "nowhere"}, "there is no folder 'nowhere'"),
+    ],
+)
+def test_a_wrong_setting_says_the_mend(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find_strategy("promst", settings)
+
+
+def test_the_paper_s_settings_are_those_known() -> None:
+    paper: Any = find_strategy("promst.paper")
+
+    assert (paper.first, paper.children, paper.parents, paper.patience, paper.shown) == (20, 8, 5, 3, 10)
+    assert (paper.operators, paper.racing, paper.forecast) == (False, False, "paper")
