@@ -209,7 +209,7 @@ def test_a_race_drops_losers_and_pairs_the_others(memo: Memo) -> None:
         return "no" if int(item.removeprefix("item")) < wrong[prompt] else "yes"
 
     run = a_run(memo, FakeModel(handler), train=ITEMS)
-    end = run.race([R, P, Q])
+    end = run.race([R, P, Q], places=2)
 
     assert end.survivors == [1, 2]
     assert end.scores.prompts == (P, Q)

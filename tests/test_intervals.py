@@ -1,0 +1,297 @@
+"""Intervals: published numbers, coverage in simulations, and what happens at the edges."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from promptopt.errors import InputError
+from promptopt.statistics import Interval, intervals, mcnemar, mean_interval, paired_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from promptopt.scores import Floats
+
+NAN = math.nan
+DRAWS = 2_000
+ERROR = math.sqrt(0.95 * 0.05 / DRAWS)  # of a coverage of 95 %, estimated from so many draws
+
+binary_pairs = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 1.0])), min_size=1, max_size=60)
+
+
+def binary(ones: int, zeros: int) -> Floats:
+    return np.repeat([1.0, 0.0], [ones, zeros])
+
+
+def pair(both: int, first: int, second: int, none: int) -> tuple[Floats, Floats]:
+    """Return two rows: right in both, in the first alone, in the second alone, in none."""
+    counts = [both, first, second, none]
+    return np.repeat([1.0, 1.0, 0.0, 0.0], counts), np.repeat([1.0, 0.0, 1.0, 0.0], counts)
+
+
+# ---------------------------------------------------------------- intervals of 0 and 1
+
+
+@pytest.mark.parametrize(
+    ("ones", "zeros", "low", "high"),
+    [
+        (8, 2, 0.4902, 0.9433),
+        (0, 10, 0.0, 0.2775),
+        (10, 0, 0.7225, 1.0),
+        (81, 182, 0.2553, 0.3662),  # Newcombe (1998), table I
+        (15, 133, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 28, 0.0061, 0.1718),
+    ],
+)
+def test_the_interval_of_a_share_is_wilsons(ones: int, zeros: int, low: float, high: float) -> None:
+    found = mean_interval(binary(ones, zeros))
+
+    assert found == pytest.approx((ones / (ones + zeros), low, high), abs=5e-5)
+
+
+def test_a_paired_interval_is_bonett_and_prices() -> None:
+    # By hand: (4 + 1) / 12 and (1 + 1) / 12; centre 0.25; standard error sqrt((7/12 - 1/16) / 12) = 0.2083333.
+    found = paired_interval(*pair(3, 4, 1, 2))
+
+    assert found == pytest.approx((0.3, 0.25 - 0.4083258, 0.25 + 0.4083258), abs=1e-6)
+
+
+def test_rows_that_never_differ_keep_the_width_of_their_number() -> None:
+    few, many = paired_interval(*pair(6, 0, 0, 2)), paired_interval(*pair(60, 0, 0, 20))
+
+    assert few.low == -few.high
+    assert 0.2 < few.high < 0.3
+    assert 0 < many.high < few.high / 5
+
+
+@given(binary_pairs)
+def test_an_interval_holds_its_estimate_and_turns_with_the_sides(pairs: list[tuple[float, float]]) -> None:
+    first, second = np.array(pairs).T
+    found, turned = paired_interval(first, second), paired_interval(second, first)
+
+    assert -1 <= found.low <= found.estimate <= found.high <= 1
+    assert found.estimate == pytest.approx(first.mean() - second.mean())
+    assert found == pytest.approx((-turned.estimate, -turned.high, -turned.low))
+    alone = mean_interval(first)
+    assert 0 <= alone.low <= alone.estimate <= alone.high <= 1
+
+
+def test_more_confidence_is_wider() -> None:
+    assert mean_interval(binary(8, 2), 0.99).low < mean_interval(binary(8, 2), 0.95).low
+    assert paired_interval(*pair(3, 4, 1, 2), 0.99).high > paired_interval(*pair(3, 4, 1, 2), 0.95).high
+
+
+def paired_coverage(n: int, gained: float, lost: float) -> float:
+    rng = np.random.default_rng(n)
+    covered = 0
+    for _ in range(DRAWS):
+        first, second = pair(*rng.multinomial(n, [0.4, gained, lost, 0.6 - gained - lost]).tolist())
+        covered += paired_interval(first, second).holds(gained - lost)
+    return covered / DRAWS
+
+
+@pytest.mark.parametrize("n", [16, 50, 200])
+@pytest.mark.parametrize(("gained", "lost"), [(0.1, 0.1), (0.3, 0.1), (0.05, 0.0)])
+def test_paired_intervals_cover_as_often_as_they_say(n: int, gained: float, lost: float) -> None:
+    assert paired_coverage(n, gained, lost) > 0.95 - 3 * ERROR
+
+
+def test_paired_intervals_of_many_items_are_no_wider_than_they_must_be() -> None:
+    assert paired_coverage(200, 0.3, 0.1) < 0.95 + 3 * ERROR
+
+
+def test_intervals_of_a_share_cover_as_often_as_they_say_on_average() -> None:
+    rng = np.random.default_rng(0)
+    shares = rng.uniform(0.05, 0.95, size=4_000)
+    covered = sum(mean_interval((rng.random(30) < share).astype(float)).holds(share) for share in shares)
+
+    assert covered / len(shares) == pytest.approx(0.95, abs=0.012)
+
+
+# ---------------------------------------------------------------- other rewards
+
+
+def test_a_bootstrap_of_many_even_values_is_the_normal_interval() -> None:
+    values = np.random.default_rng(0).normal(2.0, 1.0, size=400)
+    half = 1.96 * values.std(ddof=1) / 20
+    found = mean_interval(values)
+
+    assert found.estimate == values.mean()
+    assert found.low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+
+
+def test_the_same_data_give_the_same_bootstrap() -> None:
+    values = np.random.default_rng(0).random(20)
+
+    assert mean_interval(values) == mean_interval(values.copy())
+
+
+SKEWED: dict[str, tuple[Callable[[np.random.Generator, int], Floats], float]] = {
+    "even": (lambda rng, n: rng.beta(2, 2, size=n), 0.5),
+    "skewed": (lambda rng, n: rng.beta(0.5, 4.0, size=n), 1 / 9),
+    "mostly whole": (lambda rng, n: np.where(rng.random(n) < 0.8, 1.0, rng.random(n)), 0.9),
+}
+
+
+def bootstrap_coverage(n: int, name: str, monkeypatch: pytest.MonkeyPatch, draws: int = 250) -> float:
+    monkeypatch.setattr(intervals, "_RESAMPLES", 999)  # in place of 9,999, for time
+    rng, (draw, mean) = np.random.default_rng(n), SKEWED[name]
+    return sum(mean_interval(draw(rng, n)).holds(mean) for _ in range(draws)) / draws
+
+
+@pytest.mark.parametrize("name", SKEWED)
+@pytest.mark.parametrize("n", [50, 200])
+def test_a_bootstrap_of_enough_rewards_covers_as_often_as_it_says(
+    n: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bootstrap_coverage(n, name, monkeypatch) == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / 250))
+
+
+@pytest.mark.parametrize(("name", "coverage"), [("even", 0.925), ("skewed", 0.895), ("mostly whole", 0.9)])
+def test_a_bootstrap_of_16_rewards_is_too_narrow_by_so_much(
+    name: str, coverage: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = bootstrap_coverage(16, name, monkeypatch, draws=500)
+
+    assert found == pytest.approx(coverage, abs=3 * math.sqrt(coverage * (1 - coverage) / 500))
+
+
+@pytest.mark.parametrize("n", range(2, 8))
+def test_a_handful_of_values_bounds_nothing(n: int) -> None:
+    values = np.linspace(0.1, 0.3, n)
+
+    assert mean_interval(values) == Interval(values.mean(), -math.inf, math.inf)
+    assert paired_interval(values + 0.5, values).low == -math.inf
+
+
+def test_equal_gaps_within_0_to_1_are_bounded_by_that_range_alone() -> None:
+    first = np.arange(1, 11) / 10
+    found = paired_interval(first, first - 0.1)  # gaps that differ by rounding
+    share = 1 - 0.025**0.1
+
+    assert found == pytest.approx((0.1, 0.1 - share * 1.1, 0.1 + share * 0.9))
+
+
+def test_equal_rewards_within_0_to_1_are_bounded_by_that_range_alone() -> None:
+    few, many = mean_interval(np.full(8, 0.5)), mean_interval(np.full(200, 0.5))
+
+    assert few == pytest.approx((0.5, 0.3153, 0.6847), abs=1e-4)
+    assert many == pytest.approx((0.5, 0.4909, 0.5091), abs=1e-4)
+
+
+def test_equal_rewards_of_an_unknown_range_bound_nothing() -> None:
+    values = np.full(20, 3.0)
+
+    assert mean_interval(values) == Interval(3.0, -math.inf, math.inf)
+    assert paired_interval(values, values) == Interval(0.0, -math.inf, math.inf)
+
+
+@pytest.mark.parametrize("n", [16, 50, 200])
+def test_equal_rewards_seldom_hide_a_mean_beyond_their_interval(n: int) -> None:
+    """A share of items so large that all n miss it with a chance of 2.5 % lies at the far end."""
+    share = 1 - 0.025 ** (1 / n)
+    rng = np.random.default_rng(n)
+    missed = (rng.random((4_000, n)) >= share).all(axis=1).mean()
+    found = mean_interval(np.full(n, 0.5))
+
+    assert found.high == pytest.approx(0.5 + share * 0.5)
+    assert missed == pytest.approx(0.025, abs=3 * math.sqrt(0.025 * 0.975 / 4_000))
+
+
+# ---------------------------------------------------------------- replicates
+
+
+def test_replicates_that_agree_add_nothing() -> None:
+    once = binary(8, 2)
+
+    assert mean_interval(np.repeat(once[:, None], 5, axis=1)) == pytest.approx(mean_interval(once), abs=0.02)
+    assert mean_interval(np.ones((10, 5))) == mean_interval(np.ones(10))
+
+
+def test_replicates_that_are_as_good_as_new_examples_count_in_full() -> None:
+    rewards = np.random.default_rng(0).integers(0, 2, size=(200, 4)).astype(float)
+    found, flat = mean_interval(rewards), mean_interval(rewards.ravel())
+
+    assert found.high - found.low == pytest.approx(flat.high - flat.low, rel=0.15)
+
+
+@pytest.mark.parametrize("n", [16, 50, 200])
+@pytest.mark.parametrize(("level", "spread"), [(0.0, 0.5), (1.5, 1.5), (0.0, 4.0)])
+def test_intervals_clustered_by_example_cover_as_often_as_they_say(n: int, level: float, spread: float) -> None:
+    rng, draws = np.random.default_rng(n), 600
+    quality = 1 / (1 + np.exp(-rng.normal(level, spread, size=(draws, n, 1))))
+    truth = (1 / (1 + np.exp(-np.random.default_rng(0).normal(level, spread, size=400_000)))).mean()
+    rewards = (rng.random((draws, n, 4)) < quality).astype(float)
+    covered = sum(mean_interval(table).holds(truth) for table in rewards) / draws
+
+    assert covered > 0.95 - 3 * math.sqrt(0.95 * 0.05 / draws)
+
+
+def test_a_paired_interval_of_replicates_averages_them_within_their_example() -> None:
+    rng = np.random.default_rng(0)
+    first, second = (rng.integers(0, 2, size=(30, 3)).astype(float) for _ in range(2))
+    second[0] = NAN
+
+    assert paired_interval(first, second) == pytest.approx(
+        paired_interval(first[1:].mean(axis=1), second[1:].mean(axis=1)), abs=1e-12
+    )
+
+
+# ---------------------------------------------------------------- McNemar's test
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "p"),
+    [(0, 0, 1.0), (5, 0, 0.0625), (0, 5, 0.0625), (10, 2, 0.03857), (3, 3, 1.0), (121, 59, 4.43e-6)],
+)
+def test_mcnemars_p_value_is_the_binomial_one(won: int, lost: int, p: float) -> None:
+    assert mcnemar(*pair(20, won, lost, 10)) == pytest.approx(p, rel=2e-3)
+
+
+@pytest.mark.parametrize("n", [16, 50, 200])
+@pytest.mark.parametrize("apart", [0.1, 0.4])
+def test_mcnemars_test_errs_no_oftener_than_it_says(n: int, apart: float) -> None:
+    rng = np.random.default_rng(n)
+    counts = rng.multinomial(n, [0.5 - apart / 2, apart / 2, apart / 2, 0.5 - apart / 2], size=DRAWS)
+    wrong = sum(mcnemar(*pair(*row)) <= 0.05 for row in counts.tolist()) / DRAWS
+
+    assert wrong < 0.05 + 3 * ERROR
+    assert n < 200 or wrong > 0.02  # exact, so a little below
+
+
+def test_mcnemars_test_refuses_other_rewards() -> None:
+    with pytest.raises(InputError, match="rewards of 0 and 1"):
+        mcnemar(np.array([0.5]), np.array([1.0]))
+
+
+# ---------------------------------------------------------------- missing cells
+
+
+def test_examples_that_one_side_lacks_are_in_no_pair() -> None:
+    first, second = pair(3, 4, 1, 2)
+    with_holes = paired_interval(np.append(first, [NAN, 1.0, NAN]), np.append(second, [1.0, NAN, NAN]))
+
+    assert with_holes == paired_interval(first, second)
+    assert mean_interval(np.append(first, NAN)) == mean_interval(first)
+
+
+def test_nothing_bounds_nothing() -> None:
+    for found in (mean_interval(np.array([NAN])), paired_interval(np.array([NAN, 1.0]), np.array([1.0, NAN]))):
+        assert math.isnan(found.estimate)
+        assert (found.low, found.high) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("call", [mean_interval, lambda values: paired_interval(values, values)])
+def test_nothing_given_is_changed(call: Callable[[Floats], Interval]) -> None:
+    values = np.array([1.0, NAN, 0.0])
+    call(values)
+
+    assert np.array_equal(values, [1.0, NAN, 0.0], equal_nan=True)
