@@ -10,37 +10,23 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError
 from promptopt.ledger import Spending
 from promptopt.masks import pareto
 from promptopt.models.base import Price
+from promptopt.outcomes import Comparison
 from promptopt.prompt import Prompt
-from promptopt.statistics import Interval
+
+if TYPE_CHECKING:
+    from promptopt.statistics import Interval
 
 SPENDING = ("role", "calls", "saved", "input", "of it cached", "output", "dollars", "dollars saved")
 """Heads of the table that `Result.spending` gives: calls, tokens and dollars spent, and what memo and batches saved."""
 
 _FORMAT = 1
 _FREE = Price(0.0, 0.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """The chosen prompt against the seed prompt, once, paired, on test items that no search saw.
-
-    Args:
-        seed: mean test reward of the seed prompt, with its 95 % interval.
-        chosen: the same of the chosen prompt.
-        difference: chosen less seed, paired, with its 95 % interval.
-        examples: items that both have.
-    """
-
-    seed: Interval
-    chosen: Interval
-    difference: Interval
-    examples: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +45,8 @@ class Record:
         failed: cells without a reply, in neither mean.
         validation: mean reward on the validation items that it was raced on, None where it was not shortlisted.
         validated: how many validation items those were.
+        calls: that the run had used when it was first scored, logically; None in results of earlier versions.
+        dollars: the same in dollars, of the models whose price is known.
     """
 
     number: int
@@ -72,6 +60,8 @@ class Record:
     failed: int
     validation: float | None = None
     validated: int = 0
+    calls: int | None = None
+    dollars: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +86,8 @@ class Result:
         budget: as given, in words.
         versions: of what decided the numbers.
         prices: role -> dollars per million tokens, None where it is not known.
+        seed_number: of the candidate that says what the seed prompt says, its demonstrations perhaps written out; None
+            where the search did not score it.
         paid: what each role used beyond the memo, in this process.
         seconds: that this process took.
         run_dir: where the run's files lie, or "".
@@ -120,6 +112,7 @@ class Result:
     paid: dict[str, Spending] = field(compare=False)
     seconds: float = field(compare=False)
     prices: dict[str, Price | None] = field(default_factory=dict)
+    seed_number: int | None = None
     run_dir: str = field(default="", compare=False)
 
     @property
@@ -160,36 +153,86 @@ class Result:
         gain, low, high = self.test.difference
         span = f"{gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, {self.test.examples} test items"
         if not self.improved:
-            return f"No improvement shown on test data ({span})."
+            return f"No improvement shown on test data ({span}).{self._wanted(self.test)}"
         seed, chosen = self.test.seed.estimate, self.test.chosen.estimate
         return f"Better than the seed prompt: {seed:.3f} -> {chosen:.3f} ({span})."
 
+    @staticmethod
+    def _wanted(test: Comparison) -> str:
+        """Return what would show an improvement, as a sentence after the others."""
+        if test.items_wanted is not None:
+            return f" A difference of this size would take about {test.items_wanted:,} more test items to show."
+        if test.difference.estimate <= 0:
+            return " No number of further test items would show one at this difference."
+        return ""
+
+    @property
+    def seed_record(self) -> Record | None:
+        """The seed prompt as a candidate, None where the search did not score it."""
+        if self.seed_number is None:  # as in results of earlier versions
+            return self._record(self.seed_prompt)
+        return self.history[self.seed_number]
+
+    @property
+    def chosen_record(self) -> Record | None:
+        """The chosen prompt as a candidate, None where the search did not score it."""
+        return self.seed_record if self.prompt == self.seed_prompt else self._record(self.prompt)
+
+    @property
+    def optimism(self) -> float | None:
+        """How much the search flattered the chosen prompt: its gain on training items less its gain on test items.
+
+        Gains, not rewards: what is easier about one set of items both prompts have.
+        """
+        seed, chosen = self.seed_record, self.chosen_record
+        if self.test is None or seed is None or chosen is None or seed.reward is None or chosen.reward is None:
+            return None
+        gain = self.test.difference.estimate
+        return None if math.isnan(gain) else chosen.reward - seed.reward - gain
+
+    def _record(self, prompt: Prompt) -> Record | None:
+        return next((record for record in self.history if record.prompt == prompt), None)
+
     def rows(self) -> list[tuple[str, str, str]]:
         """Return the table of seed prompt beside chosen prompt, as (name, seed, chosen)."""
-        out = [("tokens in the prompt", str(self.lengths[0]), str(self.lengths[1]))]
+        seed, chosen = self.seed_record, self.chosen_record
+        out = [
+            ("training reward", _shown(seed.reward if seed else None), _shown(chosen.reward if chosen else None)),
+            (
+                "validation reward",
+                _shown(seed.validation if seed else None),
+                _shown(chosen.validation if chosen else None),
+            ),
+        ]
+        out = [row for row in out if any(row[1:])]
         if self.test is not None:
-            out[:0] = [
+            out += [
                 ("test reward", f"{self.test.seed.estimate:.3f}", f"{self.test.chosen.estimate:.3f}"),
                 ("95 % interval", _span(self.test.seed), _span(self.test.chosen)),
                 ("difference, paired", "", f"{self.test.difference.estimate:+.3f}"),
                 ("its 95 % interval", "", _span(self.test.difference, "+")),
             ]
+        out.append(("tokens in the prompt", str(self.lengths[0]), str(self.lengths[1])))
+        if self.test is not None and self.test.costs is not None and any(self.test.costs):
+            out.append(("$ per 1,000 replies", f"{self.test.costs[0]:.4f}", f"{self.test.costs[1]:.4f}"))
         return out
 
     def facts(self) -> list[tuple[str, str]]:
         """Return what the run took, as (name, value)."""
         used, paid = sum(self.used.values(), Spending()), sum(self.paid.values(), Spending())
         out = [
-            ("candidates", str(len(self.history))),
+            ("candidates", f"{len(self.history):,} looked at"),
             ("calls", f"{used.calls:,} ({paid.calls:,} made now, {used.calls - paid.calls:,} from the memo)"),
             ("tokens", f"{used.tokens:,}"),
-            ("seconds", f"{self.seconds:.1f}"),
         ]
         unknown = [role for role, price in self.prices.items() if price is None]
         if used.dollars or unknown:
             saved = max(used.dollars - paid.dollars, 0.0)
             without = f"; price unknown: {', '.join(unknown)}" if unknown else ""
-            out.insert(3, ("dollars", f"{paid.dollars:.4f} spent, {saved:.4f} saved{without}"))
+            out.append(("dollars", f"{paid.dollars:.4f} spent, {saved:.4f} saved{without}"))
+        out.append(("seconds", f"{self.seconds:.1f}"))
+        if self.optimism is not None:
+            out.insert(1, ("optimism", f"{self.optimism:+.3f} (gain on training items less gain on test items)"))
         if self.failed:
             out.append(("failed replies", str(self.failed)))
         if self.run_dir:
@@ -219,11 +262,13 @@ class Result:
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values that `from_json` reads back; NaN and infinities become null."""
+        """Return plain JSON values that `from_json` reads back; NaN and infinities become null, outcomes are left out."""
         out: dict[str, Any] = _plain(asdict(self) | {"format": _FORMAT})
         out["prompt"], out["seed_prompt"] = self.prompt.to_json(), self.seed_prompt.to_json()
         for record, mine in zip(out["history"], self.history, strict=True):
             record["prompt"] = mine.prompt.to_json()
+        if out["test"] is not None:
+            del out["test"]["outcomes"]
         return out
 
     @classmethod
@@ -256,8 +301,7 @@ class Result:
         given = data.get("prices", {})  # results of earlier versions have none
         values["prices"] = {role: None if price is None else Price(*price) for role, price in given.items()}
         if data["test"] is not None:
-            intervals = {name: _interval(data["test"][name]) for name in ("seed", "chosen", "difference")}
-            values["test"] = Comparison(**intervals, examples=data["test"]["examples"])
+            values["test"] = Comparison.from_json(data["test"])
         return cls(**values)
 
     def save(self, path: Path | str) -> None:
@@ -283,6 +327,10 @@ class Result:
             raise InputError(f"{path} is no saved result: {error}") from error
 
 
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
 def _span(interval: Interval, sign: str = "") -> str:
     return f"{interval.low:{sign}.3f} to {interval.high:{sign}.3f}"
 
@@ -291,15 +339,6 @@ def _record(data: dict[str, Any]) -> Record:
     values = dict(data)
     values["prompt"] = Prompt.from_json(data["prompt"])
     return Record(**values)
-
-
-def _interval(values: list[float | None]) -> Interval:
-    estimate, low, high = values
-    return Interval(
-        math.nan if estimate is None else estimate,
-        -math.inf if low is None else low,
-        math.inf if high is None else high,
-    )
 
 
 def _plain(value: Any) -> Any:

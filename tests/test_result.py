@@ -6,75 +6,17 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from results import BETTER, BOUNDLESS, CHOSEN, HISTORY, OUTCOMES, SEED, UNSURE, a_result
 
-from promptopt import Demonstrations, Example, InputError, Price, Prompt, Result
-from promptopt.ledger import Spending
+from promptopt import InputError, Prompt, Result
+from promptopt.outcomes import read_outcomes, write_outcomes
 from promptopt.report import markdown, write_report
-from promptopt.result import Comparison, Record
 from promptopt.statistics import Interval
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-SEED = Prompt("Answer {text}.")
-SHOWN = Demonstrations((Example({"text": "five"}, "5", "a"), Example({"text": "zwölf"}, "12", "b")), nearest=1)
-CHOSEN = Prompt("Think.\n\nThen answer {text} \N{THINKING FACE}.", SHOWN)
-BETTER = Comparison(
-    seed=Interval(0.5, 0.4, 0.6),
-    chosen=Interval(0.75, 0.65, 0.85),
-    difference=Interval(0.25, 0.125, 0.375),
-    examples=100,
-)
-UNSURE = replace(BETTER, difference=Interval(0.25, -0.125, 0.5))
-BOUNDLESS = replace(
-    BETTER, chosen=Interval(math.nan, -math.inf, math.inf), difference=Interval(0.25, -math.inf, math.inf)
-)
-
-HISTORY = (
-    Record(number=0, prompt=SEED, length=5, parent=None, step=0, fitness=0.5, reward=0.25, cells=12, failed=0),
-    Record(
-        number=1,
-        prompt=CHOSEN,
-        length=12,
-        parent=0,
-        step=1,
-        fitness=0.75,
-        reward=0.7,
-        cells=11,
-        failed=1,
-        validation=0.8,
-        validated=60,
-    ),
-    Record(number=2, prompt=Prompt(""), length=0, parent=1, step=1, fitness=None, reward=None, cells=0, failed=12),
-)
-
-
-def a_result(**changes: Any) -> Result:
-    found = Result(
-        task="sums",
-        prompt=CHOSEN,
-        seed_prompt=SEED,
-        test=BETTER,
-        history=HISTORY,
-        steps=({"best": 0.5, "length": 3}, {"best": None, "what": "x"}),
-        lengths=(5, 12),
-        used={"task": Spending(120, 1000, 100, 500, 0.25), "writer": Spending(3, 30, 0, 60, 0.0)},
-        failed=0,
-        unfinished="",
-        notes=("a note",),
-        strategy={"name": "RandomSearch", "settings": {"prompts": 64, "batch": None}},
-        models={"task": {"provider": "fake", "model": "f"}},
-        seed=7,
-        budget="500 calls",
-        versions={"promptopt": "0.1", "python": "3.11"},
-        paid={"task": Spending(20, 100, 0, 50, 0.05)},
-        prices={"task": Price(0.4, 1.6, 0.1), "writer": None},
-        seconds=1.5,
-        run_dir="runs/x",
-    )
-    return replace(found, **changes)
-
 
 # ---------------------------------------------------------------- files
 
@@ -159,7 +101,7 @@ def test_a_part_of_the_wrong_kind_is_refused_or_kept_but_never_crashes(name: str
         assert str(error).startswith("this is no ")  # noqa: PT017  not every part is looked at
 
 
-@pytest.mark.parametrize("name", sorted(set(a_result().to_json()) - {"run_dir", "prices"}))
+@pytest.mark.parametrize("name", sorted(set(a_result().to_json()) - {"run_dir", "prices", "seed_number"}))
 def test_a_part_that_is_missing_is_refused(name: str) -> None:
     data = a_result().to_json()
     del data[name]
@@ -205,7 +147,21 @@ def test_everything_else_is(changes: dict[str, Any]) -> None:
         ),
         (
             {"test": UNSURE},
+            (
+                "No improvement shown on test data (+0.250, 95 % interval -0.125 to +0.500, 100 test items). "
+                "A difference of this size would take about 36 more test items to show."
+            ),
+        ),
+        (
+            {"test": replace(UNSURE, spread=None)},
             "No improvement shown on test data (+0.250, 95 % interval -0.125 to +0.500, 100 test items).",
+        ),
+        (
+            {"test": replace(UNSURE, difference=Interval(-0.05, -0.2, 0.1))},
+            (
+                "No improvement shown on test data (-0.050, 95 % interval -0.200 to +0.100, 100 test items). "
+                "No number of further test items would show one at this difference."
+            ),
         ),
         ({"prompt": SEED}, "No improvement shown: no candidate did better than the seed prompt."),
         ({"test": None}, "A candidate was chosen, but not tested: nothing is claimed."),
@@ -250,8 +206,84 @@ def test_the_printed_result_has_the_numbers_and_the_prompt() -> None:
 
 
 def test_a_result_without_a_test_prints_no_test_numbers() -> None:
-    assert a_result(test=None).rows() == [("tokens in the prompt", "5", "12")]
+    assert a_result(test=None).rows() == [
+        ("training reward", "0.250", "0.700"),
+        ("validation reward", "", "0.800"),
+        ("tokens in the prompt", "5", "12"),
+    ]
     assert "test reward" not in str(a_result(test=None))
+
+
+def test_the_table_sets_search_beside_test_and_both_prices() -> None:
+    names = [row[0] for row in a_result().rows()]
+
+    assert names[:3] == ["training reward", "validation reward", "test reward"]
+    assert a_result().rows()[-1] == ("$ per 1,000 replies", "0.0300", "0.0600")
+    assert "$ per 1,000 replies" not in str(a_result(test=replace(BETTER, costs=None)))
+    assert "$ per 1,000 replies" not in str(a_result(test=replace(BETTER, costs=(0.0, 0.0))))
+
+
+def test_optimism_is_what_the_gain_lost_between_training_and_test_items() -> None:
+    assert a_result().optimism == pytest.approx((0.7 - 0.25) - 0.25)
+    assert "+0.200 (gain on training items less gain on test items)" in str(a_result())
+    assert a_result(test=None).optimism is None
+    assert a_result(history=HISTORY[1:]).optimism is None
+
+
+def test_a_seed_prompt_whose_demonstrations_were_written_out_is_found_by_its_number() -> None:
+    written = replace(HISTORY[0], prompt=Prompt("five -> 5\n\nAnswer {text}."))
+
+    assert a_result(history=(written, *HISTORY[1:])).seed_record is None
+    assert a_result(history=(written, *HISTORY[1:]), seed_number=0).seed_record == written
+
+
+@pytest.mark.parametrize(
+    ("gain", "spread", "items"), [(0.1, 0.5, 100), (0.02, 0.4, 40), (0.3, 0.0, 3), (0.05, 0.1, 30)]
+)
+def test_so_many_more_items_show_the_difference_four_times_in_five(gain: float, spread: float, items: int) -> None:
+    test = replace(BETTER, difference=Interval(gain, -1.0, 1.0), spread=spread, examples=items)
+    wanted = test.items_wanted
+
+    assert wanted is not None
+    assert wanted >= 1
+    if spread and wanted > 1:
+        drawn = np.random.default_rng(0).normal(gain, spread, (4_000, items + wanted))
+        shown = drawn.mean(axis=1) > 1.96 * drawn.std(axis=1, ddof=1) / math.sqrt(items + wanted)
+        assert shown.mean() == pytest.approx(0.8, abs=0.03)
+
+
+# ---------------------------------------------------------------- earlier versions
+
+
+def test_a_result_of_an_earlier_version_is_loaded_without_what_it_did_not_record() -> None:
+    data = a_result().to_json()
+    del data["seed_number"], data["prices"], data["test"]["spread"], data["test"]["costs"]
+    for record in data["history"]:
+        del record["calls"], record["dollars"]
+    loaded = Result.from_json(data)
+
+    assert loaded.test == replace(BETTER, spread=None, costs=None)
+    assert {record.calls for record in loaded.history} == {None}
+    assert loaded.seed_record == loaded.history[0]
+    assert loaded.headline == a_result().headline
+
+
+def test_outcomes_lie_beside_the_result_and_not_in_it(tmp_path: Path) -> None:
+    result = a_result(test=replace(BETTER, outcomes=OUTCOMES))
+    write_outcomes(OUTCOMES, tmp_path / "test.jsonl")
+
+    assert "outcomes" not in result.to_json()["test"]
+    assert read_outcomes(tmp_path / "test.jsonl") == OUTCOMES
+    assert len((tmp_path / "test.jsonl").read_text(encoding="utf-8").split("\n")) == len(OUTCOMES) + 1
+    assert read_outcomes(tmp_path / "gone.jsonl") == ()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"id": 3}', "null", '{"id": "a", "seed": 5}'])
+def test_a_file_without_outcomes_is_said_to_hold_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "test.jsonl").write_text(text)
+
+    with pytest.raises(InputError, match=r"test\.jsonl holds no test replies"):
+        read_outcomes(tmp_path / "test.jsonl")
 
 
 # ---------------------------------------------------------------- the report

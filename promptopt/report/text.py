@@ -1,10 +1,11 @@
-"""The report of a run, as a page of Markdown. First version: the numbers, the prompts, the best candidates."""
+"""The report of a run, as a page of Markdown: the numbers, the prompts, the best candidates, how to run it again."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
 
+from promptopt.report.curves import command
 from promptopt.result import SPENDING
 
 if TYPE_CHECKING:
@@ -46,16 +47,17 @@ def markdown(result: Result) -> str:
     lines += ["## Shorter ones", "", "No candidate is both shorter and better on the training items.", ""]
     lines += ["| candidate | tokens | training reward |", "|---|---|---|"]
     lines += [f"| {record.number} | {record.length} | {record.reward:.4g} |" for record in result.front]
-    lines += ["", "## How to run it again", "", f"* strategy: {result.strategy['name']}"]
+    lines += ["", "## How to run it again", "", _block(command(result)), "", f"* strategy: {result.strategy['name']}"]
     lines += [f"* {name}: {value}" for name, value in result.strategy["settings"].items()]
     lines += [f"* seed: {result.seed}", f"* budget: {result.budget}"]
-    lines += [f"* price of the {role} model: {_price(price)}" for role, price in result.prices.items()]
+    lines += [f"* price of the {role} model: {price_in_words(price)}" for role, price in result.prices.items()]
     lines += [f"* {role} model: {json.dumps(found, sort_keys=True)}" for role, found in result.models.items()]
     lines += [f"* {name} {number}" for name, number in result.versions.items()]
     return "\n".join(lines) + "\n"
 
 
-def _price(price: Price | None) -> str:
+def price_in_words(price: Price | None) -> str:
+    """Return a price as a reader wants it."""
     if price is None:
         return "unknown"
     named = [f"{value:g} {name}" for name, value in price._asdict().items() if value is not None]

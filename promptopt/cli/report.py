@@ -1,0 +1,64 @@
+"""`promptopt report` and `promptopt compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from promptopt.report.compare import compare_runs, read_run
+
+if TYPE_CHECKING:
+    from promptopt.report.compare import Compared
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where the page goes; report.html in the run's folder.")
+    ] = None,
+) -> None:
+    """Write a run's report as one HTML page that needs no network."""
+    from promptopt.report.page import page, write_page  # noqa: PLC0415  the extra 'report'
+
+    found = read_run(run)
+    folder = run if run.is_dir() else run.parent
+    target = output or folder / "report.html"
+    write_page(page(found.result, found.outcomes), target)
+    typer.echo(target)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; the first is what the others are measured by.")],
+    html: Annotated[Path | None, typer.Option(help="Write a page there too.")] = None,
+    json_: Json = False,
+) -> None:
+    """Put runs side by side: test rewards, paired differences, and the best so far at equal calls."""
+    compared = compare_runs([read_run(run) for run in runs])
+    if html is not None:
+        from promptopt.report.page import comparison_page, write_page  # noqa: PLC0415  the extra 'report'
+
+        write_page(comparison_page(compared), html)
+    if json_:
+        typer.echo(json.dumps(compared.to_json(), ensure_ascii=False))
+    else:
+        _print(compared)
+
+
+def _print(compared: Compared) -> None:
+    heads, rows = compared.table()
+    table = Table()
+    for head in heads:
+        table.add_column(Text(head), justify="right" if head else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(highlight=False).print(table)
+    for note in compared.notes:
+        typer.echo(f"note: {note}")

@@ -1,0 +1,398 @@
+"""The report as one HTML page: what stands in it, that other people's text stays text, and that a browser shows it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import toys
+from results import BETTER, CHOSEN, HISTORY, OUTCOMES, SEED, UNSURE, a_result, an_outcome
+
+from promptopt import FakeModel, Prompt, RandomSearch, optimize
+from promptopt.outcomes import Answer, write_outcomes
+from promptopt.report.compare import read_run
+from promptopt.report.curves import best_at, best_so_far, command, kinds
+from promptopt.statistics import Interval
+
+pytest.importorskip("vl_convert", reason="the extra 'report' is not installed")
+
+from promptopt.report.page import page, write_page
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from promptopt import Result
+
+HOSTILE = (
+    "</script><script>window.hit=1;document.title='hit'</script><img src=x onerror=\"document.title='hit'\">"
+    "'\"`${1}{{ 7*7 }}<!-- &amp; \u2028\u2029 </style></textarea></pre> \N{THINKING FACE}"
+)
+RESULT = a_result(test=replace(BETTER, outcomes=OUTCOMES))
+
+
+class Elements(HTMLParser):
+    """Counts elements, and gathers what stands in `pre`."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.counts: dict[str, int] = {}
+        self.pre: list[str] = []
+        self.handlers: list[str] = []
+        self.addresses: list[str] = []
+        self._within = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+        self.addresses += [str(value) for name, value in attrs if name in {"src", "href", "action", "data"}]
+        if tag == "pre":
+            self._within = True
+            self.pre.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._within = self._within and tag != "pre"
+
+    def handle_data(self, data: str) -> None:
+        if self._within:
+            self.pre[-1] += data
+
+
+def hostile() -> Result:
+    """A result in which every text that a model or a user wrote is an attack."""
+    prompt, seed = Prompt(HOSTILE), Prompt(HOSTILE + "!")
+    answer = Answer(text=HOSTILE, reward=0.5, reason=HOSTILE, finish="stop", events=(HOSTILE,))
+    outcome = an_outcome(0, 1.0, 0.0, id=HOSTILE, inputs={HOSTILE: HOSTILE}, target=HOSTILE, seed=answer, chosen=answer)
+    return a_result(
+        task=HOSTILE,
+        prompt=prompt,
+        seed_prompt=seed,
+        history=(replace(HISTORY[0], prompt=seed), replace(HISTORY[1], prompt=prompt), HISTORY[2]),
+        notes=(HOSTILE,),
+        strategy={"name": HOSTILE, "settings": {HOSTILE: HOSTILE}},
+        models={"task": {"provider": HOSTILE, "model": HOSTILE}},
+        unfinished=HOSTILE,
+        test=replace(BETTER, outcomes=(outcome,)),
+    )
+
+
+def a_page(result: Result = RESULT) -> str:
+    return page(result, result.test.outcomes if result.test else ())
+
+
+def data_of(text: str) -> Any:
+    (packed,) = re.findall(r'<script type="application/octet-stream" id="data">([A-Za-z0-9+/=]*)</script>', text)
+    return json.loads(zlib.decompress(base64.b64decode(packed)))
+
+
+# ---------------------------------------------------------------- what stands in it
+
+
+def test_the_page_has_the_claim_the_prompts_the_account_and_the_way_back() -> None:
+    text = a_page()
+
+    assert f"<h1>{RESULT.headline.replace('>', '&gt;').replace('+', '+')}</h1>" in text
+    for part in ("0.650 to 0.850", "Think.", "price unknown", "500 calls", "a note", "optimism", "$ per 1,000 replies"):
+        assert part in text
+    assert Elements(text).pre[-1] == command(RESULT)
+    assert data_of(text)["texts"] == [str(SEED), str(CHOSEN)]
+
+
+def test_the_page_holds_every_candidate_and_every_reply() -> None:
+    data = data_of(a_page())
+
+    assert [one["text"] for one in data["candidates"]] == [str(record.prompt) for record in HISTORY]
+    assert (data["seed"], data["chosen"]) == (0, 1)
+    assert [one["difference"] for one in data["outcomes"]] == [1.0, -1.0, 0.0, None]
+    assert data["outcomes"][0]["seed"]["text"] == "seven"
+
+
+def test_a_page_asks_for_nothing_from_elsewhere() -> None:
+    found = Elements(a_page())
+
+    assert all(address.startswith("#") for address in found.addresses)
+    assert "connect-src" not in a_page()
+    assert "default-src 'none'" in a_page()
+    assert not found.handlers
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"test": None},
+        {"history": (), "steps": (), "used": {}, "paid": {}, "test": None},
+        {"test": UNSURE},
+        {"test": replace(BETTER, difference=Interval(0.25, -np.inf, np.inf))},
+        {"history": tuple(replace(record, calls=None, dollars=None) for record in HISTORY)},
+        {"prompt": SEED},
+    ],
+)
+def test_a_run_that_came_less_far_has_a_page_too(changes: dict[str, Any]) -> None:
+    text = a_page(a_result(**changes))
+
+    assert a_result(**changes).headline.split(":")[0] in text
+    assert data_of(text)["outcomes"] == []
+
+
+def test_other_peoples_text_is_text() -> None:
+    plain, attacked = Elements(a_page()), Elements(a_page(hostile()))
+
+    assert attacked.counts["script"] == plain.counts["script"] == 3
+    assert "img" not in attacked.counts
+    assert not attacked.handlers
+    assert attacked.pre[1] == HOSTILE
+    assert data_of(a_page(hostile()))["outcomes"][0]["seed"]["text"] == HOSTILE
+
+
+def test_a_text_that_is_very_long_is_cut_and_says_so() -> None:
+    long = an_outcome(0, 1.0, 1.0, inputs={"text": "x" * 50_000})
+
+    shown = data_of(page(RESULT, (long,)))["outcomes"][0]["inputs"][0][1]
+    assert len(shown) < 21_000
+    assert shown.endswith("[30,000 more characters]")
+
+
+def big_result(candidates: int = 2_000, items: int = 200) -> Result:
+    """A long run of rewritten prompts of about 250 words of a vocabulary of 3,000, each with half of its parent's words."""
+    rng = np.random.default_rng(0)
+    vocabulary = np.array(["".join(map(chr, rng.integers(97, 123, rng.integers(2, 11)))) for _ in range(3_000)])
+    texts = [rng.choice(vocabulary, 250)]
+    parents: list[int | None] = [None]
+    for number in range(1, candidates):
+        parents.append(int(rng.integers(max(0, number - 100), number)))
+        mixed = np.where(rng.random(250) < 0.5, texts[parents[-1] or 0], rng.choice(vocabulary, 250))
+        texts.append(mixed)
+    history = tuple(
+        replace(
+            HISTORY[0],
+            number=number,
+            prompt=Prompt(" ".join(words)),
+            parent=parents[number],
+            length=250,
+            reward=float(rng.integers(0, 101)) / 100,
+            cells=100,
+            calls=100 * (number + 1),
+            dollars=0.01 * (number + 1),
+        )
+        for number, words in enumerate(texts)
+    )
+    outcomes = tuple(
+        an_outcome(
+            i,
+            float(i % 3 > 0),
+            float(i % 4 > 0),
+            inputs={"text": " ".join(rng.choice(vocabulary, 80))},
+            seed=Answer(text=" ".join(rng.choice(vocabulary, 100)), reward=float(i % 3 > 0)),
+            chosen=Answer(text=" ".join(rng.choice(vocabulary, 100)), reward=float(i % 4 > 0)),
+        )
+        for i in range(items)
+    )
+    best = max(history, key=lambda record: record.reward or 0.0)
+    return a_result(
+        history=history, prompt=best.prompt, seed_prompt=history[0].prompt, test=replace(BETTER, outcomes=outcomes)
+    )
+
+
+def test_two_thousand_candidates_and_two_hundred_items_are_less_than_three_megabytes() -> None:
+    size = len(a_page(big_result()).encode())
+
+    assert size < 3_000_000
+
+
+# ---------------------------------------------------------------- the numbers in it
+
+
+def test_the_best_so_far_rises_and_leaves_out_what_was_measured_on_few_items() -> None:
+    rewards, cells = [0.5, 0.4, 0.9, 0.6, 0.6, 0.7], [10, 10, 4, 10, 10, 5]
+    history = [
+        replace(HISTORY[0], number=i, reward=reward, cells=cells[i], calls=10 * (i // 2 + 1), dollars=float(i))
+        for i, reward in enumerate(rewards)
+    ]
+    points = best_so_far(history)
+
+    assert [(point.number, point.calls, point.reward) for point in points] == [(0, 10, 0.5), (3, 20, 0.6), (5, 30, 0.7)]
+    assert [best_at(points, calls) for calls in (5, 10, 25, 99)] == [None, 0.5, 0.6, 0.7]
+    assert best_so_far([replace(record, calls=None) for record in history]) == []
+
+
+def test_kinds_of_errors_are_counted_for_both_prompts() -> None:
+    cut_off = Answer(text="", reward=0.0, reason="said 7, wanted 5", finish="length")
+    moved = Answer(text="", reward=0.5, events=("FELL", "FELL"))
+    found = kinds([*OUTCOMES, an_outcome(4, 0.0, 0.0, seed=cut_off, chosen=moved)])
+
+    assert found[0] == ("right", 2, 3)
+    assert set(found[1:]) == {
+        ("said 7, wanted 5", 1, 1),
+        ("no reply", 1, 0),
+        ("cut off", 1, 0),
+        ("part of the reward", 0, 1),
+        ("event FELL", 0, 1),
+    }
+
+
+def test_rare_kinds_of_errors_are_one_kind_together() -> None:
+    many = [an_outcome(i, 0.0, 0.0, seed=Answer(text="", reward=0.0, reason=f"reason {i}")) for i in range(30)]
+    found = kinds(many)
+
+    assert len(found) == 13
+    assert found[-1] == ("19 other kinds", 19, 0)
+
+
+def test_the_command_names_the_nearest_strategy_and_what_differs_from_it() -> None:
+    strategy = {"name": "RandomSearch", "settings": {"prompts": 32, "batch": 8}}
+    models = {"task": {"provider": "openai", "model": "m", "endpoint": "https://x/v1"}, "writer": {"provider": "fake"}}
+    words = command(a_result(strategy=strategy, models=models, budget="5,000 calls, 2 dollars"))
+
+    assert words == (
+        "promptopt optimize TASK.toml --model openai:m --base-url https://x/v1 --writer python:MODULE:NAME "
+        "--strategy random --set prompts=32 --budget '5000 calls, 2 dollars' --seed 7"
+    )
+    assert "--strategy STRATEGY" in command(a_result(strategy={"name": "Mine", "settings": {}}))
+
+
+# ---------------------------------------------------------------- the command
+
+
+def report(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "promptopt", "report", *map(str, words)], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_writes_the_page_into_the_runs_folder(tmp_path: Path) -> None:
+    RESULT.save(tmp_path / "result.json")
+    write_outcomes(OUTCOMES, tmp_path / "test.jsonl")
+    done = report(tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "report.html")
+    assert len(data_of((tmp_path / "report.html").read_text(encoding="utf-8"))["outcomes"]) == len(OUTCOMES)
+    assert {file.name for file in tmp_path.iterdir()} == {"result.json", "test.jsonl", "report.html", "memo"} - (
+        set() if (tmp_path / "memo").exists() else {"memo"}
+    )
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+    done = report(tmp_path / "nothing")
+
+    assert done.returncode == 2
+    assert re.search(r"error: cannot read .*result\.json .*: name a result\.json of a run", done.stderr)
+
+
+def test_a_run_leaves_all_that_its_report_needs(tmp_path: Path) -> None:
+    result = optimize(
+        toys.TASK, FakeModel(toys.answer), RandomSearch(prompts=8), writer=FakeModel(toys.writer, "w"), run_dir=tmp_path
+    )
+    run = read_run(tmp_path)
+    calls = [record.calls or 0 for record in run.result.history]
+
+    assert result.test is not None
+    assert run.outcomes == result.test.outcomes
+    assert [one.id for one in run.outcomes] == [example.id for example in toys.TASK.test]
+    assert {one.seed.text for one in run.outcomes} <= set(toys.LABELS)
+    gains = [one.difference or 0.0 for one in run.outcomes]
+    assert sum(gains) / len(gains) == pytest.approx(result.test.difference.estimate)
+    assert np.std(gains, ddof=1) == pytest.approx(result.test.spread)
+    assert result.test.costs == (0.0, 0.0)
+    assert calls == sorted(calls)
+    assert len(toys.TASK.train) <= calls[0] < calls[-1] <= sum(spent.calls for spent in result.used.values())
+    assert run.result.seed_record == run.result.history[0]
+
+
+# ---------------------------------------------------------------- in a browser
+
+# Waits until the page is built, does what a reader would do, and writes down what is then to be seen.
+DRIVER = """
+<script type="module">
+while (document.body.dataset.ready !== "yes") await new Promise((go) => setTimeout(go, 20));
+const said = {}, tree = document.getElementById("tree"), detail = document.getElementById("detail");
+const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+tree.querySelector("[tabindex='0']").focus();
+said.first = document.activeElement.dataset.number;
+press("Home"); said.home = document.activeElement.dataset.number; said.homeDetail = detail.querySelector("pre").textContent;
+press("ArrowLeft"); said.folded = tree.children.length;
+press("ArrowRight"); said.unfolded = tree.children.length;
+press("ArrowRight"); said.child = document.activeElement.dataset.number;
+said.change = detail.querySelector("pre").innerHTML;
+const item = document.querySelector("#items details");
+item.open = true; await new Promise((go) => setTimeout(go, 50));
+said.item = item.textContent; said.kinds = [...document.querySelectorAll("#items details")].map((one) => one.dataset.kind);
+document.querySelector("input[name=kind][value=won]")?.click();
+said.left = [...document.querySelectorAll("#items details")].filter((one) => !one.hidden).length;
+said.charts = document.querySelectorAll("svg.marks").length;
+said.wide = document.documentElement.scrollWidth <= innerWidth;
+said.changed = document.getElementById("changed").textContent;
+said.images = document.images.length; said.title = document.title; said.hit = window.hit ?? null;
+document.body.append(Object.assign(document.createElement("output"), { textContent: btoa(unescape(encodeURIComponent(JSON.stringify(said)))) }));
+</script>
+"""
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        found = shutil.which(name)
+        if found:
+            return found
+    pytest.skip("no chromium here: apt-get install chromium")
+
+
+def browsed(chromium: str, tmp_path: Path, text: str) -> tuple[dict[str, Any], list[str]]:
+    """Return what the driver saw, and what the console said."""
+    write_page(f"{DRIVER}</body>".join(text.rsplit("</body>", 1)), tmp_path / "page.html")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--enable-logging=stderr"]
+    done = subprocess.run(
+        [chromium, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "page.html").as_uri()],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    said = re.findall(r"<output>([A-Za-z0-9+/=]+)</output>", done.stdout)
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert len(said) == 1, console
+    return json.loads(base64.b64decode(said[0])), console
+
+
+def test_a_browser_shows_the_page_and_the_keyboard_reaches_the_candidates(chromium: str, tmp_path: Path) -> None:
+    said, console = browsed(chromium, tmp_path, a_page())
+
+    assert console == []
+    assert (said["first"], said["home"], said["child"]) == ("1", "0", "1")
+    assert (said["folded"], said["unfolded"]) == (1, 3)
+    assert said["homeDetail"] == str(SEED)
+    assert "<ins>" in said["change"]
+    assert said["kinds"] == ["lost", "won", "gap", "same"]
+    assert said["left"] == 1
+    assert "seven" in said["item"]
+    assert said["charts"] == 2
+    assert said["wide"]
+
+
+def test_a_browser_takes_hostile_text_for_text(chromium: str, tmp_path: Path) -> None:
+    said, console = browsed(chromium, tmp_path, a_page(hostile()))
+
+    assert console == []
+    assert said["images"] == 0
+    assert said["hit"] is None
+    assert said["title"] != "hit"
+    assert HOSTILE in said["item"]
+    assert HOSTILE in said["changed"]
+
+
+def test_a_browser_shows_a_long_run(chromium: str, tmp_path: Path) -> None:
+    said, console = browsed(chromium, tmp_path, a_page(big_result()))
+
+    assert console == []
+    assert said["charts"] == 2
+    assert len(said["kinds"]) == 200
