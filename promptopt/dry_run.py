@@ -7,23 +7,28 @@ that is a simulation. No model is called. Knows nothing of how a run works.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from promptopt.calls import Caller, Reply
+from promptopt.environment import Choosing, Step
 from promptopt.harness import Job, prepare
 from promptopt.ledger import Ledger, Spending
 from promptopt.memo import Memo
+from promptopt.rollouts import most_rounds
 from promptopt.scores import Arrival, Response, Usage
 from promptopt.settings import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from enum import Enum
     from pathlib import Path
 
+    from promptopt.environment import Environment, FeedbackRule, Trajectory
     from promptopt.ledger import Budget
     from promptopt.models.base import LabelModel, Model, Price, Request, Unit
     from promptopt.prompt import Context
@@ -39,6 +44,16 @@ _SAID = (
     "(or a label's length) and a token for 4 bytes; calls are an estimate (to a factor of three where scores decide how "
     "long a search goes on, as in pruning), tokens and dollars a guess"
 )
+_EPISODES = (
+    "an episode that the memo does not hold is taken to last as long as its instance allows, which is the most that it can: "
+    "their calls are an upper bound, for so many prompts"
+)
+_EPISODES_UNBOUND = (
+    "instances do not all give a `cap`: their episodes end where the environment ends them on senseless replies, which may "
+    "be much too early"
+)
+_MADE_UP = "(simulated reply)"
+_ROUND = "(simulated round"
 
 T = TypeVar("T")
 
@@ -142,17 +157,25 @@ def estimate(
     job = prepare(task, model, strategy, writer=writer, budget=budget, seed=seed, settings=settings)
     job.check()
     with _Overlay(memo.folder if isinstance(memo, Memo) else memo) as overlay:
-        return _counted(job, _Rehearsal(overlay, Ledger(), labels=job.task.labels))
+        caller = _Rehearsal(overlay, Ledger(), labels=job.task.labels)
+        if job.task.environment is None:
+            return _counted(job, caller, (_SAID,))
+        bounded = most_rounds([*job.task.train, *job.task.validation, *job.task.test])
+        caller.episodes = True
+        make = _longest(job.task.environment, caller)
+        job = replace(job, task=replace(job.task, environment=make))
+        expected = _counted(job, caller, (_SAID, _EPISODES if bounded else _EPISODES_UNBOUND))
+        return replace(expected, notes=(*expected.notes, *caller.in_proportion())) if bounded else expected
 
 
-def _counted(job: Job, caller: _Rehearsal) -> Estimate:
+def _counted(job: Job, caller: _Rehearsal, notes: tuple[str, ...]) -> Estimate:
     result = job.run(caller, None)
     return Estimate(
         needs=tuple(Need(*place, asked, known) for place, (asked, known) in caller.needs.items()),
         prices=result.prices,
         strategy={"name": type(job.strategy).__name__, "settings": settings_of(job.strategy)},
         budget=str(job.budget),
-        notes=(_SAID, *result.notes),
+        notes=(*notes, *result.notes),
     )
 
 
@@ -180,25 +203,46 @@ class _Rehearsal(Caller):
     Args:
         labels: what the task model may answer; () for any text.
         needs: by stage and role, (asked, known).
+        episodes: whether the task model acts in an environment.
+        guessed: whether of the last log-probabilities some were made up.
+        known_episodes: (rounds, rounds that were allowed) of each that the memo holds whole.
     """
 
     labels: Sequence[str] = ()
     needs: dict[tuple[str, str], tuple[Spending, Spending]] = field(
         default_factory=lambda: defaultdict(lambda: (Spending(), Spending()))
     )
+    episodes: bool = False
+    guessed: bool = False
+    known_episodes: list[tuple[int, int]] = field(default_factory=list)
+
+    def in_proportion(self) -> list[str]:
+        """Return what the episodes that the memo holds say of those to come, if there are any."""
+        lasted, allowed = (sum(episode[i] for episode in self.known_episodes) for i in range(2))
+        asked = sum(spent[0].calls for (_, role), spent in self.needs.items() if role == "task")
+        said = (
+            f"episodes that the memo holds took {lasted / max(allowed, 1):.0%} of the rounds that they were allowed; in "
+            f"proportion, the task model is asked {math.ceil(asked * lasted / max(allowed, 1)):,} times"
+        )
+        return [said] if allowed and asked else []
 
     def generate(self, role: str, model: Model, requests: Sequence[Request]) -> list[Reply]:
         """Return simulated replies, or the memo's."""
-        say = self._label if role == "task" and self.labels else _text
+        say = _text
+        if role == "task":
+            say = _made_up if self.episodes else self._label if self.labels else _text
         return self._count(role, lambda: super(_Rehearsal, self).generate(role, _StandIn(model, say), requests))
 
     def label_logprobs(
         self, role: str, model: LabelModel, contexts: Sequence[Context], labels: Sequence[str]
     ) -> list[Reply]:
         """Return simulated log-probabilities, or the memo's."""
-        return self._count(
-            role, lambda: super(_Rehearsal, self).label_logprobs(role, _StandIn(model, _text), contexts, labels)
+        mark = f"{_MADE_UP} " if self.episodes else ""
+        replies = self._count(
+            role, lambda: super(_Rehearsal, self).label_logprobs(role, _StandIn(model, _text, mark), contexts, labels)
         )
+        self.guessed = any(isinstance(reply, Response) and reply.text.startswith(_MADE_UP) for reply in replies)
+        return replies
 
     def _label(self, request: Request) -> tuple[str, int]:
         label = max(self.labels, key=lambda label: _draw(request.context, request.replicate, label))
@@ -224,8 +268,9 @@ class _Rehearsal(Caller):
 class _StandIn:
     """Answers at random, drawn by a hash of the request, where the model would be asked."""
 
-    def __init__(self, model: Model, say: Callable[[Request], tuple[str, int]]) -> None:
+    def __init__(self, model: Model, say: Callable[[Request], tuple[str, int]], mark: str = "") -> None:
         self._say = say
+        self._mark = mark
         self.fingerprint: Mapping[str, Any] = model.fingerprint
         self.unit: Unit = model.unit
         self.price: Price | None = model.price
@@ -242,7 +287,84 @@ class _StandIn:
             weights = [1e-3 + _draw(context, label) for label in labels]
             values = tuple(math.log(weight / sum(weights)) for weight in weights)
             likeliest = labels[max(range(len(labels)), key=values.__getitem__)]
-            yield Arrival(number, Response(likeliest, values, Usage(_input_tokens(context), output=_tokens(likeliest))))
+            yield Arrival(
+                number,
+                Response(f"{self._mark}{likeliest}", values, Usage(_input_tokens(context), output=_tokens(likeliest))),
+            )
+
+
+class _Longest:
+    """An episode of an environment that, from the first simulated reply on, only lasts: as long as its instance allows.
+
+    What the memo holds is played as ever. Observations stay those of the last real round, told apart by a number; the score
+    is drawn; and each episode ends with one event, in turn, so that a strategy finds things to mend.
+    """
+
+    def __init__(self, inner: Environment, caller: _Rehearsal) -> None:
+        self._inner = inner
+        self._caller = caller
+        self._cap: int | None = None
+        self._said: list[str] = []
+        self._seen = ""
+        self._real = True
+        self.rules: Mapping[Enum, FeedbackRule] = {event: _ruled(rule) for event, rule in inner.rules.items()}
+
+    def reset(self, instance: Mapping[str, Any], seed: int) -> str:
+        cap = instance.get("cap")
+        self._cap = cap if isinstance(cap, int) else None
+        self._said = [json.dumps(instance, sort_keys=True), str(seed)]
+        self._seen = self._inner.reset(instance, seed)
+        return self._seen
+
+    def step(self, text: str) -> Step:
+        simulated = self._caller.guessed or text.startswith(_MADE_UP)
+        self._real = self._cap is None or (self._real and not simulated)
+        self._said.append(text)
+        if self._cap is None or self._real:
+            step = self._inner.step(text)
+            self._seen = step.observation
+            if step.done and self._cap is not None:
+                self._caller.known_episodes.append((len(self._said) - 2, self._cap))
+            return step
+        rounds = len(self._said) - 2  # what `reset` noted
+        done = rounds >= self._cap
+        events = list(self.rules)[int(_draw("event", *self._said) * len(self.rules)) :][:1] if done else []
+        return Step(f"{self._seen}\n{_ROUND} {rounds})", done, tuple(events))
+
+    def score(self) -> float:
+        return self._inner.score() if self._real else _draw("score", *self._said)
+
+
+class _LongestChoosing(_Longest):
+    """The same, of an environment that names the actions."""
+
+    def __init__(self, inner: Choosing, caller: _Rehearsal) -> None:
+        super().__init__(inner, caller)
+        self._choosing = inner
+
+    def actions(self) -> tuple[str, ...]:
+        return self._choosing.actions()
+
+
+def _longest(make: Callable[[], Environment], caller: _Rehearsal) -> Callable[[], Environment]:
+    def longest() -> Any:  # its rules are those of what it holds, no class's
+        inner = make()
+        return _LongestChoosing(inner, caller) if isinstance(inner, Choosing) else _Longest(inner, caller)
+
+    return longest
+
+
+def _ruled(rule: FeedbackRule) -> FeedbackRule:
+    def said(trajectory: Trajectory) -> str:
+        return "Something went wrong." if _ROUND in trajectory.last else rule(trajectory)
+
+    return said
+
+
+def _made_up(request: Request) -> tuple[str, int]:
+    """Return a reply that is known for a simulation, as long as it is counted: the next rounds show it."""
+    tokens = max(request.max_tokens // 2, 1)
+    return f"{_MADE_UP} {_draw(request.context, request.replicate)} ".ljust(_BYTES_PER_TOKEN * tokens, "."), tokens
 
 
 def _text(request: Request) -> tuple[str, int]:

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import toys
 
-from promptopt import Example, FakeLabelModel, FakeModel, InputError, Judge, Memo, Price, Prompt, optimize
+from promptopt import (
+    Example,
+    FakeLabelModel,
+    FakeModel,
+    InputError,
+    Judge,
+    Memo,
+    Price,
+    Prompt,
+    Step,
+    Task,
+    optimize,
+)
 from promptopt.dry_run import Estimate, estimate
 from promptopt.strategies import BUILT_IN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from promptopt import Model, Request, Task
+    from promptopt import FeedbackRule, Model, Request
     from promptopt.prompt import Context
 
 LONG = (
@@ -186,3 +200,113 @@ def test_a_run_that_was_begun_needs_less(tmp_path: Path) -> None:
 def test_a_budget_that_is_too_small_says_so_as_the_run_would(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not pay for one look"):
         estimate(a_task(), FakeModel(paid), "random", budget="3 calls", memo=tmp_path)
+
+
+class Happened(Enum):
+    ENDED = "ended"
+
+
+class Countdown:
+    """An environment whose episodes end at their cap, or when the model says so."""
+
+    rules: ClassVar[Mapping[Enum, FeedbackRule]] = {
+        Happened.ENDED: lambda trajectory: f"It took {len(trajectory.turns)}."
+    }
+
+    def reset(self, instance: Mapping[str, Any], seed: int) -> str:  # noqa: ARG002  an environment's signature
+        self.left, self.name = instance.get("cap", 9), instance["name"]
+        return f"{self.name}: {self.left} left."
+
+    def step(self, text: str) -> Step:
+        self.left -= 1
+        over = self.left == 0 or text not in self.actions()  # a senseless reply ends it
+        return Step(f"{self.name}: {self.left} left.", over, (Happened.ENDED,) if over else ())
+
+    def score(self) -> float:
+        return chance(self.name, self.left)
+
+    def actions(self) -> tuple[str, ...]:
+        return ("wait", "look")
+
+
+def episodes(**instance: int) -> Task:
+    splits = {
+        split: tuple(
+            Example({"instance": json.dumps({"name": f"{split}{i}"} | instance)}, None, f"{split}{i}") for i in range(4)
+        )
+        for split in ("train", "validation", "test")
+    }
+    return Task(**splits, seed_prompt=Prompt("Play."), environment=Countdown, history=1)  # type: ignore[arg-type]
+
+
+def until(rounds: int) -> FakeModel:
+    """Waits so many rounds of eight, then ends the episode."""
+
+    def play(request: Request) -> str:
+        left = int(re.findall(r": (\d+) left", toys.text_of(request.context))[-1])
+        return "wait" if 8 - left + 1 < rounds else "end"
+
+    return FakeModel(play, f"until {rounds}")
+
+
+def rephrase(request: Request) -> str:
+    return f"<prompt>Play {WORDS[int(16 * chance(request.replicate))]} {request.replicate}.</prompt>"
+
+
+@pytest.mark.parametrize(("rounds", "share"), [(8, 1.0), (2, 0.25)])
+def test_episodes_are_taken_to_last_as_long_as_they_may(tmp_path: Path, rounds: int, share: float) -> None:
+    given: dict[str, Any] = {
+        "writer": FakeModel(rephrase, "writer"),
+        "settings": {"prompts": 6, "batch": 6},
+        "memo": tmp_path,
+    }
+    needs = estimate(episodes(cap=8), FakeModel(paid, f"until {rounds}"), "random", **given)
+    result = optimize(episodes(cap=8), until(rounds), "random", **given)
+    made, expected = result.paid["task"].calls, sum(need.asked.calls for need in needs.needs if need.role == "task")
+
+    assert share * expected == pytest.approx(made, rel=0.1)
+    assert made <= expected
+    assert any("an upper bound" in note for note in needs.notes)
+
+
+def test_a_run_of_episodes_that_was_begun_is_followed(tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "writer": FakeModel(rephrase, "writer"),
+        "settings": {"prompts": 6, "batch": 2},
+        "memo": tmp_path,
+    }
+    first = optimize(episodes(cap=8), until(2), "random", budget="60 calls", **given)
+    needs = estimate(episodes(cap=8), until(2), "random", **given)
+    whole = optimize(episodes(cap=8), until(2), "random", **given)
+    after = estimate(episodes(cap=8), until(2), "random", **given)
+
+    assert needs.known.calls > 20
+    assert needs.asked.calls >= whole.paid["task"].calls > 0
+    assert any("took 25% of the rounds" in note for note in needs.notes)
+    assert after.asked.calls == 0
+    assert after.known.calls == sum(spent.calls for spent in whole.used.values()) > len(first.history)
+
+
+def test_episodes_of_a_model_that_chooses_are_taken_to_last_as_long_as_they_may(tmp_path: Path) -> None:
+    model = FakeLabelModel(lambda _, labels: [-1.0 - len(label) for label in labels], "chooser")
+    given: dict[str, Any] = {"writer": FakeModel(rephrase, "writer"), "settings": {"prompts": 6}, "memo": tmp_path}
+    needs = estimate(episodes(cap=8), model, "random", **given)
+    made = optimize(episodes(cap=8), model, "random", **given).paid["task"].calls
+
+    assert sum(need.asked.calls for need in needs.needs if need.role == "task") == pytest.approx(made, rel=0.1)
+
+
+def test_episodes_without_a_cap_are_said_to_end_who_knows_when(tmp_path: Path) -> None:
+    needs = estimate(episodes(), FakeModel(paid), "random", settings={"prompts": 2}, memo=tmp_path)
+
+    assert any("do not all give a `cap`" in note for note in needs.notes)
+    assert not any("upper bound" in note for note in needs.notes)
+
+
+def test_errors_of_simulated_episodes_give_promst_something_to_mend(tmp_path: Path) -> None:
+    needs = estimate(
+        episodes(cap=3), FakeModel(paid), "promst", writer=FakeModel(paid), memo=tmp_path, budget="200 calls"
+    )
+    writer = [need for need in needs.needs if need.role == "writer" and need.stage == "search"]
+
+    assert writer[0].asked.calls > 3

@@ -26,6 +26,7 @@ from promptopt.cli.run import (
     ModelName,
     PriceText,
     PromptText,
+    Quiet,
     Reward,
     Rpm,
     SplitSeed,
@@ -238,6 +239,7 @@ def diagnose(
     batch: Batch = False,
     budget: Annotated[str | None, typer.Option(help="'500 calls', '2 dollars' or '1M tokens'.")] = None,
     memo: MemoFolder = None,
+    quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
     """Is this task worth optimising? Says whether prompts differ, which examples show it, and what a search can hope for."""
@@ -247,7 +249,7 @@ def diagnose(
     loaded = _with_batches(loaded) if batch else loaded
     asked = pace.load(writer, None, None) if writer else loaded
     _refuse_unlimited([loaded] if pruned_ else [loaded, asked], budget, systems * len(read.train) * replicates)
-    with Display() as display, Memo(memo) as store:
+    with Display(quiet=quiet) as display, Memo(memo) as store:
         caller = Caller(store, Ledger(Budget.parse(budget) if budget else Budget()))
         run = Run(read, named_generator(seed, "diagnose"), seed, Scorer(read, loaded, caller), asked)
         caller.watch = run.watch = lambda: display.show(run)

@@ -61,6 +61,7 @@ Batch = Annotated[
 ]
 MemoFolder = Annotated[Path | None, typer.Option("--memo", help="Folder of the memo.")]
 HOSTED = ("openai:", "anthropic:")
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
 
 
@@ -135,6 +136,14 @@ def optimize(
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
     run_dir: Annotated[Path | None, typer.Option(help="Where the result and the report go.")] = None,
     memo: MemoFolder = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the run is shown as an Optuna study: a storage URL.", show_default="study.db of --run-dir"
+        ),
+    ] = None,
+    no_study: Annotated[bool, typer.Option("--no-study", help="Write no study.")] = False,
+    quiet: Quiet = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run would need; call no model.")] = False,
     json_: Json = False,
 ) -> None:
@@ -155,8 +164,11 @@ def optimize(
         needs = estimate(read, loaded, strategy, memo=memo, **given)
         typer.echo(json.dumps(needs.to_json(), ensure_ascii=False) if json_ else str(needs))
         return
+    if study is not None and no_study:
+        raise InputError("--study and --no-study contradict each other: give one of them")
+    given["tracking"] = study or not no_study
     folder = run_dir or Path("runs") / _run_name(read.name, [model, strategy, settings, writer, budget, seed])
-    with Display() as display, Memo(memo) as store:
+    with Display(quiet=quiet) as display, Memo(memo) as store:
         result = run_optimize(read, loaded, strategy, run_dir=folder, memo=store, display=display, **given)
     if json_:
         typer.echo(json.dumps(result.to_json(), ensure_ascii=False))
@@ -188,6 +200,7 @@ def score(
     batch: Batch = False,
     budget: Annotated[str | None, typer.Option(help="'500 calls', '2 dollars' or '1M tokens'.")] = None,
     memo: MemoFolder = None,
+    quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
     """Score prompts on a task, with 95 % intervals; the seed prompt where none is given."""
@@ -201,9 +214,10 @@ def score(
         check_slots(given.text, read.fields, "the prompt")
     loaded = _Pace(concurrency, timeout, rpm, tpm).load(model, base_url, price)
     loaded = _with_batches(loaded) if batch else loaded
-    with Memo(memo) as store:
+    with Display(quiet=quiet) as display, Memo(memo) as store:
         ledger = Ledger(Budget.parse(budget) if budget else Budget())
-        rows = _scored(Scorer(read, loaded, Caller(store, ledger)), prompts or [read.seed_prompt], split, replicates)
+        caller = Caller(store, ledger, watch=lambda: display.count(ledger))
+        rows = _scored(Scorer(read, loaded, caller), prompts or [read.seed_prompt], split, replicates)
     if json_:
         typer.echo(json.dumps(rows, ensure_ascii=False))
     else:
