@@ -16,7 +16,10 @@ from promptopt.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-Format: TypeAlias = Literal["chat", "completion"]
+Format: TypeAlias = Literal["chat", "completion", "caption"]
+
+LABEL, IMAGE = "label", "image"
+"""Of captions: the slot that stands for each label in turn, and the field that names the image."""
 
 
 class Message(NamedTuple):
@@ -129,7 +132,8 @@ class Layout:
     Args:
         fields: the slots that are replaced; braces around anything else are text.
         template: how an example is written where the prompt has no slot, such as `Review: {text}`.
-        format: "chat" sends turns, "completion" sends one text to be continued.
+        format: "chat" sends turns, "completion" sends one text to be continued, "caption" sends the prompt with its slot
+            `{label}` and, as the user's turn, the image to compare it with.
     """
 
     fields: tuple[str, ...]
@@ -146,6 +150,8 @@ class Layout:
 
     def render(self, prompt: Prompt, example: Example) -> Context:
         """Return what the model is shown for `example` under `prompt`."""
+        if self.format == "caption":
+            return (Message("system", prompt.text), Message("user", example.inputs[IMAGE]))
         items = prompt.demonstrations.for_example(example) if prompt.demonstrations else ()
         whole = self.has_slot(prompt.text)
         turn = prompt.text if whole else self.template

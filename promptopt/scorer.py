@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import numpy as np
 
 from promptopt.errors import InputError
-from promptopt.models.base import LabelModel, LabelReader, Request
+from promptopt.models.base import CaptionModel, LabelModel, LabelReader, Request
 from promptopt.rewards import Judge
 from promptopt.rollouts import roll_out
 from promptopt.scores import Failure, Response, Scores
@@ -108,6 +108,11 @@ class Scorer:
             cells = [(p, e, r) for p in prompts for e in examples for r in range(replicates)]
             flat = roll_out(self.task, self.task.environment, self.model, self.caller, cells)
             return _in_shape(flat, len(examples), replicates)
+        if isinstance(self.model, CaptionModel) != (self.task.format == "caption"):
+            raise InputError(
+                "a task with format = 'caption' needs a model that compares images with captions, such as local-clip:NAME, "
+                "and such a model that format"
+            )
         contexts = [self.task.layout.render(prompt, example) for prompt in prompts for example in examples]
         if isinstance(self.model, LabelModel) and self.task.labels:
             once = self.caller.label_logprobs("task", self.model, contexts, self.task.labels)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from promptopt.errors import InputError, nearest
-from promptopt.prompt import Example, Format, Layout, Prompt
+from promptopt.prompt import IMAGE, LABEL, Example, Format, Layout, Prompt
 from promptopt.rewards import Exact, Judge, Label, Progress, Reward
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class Task:
             environment, else `Exact`.
         labels: the words that the model chooses among, or () for free text.
         template: how an example is written where a prompt has no slot; by default its only field.
-        format: "chat" or "completion".
+        format: "chat", "completion", or "caption": the prompt is a caption such as `a photo of a {label}`, for a model that
+            compares images with texts. Items then have a field `image`, made by `promptopt.images.reference`.
         description: one or two sentences on the task, for prompt writers.
         name: short, for folders and reports.
         max_tokens: longest reply, in tokens, where the model writes text.
@@ -76,6 +77,8 @@ class Task:
         for name in ("train", "validation", "test", "labels", "stop"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         fields = tuple(self.train[0].inputs) if self.environment is None else ("observation",)
+        if self.format == "caption":
+            fields = (LABEL,)
         if not fields:
             raise InputError(f"the item {self.train[0].id!r} has no input fields: give at least one")
         template = self.template or default_template(fields)
@@ -86,6 +89,8 @@ class Task:
             object.__setattr__(self, "reward", Label(self.labels) if self.labels else plain)
         self._check()
         self._check_sampling()
+        if self.format == "caption":
+            self._check_captions()
         if self.environment is not None:
             self._check_episodes()
 
@@ -95,8 +100,11 @@ class Task:
         return self.layout.fields
 
     def _check(self) -> None:
-        if self.format not in ("chat", "completion"):
-            raise InputError(f"format must be 'chat' or 'completion', not {self.format!r}")
+        if self.format not in ("chat", "completion", "caption"):
+            raise InputError(
+                f"format must be 'chat' or 'completion', not {self.format!r}; or 'caption', for a model that compares images "
+                "with texts"
+            )
         if len(set(self.labels)) < len(self.labels):
             raise InputError(f"the labels {list(self.labels)} name one label twice")
         if len(self.labels) == 1:
@@ -123,6 +131,14 @@ class Task:
         if self.top_k < 0:
             raise InputError(f"top_k must be 1 or more, or 0 for all tokens, not {self.top_k}")
 
+    def _check_captions(self) -> None:
+        if not self.labels or self.environment is not None:
+            raise InputError("captions are compared with images label by label: give the task labels, no environment")
+        if not self.layout.has_slot(self.seed_prompt.text) or self.seed_prompt.demonstrations is not None:
+            raise InputError(
+                f"the seed prompt {str(self.seed_prompt)[:60]!r} is no caption: give it the slot {{label}}, and no demonstrations"
+            )
+
     def _check_episodes(self) -> None:
         if self.labels:
             raise InputError("a task with an environment has no labels: the environment says which actions there are")
@@ -133,6 +149,8 @@ class Task:
 
     def _check_fit(self, example: Example, kind: str) -> None:
         fields = self.fields if self.environment is None else ("instance",)
+        if self.format == "caption":
+            fields = (IMAGE,)
         missing = [name for name in fields if name not in example.inputs]
         if missing:
             raise InputError(f"{kind} {example.id!r} has no field {missing[0]!r}, which other items have")

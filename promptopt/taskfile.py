@@ -21,7 +21,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from promptopt.data import HUB, Splits, read_rows, read_text, sample_examples, split_examples, to_examples
 from promptopt.environments import task as environment_task
 from promptopt.errors import InputError, nearest
-from promptopt.prompt import Demonstrations, Prompt
+from promptopt.images import reference
+from promptopt.prompt import IMAGE, LABEL, Demonstrations, Prompt
 from promptopt.randomness import named_generator
 from promptopt.rewards import reward_named
 from promptopt.task import Task, default_template
@@ -128,7 +129,7 @@ class TaskSpec(_Section):
 
     name: str = "task"
     description: str = ""
-    format: Literal["chat", "completion"] = "chat"
+    format: Literal["chat", "completion", "caption"] = "chat"
     template: str = ""
     seed_prompt: str | None = None
     labels: Annotated[dict[str, str], BeforeValidator(_named_words)] = Field(default_factory=dict)
@@ -294,7 +295,13 @@ def _read(spec: TaskSpec, data: DataSpec, folder: Path) -> Splits:
 
 def _examples(source: str, split: str, spec: TaskSpec, data: DataSpec, folder: Path) -> tuple[Example, ...]:
     rows = read_rows(source if source.startswith(HUB) else folder / source, quoting=data.quoting)
-    return to_examples(rows, inputs=data.inputs, label=data.label, id=data.id, labels=spec.labels or None, split=split)
+    items = to_examples(rows, inputs=data.inputs, label=data.label, id=data.id, labels=spec.labels or None, split=split)
+    if spec.format != "caption":
+        return items
+    if IMAGE not in data.inputs:
+        raise InputError(f"captions need a field {IMAGE!r}: write inputs = {{ {IMAGE} = {next(iter(data.inputs))!r} }}")
+    here = (folder / source).parent  # of the data file, from where the paths in it start
+    return tuple(replace(e, inputs={**e.inputs, IMAGE: reference(here / e.inputs[IMAGE])}) for e in items)
 
 
 def _drawn(train: Sequence[Example], spec: TaskSpec, seed: int) -> tuple[Example, ...]:
@@ -321,6 +328,8 @@ def _limited(items: tuple[Example, ...], name: str, data: DataSpec) -> tuple[Exa
 
 def _plain_prompt(spec: TaskSpec, data: DataSpec) -> str:
     """Return the prompt that a task starts from where none is given: an instruction, or the item and a cue."""
+    if spec.format == "caption":
+        return f"a photo of a {{{LABEL}}}"
     if spec.format == "completion":
         template = spec.template or default_template(tuple(data.inputs))
         return f"{template}\n{'Label' if spec.labels else 'Answer'}:"

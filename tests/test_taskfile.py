@@ -339,7 +339,7 @@ def test_broken_toml_is_refused_with_its_place(folder: Path) -> None:
         ({"top_p": 1.01}, "top_p = 1.01: must be less than or equal to 1"),
         ({"top_k": -1}, "top_k = -1: must be greater than or equal to 0"),
         ({"top_k": 2.0}, "top_k = 2.0: must be a whole number"),
-        ({"format": "text"}, "format = 'text': must be 'chat' or 'completion'"),
+        ({"format": "text"}, "format = 'text': must be 'chat', 'completion' or 'caption'"),
         ({"stop": "x"}, "stop = 'x': must be a list"),
         ({"name": 3}, "name = 3: must be text"),
         ({"data": 3}, "data = 3: must be a table"),

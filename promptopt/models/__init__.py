@@ -1,4 +1,4 @@
-"""Models by name: `local:NAME`, `openai:NAME`, `anthropic:NAME`, `python:MODULE:ATTRIBUTE`.
+"""Models by name: `local:NAME`, `local-clip:NAME`, `openai:NAME`, `anthropic:NAME`, `python:MODULE:ATTRIBUTE`.
 
 An adapter, and the SDK or torch behind it, is imported when a model of its kind is asked for, and not before.
 """
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 KINDS = {
     "local": "a transformers model: a known name (smollm2), a hub name, a folder, or a GGUF file",
+    "local-clip": "a CLIP model of transformers, for tasks with captions: a hub name or a folder",
     "openai": "OpenAI's chat completions, or any server that speaks them (--base-url)",
     "anthropic": "Anthropic's messages, or any server that speaks them (--base-url)",
     "python": "a model of your own: MODULE:ATTRIBUTE",
@@ -52,7 +53,7 @@ def load_model(
         raise InputError(
             f"cannot read the model {spec!r}{nearest(kind, KINDS)}: write KIND:NAME, KIND one of {', '.join(KINDS)}"
         )
-    if kind in ("local", "python") and base_url is not None:
+    if kind in ("local", "local-clip", "python") and base_url is not None:
         raise InputError(f"{spec!r} has no endpoint: leave out the base URL, or use openai: or anthropic:")
     given = {
         "concurrency": concurrency,
@@ -73,6 +74,10 @@ def load_model(
         from promptopt.models.local import LocalModel  # noqa: PLC0415  loaded when used
 
         return LocalModel(name)
+    if kind == "local-clip":
+        from promptopt.models.clip import ClipModel  # noqa: PLC0415  loaded when used
+
+        return ClipModel(name)
     return _from_module(name)
 
 

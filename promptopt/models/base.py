@@ -6,6 +6,7 @@ A capability is a type, so that what a model can do is known before anything is 
     LabelModel       also give log p(label | context)
     TokenModel       also cut text into its own tokens
     LabelReader      give log p(label | context) beside text, where its endpoint does
+    CaptionModel     give log p(label | image), the prompt being a caption with the slot {label}
 """
 
 from __future__ import annotations
@@ -141,3 +142,10 @@ class LabelReader(Model, Protocol):
     """A model whose replies may come with log-probabilities of the labels in a request, or without: known by asking only."""
 
     reads_labels: Literal[True]
+
+
+@runtime_checkable
+class CaptionModel(LabelModel, Protocol):
+    """A model that compares an image with a caption for each label; contexts are (caption with its slot, image)."""
+
+    captions: Literal[True]
