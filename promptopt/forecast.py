@@ -1,7 +1,8 @@
 """How much better a changed prompt is likely to be than the one it was made from, guessed from its words alone.
 
-Ridge regression of the change of the score on the change of the words, in the place of PROMST's five fine-tuned
-Longformers (148M parameters each). Pure functions over texts and numbers; asks no model.
+Bayesian ridge regression of the change of the score on the change of the words, in the place of PROMST's five fine-tuned
+Longformers (148M parameters each). A guess is the less sure the less its words were tried before. Pure functions over
+texts and numbers; asks no model.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,12 +43,20 @@ class Forecast:
 
     Args:
         weights: [F + 1] of the features, and the mean change last.
-        slack: what must be added to a guess for it to be an upper bound in 90 % of the cases left out (conformal).
+        centre: [F] means of the features.
+        spread: [K, F] principal directions of the features, each times the square root of the share of the prior variance
+            that the measured changes took from it.
+        penalty: ratio of the noise's variance to the weights' prior variance.
+        slack: standard deviations to be added to a guess for it to be an upper bound in 90 % of the cases left out
+            (conformal, in units of `deviation`).
         correlation: Spearman's, of guesses and changes left out; 0 where one of the two never varies.
         error: mean absolute error of the guesses left out.
     """
 
     weights: Floats
+    centre: Floats
+    spread: Floats
+    penalty: float
     slack: float
     correlation: float
     error: float
@@ -56,9 +66,18 @@ class Forecast:
         out: Floats = features(changes) @ self.weights[:-1] + self.weights[-1]
         return out
 
+    def deviation(self, changes: Sequence[Change]) -> Floats:
+        """Return how far a measured change may be from its guess, in units of the noise, [N]; at least 1."""
+        rows = features(changes) - self.centre
+        unknown = (rows**2).sum(axis=1) - ((rows @ self.spread.T) ** 2).sum(axis=1)
+        out: Floats = np.sqrt(1 + unknown.clip(0) / self.penalty)
+        return out
+
     def upper(self, changes: Sequence[Change]) -> Floats:
         """Return scores that each stays below in nine cases of ten, [N]."""
-        return np.array([change.score for change in changes]) + self.mean(changes) + self.slack
+        known = np.array([change.score for change in changes])
+        out: Floats = known + self.mean(changes) + self.slack * self.deviation(changes)
+        return out
 
 
 def fitted(changes: Sequence[Change], gains: Sequence[float]) -> Forecast | None:
@@ -75,21 +94,25 @@ def fitted(changes: Sequence[Change], gains: Sequence[float]) -> Forecast | None
     rows, values = x - x_mean, y - y_mean
     u, size, v = np.linalg.svd(rows, full_matrices=False)
     along = u.T @ values
-    best: tuple[float, Floats, float] | None = None
+    best: tuple[float, Floats, Floats, float] | None = None
     for penalty in _PENALTIES * max(float((size**2).mean()), 1e-12):
         keep = size**2 / (size**2 + penalty)
         leverage = (u**2 * keep).sum(axis=1) + 1 / len(y)
-        left = (values - u @ (keep * along)) / (1 - leverage).clip(1e-6)
+        rest = (1 - leverage).clip(1e-6)
+        left = (values - u @ (keep * along)) / rest
         loss = float((left**2).mean())
         if best is None or loss < best[0]:
-            best = (loss, left, float(penalty))
+            best = (loss, left, rest, float(penalty))
     if best is None:  # there are penalties
         return None
-    _, left, penalty = best
+    _, left, rest, penalty = best
     weights = v.T @ (size / (size**2 + penalty) * along)
     return Forecast(
         weights=np.append(weights, y_mean - float(x_mean @ weights)),
-        slack=_quantile(left, _COVER),
+        centre=x_mean,
+        spread=np.sqrt(size**2 / (size**2 + penalty))[:, None] * v,
+        penalty=penalty,
+        slack=_quantile(left * np.sqrt(rest), _COVER),  # without itself, a change's variance is 1 / (1 - leverage)
         correlation=_rank_correlation(y - left, y),
         error=float(np.abs(left).mean()),
     )
@@ -109,6 +132,7 @@ def features(changes: Sequence[Change]) -> Floats:
     return out
 
 
+@lru_cache(maxsize=1 << 16)
 def _hashed(unit: str) -> tuple[int, int]:
     digest = hashlib.blake2b(unit.encode("utf-8", "surrogatepass"), digest_size=4).digest()
     number = int.from_bytes(digest)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from toys import text_of
 from promptopt import FakeModel, Prompt, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from enum import Enum
 
     from promptopt import FeedbackRule, Request, Step
@@ -48,6 +49,7 @@ TEMPLATES = (
     "Always keep to what is {}.",
     "Remember: {} is what counts.",
 )
+CARELESS = ('{"Agent[9, 9]": "move(box_none, nowhere)"}', "Move up", "pick up nothing", "drive t9 to nowhere")
 NOISE = ("calm", "polite", "bold", "kind", "brisk", "proud", "wise", "neat", "loud", "fresh", "plain", "fair")
 BY_KIND = {  # the words that a writer thinks of, by kind of error
     "FORMAT": ("exactly", "clearly", "simply", "briefly"),
@@ -64,11 +66,17 @@ BY_KIND = {  # the words that a writer thinks of, by kind of error
 
 
 class Replayed:
-    """An environment whose observations end with all that a player needs to come to the same state."""
+    """An environment whose observations end with all that a player needs to come to the same state.
 
-    def __init__(self, make: Callable[[], Played]) -> None:
+    Args:
+        make: what it holds.
+        silent: no event is reported, so that no rule has anything to say.
+    """
+
+    def __init__(self, make: Callable[[], Played], *, silent: bool = False) -> None:
         self.inner = make()
-        self.rules: Mapping[Enum, FeedbackRule] = self.inner.rules
+        self.silent = silent
+        self.rules: Mapping[Enum, FeedbackRule] = {} if silent else self.inner.rules
 
     def reset(self, instance: Mapping[str, Any], seed: int) -> str:
         self.log: dict[str, Any] = {"instance": dict(instance), "seed": seed, "said": []}
@@ -77,7 +85,7 @@ class Replayed:
     def step(self, text: str) -> Step:
         self.log["said"].append(text)
         step = self.inner.step(text)
-        return step._replace(observation=self._seen(step.observation))
+        return step._replace(observation=self._seen(step.observation), events=() if self.silent else step.events)
 
     def score(self) -> float:
         return self.inner.score()
@@ -91,37 +99,91 @@ def chance(*of: object) -> np.random.Generator:
     return np.random.default_rng(np.frombuffer(hashlib.sha256(repr(of).encode()).digest(), dtype=np.uint32))
 
 
-def needs(instance: Mapping[str, Any], skill: Skill) -> bool:
-    return bool(chance(json.dumps(instance), skill.word).random() < skill.needed)
+@cache
+def needs(instance: str, skill: Skill) -> bool:
+    """Whether an instance, in JSON, needs a skill."""
+    return bool(chance(instance, skill.word).random() < skill.needed)
+
+
+@cache
+def careless(make: Callable[[], Played], instance: str) -> str:
+    """What can be read as an action of this environment and is none that is possible, or wise."""
+    for text in CARELESS:
+        environment = make()
+        environment.reset(json.loads(instance), 0)
+        if all(event.name != "FORMAT" for event in environment.step(text).events):
+            return text
+    raise ValueError(f"no careless reply for {make}")
+
+
+def reply(
+    make: Callable[[], Played],
+    prompt: str,
+    instance: str,
+    rounds: int,
+    rng: np.random.Generator,
+    *,
+    best: Callable[[], str],
+    legal: Callable[[np.random.Generator], str],
+) -> str:
+    """What a player says after so many rounds, who might say what is best, or anything that is legal."""
+    slips = SLIPS + max(0.0, (len(prompt) - LONG) / LONG / 3)
+    lapse = {
+        skill: rng.random() < slips or (skill.word not in prompt and needs(instance, skill))
+        for skill in (FORMAT, CARE, PLAN)
+    }
+    if lapse[FORMAT] and rounds >= FIRST_LAPSE:
+        return "Let me think about that for a while."
+    if lapse[CARE] and rounds >= FIRST_LAPSE:
+        return careless(make, instance)
+    return legal(rng) if lapse[PLAN] else best()
 
 
 def player(make: Callable[[], Played], name: str = "player") -> FakeModel:
     """A task model that plays this environment."""
 
+    def at(log: str) -> Played:
+        known, environment = json.loads(log), make()
+        environment.reset(known["instance"], known["seed"])
+        for said in known["said"]:
+            environment.step(said)
+        return environment
+
+    @cache
+    def best(log: str) -> str:
+        return at(log).oracle()
+
     def handler(request: Request) -> str:
         context = request.context
         assert not isinstance(context, str)
-        prompt, seen = context[0].content, context[-1].content
-        log = json.loads(seen.rsplit("replay ", 1)[1])
-        rng = chance(prompt, json.dumps(log), request.replicate)
-        careless = SLIPS + max(0.0, (len(prompt) - LONG) / LONG / 3)
-        lapse = {
-            skill: rng.random() < careless or (skill.word not in prompt and needs(log["instance"], skill))
-            for skill in (FORMAT, CARE, PLAN)
-        }
-        if len(log["said"]) < FIRST_LAPSE:
-            lapse[FORMAT] = lapse[CARE] = False
-        if lapse[FORMAT]:
-            return "Let me think about that for a while."
-        if lapse[CARE]:
-            return '{"Agent[9, 9]": "move(box_none, nowhere)"} {Move up} {pick-up nothing}'
-        environment = make()
-        environment.reset(log["instance"], log["seed"])
-        for said in log["said"]:
-            environment.step(said)
-        return environment.random_reply(rng) if lapse[PLAN] else environment.oracle()
+        prompt, log = context[0].content, context[-1].content.rsplit("replay ", 1)[1]
+        known = json.loads(log)
+        return reply(
+            make,
+            prompt,
+            json.dumps(known["instance"]),
+            len(known["said"]),
+            chance(prompt, log, request.replicate),
+            best=lambda: best(log),
+            legal=lambda rng: at(log).random_reply(rng),
+        )
 
     return FakeModel(handler, name)
+
+
+def competence(make: Callable[[], Played], prompt: str, instances: Sequence[Mapping[str, Any]]) -> float:
+    """The mean score of a prompt; chance is the same for all prompts, so that equal skills score the same."""
+    scores = []
+    for instance in instances:
+        text = json.dumps(instance)
+        environment, rng, rounds, done = make(), chance(text), 0, False
+        environment.reset(instance, 0)
+        while not done:
+            said = reply(make, prompt, text, rounds, rng, best=environment.oracle, legal=environment.random_reply)
+            done = environment.step(said).done
+            rounds += 1
+        scores.append(environment.score())
+    return float(np.mean(scores))
 
 
 def writer(kind: str = "heeding") -> FakeModel:
@@ -133,7 +195,9 @@ def writer(kind: str = "heeding") -> FakeModel:
             return "The prompt does not say how to avoid this."
         rng = chance(kind, text, request.replicate)
         prompt = re.findall(r"<prompt>(.*?)</prompt>", text, flags=re.DOTALL)
-        prompt = [shown for shown in prompt if shown] or ["Act."]
+        prompt = [shown for shown in prompt if shown not in ("", " and ")] or [
+            "Act."
+        ]  # "between <prompt> and </prompt>"
         wanted = re.search(r"write (\d+) ", text)
         criticism = re.search(r"<criticism>(.*?)</criticism>", text, flags=re.DOTALL)
         kinds = re.findall(r"^\d+\. ([A-Z]+):", criticism[1], flags=re.MULTILINE) if criticism else []
@@ -153,11 +217,11 @@ def writer(kind: str = "heeding") -> FakeModel:
     return FakeModel(handler, f"{kind} writer")
 
 
-def playable(task: Task) -> Task:
-    """Return an environment's task for a scripted player: nothing is taught yet."""
+def playable(task: Task, *, silent: bool = False) -> Task:
+    """Return an environment's task for a scripted player: nothing is taught yet, and no event is told where silent."""
     make: Any = task.environment
 
     def replayed() -> Any:  # its rules are those of what it holds, no class's
-        return Replayed(make)
+        return Replayed(make, silent=silent)
 
     return replace(task, environment=replayed, seed_prompt=Prompt("Act."), history=0)

@@ -49,6 +49,18 @@ def test_nine_in_ten_stay_below_the_upper_bound() -> None:
     assert 0.86 < np.mean(shares) < 0.96
 
 
+def test_what_was_tried_is_surer_than_what_is_new() -> None:
+    model = fitted(*landscape(60, 0.02))
+    tried = Change("word1 word2", "word2", 0.5)
+    new = Change("colourless green ideas sleep furiously word2", "word2", 0.5)
+
+    assert model is not None
+    deviation = model.deviation([tried, new])
+    assert 1 <= deviation[0] < deviation[1]
+    gap = model.upper([tried, new]) - model.mean([tried, new]) - 0.5
+    assert gap == pytest.approx(model.slack * deviation)
+
+
 def test_pure_chance_earns_no_trust() -> None:
     rng = np.random.default_rng(3)
     found = []

@@ -13,8 +13,8 @@ import players
 import pytest
 import toys
 
-from promptopt import FakeModel, InputError, Prompt, RandomSearch, Request, optimize
-from promptopt.environments import WORLDS
+from promptopt import FakeModel, HillClimb, InputError, Prompt, RandomSearch, Request, optimize
+from promptopt.environments import WORLDS, instances
 from promptopt.environments import task as world_task
 from promptopt.settings import find_strategy
 from promptopt.strategies import Promst
@@ -26,39 +26,103 @@ GOLDEN = Path(__file__).with_name("golden") / "promst.json"
 WORLD = "boxlift"
 
 
+SKILLS = (players.FORMAT, players.CARE, players.PLAN)
+
+
 @cache
-def a_task() -> Task:
-    return players.playable(world_task(WORLD, train=10, validation=10, test=20))
+def a_task(*, silent: bool = False) -> Task:
+    return players.playable(world_task(WORLD, train=12, validation=10, test=20), silent=silent)
 
 
 def play(
-    strategy: Strategy, folder: Path, writer: str = "heeding", seed: int = 0, budget: str = "2500 calls"
+    strategy: Strategy,
+    folder: Path,
+    writer: str = "heeding",
+    seed: int = 0,
+    budget: str = "2500 calls",
+    *,
+    silent: bool = False,
 ) -> Result:
-    model = players.player(WORLDS[WORLD].environment)
-    return optimize(
-        a_task(), model, strategy, writer=players.writer(writer), seed=seed, budget=budget, memo=folder / writer
-    )
+    model, memo = players.player(WORLDS[WORLD].environment), folder / f"{writer}{silent}"
+    task, writing = a_task(silent=silent), players.writer(writer)
+    return optimize(task, model, strategy, writer=writing, seed=seed, budget=budget, memo=memo)
 
 
-def chosen(result: Result) -> float:
-    assert result.test is not None
-    return result.test.chosen.estimate
+@cache
+def competence(text: str) -> float:
+    return players.competence(WORLDS[WORLD].environment, text, instances(WORLD, 60, seed=1))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_what_went_wrong_teaches_what_no_blind_search_finds(seed: int, tmp_path: Path) -> None:
-    heeding = play(Promst(), tmp_path, seed=seed)
-    blind = play(RandomSearch(prompts=200, batch=8), tmp_path, "blind", seed=seed)
+def skilled(text: str) -> bool:
+    return all(skill.word in text for skill in SKILLS)
 
-    assert chosen(heeding) > chosen(blind) + 0.2
-    assert heeding.improved
+
+def test_what_went_wrong_teaches_what_no_blind_search_finds(tmp_path: Path) -> None:
+    """One writer for all; only the first search is told of the kinds of error. On one seed of four a blind one keeps up."""
+
+    def found(strategy: Strategy) -> float:
+        runs = [play(strategy, tmp_path, seed=seed, budget="1800 calls") for seed in range(4)]
+        return sum(competence(run.prompt.text) for run in runs) / len(runs)
+
+    heeding = found(Promst())
+    for rival in (RandomSearch(prompts=1000), HillClimb(control="paraphrase", restarts=1, iterations=1000, patience=0)):
+        assert heeding > found(rival) + 0.15
+
+
+def test_without_rules_it_finds_less(tmp_path: Path) -> None:
+    heeding, without = (play(Promst(), tmp_path, budget="1200 calls", silent=silent) for silent in (False, True))
+
+    assert competence(heeding.prompt.text) > competence(without.prompt.text) + 0.05
+
+
+def test_racing_and_forecast_find_the_best_with_less_than_half_the_calls(tmp_path: Path) -> None:
+    calls = []
+    for strategy in (Promst(racing=False, forecast="off"), Promst()):
+        history = play(strategy, tmp_path, budget="9000 calls").history
+        best = [r.calls for r in history if skilled(r.prompt.text) and r.cells == len(a_task().train)]
+        assert best[0] is not None
+        calls.append(best[0])
+
+    assert calls[1] < calls[0] / 2
 
 
 def test_a_writer_that_only_adds_noise_makes_nothing_worse(tmp_path: Path) -> None:
     result = play(Promst(), tmp_path, "adversarial")
 
-    assert result.test is not None
-    assert chosen(result) >= result.test.seed.estimate
+    assert competence(result.prompt.text) >= competence(result.seed_prompt.text)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_careless_player_is_not_taken_for_one_that_cannot_be_read(world: str) -> None:
+    environment = WORLDS[world].environment()
+    instance = instances(world, 1)[0]
+    environment.reset(instance, 0)
+    step = environment.step(players.careless(WORLDS[world].environment, json.dumps(instance)))
+
+    assert "FORMAT" not in [event.name for event in step.events]
+
+
+def test_where_no_rule_speaks_a_lost_episode_is_a_lesson_all_the_same(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def handler(request: Request) -> str:
+        asked.append(toys.text_of(request.context))
+        return "<prompt>Act well.</prompt>"
+
+    model = players.player(WORLDS[WORLD].environment)
+    strategy = Promst(patience=1)
+    optimize(a_task(silent=True), model, strategy, writer=FakeModel(handler, "w"), budget="1000 calls", memo=tmp_path)
+
+    assert any(re.search(r"<criticism>1. wrong: \d+ of 12 episodes", text) for text in asked)
+
+
+def test_children_meet_first_what_their_parent_lost_and_few_meet_all(tmp_path: Path) -> None:
+    task = a_task()
+    result = play(Promst(forecast="off"), tmp_path)
+    gates = [record.cells for record in result.history if record.parent == 0]
+
+    assert gates.count(4) > gates.count(len(task.train)) > 0
+    assert all(4 <= cells <= len(task.train) for cells in gates[:8])
 
 
 def test_the_trajectory_is_the_golden_one(tmp_path: Path) -> None:
@@ -95,7 +159,7 @@ def test_an_episode_of_each_kind_is_summed_up_once_for_a_prompt(tmp_path: Path) 
 
     assert len(set(summaries)) == len(summaries) > 1
     assert len(mending) > 3
-    assert all(re.search(r"\d\. [A-Z]+: \d+ of 10 episodes\.", text) for text in mending)
+    assert all(re.search(r"\d\. [A-Z]+: \d+ of 12 episodes\.", text) for text in mending)
     assert any("Earlier versions of it" in text for text in mending)
     assert not any("Earlier versions of it" in text for text in mending[:1])
 
@@ -131,7 +195,7 @@ def test_the_paper_measures_all_until_its_score_model_sets_in(tmp_path: Path) ->
 
 
 def test_where_all_is_won_there_is_nothing_to_learn(tmp_path: Path) -> None:
-    words = " ".join(skill.word for skill in (players.FORMAT, players.CARE, players.PLAN))
+    words = " ".join(skill.word for skill in SKILLS)
     task = replace(a_task(), seed_prompt=Prompt(words))
     model = players.player(WORLDS[WORLD].environment)
     result = optimize(task, model, Promst(first=1), writer=players.writer(), budget="3000 calls", memo=tmp_path)

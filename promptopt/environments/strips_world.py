@@ -9,6 +9,7 @@ and instances that cannot be solved within their rounds are left out.
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from promptopt.environment import Step
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from promptopt.environments.base import Instance
     from promptopt.environments.strips import Action, Domain, State
 
+_KEPT = 256  # instances
 _MARKS = " \t.,;:!?\"'`()[]{}<>*#"
 
 
@@ -83,7 +85,7 @@ class StripsWorld:
         init, self._goal = (frozenset(tuple(fact) for fact in instance[name]) for name in ("init", "goal"))
         if self._goal <= init:
             raise InputError("the goal of this instance holds already: give one that asks for something")
-        self._actions = ground(self.domain, Problem(dict.fromkeys(self._objects, "object"), init, self._goal))
+        self._actions = self._grounded(tuple(self._objects), init)
         self._meant: dict[tuple[str, ...], list[Action]] = defaultdict(list)
         for action in self._actions:
             for written in {self._key(self._written(action)), self._key(f"{action.name} {' '.join(action.arguments)}")}:
@@ -96,6 +98,12 @@ class StripsWorld:
         self._visits = Visits()
         self._visits.loops(init)
         return self._seen("")
+
+    @classmethod
+    @lru_cache(maxsize=_KEPT)
+    def _grounded(cls, objects: tuple[str, ...], init: State) -> tuple[Action, ...]:
+        """Return every action of a problem; every prompt begins the same few, and to find them takes milliseconds."""
+        return ground(cls.domain, Problem(dict.fromkeys(objects, "object"), init, frozenset()))
 
     def step(self, text: str) -> Step:
         """Take one action; whatever is none, or is not possible now, is the last."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ _SCORE_MODEL_FROM = 4  # generation (paper)
 _BAR = 0.8  # of the best score so far (paper, equation 3)
 _TRUSTED = 0.2  # rank correlation on changes left out, below which the forecast is not asked
 _MOST_GENERATIONS = 100
+_GATE = 4  # of the instances that the parent lost, which a child meets first, or a quarter of all
 _LAST_ROUNDS = 2  # of an episode, shown with the advice (code)
 
 
@@ -49,13 +51,14 @@ class Lesson(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A prompt that met all training instances, or those of a race that it lost.
+    """A prompt that met all training instances, or those on which it was dropped.
 
     Args:
         prompt: itself.
         parent: what it was made from.
-        rewards: of the instances that it met, in their order.
-        score: their mean; of a prompt that lost a race, its parent's mean and the difference on what both met.
+        rewards: [E], or [0] of a prompt that was dropped.
+        score: their mean; of a prompt that was dropped, its parent's mean and the difference on what both met, spread over
+            all instances.
         lessons: of its episodes.
         whole: whether it met all instances.
     """
@@ -88,10 +91,11 @@ class Promst:
         patience: generations without a better best, after which the search ends (paper: 3).
         shown: episodes of one kind of error that a summary sees (paper: 10).
         operators: besides mending all kinds of errors, children mend one, join two parents, or shorten (paper: no).
-        racing: children meet the instances in blocks, and drop out where they are clearly worse (paper: no).
-        forecast: "change" leaves out proposals whose score is unlikely to reach the parents', by a forecast of the change
-            from the parent that is asked only where it has proved right; "paper" leaves out those below equation 3;
-            "off" measures all.
+        racing: children first meet some of the instances that their parent lost; the best of those that do better there, at
+            most as many as there are parents, meet all, in blocks, and drop out where they are clearly worse (paper: no).
+        forecast: "change" asks for twice as many proposals and measures the half with the highest upper bounds, by a
+            forecast of the change from the parent that is asked only where it has proved right; "paper" leaves out those
+            below equation 3; "off" measures all.
         meta: a folder of messages to the writer in place of the shipped ones.
     """
 
@@ -100,7 +104,7 @@ class Promst:
     first: int = 8
     children: int = 4
     parents: int = 3
-    patience: int = 3
+    patience: int = 10
     shown: int = 3
     operators: bool = True
     racing: bool = True
@@ -118,7 +122,9 @@ class Promst:
     @classmethod
     def paper(cls) -> Promst:
         """Return the paper's settings."""
-        return cls(first=20, children=8, parents=5, shown=10, operators=False, racing=False, forecast="paper")
+        return cls(
+            first=20, children=8, parents=5, patience=3, shown=10, operators=False, racing=False, forecast="paper"
+        )
 
     def search(self, run: Run) -> None:
         """Breed until the best prompt stays the best for some generations, or wins all there is to win."""
@@ -159,8 +165,9 @@ class _Colony:
                 run.step(best=before, ended="nothing went wrong: there is nothing to learn from")
                 return
             count = s.children if generation > 1 else s.first
-            made, rejected = self._children(parents, count)
-            kept, facts = self._admitted(made, generation)
+            model = self._fitted() if s.forecast == "change" else None
+            made, rejected = self._children(parents, 2 * count if _is_trusted(model) else count)
+            kept, facts = self._admitted(made, generation, model)
             if kept:
                 self._measure([child for child, _ in kept], [parent.prompt for _, parent in kept], parents)
             best = self._best()[0]
@@ -178,20 +185,13 @@ class _Colony:
         self, prompts: Sequence[Prompt], parents: Sequence[Prompt | None], rivals: Sequence[Member] = ()
     ) -> None:
         """Score prompts, in a race against their parents where the settings say so, and enter them."""
-        run, train = self.run, self.run.task.train
         if self.settings.racing and rivals:
-            # The rivals' episodes are known and free. Those who drop out stay in the run's history, with what they met.
-            field_ = [*(rival.prompt for rival in rivals), *prompts]
-            race = run.race(field_, parents=[*(rival.parent for rival in rivals), *parents])
-            whole = dict(zip([field_[i] for i in race.survivors], range(len(race.survivors)), strict=True))
-            full = len(race.scores.examples) == len(train)
-            for prompt, parent in zip(prompts, parents, strict=True):
-                if prompt in whole and full:
-                    self._enter(prompt, parent, race.scores, whole[prompt])
-                elif parent is not None:
-                    self._enter_loser(prompt, self.members[parent])
+            of = dict(zip(prompts, parents, strict=True))
+            for rival in rivals:
+                if mine := [prompt for prompt in prompts if of[prompt] == rival.prompt]:
+                    self._race(mine, rival, rivals)
             return
-        scores = run.score(prompts, parents=parents)
+        scores = self.run.score(prompts, parents=parents)
         for p, (prompt, parent) in enumerate(zip(prompts, parents, strict=True)):
             self._enter(prompt, parent, scores, p)
 
@@ -201,12 +201,52 @@ class _Colony:
         score = -math.inf if math.isnan(mean) else mean
         self.members[prompt] = Member(prompt, parent, rewards, score, self._lessons(scores, row, rewards), whole=True)
 
-    def _enter_loser(self, prompt: Prompt, parent: Member) -> None:
-        """Enter a prompt that met the first instances only."""
-        seen = self.run.history[prompt]
-        met = parent.rewards[: seen.cells + seen.failed]
-        score = parent.score + seen.fitness - float(nanmean(met, axis=0))
-        self.members[prompt] = Member(prompt, parent.prompt, met[:0], score, (), whole=False)
+    def _race(self, prompts: Sequence[Prompt], parent: Member, rivals: Sequence[Member]) -> None:
+        """Let the children of one parent through a gate; race the best of them, on all instances, against all parents."""
+        run, gate = self.run, self._gate(parent)
+        through, made_from = list(prompts), [parent.prompt] * len(prompts)
+        if gate:
+            scores = run.score(prompts, [run.task.train[e] for e in gate], parents=made_from)
+            found = dict(zip(prompts, nanmean(scores.per_example - parent.rewards[gate], axis=1).tolist(), strict=True))
+            length = run.length(parent.prompt)
+            able = [p for p, gain in found.items() if gain > 0 or (gain == 0 and run.length(p) < length)]
+            through = sorted(able, key=lambda p: -found[p])[: max(1, self.settings.parents // len(rivals))]
+        if through:
+            # The rivals' episodes are known and free. Those who drop out stay in the run's history, with what they met.
+            field_ = [*(rival.prompt for rival in rivals), *through]
+            parents = [*(rival.parent for rival in rivals), *made_from[: len(through)]]
+            race = run.race(field_, parents=parents)
+            rows = {field_[i]: row for row, i in enumerate(race.survivors)}
+            for prompt in through:
+                if prompt in rows and len(race.scores.examples) == len(run.task.train):
+                    self._enter(prompt, parent.prompt, race.scores, rows[prompt])
+        for prompt in prompts:
+            if prompt not in self.members:
+                self._enter_dropped(prompt, parent, gate)
+
+    def _gate(self, parent: Member) -> list[int]:
+        """Return some instances that a prompt lost, of each kind of error in turn.
+
+        Drawn anew each time: what one kind of error takes in one instance may be hidden by another kind in the next.
+        """
+        train = self.run.task.train
+        place = {example.id: e for e, example in enumerate(train)}
+        lost = [
+            [place[lesson.seen.example.id] for lesson in parent.lessons if lesson.kind == kind]
+            for kind in self._kinds(parent)
+        ]
+        turns = zip_longest(*(self.run.rng.permutation(places).tolist() for places in lost))
+        found = dict.fromkeys(e for turn in turns for e in turn if e is not None)
+        return list(found)[: max(_GATE, len(train) // 4)]
+
+    def _enter_dropped(self, prompt: Prompt, parent: Member, gate: Sequence[int]) -> None:
+        """Enter a prompt that met its gate and, if it passed that, the first instances."""
+        seen, met = self.run.history[prompt], dict.fromkeys(gate)
+        for e in range(len(parent.rewards)):
+            if len(met) * self.run.repeats < seen.cells + seen.failed:
+                met[e] = None
+        gain = (seen.fitness - float(nanmean(parent.rewards[list(met)], axis=0))) * len(met) / len(parent.rewards)
+        self.members[prompt] = Member(prompt, parent.prompt, parent.rewards[:0], parent.score + gain, (), whole=False)
 
     def _lessons(self, scores: Scores, row: int, rewards: Floats) -> tuple[Lesson, ...]:
         """Return what the episodes of one prompt teach, the most costly first."""
@@ -223,8 +263,9 @@ class _Colony:
                 continue
             turns = reply.trajectory.turns[-_LAST_ROUNDS:]
             last = "\n".join(f"seen: {turn.observation}\nsaid: {turn.reply}" for turn in turns)
-            for event, said in advice(reply.trajectory, self.rules).items():
-                out.append(Lesson(event.name, Seen(example, last, said, reward), best - reward))
+            said = {event.name: words for event, words in advice(reply.trajectory, self.rules).items()}
+            for kind, words in (said or {"wrong": why}).items():
+                out.append(Lesson(kind, Seen(example, last, words, reward), best - reward))
         return tuple(sorted(out, key=lambda lesson: -lesson.lost))
 
     def _children(self, parents: Sequence[Member], count: int) -> tuple[list[tuple[Prompt, Member]], int]:
@@ -296,24 +337,20 @@ class _Colony:
         return out[::-1]
 
     def _admitted(
-        self, made: Sequence[tuple[Prompt, Member]], generation: int
+        self, made: Sequence[tuple[Prompt, Member]], generation: int, model: Forecast | None
     ) -> tuple[list[tuple[Prompt, Member]], dict[str, float]]:
         """Return the children that are worth measuring, and what the forecast says of itself."""
-        if self.settings.forecast == "off" or not made:
-            return list(made), {}
         changes = [Change(child.text, parent.prompt.text, parent.score) for child, parent in made]
         if self.settings.forecast == "paper":
-            return self._by_equation_3(made, changes) if generation >= _SCORE_MODEL_FROM else (list(made), {})
-        model = self._fitted()
+            return self._by_equation_3(made, changes) if made and generation >= _SCORE_MODEL_FROM else (list(made), {})
         if model is None:
             return list(made), {}
         facts = {"correlation": model.correlation, "error": model.error, "slack": model.slack}
-        if model.correlation < _TRUSTED:
+        if not made or not _is_trusted(model):
             return list(made), facts
-        bar = min(member.score for member in self._best()[: self.settings.parents])
-        upper = model.upper(changes)
-        lucky = int(self.run.rng.integers(len(made)))  # one is always measured, whatever the forecast
-        return [child for i, child in enumerate(made) if upper[i] >= bar or i == lucky], facts
+        ranked = np.argsort(-model.upper(changes), kind="stable")[: -(-len(made) // 2)].tolist()
+        lucky = int(self.run.rng.integers(len(made)))  # one is measured whatever the forecast
+        return [made[i] for i in sorted({*ranked, lucky})], facts
 
     def _by_equation_3(
         self, made: Sequence[tuple[Prompt, Member]], changes: Sequence[Change]
@@ -346,6 +383,10 @@ class _Colony:
                 change = Change(member.prompt.text, parent.prompt.text, parent.score)
                 out.append((change, member.score - parent.score))
         return out
+
+
+def _is_trusted(model: Forecast | None) -> bool:
+    return model is not None and model.correlation >= _TRUSTED
 
 
 def _combined(task: Task, pair: Sequence[Shown], meta: MetaPrompts, count: int) -> Context:
