@@ -6,21 +6,16 @@ After Liu et al., "Language Models as Black-Box Optimizers for Vision-Language M
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
-
-import numpy as np
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from promptopt.errors import InputError
 from promptopt.prompt import Prompt
-from promptopt.racing import race
-from promptopt.rewards import LabelMargin
-from promptopt.scores import Response, nanmean
+from promptopt.strategies.chain import Chain
 from promptopt.task import check_slots
 from promptopt.writing import (
     LONGEST,
     MetaPrompts,
-    Shown,
     ask,
     blind,
     edit,
@@ -29,7 +24,6 @@ from promptopt.writing import (
     lists,
     paraphrase,
     scale,
-    seen,
     summarise,
 )
 
@@ -38,12 +32,10 @@ if TYPE_CHECKING:
 
     from promptopt.prompt import Context, Example
     from promptopt.run import Run
-    from promptopt.scores import Floats, Scores
-    from promptopt.writing import Seen
+    from promptopt.writing import Shown
 
-_CONFIDENCE = 0.95  # of a race's rounds
-_DIGITS = 9  # of scores, so that the last bits decide neither a tie nor what the writer reads
-_SWEEPS, _SETTLED = 50, 1e-12  # of alternating least squares; where no item is missing, two do
+_FIRST = 4  # items before anyone may be dropped
+_SHARE = 3  # of so many proposals one goes on to twice the items
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +43,8 @@ class HillClimb:
     """Ask, score, keep, ask again, from several starts.
 
     By default the writer sees scores, the task, its labels, and items that tell the best prompt from the others. It is
-    asked for several prompts at once; they race against the best; scores are shrunk towards the mean of all, the more
+    asked for several prompts at once; the better third of them, as far as they are ahead of the best so far, go on to
+    twice the items, and so on (the gate is GEPA's, the halving Jamieson and Talwalkar's); scores are shrunk towards the mean of all, the more
     the fewer items they rest on, so that the luckiest of many is not taken for the best. A chain ends after `patience`
     messages without a better prompt, and a fresh one gets the messages that are left.
 
@@ -76,7 +69,9 @@ class HillClimb:
         control: what the lessons are worth: "paraphrase" has the best prompt said in other words, "random" shows some of
             the chain's prompts; the writer sees no score in either. All else stays the same.
         patience: messages in a row without a better prompt that end a chain; 0 for chains of fixed length (paper).
-        racing: drop clearly worse prompts after 8 items, 16, and so on (paper: all prompts meet all items).
+        racing: after 4 items, 8, and so on, a third of the prompts go on, those alone that are ahead of the best so far
+            (paper: all prompts meet all items). The items come in an order of the message's own: two on which the best
+            falls short, one on which it does not.
         longest: characters of a prompt.
         meta: folder with meta-prompts in place of the shipped ones.
     """
@@ -94,7 +89,7 @@ class HillClimb:
     proposals: int = 8
     style: Literal["contrastive", "lists", "scale", "criticism"] = "contrastive"
     control: Literal["", "paraphrase", "random"] = ""
-    patience: int = 3
+    patience: int = 6
     racing: bool = True
     longest: int = LONGEST
     meta: str = ""
@@ -145,7 +140,7 @@ class HillClimb:
     def search(self, run: Run) -> None:
         """Climb from every pool, several times."""
         order = [run.task.train[i] for i in run.rng.permutation(len(run.task.train))]  # data may be sorted by label
-        pools: list[_Chain] = []
+        pools: list[Chain] = []
         left, number = self.restarts * self.resets * self.iterations, 0
         while left > 0:
             place = number // self.resets % self.restarts
@@ -156,7 +151,7 @@ class HillClimb:
             left -= self._climb(run, chain, most, number) or self.iterations
             number += 1
 
-    def _pool(self, run: Run, order: Sequence[Example]) -> _Chain:
+    def _pool(self, run: Run, order: Sequence[Example]) -> Chain:
         """Return a fresh scored pool: the seed prompt and others, given or written."""
         seed = run.task.seed_prompt
         texts = given(self.prompts)
@@ -168,8 +163,10 @@ class HillClimb:
         else:
             others = self._paraphrases(run)
         found = [prompt for prompt in dict.fromkeys(others) if prompt != seed][: self.pool - 1]
-        chain = _Chain(order, run.task.labels)
-        self._score(run, chain, [seed, *found], [None, *[seed] * len(found)])
+        chain = Chain(order, run.task.labels)
+        chain.take(run.score([seed], order))
+        if found:
+            self._score(run, chain, found, seed, seed)
         return chain
 
     def _paraphrases(self, run: Run) -> list[Prompt]:
@@ -187,7 +184,7 @@ class HillClimb:
             out += new
         return out
 
-    def _climb(self, run: Run, chain: _Chain, most: int, number: int) -> int:
+    def _climb(self, run: Run, chain: Chain, most: int, number: int) -> int:
         """Send messages until the chain gets no better, and return how many."""
         idle, ranked = 0, chain.ranked()
         if not ranked:  # every reply failed: there is nothing to learn from
@@ -201,16 +198,18 @@ class HillClimb:
             )  # fmt: skip
             if answer.prompts:
                 parent = best if self.control != "random" else run.task.seed_prompt
-                self._score(run, chain, answer.prompts, [parent] * len(answer.prompts), best if self.racing else None)
+                self._score(run, chain, answer.prompts, parent, best)
                 ranked = chain.ranked()
             top = ranked[0]
-            run.step(best=chain.mean(top.prompt), expected=top.score, **answer.facts(), chain=number)
-            idle = 0 if top.prompt in answer.prompts else idle + 1
+            improved = top.prompt in answer.prompts
+            facts = answer.facts()
+            run.step(best=chain.mean(top.prompt), expected=top.score, improved=int(improved), **facts, chain=number)
+            idle = 0 if improved else idle + 1
             if self.patience and idle == self.patience:
                 return sent
         return most
 
-    def _message(self, run: Run, chain: _Chain, ranked: Sequence[Shown]) -> Callable[[int], Context]:
+    def _message(self, run: Run, chain: Chain, ranked: Sequence[Shown]) -> Callable[[int], Context]:
         """Return what asks for so many prompts."""
         task, meta, longest = run.task, MetaPrompts(self.meta), self.longest
         best, (good, bad) = ranked[0].prompt, self._ends(ranked)
@@ -239,161 +238,22 @@ class HillClimb:
         worst = min(self.bad, len(chain) - len(good))
         return good, chain[len(chain) - worst :]
 
-    def _score(
-        self,
-        run: Run,
-        chain: _Chain,
-        prompts: Sequence[Prompt],
-        parents: Sequence[Prompt | None],
-        rival: Prompt | None = None,
-    ) -> None:
-        """Score prompts, in a race with one another and a rival that is known, or all on all items."""
-        parent = dict(zip(prompts, parents, strict=True))
+    def _score(self, run: Run, chain: Chain, prompts: Sequence[Prompt], parent: Prompt, rival: Prompt) -> None:
+        """Score prompts, on more and more items the fewer they become, or all on all items.
 
-        def score(rows: Sequence[Prompt], items: Sequence[Example]) -> Scores:
-            scores = run.score(rows, items, parents=[parent.get(row) for row in rows])
-            chain.take(scores)
-            return scores
-
-        if self.racing:
-            race(score, prompts if rival is None else [rival, *prompts], chain.order, _CONFIDENCE)
-        else:
-            score(prompts, chain.order)
-
-
-class _Tried(NamedTuple):
-    """What became of a prompt.
-
-    Args:
-        scores: on the first items of the chain's order.
-        row: of the prompt in `scores`.
-        rewards: [E' <= E], means over replicates.
-        margin: by how much the right labels are ahead.
-    """
-
-    scores: Scores
-    row: int
-    rewards: Floats
-    margin: float
-
-
-@dataclass
-class _Chain:
-    """What a chain has tried, and what came of it.
-
-    Args:
-        order: [E] training items, in the order of the races' blocks.
-        labels: of the task.
-        tried: what became of each prompt.
-    """
-
-    order: Sequence[Example]
-    labels: tuple[str, ...]
-    tried: dict[Prompt, _Tried] = field(default_factory=dict)
-
-    def take(self, scores: Scores) -> None:
-        """Take in scores on the first items; what is known on more of them stays."""
-        per_example = scores.per_example
-        for row, prompt in enumerate(scores.prompts):
-            known = self.tried.get(prompt)
-            if known is None or len(known.rewards) <= len(scores.examples):
-                self.tried[prompt] = _Tried(scores, row, per_example[row], _margin(scores, row, self.labels))
-
-    def mean(self, prompt: Prompt) -> float:
-        """Return the mean reward as measured."""
-        return float(nanmean(self.tried[prompt].rewards[None], axis=1)[0])
-
-    def ranked(self) -> list[Shown]:
-        """Return the prompts that got a score, the best first: by shrunk score, label margin, measured mean."""
-        prompts, rewards = self._table()
-        scores = (shrunk(rewards).round(_DIGITS) + 0.0).tolist()  # no -0
-        means = nanmean(rewards, axis=1).tolist()
-        keys = [
-            (-score, -self.tried[prompt].margin, -mean)
-            for prompt, score, mean in zip(prompts, scores, means, strict=True)
-        ]
-        return [Shown(prompts[p], scores[p]) for p in sorted(range(len(prompts)), key=keys.__getitem__)]
-
-    def contrast(self, run: Run, prompt: Prompt, count: int) -> tuple[list[Seen], list[Seen]]:
-        """Return items on which a prompt falls short, and those on which it does better than the others.
-
-        First those where it differs most from the mean of the others; among equals, chance decides.
+        Args:
+            run: what pays.
+            chain: takes in the scores.
+            prompts: new ones.
+            parent: what they were made from.
+            rival: a known prompt, than which they should be better.
         """
-        prompts, rewards = self._table()
-        own = rewards[prompts.index(prompt)]
-        rest = np.delete(rewards, prompts.index(prompt), axis=0)
-        gap = np.nan_to_num(own - nanmean(rest, axis=0)) if len(rest) else np.zeros(len(own))
-        shuffled = run.rng.permutation(len(own)).tolist()
-        short = [e for e in shuffled if own[e] < np.nanmax(rewards)]
-        ahead = [e for e in shuffled if gap[e] > 0]
-        losses = sorted(short, key=lambda e: (gap[e], own[e]))[:count]
-        wins = sorted(ahead, key=lambda e: -gap[e])[:count]
-        return [self._seen(prompt, e, np.nanargmin) for e in losses], [
-            self._seen(prompt, e, np.nanargmax) for e in wins
-        ]
-
-    def draw(self, run: Run, count: int) -> list[Example]:
-        """Return some items."""
-        size = min(count, len(self.order))
-        return [self.order[i] for i in run.rng.choice(len(self.order), size=size, replace=False)]
-
-    def _seen(self, prompt: Prompt, e: int, which: Callable[[Floats], np.intp]) -> Seen:
-        """Return an item with one of its replicates."""
-        scores, row, *_ = self.tried[prompt]
-        r = int(which(scores.rewards[row, e]))
-        cell = scores.replies[row][e][r], scores.reasons[row][e][r], float(scores.rewards[row, e, r])
-        return seen(scores.examples[e], *cell)
-
-    def _table(self) -> tuple[list[Prompt], Floats]:
-        """Return the prompts that got a score, [P], and their rewards [P, E], NaN where not tried."""
-        out = np.full((len(self.tried), len(self.order)), np.nan)
-        for p, known in enumerate(self.tried.values()):
-            out[p, : len(known.rewards)] = known.rewards
-        prompts, scored = list(self.tried), np.flatnonzero(~np.isnan(out).all(axis=1))
-        return [prompts[p] for p in scored], out[scored]
-
-
-def shrunk(rewards: Floats) -> Floats:
-    """Return scores that are not too high for having been picked as the highest (empirical Bayes).
-
-    Reward = item + prompt + noise is fitted by least squares, so that a prompt that met easy items only is not better
-    for it. The prompts' effects vary by tau^2 (DerSimonian and Laird's estimate) beyond their errors sigma^2 / n; each
-    keeps the share tau^2 / (tau^2 + sigma^2 / n) of its distance from the mean of all, itself weighted by these shares.
-
-    Args:
-        rewards: [P, E], NaN where a prompt did not meet an item; each prompt has met one at least.
-
-    Returns:
-        [P] expected rewards over all items that any prompt met; the means as measured where there is no telling noise
-        from quality (one prompt, one item).
-    """
-    rewards = rewards[:, ~np.isnan(rewards).all(axis=0)]
-    counts = (~np.isnan(rewards)).sum(axis=1)
-    free = int(counts.sum()) - sum(rewards.shape) + 1
-    if len(rewards) < 2 or free < 1:  # noqa: PLR2004  two can differ
-        return nanmean(rewards, axis=1)
-    items, effects = nanmean(rewards, axis=0), np.zeros(len(rewards))
-    for _ in range(_SWEEPS):
-        before, effects = effects, nanmean(rewards - items, axis=1)
-        items = nanmean(rewards - effects[:, None], axis=0)
-        if np.abs(effects - before).max() < _SETTLED:
-            break
-    noise = np.nansum((rewards - items - effects[:, None]) ** 2) / free
-    spread = (counts * (effects - np.average(effects, weights=counts)) ** 2).sum()  # DerSimonian and Laird's Q
-    expected = counts.sum() - (counts**2).sum() / counts.sum()
-    between = max(float(spread - noise * (len(rewards) - 1)) / float(expected), 0.0)
-    kept = np.divide(between, between + noise / counts, out=np.zeros(len(rewards)), where=between + noise > 0)
-    middle = np.average(effects, weights=kept) if between else np.average(effects, weights=counts)
-    out: Floats = items.mean() + middle + kept * (effects - middle)
-    return out
-
-
-def _margin(scores: Scores, row: int, labels: tuple[str, ...]) -> float:
-    """Return by how much the right labels are ahead on average, where replies have log-probabilities; else 0."""
-    gaps = [
-        LabelMargin(labels, wrong=1.0, right=1.0)(example, reply)
-        for example, replies in zip(scores.examples, scores.replies[row], strict=True)
-        for reply in replies
-        if isinstance(reply, Response) and reply.label_logprobs is not None and example.target is not None
-    ]
-    return float(np.mean(gaps)) if gaps else 0.0
+        items = chain.telling(run, rival) if self.racing else chain.order
+        size = min(_FIRST, len(items)) if self.racing else len(items)
+        alive = list(prompts)
+        while alive:
+            chain.take(run.score(alive, items[:size], parents=[parent] * len(alive)))
+            if size == len(items):
+                return
+            alive = chain.ahead(alive, rival, -(-len(alive) // _SHARE))
+            size = min(2 * size, len(items))

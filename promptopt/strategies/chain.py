@@ -1,0 +1,160 @@
+"""What a chain of hill climbing has tried, and what it makes of it: shrunk scores, and items that tell prompts apart.
+
+Knows scores and the items that they are on; not how they came about, nor what a writer is asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from promptopt.rewards import LabelMargin
+from promptopt.scores import Response, nanmean
+from promptopt.statistics import shrunk
+from promptopt.writing import Shown, seen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from promptopt.prompt import Example, Prompt
+    from promptopt.run import Run
+    from promptopt.scores import Floats, Scores
+    from promptopt.writing import Seen
+
+_DIGITS = 9  # of scores, so that the last bits decide neither a tie nor what the writer reads
+
+
+class _Tried(NamedTuple):
+    """What became of a prompt.
+
+    Args:
+        scores: on the items that it met.
+        row: of the prompt in `scores`.
+        rewards: [E], means over replicates, NaN where it did not meet an item.
+        margin: by how much the right labels are ahead.
+    """
+
+    scores: Scores
+    row: int
+    rewards: Floats
+    margin: float
+
+
+@dataclass
+class Chain:
+    """What a chain has tried, and what came of it.
+
+    Args:
+        order: [E] training items, shuffled.
+        labels: of the task.
+        tried: what became of each prompt.
+    """
+
+    order: Sequence[Example]
+    labels: tuple[str, ...]
+    tried: dict[Prompt, _Tried] = field(default_factory=dict)
+
+    def take(self, scores: Scores) -> None:
+        """Take in scores on some items; what is known on more of them stays."""
+        place = {example.id: e for e, example in enumerate(self.order)}
+        met = [place[example.id] for example in scores.examples]
+        for row, prompt in enumerate(scores.prompts):
+            known = self.tried.get(prompt)
+            if known is None or len(known.scores.examples) <= len(met):
+                rewards = np.full(len(self.order), np.nan)
+                rewards[met] = scores.per_example[row]
+                self.tried[prompt] = _Tried(scores, row, rewards, _margin(scores, row, self.labels))
+
+    def mean(self, prompt: Prompt) -> float:
+        """Return the mean reward as measured."""
+        return float(nanmean(self.tried[prompt].rewards[None], axis=1)[0])
+
+    def ranked(self) -> list[Shown]:
+        """Return the prompts that got a score, the best first: by shrunk score, label margin, measured mean."""
+        prompts, rewards = self._table()
+        scores = (shrunk(rewards).round(_DIGITS) + 0.0).tolist()  # no -0
+        means = nanmean(rewards, axis=1).tolist()
+        keys = [
+            (-score, -self.tried[prompt].margin, -mean)
+            for prompt, score, mean in zip(prompts, scores, means, strict=True)
+        ]
+        return [Shown(prompts[p], scores[p]) for p in sorted(range(len(prompts)), key=keys.__getitem__)]
+
+    def ahead(self, prompts: Sequence[Prompt], rival: Prompt, count: int) -> list[Prompt]:
+        """Return the best of prompts that met the same items, as far as they are ahead of a rival there."""
+        known = self.tried[rival]
+        gaps = nanmean(np.array([self.tried[prompt].rewards for prompt in prompts]) - known.rewards, axis=1).round(
+            _DIGITS
+        )
+        lead = {
+            prompt: (gap, self.tried[prompt].margin - known.margin)
+            for prompt, gap in zip(prompts, np.nan_to_num(gaps, nan=-np.inf).tolist(), strict=True)
+        }
+        return [
+            prompt for prompt in sorted(prompts, key=lead.__getitem__, reverse=True)[:count] if lead[prompt] > (0, 0)
+        ]
+
+    def contrast(self, run: Run, prompt: Prompt, count: int) -> tuple[list[Seen], list[Seen]]:
+        """Return items on which a prompt falls short, and those on which it does better than the others.
+
+        First those where it differs most from the mean of the others; among equals, chance decides.
+        """
+        prompts, rewards = self._table()
+        own = rewards[prompts.index(prompt)]
+        rest = np.delete(rewards, prompts.index(prompt), axis=0)
+        gap = np.nan_to_num(own - nanmean(rest, axis=0)) if len(rest) else np.zeros(len(own))
+        shuffled = run.rng.permutation(len(own)).tolist()
+        short = [e for e in shuffled if own[e] < np.nanmax(rewards)]  # not where it is NaN
+        ahead = [e for e in shuffled if gap[e] > 0]
+        losses = sorted(short, key=lambda e: (gap[e], own[e]))[:count]
+        wins = sorted(ahead, key=lambda e: -gap[e])[:count]
+        return [self._seen(prompt, e, np.nanargmin) for e in losses], [
+            self._seen(prompt, e, np.nanargmax) for e in wins
+        ]
+
+    def telling(self, run: Run, prompt: Prompt) -> list[Example]:
+        """Return all items in the order in which proposals that come from a prompt meet them.
+
+        Two on which it falls short, then one on which it does not, and so on, for these are the ones to mend; chance
+        decides within both kinds.
+        """
+        own, best = self.tried[prompt].rewards, np.fmax.reduce(self._table()[1], axis=None, initial=-np.inf)
+        shuffled = run.rng.permutation(len(own)).tolist()
+        short = [e for e in shuffled if own[e] < best]
+        other = [e for e in shuffled if e not in short]
+        places = {e: (n // 2, 0) for n, e in enumerate(short)} | {e: (n, 1) for n, e in enumerate(other)}
+        return [self.order[e] for e in sorted(places, key=places.__getitem__)]
+
+    def draw(self, run: Run, count: int) -> list[Example]:
+        """Return some items."""
+        size = min(count, len(self.order))
+        return [self.order[i] for i in run.rng.choice(len(self.order), size=size, replace=False)]
+
+    def _seen(self, prompt: Prompt, e: int, which: Callable[[Floats], np.intp]) -> Seen:
+        """Return an item with one of its replicates."""
+        scores, row, *_ = self.tried[prompt]
+        e = scores.examples.index(self.order[e])
+        r = int(which(scores.rewards[row, e]))
+        cell = scores.replies[row][e][r], scores.reasons[row][e][r], float(scores.rewards[row, e, r])
+        return seen(scores.examples[e], *cell)
+
+    def _table(self) -> tuple[list[Prompt], Floats]:
+        """Return the prompts that got a score, [P], and their rewards [P, E], NaN where not tried."""
+        out = np.full((len(self.tried), len(self.order)), np.nan)
+        for p, known in enumerate(self.tried.values()):
+            out[p] = known.rewards
+        prompts, scored = list(self.tried), np.flatnonzero(~np.isnan(out).all(axis=1))
+        return [prompts[p] for p in scored], out[scored]
+
+
+def _margin(scores: Scores, row: int, labels: tuple[str, ...]) -> float:
+    """Return by how much the right labels are ahead on average, where replies have log-probabilities; else 0."""
+    gaps = [
+        LabelMargin(labels, wrong=1.0, right=1.0)(example, reply)
+        for example, replies in zip(scores.examples, scores.replies[row], strict=True)
+        for reply in replies
+        if isinstance(reply, Response) and reply.label_logprobs is not None and example.target is not None
+    ]
+    return float(np.mean(gaps)) if gaps else 0.0
