@@ -117,6 +117,7 @@ class Cell:
     text: str
 
 
+@dataclass
 class CappedRun(Run):
     """A run whose search may score only so many sequences."""
 
@@ -156,9 +157,7 @@ class Capped:
 
     def search(self, run: Run) -> None:
         """Search until the cap."""
-        inside = CappedRun(**{f.name: vars(run)[f.name] for f in fields(run)})
-        inside.cap = self.cap
-        self.inner.search(inside)
+        self.inner.search(CappedRun(**{f.name: vars(run)[f.name] for f in fields(run)}, cap=self.cap))
 
 
 @dataclass(frozen=True)

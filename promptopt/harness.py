@@ -11,7 +11,7 @@ import platform
 import signal
 import threading
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +25,8 @@ from promptopt.memo import Memo
 from promptopt.models import load_model
 from promptopt.models.base import Request
 from promptopt.near_duplicates import near_duplicates
+from promptopt.outcomes import FILE as OUTCOMES
+from promptopt.outcomes import write_outcomes
 from promptopt.prompt import Message
 from promptopt.randomness import named_generator
 from promptopt.report import write_report
@@ -38,20 +40,25 @@ from promptopt.selection import SHORTLIST, Choice, choose, compare, shortlist
 from promptopt.settings import find_strategy, settings_of
 from promptopt.strategies import Unlabelled
 from promptopt.task import Task
+from promptopt.tracking import Ended, Teller, begun, study
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator, Mapping, Sequence
     from types import FrameType
 
     from promptopt.models.base import Model
+    from promptopt.outcomes import Comparison
     from promptopt.progress import Display
     from promptopt.prompt import Example
-    from promptopt.result import Comparison
     from promptopt.rewards import Reward
+    from promptopt.run import Candidate
+    from promptopt.selection import Validated
     from promptopt.strategies import Strategy
+    from promptopt.tracking import Callback
 
 _FAILED_SHARE = 0.01  # above this share of failed replies a run is unfinished (design, decision 4)
 _STAGE_SHARE = 0.3  # of the budget, that validation may hold back at most, and the test likewise
+_FEWEST_LISTED = 6  # candidates on the shortlist, before validation items are left out
 _SLACK = 1.5  # tokens and dollars of calls to come are a guess from calls made: hold back more
 
 
@@ -67,6 +74,8 @@ def optimize(
     run_dir: Path | str | None = None,
     memo: Memo | Path | str | None = None,
     display: Display | None = None,
+    tracking: bool | str = True,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Search for a better prompt, choose on validation data, and compare with the seed prompt once on test data.
 
@@ -81,9 +90,14 @@ def optimize(
         budget: the most to use, over all stages, such as `"500 calls"` or `"2 dollars"`; hosted models need one.
         seed: of all randomness.
         settings: changes to the strategy's settings.
-        run_dir: where to write `result.json` and `report.md`; None writes nothing.
+        run_dir: where to write `result.json`, `test.jsonl` (the replies to the test items) and `report.md`; None writes
+            nothing.
         memo: where replies are kept; by default as `promptopt memo path` says.
         display: shows progress; None is silent.
+        tracking: the run is also an Optuna study: in `study.db` of `run_dir` (True), in a storage with this URL, or nowhere
+            (False). It decides nothing.
+        callbacks: are told when the run begins, when a step of the search ends, and when the run has ended; what one raises
+            ends the run.
 
     Returns:
         The result; look at `finished` and `improved` before using its prompt.
@@ -96,13 +110,27 @@ def optimize(
     job = prepare(task, model, strategy, writer=writer, budget=budget, seed=seed, settings=settings)
     job.check()
     job.check_budget()
-    with nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store, _stop_on_interrupt(display) as stop:
-        result = job.run(Caller(store, Ledger(), stop), display)
-    result = replace(result, seconds=time.monotonic() - started, run_dir=str(run_dir or ""))
+    tracker = study(tracking, run_dir)
+    told: tuple[Callback, ...] = (tracker, *callbacks) if tracker else tuple(callbacks)
+    with (
+        display or nullcontext(),
+        closing(tracker) if tracker else nullcontext(),
+        nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store,
+        _stop_on_interrupt(display) as stop,
+    ):
+        result = job.run(Caller(store, Ledger(), stop), display, told)
+        result = replace(result, seconds=time.monotonic() - started, run_dir=str(run_dir or ""))
+        _finish(result, run_dir, told)
+    return result
+
+
+def _finish(result: Result, run_dir: Path | str | None, told: Sequence[Callback]) -> None:
     if run_dir is not None:
         result.save(Path(run_dir) / "result.json")
+        write_outcomes(result.test.outcomes if result.test else (), Path(run_dir) / OUTCOMES)
         write_report(result, Path(run_dir) / "report.md")
-    return result
+    for callback in told:
+        callback(Ended(result))
 
 
 def prepare(
@@ -129,9 +157,10 @@ def prepare(
 
 
 class _Stages(NamedTuple):
-    """What the search may use, and the items left for the two stages after it."""
+    """What the search may use, and the candidates and items left for the two stages after it."""
 
     search: Budget
+    listed: int
     validation: tuple[Example, ...]
     test: tuple[Example, ...]
 
@@ -181,12 +210,13 @@ class Job:
                     "budget='2 dollars'"
                 )
 
-    def run(self, caller: Caller, display: Display | None) -> Result:
+    def run(self, caller: Caller, display: Display | None, callbacks: Sequence[Callback] = ()) -> Result:
         """Run all stages.
 
         Args:
             caller: the way to the models, its ledger fresh.
             display: shows progress; None is silent.
+            callbacks: are told of beginning and steps.
         """
         ledger = caller.ledger
         ledger.limit, ledger.stage = self.budget, "start"
@@ -198,8 +228,21 @@ class Job:
             scorer,
             self.roles.get("writer"),
         )
+        tell = Teller(run, lambda candidate: _record(run, candidate), callbacks)
+
+        def watch() -> None:
+            if display is not None:
+                display.show(run)
+            tell()
+
         if display is not None:
-            caller.watch = run.watch = lambda: display.show(run)
+            caller.watch = lambda: display.show(run)
+        run.watch = watch
+        if callbacks:
+            fingerprints = {role: model.fingerprint for role, model in self.roles.items()}
+            first = begun(self.task, self.strategy, fingerprints, self.seed, str(self.budget))
+            for callback in callbacks:
+                callback(first)
         notes = self._notes()
         stages, unfinished = self._prepare(scorer)
         if not unfinished:
@@ -220,6 +263,7 @@ class Job:
             seed_prompt=self.task.seed_prompt,
             test=test,
             history=_records(run, choice),
+            seed_number=_seed_number(run),
             steps=tuple(run.steps),
             lengths=(run.length(self.task.seed_prompt), run.length(choice.prompt)),
             used=ledger.logical,
@@ -238,7 +282,7 @@ class Job:
 
     def _prepare(self, scorer: Scorer) -> tuple[_Stages, str]:
         """Call every model and divide the budget; return the stages, and why the run ends here already, or ""."""
-        none = _Stages(self.budget, (), ())
+        none = _Stages(self.budget, SHORTLIST, (), ())
         try:
             self._preflight(scorer)
         except StoppedError as error:
@@ -292,26 +336,27 @@ class Job:
             "dollars": _SLACK * calls * used.dollars / used.calls,
         }
         limits = {name: limit for name, limit in vars(self.budget).items() if limit is not None}
-        rows = {"validation": SHORTLIST + 1, "test": 2}
-        items = {}
-        for stage, prompts in rows.items():
-            fits = [_STAGE_SHARE * limit / (prompts * each[name]) for name, limit in limits.items() if each[name]]
-            items[stage] = self._sample(stage, min([float("inf"), *fits]))
+        cells = min([math.inf, *(_STAGE_SHARE * limit / each[name] for name, limit in limits.items() if each[name])])
+        # With little to spend, few candidates that are measured well are better than many that are not.
+        listed = SHORTLIST
+        while listed > _FEWEST_LISTED and cells < (listed + 1) * len(self.task.validation):
+            listed -= 1
+        rows = {"validation": listed + 1, "test": 2}
+        items = {stage: self._sample(stage, cells / prompts) for stage, prompts in rows.items()}
         held = sum(prompts * len(items[stage]) for stage, prompts in rows.items())
         # The last call of each stage passes only if the most that it can use is left.
         widest = {name: max(getattr(bound, name, 0.0) for bound in wide) for name in each}
         search = Budget(
             **{name: max(limit - held * each[name] - widest[name], limit * 0.01) for name, limit in limits.items()}
         )
-        return _Stages(search, items["validation"], items["test"])
+        test = sorted(items["test"], key=self.task.test.index)  # as they stand in the data, for those who read them
+        return _Stages(search, listed, items["validation"], tuple(test))
 
     def _sample(self, split: str, most: float) -> tuple[Example, ...]:
-        """Return at most that many items of a split, drawn by the seed, in their order."""
+        """Return at most that many items of a split, drawn and shuffled by the seed: data may be sorted, and a race begins early."""
         examples: tuple[Example, ...] = getattr(self.task, split)
-        if len(examples) <= most:
-            return examples
-        drawn = named_generator(self.seed, f"sample of {split}").choice(len(examples), size=int(most), replace=False)
-        return tuple(examples[i] for i in sorted(drawn.tolist()))
+        order = named_generator(self.seed, f"sample of {split}").permutation(len(examples)).tolist()
+        return tuple(examples[i] for i in order[: int(min(most, len(order)))])
 
     def _search(self, run: Run) -> str:
         """Let the strategy search; return why the run is unfinished, or ""."""
@@ -331,10 +376,10 @@ class Job:
     ) -> tuple[Choice, Comparison | None, str]:
         """Return the choice, the test where the run came so far, and why it is unfinished, or ""."""
         seed = self.task.seed_prompt
-        listed = shortlist(run.history.values(), seed)
+        listed = shortlist(run.history.values(), seed, stages.listed)
         start = run.history.get(seed)
-        better = listed and (start is None or run.history[listed[0]].fitness > start.fitness)
-        choice = Choice(listed[0] if better else seed, {})  # what the search says, until validation says more
+        better = listed and (start is None or listed[0].fitness > start.fitness)
+        choice = Choice(listed[0].prompt if better else seed, {})  # what the search says, until validation says more
         if unfinished or not listed:
             return choice, None, unfinished
         try:
@@ -342,6 +387,11 @@ class Job:
             if stages.validation:
                 ledger.stage = "validation"
                 choice = choose(run.scorer, seed, listed, stages.validation, run.length)
+                if choice.shorter is not None:
+                    notes.append(
+                        f"candidate {run.history[choice.shorter].number} has {run.length(choice.shorter)} tokens in place "
+                        f"of {run.length(choice.prompt)} and was within one standard error on validation items"
+                    )
             else:
                 notes.append("no validation data: the choice was made by the search's own scores")
             if not stages.test:
@@ -407,25 +457,33 @@ def _must_answer(role: str, reply: Response | Failure) -> None:
 
 
 def _records(run: Run, choice: Choice) -> tuple[Record, ...]:
-    out = []
-    for candidate in run.history.values():
-        seen = choice.validated.get(candidate.prompt)
-        out.append(
-            Record(
-                number=candidate.number,
-                prompt=candidate.prompt,
-                length=run.length(candidate.prompt),
-                parent=candidate.parent,
-                step=candidate.step,
-                fitness=_number(candidate.fitness),
-                reward=_number(candidate.reward),
-                cells=candidate.cells,
-                failed=candidate.failed,
-                validation=_number(seen.mean) if seen else None,
-                validated=seen.examples if seen else 0,
-            )
-        )
-    return tuple(out)
+    return tuple(_record(run, c, choice.validated.get(c.prompt)) for c in run.history.values())
+
+
+def _record(run: Run, candidate: Candidate, seen: Validated | None = None) -> Record:
+    return Record(
+        number=candidate.number,
+        prompt=candidate.prompt,
+        length=run.length(candidate.prompt),
+        parent=candidate.parent,
+        step=candidate.step,
+        fitness=_number(candidate.fitness),
+        reward=_number(candidate.reward),
+        cells=candidate.cells,
+        failed=candidate.failed,
+        validation=_number(seen.mean) if seen else None,
+        validated=seen.examples if seen else 0,
+        calls=candidate.calls,
+        dollars=candidate.dollars,
+    )
+
+
+def _seed_number(run: Run) -> int | None:
+    """Return the candidate that says what the seed prompt says; strategies that prune write its demonstrations out."""
+    seed, said = run.task.seed_prompt, [run.task.seed_prompt]
+    if seed.demonstrations is None or seed.demonstrations.nearest is None:
+        said.append(run.task.layout.flatten(seed))
+    return next((run.history[prompt].number for prompt in said if prompt in run.history), None)
 
 
 def _number(value: float) -> float | None:

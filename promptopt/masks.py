@@ -44,27 +44,6 @@ def restored(
     return None if count > missing.size else _flipped(mask, missing, count, rng, chances)
 
 
-def span_dropped(mask: Mask, free: Mask, count: int, rng: np.random.Generator) -> Mask | None:
-    """Return the mask less `count` free tokens that follow one another, or None where none would be left.
-
-    Args: as of `dropped`. Tokens that were taken before do not part neighbours; tokens that are not free do.
-    """
-    kept = np.flatnonzero(mask & free)
-    group = np.cumsum(mask & ~free)[kept]  # between two tokens that are not free
-    starts = np.flatnonzero(group[: kept.size - count + 1] == group[count - 1 :]) if count < kept.size else kept[:0]
-    if not starts.size:
-        return None
-    start = int(rng.choice(starts))
-    child = mask.copy()
-    child[kept[start : start + count]] = False
-    return child
-
-
-def crossed(first: Mask, second: Mask, rng: np.random.Generator) -> Mask:
-    """Return a mask that takes each token's place from one of two by the toss of a coin (uniform crossover)."""
-    return np.where(rng.random(first.size) < 0.5, first, second)  # noqa: PLR2004  a fair coin
-
-
 class Worth(NamedTuple):
     """What keeping each token adds to the score, as far as scored masks tell.
 

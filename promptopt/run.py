@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from promptopt.models.base import Model
     from promptopt.prompt import Context, Example, Prompt
-    from promptopt.racing import Race
+    from promptopt.racing import Guarantee, Race
     from promptopt.rewards import Reward
     from promptopt.scorer import Scorer
     from promptopt.scores import Failure, Floats, Scores
@@ -47,6 +47,8 @@ class Candidate:
         fitness: mean of what the strategy searched by, over the cells seen so far.
         reward: mean of the task's own reward over the same cells.
         cells: replies behind the two.
+        calls: that the run had used when its first scores were there, logically.
+        dollars: the same in dollars.
     """
 
     number: int
@@ -56,8 +58,15 @@ class Candidate:
     fitness: float = math.nan
     reward: float = math.nan
     cells: int = 0
+    calls: int = 0
+    dollars: float = 0.0
     _seen: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
     _failed: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
+
+    @property
+    def items(self) -> int:
+        """Examples behind the two."""
+        return len({example for example, _ in self._seen})
 
     @property
     def failed(self) -> int:
@@ -211,15 +220,19 @@ class Run:
         replicates: int = 1,
         *,
         confidence: float = 0.95,
+        guarantee: Guarantee = "average",
+        places: int = 1,
         parents: Sequence[Prompt | None] | None = None,
     ) -> Race:
-        """Score prompts on growing blocks of examples, common to all, and drop those that are clearly worse.
+        """Score prompts on growing blocks of examples, common to all, and drop those that will not be the best.
 
         Args:
             prompts: [P].
-            examples: [E]; the training items by default. Order is the order of the blocks.
+            examples: [E]; the training items by default. Order is the order of the blocks: not one sorted by label.
             replicates: R.
-            confidence: of each round, that no prompt as good as the best is dropped.
+            confidence: that the prompt with the highest mean over all examples is not dropped, in the whole race.
+            guarantee: whether that holds on "average" over races, or "always", whatever the prompts, at a higher price.
+            places: how many of the best are wanted.
             parents: [P] what each prompt was made from.
 
         Raises:
@@ -230,7 +243,8 @@ class Run:
         def score(prompts: Sequence[Prompt], examples: Sequence[Example]) -> Scores:
             return self.score(prompts, examples, replicates, parents=[made_from.get(prompt) for prompt in prompts])
 
-        return race(score, prompts, self.task.train if examples is None else examples, confidence)
+        examples = self.task.train if examples is None else examples
+        return race(score, prompts, examples, confidence, guarantee=guarantee, places=places)
 
     def write(self, context: Context, *, count: int = 1, max_tokens: int = 512, temperature: float = 1.0) -> list[str]:
         """Ask the prompt writer, and return the texts that came back whole; the others are counted in `unusable`.
@@ -285,7 +299,11 @@ class Run:
     def _candidate(self, prompt: Prompt, parent: Prompt | None) -> Candidate:
         if prompt not in self.history:
             number = None if parent is None or parent not in self.history else self.history[parent].number
-            self.history[prompt] = Candidate(len(self.history), prompt, number, len(self.steps))
+            ledger = self.scorer.caller.ledger
+            used = ledger.total(ledger.logical)
+            self.history[prompt] = Candidate(
+                len(self.history), prompt, number, len(self.steps), calls=used.calls, dollars=used.dollars
+            )
         return self.history[prompt]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 import signal
 import threading
@@ -38,6 +39,7 @@ from promptopt import (
 from promptopt.calls import Caller
 from promptopt.harness import Job
 from promptopt.ledger import Ledger
+from promptopt.run import Candidate
 from promptopt.scorer import Scorer
 from promptopt.scores import NO_USAGE
 from promptopt.selection import choose, compare, shortlist
@@ -230,7 +232,7 @@ def test_a_budget_holds_back_for_validation_and_for_a_seeded_sample_of_the_test(
         assert result.test.examples == len(items) == 75
         assert calls(result) <= 500
         assert "the budget pays for 75 of the 200 test items, drawn by the seed" in result.notes
-        assert "the budget pays for 8 of the 60 validation items, drawn by the seed" in result.notes
+        assert "the budget pays for 21 of the 60 validation items, drawn by the seed" in result.notes
 
     assert seen[0] == seen[1] != seen[2]
 
@@ -355,36 +357,44 @@ def words_of(prompt: Prompt) -> int:
     return len(prompt.text.split())
 
 
+def candidate(number: int, text: str, reward: float, cells: int = 16) -> Candidate:
+    out = Candidate(number, Prompt(text), None, 0)
+    for cell in range(cells):
+        out.add((f"item{cell}", 0), reward, reward)
+    return out
+
+
 @pytest.mark.parametrize(
-    ("right", "chosen"),
+    ("right", "training", "chosen", "shorter"),
     [
-        ({"seed": 12, "long": 15, "short": 14}, "short"),  # behind by 1 of 16, one standard error
-        ({"seed": 12, "long": 16, "short": 13}, "long"),  # behind by 3 of 16, more than one
-        ({"seed": 15, "long": 15, "short": 14}, "seed"),  # nobody is better than the seed prompt
-        (
-            {"seed": 15, "long": 16, "short": 15},
-            "long",
-        ),  # a short one no better than the seed prompt hides no better one
-        ({"seed": 2, "long": 16, "short": 2}, "long"),  # the seed prompt is dropped on the way
+        ({"seed": 12, "long": 15, "short": 14}, (0.9, 0.9), "long", "short"),  # behind by 1 of 16, one standard error
+        ({"seed": 12, "long": 16, "short": 13}, (0.9, 0.9), "long", None),  # behind by 3 of 16, more than one
+        ({"seed": 12, "long": 15, "short": 15}, (0.9, 0.9), "short", None),  # equals go to the shorter
+        ({"seed": 12, "long": 15, "short": 14}, (0.8, 0.9), "short", None),  # training items count alike
+        ({"seed": 12, "long": 15, "short": 14}, (0.8, math.nan), "short", None),  # nothing is known of them
+        ({"seed": 15, "long": 15, "short": 14}, (0.9, 0.9), "seed", None),  # nobody is better than the seed prompt
+        ({"seed": 15, "long": 16, "short": 15}, (0.1, 0.9), "long", None),  # whatever training says
+        ({"seed": 2, "long": 16, "short": 2}, (0.9, 0.9), "long", None),  # the seed prompt is dropped on the way
     ],
 )
-def test_the_shorter_prompt_is_chosen_within_one_standard_error(
-    tmp_path: Path, right: dict[str, int], chosen: str
+def test_the_best_on_training_and_validation_items_together_is_chosen_and_a_shorter_one_told(
+    tmp_path: Path, right: dict[str, int], training: tuple[float, float], chosen: str, shorter: str | None
 ) -> None:
-    prompts = [Prompt("long and wordy {text}"), Prompt("short {text}")]
+    listed = [candidate(1, "long and wordy {text}", training[0]), candidate(2, "short {text}", training[1])]
     with Memo(tmp_path) as memo:
         scorer, items = choosing(memo, right)
-        found = choose(scorer, Prompt("seed {text}"), prompts, items, words_of)
+        found = choose(scorer, Prompt("seed {text}"), listed, items, words_of)
 
     assert found.prompt.text.split()[0] == chosen
+    assert (found.shorter.text.split()[0] if found.shorter else None) == shorter
     assert {prompt.text.split()[0] for prompt in found.validated} == {"seed", "long", "short"}
 
 
 def test_what_validation_saw_is_told_of_each_prompt(tmp_path: Path) -> None:
-    prompts = [Prompt("good {text}"), Prompt("bad {text}")]
+    listed = [candidate(1, "good {text}", 0.9), candidate(2, "bad {text}", 0.8)]
     with Memo(tmp_path) as memo:
         scorer, items = choosing(memo, {"seed": 30, "good": 32, "bad": 1}, 32)
-        found = choose(scorer, Prompt("seed {text}"), prompts, items, words_of)
+        found = choose(scorer, Prompt("seed {text}"), listed, items, words_of)
 
     assert {prompt.text.split()[0]: tuple(seen) for prompt, seen in found.validated.items()} == {
         "seed": (30 / 32, 32),
@@ -401,7 +411,7 @@ def test_the_shortlist_is_of_the_best_that_were_measured_well(tmp_path: Path) ->
         run.score([Prompt("lucky {text}")], items[:4])
         listed = shortlist(run.history.values(), Prompt("seed {text}"), size=2)
 
-    assert listed == [Prompt("good {text}"), Prompt("fair {text}")]
+    assert [candidate.prompt for candidate in listed] == [Prompt("good {text}"), Prompt("fair {text}")]
 
 
 def test_the_test_is_paired_over_the_items_that_both_have(tmp_path: Path) -> None:
@@ -597,7 +607,12 @@ def test_the_result_says_how_it_came_about(tmp_path: Path) -> None:
     assert [record.number for record in result.history] == list(range(len(result.history)))
     assert Result.load(tmp_path / "run" / "result.json") == result
     assert result.headline in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
-    assert {file.name for file in (tmp_path / "run").iterdir()} == {"result.json", "report.md"}
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {
+        "result.json",
+        "test.jsonl",
+        "report.md",
+        "study.db",
+    }
 
 
 def test_validation_stands_beside_the_candidates_that_were_raced(tmp_path: Path) -> None:

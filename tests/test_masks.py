@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptopt.masks import crossed, dropped, pareto, restored, span_dropped, worth
+from promptopt.masks import dropped, pareto, restored, worth
 
 LENGTH = 12
 rows = st.lists(st.booleans(), min_size=LENGTH, max_size=LENGTH).map(np.array)
@@ -43,45 +43,10 @@ def test_restoring_gives_so_many_missing_free_tokens_back(
         assert (child[~free] == mask[~free]).all()
 
 
-@given(rows, rows, counts, seeds)
-def test_a_span_is_of_neighbours_among_the_kept_tokens(
-    mask: np.ndarray, free: np.ndarray, count: int, seed: int
-) -> None:
-    child = span_dropped(mask, free, count, np.random.default_rng(seed))
-
-    if child is not None:
-        taken = np.flatnonzero(mask & ~child)
-        assert len(taken) == count
-        assert not (child & ~mask).any()
-        assert free[taken].all()
-        assert not child[taken[0] : taken[-1] + 1].any()
-
-
-def test_no_span_reaches_over_a_slot() -> None:
-    mask, free = np.ones(5, dtype=bool), np.array([True, True, False, True, True])
-    rng = np.random.default_rng(0)
-
-    assert span_dropped(mask, free, 3, rng) is None
-    found = {
-        tuple(np.flatnonzero(~child).tolist())
-        for _ in range(50)
-        if (child := span_dropped(mask, free, 2, rng)) is not None
-    }
-    assert found == {(0, 1), (3, 4)}
-
-
-@given(rows, rows, seeds)
-def test_a_crossed_mask_has_each_place_from_a_parent(first: np.ndarray, second: np.ndarray, seed: int) -> None:
-    child = crossed(first, second, np.random.default_rng(seed))
-
-    assert ((child == first) | (child == second)).all()
-    assert (child[first == second] == first[first == second]).all()
-
-
 def test_no_move_changes_the_mask_it_is_given() -> None:
     mask, free, rng = np.array([True] * 6 + [False] * 6), np.ones(12, dtype=bool), np.random.default_rng(0)
     before = mask.copy()
-    for move in (dropped, restored, span_dropped):
+    for move in (dropped, restored):
         move(mask, free, 2, rng)
 
     assert (mask == before).all()

@@ -121,7 +121,7 @@ def test_draws_are_counted_whether_new_or_not(tmp_path: Path) -> None:
 
 
 def test_paper_settings_are_those_of_table_9() -> None:
-    off = dict.fromkeys(("elite", "restore", "swap", "span", "cross", "guide", "block", "patience"), 0)
+    off = dict.fromkeys(("elite", "restore", "swap", "guide", "block", "patience"), 0) | {"starts": 1}
 
     assert settings_of(PromptQuine.paper()) == off | {
         "mode": "gga",

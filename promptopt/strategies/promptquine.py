@@ -1,8 +1,8 @@
 """PromptQuine: evolve which tokens of an in-context prompt are kept (Wang et al., ICML 2025, "Evolving Prompts In-Context").
 
 A genome is a mask over the seed prompt's tokens, its demonstrations written out; slots are never taken. In the paper
-children lose one to four tokens and parents die of age, not of rank; the default adds other moves, racing, an archive
-and a guess of what each token is worth. Numbers marked (paper) stand in the paper's table 9 and in the released code.
+children lose one to four tokens and parents die of age, not of rank; the default adds other moves, racing, an archive,
+a guess of what each token is worth, and other demonstrations to start from. Numbers marked (paper) stand in the paper's table 9 and in the released code.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from promptopt.errors import InputError
-from promptopt.masks import crossed, dropped, restored, span_dropped, worth
+from promptopt.masks import dropped, restored, worth
 from promptopt.rewards import LabelMargin
 from promptopt.scores import nanmean, standard_error
+from promptopt.starts import with_other_demonstrations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,17 +30,20 @@ if TYPE_CHECKING:
     from promptopt.scores import Floats
     from promptopt.tokens import Mask, Tokens
 
-_MOVES = ("restore", "swap", "span", "cross")  # any other is a deletion
+_MOVES = ("restore", "swap")  # any other is a deletion
 _LEAST = {
-    1: ("population", "offspring", "most_deletions", "recent", "max_prompts"),
+    1: ("population", "offspring", "most_deletions", "recent", "max_prompts", "starts"),
     0: ("elite", "block", "patience"),
 }
+_FIRST_ITEMS = 8  # on which all starts are scored
+_FEW_STARTS = 2  # that need not race
 _TRIES = 10  # draws of a number of tokens before a child is given up (code)
 
 
 class Genome(NamedTuple):
-    """A mask, the prompt that it keeps, and its fitness on each training item, [E]."""
+    """A mask over one of the starts, the prompt that it keeps, and its fitness on each training item, [E]."""
 
+    start: int
     mask: Mask
     prompt: Prompt
     rewards: Floats
@@ -47,11 +51,12 @@ class Genome(NamedTuple):
 
 
 class Child(NamedTuple):
-    """A mask that is to be scored, its prompt, and the prompt that it was made from."""
+    """A mask over one of the starts that is to be scored, its prompt, and the prompt that it was made from."""
 
+    start: int
     mask: Mask
     prompt: Prompt
-    parent: Prompt
+    parent: Prompt | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +86,15 @@ class PromptQuine:
         elite: best prompts so far that do not die of age (paper: 0).
         restore: share of children that get tokens back in place of losing some (paper: 0).
         swap: share that lose some and get others back (paper: 0).
-        span: share that lose neighbours (paper: 0).
-        cross: share that have two parents (paper: 0).
         guide: share of the chance of a token to be taken or given back that follows what a ridge regression over the
             scored masks makes of it; the rest is uniform (paper: 0).
         block: training items that children are scored on first; then as many again, and so on doubling, without those
             that are clearly worse than the mean survivor. 0 scores on all at once (paper: 0).
         confidence: that a child which a block rules out is worse than the mean survivor.
         patience: the search ends after so many generations without a better best; 0 never (paper: 0).
+        starts: prompts whose tokens are searched over together: the seed prompt, and the same with other training items
+            shown. They race on the training items that none of the others shows: each round halves their number and
+            doubles the items (paper: 1).
     """
 
     writes: ClassVar[bool] = False
@@ -105,12 +111,11 @@ class PromptQuine:
     elite: int = 5
     restore: float = 0.15
     swap: float = 0.1
-    span: float = 0.1
-    cross: float = 0.15
     guide: float = 0.8
     block: int = 8
     confidence: float = 0.8
     patience: int = 30
+    starts: int = 16
 
     def __post_init__(self) -> None:
         for least, names in _LEAST.items():
@@ -120,8 +125,8 @@ class PromptQuine:
         for name in (*_MOVES, "guide"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must be a share in [0, 1], not {getattr(self, name)}")
-        if self.restore + self.swap + self.span + self.cross > 1:
-            raise InputError("restore, swap, span and cross are shares of the children: they must not add up above 1")
+        if self.restore + self.swap > 1:
+            raise InputError("restore and swap are shares of the children: they must not add up above 1")
         if not 0 < self.tournament <= 1:
             raise InputError(f"tournament must be a share in (0, 1], not {self.tournament}")
         if not 0.5 < self.confidence < 1:  # noqa: PLR2004  at 0.5 the better half of all would be all that is left
@@ -140,16 +145,56 @@ class PromptQuine:
             elite=0,
             restore=0.0,
             swap=0.0,
-            span=0.0,
-            cross=0.0,
             guide=0.0,
             block=0,
             patience=0,
+            starts=1,
         )
 
     def search(self, run: Run) -> None:
         """Evolve until the population is short, nothing new comes, nothing gets better, or the budget ends."""
-        Evolution(self, run, seed_tokens(run), reward_of(run, self.fitness)).run_through()
+        seed_tokens(run)  # refused where there is nothing to prune
+        found = with_other_demonstrations(run.task.seed_prompt, run.task.train, self.starts, run.rng)
+        reward = reward_of(run, self.fitness)
+        inner = run.on(found.items)
+        starts = self._fastest(inner, [Start(inner.tokens(prompt)) for prompt in found.prompts], reward)
+        Evolution(self, inner, starts, reward).run_through()
+
+    def _fastest(self, run: Run, starts: list[Start], reward: Reward | None) -> list[Start]:
+        """Return the starts that are left when half of them drop out each time that the items double."""
+        items, size = run.task.train, _FIRST_ITEMS
+        if len(starts) > _FEW_STARTS:
+            items = tuple(items[i] for i in run.rng.permutation(len(items)).tolist())
+        while len(starts) > _FEW_STARTS and size < len(items):
+            means = run.score([start.prompt for start in starts], items[:size], reward=reward).mean
+            order = sorted(range(len(starts)), key=lambda i: (-math.inf if math.isnan(means[i]) else -means[i], i))
+            starts = [starts[i] for i in order[: (len(starts) + 1) // 2]]
+            size *= 2
+        return starts
+
+
+@dataclass
+class Start:
+    """A prompt whose tokens are searched over.
+
+    Args:
+        tokens: its tokens.
+        tried: masks over them and the fitness of each that was scored; of a child that a block ruled out, an estimate.
+        worth: of its tokens, as far as they were tried.
+    """
+
+    tokens: Tokens
+    tried: list[tuple[Mask, float]] = field(default_factory=list)
+    worth: Worth | None = None
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt of all tokens."""
+        return self.tokens.prompt(self.tokens.full())
+
+    def learn(self) -> None:
+        """Fit `worth` to what was tried."""
+        self.worth = worth(*zip(*self.tried, strict=True)) if len(self.tried) > 1 else None
 
 
 @dataclass
@@ -159,35 +204,33 @@ class Evolution:
     Args:
         settings: of the search.
         run: scores.
-        tokens: of the seed prompt.
+        starts: the prompts that share the population.
         reward: what is searched by, or None for the task's own.
         best: the archive, best first.
         met: prompts that were scored, and
         lost: those of them that a block ruled out: they are not drawn again.
-        tried: masks and fitness of all that was scored; of a child that a block ruled out, an estimate.
     """
 
     settings: PromptQuine
     run: Run
-    tokens: Tokens
+    starts: list[Start]
     reward: Reward | None
     best: list[Genome] = field(default_factory=list)
-    tried: list[tuple[Mask, float]] = field(default_factory=list)
-    worth: Worth | None = None
     met: set[Prompt] = field(default_factory=set)
     lost: set[Prompt] = field(default_factory=set)
 
     def run_through(self) -> None:
         """Search to the end."""
         s = self.settings
-        full = self.tokens.full()
-        prompt = self.tokens.prompt(full)
-        rewards = self.run.score([prompt], reward=self.reward).per_example
-        pool = self._entered([Child(full, prompt, prompt)], rewards) * s.population
+        full = [Child(n, start.tokens.full(), start.prompt) for n, start in enumerate(self.starts)]
+        rewards = self.run.score([child.prompt for child in full], reward=self.reward).per_example
+        entered = sorted(self._entered(full, rewards), key=_rank)
+        pool = (entered * s.population)[: s.population]
         drawn = stale = 0
         while drawn < s.max_prompts and self._mean_length(pool) > s.shortest:
             before, met = self.best[0].fitness, len(self.met)
-            self.worth = worth(*zip(*self.tried, strict=True)) if s.guide and len(self.tried) > 1 else None
+            for start in self.starts if s.guide else ():
+                start.learn()
             grown, scored = self._grown(pool)
             if len(self.met) == met:
                 break
@@ -219,39 +262,36 @@ class Evolution:
         out: list[Child] = []
         for _ in range(count):
             parent = self._parent(pool)
-            mask = self._changed(parent.mask, pool)
-            if mask is not None and (prompt := self.tokens.prompt(mask)) not in known:
+            mask = self._changed(parent)
+            if mask is not None and (prompt := self.starts[parent.start].tokens.prompt(mask)) not in known:
                 known.add(prompt)
-                out.append(Child(mask, prompt, parent.prompt))
+                out.append(Child(parent.start, mask, prompt, parent.prompt))
         return out
 
     def _parent(self, pool: Sequence[Genome]) -> Genome:
         rivals = self.run.rng.integers(len(pool), size=max(1, int(self.settings.tournament * len(pool))))
         return pool[min(rivals.tolist(), key=lambda i: (-pool[i].fitness, i))]
 
-    def _changed(self, mask: Mask, pool: Sequence[Genome]) -> Mask | None:
+    def _changed(self, parent: Genome) -> Mask | None:
         """Return the mask after one move, or None where ten draws found none."""
         s, rng = self.settings, self.run.rng
-        shares = np.cumsum([s.restore, s.swap, s.span, s.cross])
+        shares = np.cumsum([s.restore, s.swap])
         move = int(np.searchsorted(shares, rng.random(), side="right")) if shares[-1] else len(_MOVES)
-        if move == _MOVES.index("cross"):
-            return crossed(mask, self._parent(pool).mask, rng)
         for _ in range(_TRIES):
-            child = self._moved(mask, move, int(rng.integers(1, s.most_deletions + 1)))
+            child = self._moved(parent, move, int(rng.integers(1, s.most_deletions + 1)))
             if child is not None:
                 return child
         return None
 
-    def _moved(self, mask: Mask, move: int, count: int) -> Mask | None:
-        rng, free, guide = self.run.rng, ~self.tokens.frozen, self.settings.guide
+    def _moved(self, parent: Genome, move: int, count: int) -> Mask | None:
+        start, mask = self.starts[parent.start], parent.mask
+        rng, free, guide = self.run.rng, ~start.tokens.frozen, self.settings.guide
         take = give = None
-        if self.worth is not None:  # beside a uniform share, by the chance that the prompt is better without the token
-            take = (1 - guide) / 2 + guide * self.worth.spoils
+        if start.worth is not None:  # beside a uniform share, by the chance that the prompt is better without the token
+            take = (1 - guide) / 2 + guide * start.worth.spoils
             give = 1 - take
         if move == _MOVES.index("restore"):
             return restored(mask, free, count, rng, give)
-        if move == _MOVES.index("span"):
-            return span_dropped(mask, free, 2 * count, rng)
         fewer = dropped(mask, free, count, rng, take)
         if move != _MOVES.index("swap") or fewer is None:
             return fewer
@@ -282,8 +322,10 @@ class Evolution:
         out = gain < -NormalDist().inv_cdf(self.settings.confidence) * error
         # What is left out still says something of its tokens: its lead, on top of what survivors have on all items.
         level = float(nanmean(rival, axis=0))
-        self.tried += [(children[i].mask, level + gain[n]) for n, i in enumerate(alive) if out[n]]
-        self.lost |= {children[i].prompt for n, i in enumerate(alive) if out[n]}
+        for n, i in enumerate(alive):
+            if out[n]:
+                self.starts[children[i].start].tried.append((children[i].mask, level + gain[n]))
+                self.lost.add(children[i].prompt)
         return [i for n, i in enumerate(alive) if not out[n]]
 
     def _rewards(self, children: Sequence[Child], examples: Sequence[Example]) -> Floats:
@@ -298,9 +340,9 @@ class Evolution:
         for child, row in zip(children, rewards, strict=True):
             mean = float(nanmean(row, axis=0))
             # A prompt whose replies all failed ranks last; its score stays NaN in the history.
-            out.append(Genome(child.mask, child.prompt, row, -math.inf if math.isnan(mean) else mean))
+            out.append(Genome(child.start, child.mask, child.prompt, row, -math.inf if math.isnan(mean) else mean))
             if not math.isnan(mean):
-                self.tried.append((child.mask, mean))
+                self.starts[child.start].tried.append((child.mask, mean))
         self.best = sorted({genome.prompt: genome for genome in [*self.best, *out]}.values(), key=_rank)
         self.best = self.best[: max(self.settings.elite, 1)]
         return out

@@ -1,0 +1,97 @@
+"""Which demonstrations a search may start from beside those of the seed prompt."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from promptopt import Demonstrations, Example, FakeLabelModel, Prompt, PromptQuine, Task, optimize
+from promptopt.starts import with_other_demonstrations
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+LABELS = ("yes", "no")
+
+
+def labelled(count: int, name: str = "item") -> tuple[Example, ...]:
+    return tuple(Example({"text": f"{name}{i}"}, LABELS[i % 2], f"{name}{i}") for i in range(count))
+
+
+def showing(items: Sequence[Example]) -> Prompt:
+    return Prompt("{text} =>", Demonstrations(tuple(items)))
+
+
+def shown(prompt: Prompt) -> tuple[Example, ...]:
+    assert prompt.demonstrations is not None
+    return prompt.demonstrations.items
+
+
+def test_other_demonstrations_have_the_same_targets_and_are_left_out_of_the_items() -> None:
+    seed, items = showing(labelled(3, "shown")), labelled(32)
+    starts = with_other_demonstrations(seed, items, 10, np.random.default_rng(0))
+
+    assert starts.prompts[0] == seed
+    assert len(set(starts.prompts)) == len(starts.prompts) == 10
+    for other in starts.prompts[1:]:
+        assert other.text == seed.text
+        assert sorted(item.target or "" for item in shown(other)) == ["no", "yes", "yes"]
+        assert not set(shown(other)) & set(starts.items)
+    assert len(starts.items) >= 24  # a quarter at most is drawn from
+    assert [item for item in items if item in starts.items] == list(starts.items)  # in their order
+
+
+def test_a_target_that_no_item_has_is_stood_in_for_by_any_item() -> None:
+    seed = showing([Example({"text": "2 + 2"}, "4", "a"), Example({"text": "3 + 4"}, "7", "b")])
+    items = tuple(Example({"text": f"{i} + 10"}, str(i + 10), f"item{i}") for i in range(16))
+    starts = with_other_demonstrations(seed, items, 4, np.random.default_rng(0))
+
+    assert len(starts.prompts) == 4
+    assert all(len(set(shown(prompt))) == 2 for prompt in starts.prompts)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "count", "items"),
+    [
+        (Prompt("{text} =>"), 8, 32),  # nothing is shown
+        (Prompt("{text} =>", Demonstrations(labelled(8, "shown"), nearest=2)), 8, 32),  # others for each item
+        (showing(labelled(2, "shown")), 1, 32),  # none is wanted
+        (showing(labelled(2, "shown")), 8, 7),  # a quarter of the items does not show both labels
+    ],
+)
+def test_where_nothing_else_can_be_shown_the_prompt_is_the_only_start(prompt: Prompt, count: int, items: int) -> None:
+    starts = with_other_demonstrations(prompt, labelled(items), count, np.random.default_rng(0))
+
+    assert starts == ([prompt], labelled(items))
+
+
+def test_a_search_leaves_poor_demonstrations_and_scores_no_item_that_it_shows(tmp_path: Path) -> None:
+    """Items are answered rightly after a demonstration whose number is divisible by 5; the seed prompt shows none."""
+
+    def handler(context: object, labels: Sequence[str]) -> list[float]:
+        *before, query = map(int, re.findall(r"item(\d+)", str(context)))
+        right, good = LABELS[query % 2], any(number % 5 == 0 for number in before)
+        return [-0.1 if (label == right) == good else -2.0 for label in labels]
+
+    items = labelled(64)
+    task = Task(
+        train=tuple(item for item in items if item.id not in ("item1", "item2"))[:48],
+        validation=tuple(Example({"text": f"item{i}"}, LABELS[i % 2], f"v{i}") for i in range(64, 96)),
+        seed_prompt=showing((items[1], items[2])),
+        labels=LABELS,
+        template="{text} =>",
+        format="completion",
+    )
+
+    def best(starts: int) -> float:
+        strategy = PromptQuine(starts=starts, max_prompts=60, fitness="reward", shortest=1)
+        found = optimize(task, FakeLabelModel(handler), strategy, memo=tmp_path)
+        assert starts == 1 or not re.search(r"item[12]\b", str(found.prompt))
+        return max(record.validation or 0.0 for record in found.history)
+
+    assert best(16) == 1.0
+    assert best(1) == 0.0
