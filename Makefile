@@ -1,6 +1,7 @@
 # make demo    optimise a real prompt on this machine's processor: no key, no account
 # make test    run the tests            make check   linters, types, layers
 # make bench   measurements, some minutes
+# make docs    the documentation as a site, in site/     make newcomer    follow docs/getting-started.md in a fresh environment
 #
 # All of them install what they need into .venv first.
 
@@ -9,7 +10,7 @@ BIN := .venv/bin
 # The newest torch that the tests ran with; the package itself allows any from 2.6 on.
 TESTED := "torch<2.14"
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench docs newcomer clean
 
 demo: .venv/.local
 	@$(BIN)/promptopt models fetch smollm2 > /dev/null
@@ -34,6 +35,15 @@ bench: .venv/.dev
 	@$(BIN)/promptopt models fetch smollm2 > /dev/null
 	@$(BIN)/python -m benchmarks.local_scoring
 
+docs: .venv/.dev
+	@$(BIN)/python tests/cli_page.py
+	@$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@$(BIN)/python -m mkdocs build
+
+newcomer: .venv/.dev
+	@rm -rf runs/newcomer
+	@$(BIN)/python tests/newcomer.py runs/newcomer
+
 clean:
 	rm -rf .venv
 
@@ -46,5 +56,5 @@ clean:
 
 .venv/.dev: .venv/.local
 	@echo "installing what the tests need, once"
-	@$(BIN)/python -m pip install --quiet --editable '.[local,dev,serving]' $(TESTED)
+	@$(BIN)/python -m pip install --quiet --editable '.[local,dev,serving,mlflow,report]' $(TESTED)
 	@touch $@

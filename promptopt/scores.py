@@ -115,8 +115,8 @@ class Scores:
         prompts: [P].
         examples: [E].
         rewards: float64 [P, E, R]; NaN where the reply failed.
-        replies: [P][E][R].
-        reasons: [P][E][R]; the reward's own words, "" where it gave none.
+        replies: `[P][E][R]`.
+        reasons: `[P][E][R]`; the reward's own words, "" where it gave none.
     """
 
     prompts: tuple[Prompt, ...]

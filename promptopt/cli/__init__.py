@@ -14,6 +14,7 @@ from promptopt import __version__
 from promptopt.cli.catalogue import models, strategies
 from promptopt.cli.diagnose import diagnose
 from promptopt.cli.memo import memo
+from promptopt.cli.report import compare, report
 from promptopt.cli.run import optimize, score
 from promptopt.errors import InputError, PromptoptError
 
@@ -28,6 +29,8 @@ app = typer.Typer(
 app.command()(optimize)
 app.command()(score)
 app.command()(diagnose)
+app.command()(report)
+app.command()(compare)
 app.command()(strategies)
 app.add_typer(models, name="models")
 app.add_typer(memo, name="memo")
