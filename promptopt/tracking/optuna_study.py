@@ -91,6 +91,9 @@ class OptunaStudy(Tracker):
         if isinstance(event, Begun):
             self._open(event)
         elif isinstance(event, Stepped):
+            if self._study is not None and not self._written:  # not where the first call fails
+                name = self._study.study_name
+                _log.info("optuna-dashboard '%s' shows the run while it goes (study %r)", self._shown, name)
             self._add(event.candidates)
         else:
             self._end(event.result)
@@ -116,7 +119,6 @@ class OptunaStudy(Tracker):
             self._study.set_user_attr(name, value)
         self._study.set_user_attr("promptopt", __version__)
         self._there = self._study.get_trials(deepcopy=False)
-        _log.info("optuna-dashboard '%s' shows the run while it goes (study %r)", self._shown, event.name)
 
     def _connected(self) -> RDBStorage:
         from optuna.storages import RDBStorage  # noqa: PLC0415  as above
