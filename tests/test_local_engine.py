@@ -181,6 +181,27 @@ def test_a_common_start_is_computed_once_for_all_calls_and_changes_no_bit(
         assert (row - plain(networks["gemma3"], sequence)).abs().max() < 1e-4
 
 
+def test_a_kept_start_may_follow_what_is_computed_anew(
+    networks: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same buffers."""
+    monkeypatch.setattr(engine_module, "_STEM", 4)
+    rng = np.random.default_rng(3)
+    kept, new = (tuple(rng.integers(2, VOCABULARY, n).tolist()) for n in (9, 40))
+    kept, new = (60, *kept), (50, *new)  # a trie has the smaller token first
+    network = copy.deepcopy(networks["llama"])
+    head = Head.of(network)
+    engine = engine_for(network, head, "llama")
+    read(engine, head, [(*kept, last) for last in (7, 8)])
+    before = engine.computed
+    sequences = [(*new, 7), *((*kept, last) for last in (9, 10))]
+    found = read(engine, head, sequences)
+
+    assert engine.computed - before == len(merge(sequences)) - 8  # two steps of the kept start
+    for row, sequence in zip(found, sequences, strict=True):
+        assert (row - plain(networks["llama"], sequence)).abs().max() < 1e-4
+
+
 def test_the_cache_of_starts_is_bounded(networks: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "_STEM", 4)
     network = copy.deepcopy(networks["llama"])

@@ -106,6 +106,7 @@ class Engine:
             if len(nodes):
                 yield nodes, hidden
 
+    @torch.inference_mode()  # kept states, too, are written where a pass of inference mode wrote
     def _run_stem(self, trie: Trie, start: int, states: States, *, whole: bool) -> None:
         """Put the states of `_STEM` nodes behind the others, from an earlier call where it had the same start.
 
