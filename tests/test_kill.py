@@ -34,7 +34,8 @@ def finish(process: subprocess.Popen[bytes]) -> None:
 
 def lines(folder: Path) -> list[Any]:
     path = folder / "log"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    whole, _, _ = path.read_text().rpartition("\n") if path.exists() else ("", "", "")  # a line may be half written
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def flat(kind: str, records: list[Any]) -> list[Any]:

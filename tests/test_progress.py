@@ -65,7 +65,7 @@ def test_a_terminal_shows_one_line_that_is_gone_at_the_end(tmp_path: Path, monke
     search(tmp_path, Display(shown), slow(0.02))
 
     assert re.search(r"search \| step \d \| best", written(shown))
-    assert "validation | " in written(shown)
+    assert re.search(r"(validation|test) \| step \d", written(shown))
     assert written(shown).endswith("\x1b[2K")  # the line is erased
 
 
@@ -82,24 +82,25 @@ def test_the_line_moves_while_one_reply_takes_long(monkeypatch: pytest.MonkeyPat
 
 def test_a_log_gets_plain_lines_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_PLAIN_SECONDS", 0.05)
-    shown = console(terminal=False)
-    search(tmp_path, Display(shown), slow(0.002))
+    shown, began = console(terminal=False), time.monotonic()
+    search(tmp_path, Display(shown), slow(0.01))
     lines = written(shown).splitlines()
 
     assert "\x1b" not in written(shown)
-    assert 3 < len(lines) < 60
+    assert 3 < len(lines) <= (time.monotonic() - began) / 0.05 + 2  # a sentence now and then beside them
     assert re.search(r"search \| step \d+ \| best [\d.-]+ \| \d+ prompts scored \| \d+ calls made", written(shown))
 
 
 def test_a_log_says_now_and_then_that_a_silent_run_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_SILENT_SECONDS", 0.1)
-    shown = console(terminal=False)
+    shown, began = console(terminal=False), time.monotonic()
     with Display(shown):
         time.sleep(0.6)
     count = len(written(shown).splitlines())
+    most = (time.monotonic() - began) / 0.1
     time.sleep(0.3)
 
-    assert 2 <= count <= 6
+    assert 2 <= count <= most
     assert len(written(shown).splitlines()) == count  # and none after its end
 
 
