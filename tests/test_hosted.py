@@ -420,11 +420,12 @@ def test_calls_that_have_not_started_are_dropped_when_the_reader_leaves(kind: st
     with Loopback(answer) as server:
         arrivals = model_of(kind, server.url, concurrency=2).generate(requests)
         next(arrivals), next(arrivals)
-        assert started.acquire(timeout=30)
+        for _ in range(2):  # both that may be under way
+            assert started.acquire(timeout=30)
         arrivals.close()  # type: ignore[attr-defined]  # a generator
         gate.set()
 
-        assert len(server.requests) in (3, 4)  # two at once, of 50
+        assert len(server.requests) == 4
 
 
 @pytest.mark.parametrize("kind", KINDS)
