@@ -31,7 +31,7 @@ from promptopt.prompt import Message
 from promptopt.randomness import named_generator
 from promptopt.report import write_report
 from promptopt.result import Record, Result
-from promptopt.rewards import Judge
+from promptopt.rewards import MEETS_TARGET, Judge
 from promptopt.rollouts import most_rounds
 from promptopt.run import Run
 from promptopt.scorer import Scorer
@@ -193,6 +193,12 @@ class Job:
         """Refuse, before anything is spent, what cannot work."""
         if self.seed < 0:
             raise InputError(f"the seed must be 0 or more, not {self.seed}")
+        bare = next((item for item in self.task.train if item.target is None), None)
+        if bare and isinstance(self.task.reward, MEETS_TARGET) and not isinstance(self.strategy, Unlabelled):
+            raise InputError(
+                f"training item {bare.id!r} has no label, by which {type(self.strategy).__name__} searches: label the "
+                "training items, or take the strategy unsupervised"
+            )
         for role, model in self.roles.items():
             if self.budget.dollars is not None and model.price is None:
                 raise InputError(

@@ -167,6 +167,10 @@ class LabelMargin:
         return (self.right if gap > 0 else self.wrong) * gap
 
 
+MEETS_TARGET = (Exact, Contains, Matches, Number, TokenF1, Label, LabelMargin)
+"""Rewards that an item without a target cannot have."""
+
+
 @dataclass(frozen=True)
 class Judge:
     """Another model says how good a reply is, from 0 to 10; the reward is that number over 10, with the judge's words.

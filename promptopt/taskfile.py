@@ -295,7 +295,10 @@ def _read(spec: TaskSpec, data: DataSpec, folder: Path) -> Splits:
 
 def _examples(source: str, split: str, spec: TaskSpec, data: DataSpec, folder: Path) -> tuple[Example, ...]:
     rows = read_rows(source if source.startswith(HUB) else folder / source, quoting=data.quoting)
-    items = to_examples(rows, inputs=data.inputs, label=data.label, id=data.id, labels=spec.labels or None, split=split)
+    # Texts to learn from may be without labels where those to choose and test by have them.
+    free = split == "train" and bool(data.validation or data.test) and all(data.label not in row.values for row in rows)
+    label = None if free else data.label
+    items = to_examples(rows, inputs=data.inputs, label=label, id=data.id, labels=spec.labels or None, split=split)
     if spec.format != "caption":
         return items
     if IMAGE not in data.inputs:

@@ -153,6 +153,16 @@ def test_a_limit_samples_a_split_and_leaves_the_others(folder: Path) -> None:
 # ---------------------------------------------------------------- demonstrations
 
 
+def test_training_texts_may_be_without_labels_where_the_test_items_have_them(folder: Path) -> None:
+    (folder / "train.tsv").write_text("text\nfirst\nsecond\n", "utf-8")
+    task = load(folder)
+
+    assert [item.target for item in task.train] == [None, None]
+    assert {item.target for item in task.test} == {"negative", "positive"}
+    alone = complaint(folder, overrides={"data.validation": None, "data.test": None})  # a wrong name
+    assert "no column 'label'" in alone
+
+
 def test_demonstrations_are_drawn_for_each_label_and_leave_train(folder: Path) -> None:
     task = load(folder, overrides={"demonstrations": 2})
     shown = task.seed_prompt.demonstrations

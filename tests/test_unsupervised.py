@@ -369,9 +369,12 @@ def test_a_wrong_setting_says_the_mend(name: str, settings: dict[str, str], mess
         find_strategy(name, settings)
 
 
-def test_other_strategies_still_refuse_items_without_labels(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has no target, which this reward needs"):
-        optimize(task(), FakeLabelModel(leaning), "promptquine", memo=tmp_path)
+def test_other_strategies_refuse_items_without_labels_before_any_call(tmp_path: Path) -> None:
+    def never(context: Context, labels: Sequence[str]) -> list[float]:
+        pytest.fail("the model was asked")
+
+    with pytest.raises(InputError, match="training item 'i0' has no label, by which PromptQuine searches: label the"):
+        optimize(task(), FakeLabelModel(never), "promptquine", memo=tmp_path)
 
 
 def test_sure_labels_become_chats_for_fine_tuning(tmp_path: Path) -> None:
