@@ -1,4 +1,4 @@
-"""Other demonstrations for a prompt: what a search may start from beside the seed prompt.
+"""What a search may start from: other demonstrations for a prompt, and items in an order in which the first few are fair.
 
 Pure functions over prompts and labelled items; knows nothing of models or scores.
 """
@@ -67,3 +67,18 @@ def with_other_demonstrations(prompt: Prompt, items: Sequence[Example], count: i
             out.append(other)
     shown_ids = {item.id for start in out[1:] if start.demonstrations for item in start.demonstrations.items}
     return Starts(out, tuple(item for item in items if item.id not in shown_ids))
+
+
+def balanced(items: Sequence[Example], rng: np.random.Generator) -> tuple[Example, ...]:
+    """Return the items shuffled such that among the first of them, however many, each target has about its share.
+
+    Args:
+        items: without targets, or each with another, they are only shuffled.
+        rng: the chance.
+    """
+    members: dict[str | None, list[Example]] = {}
+    for i in rng.permutation(len(items)).tolist():
+        members.setdefault(items[i].target, []).append(items[i])
+    places = [(j + float(rng.random())) / len(group) for group in members.values() for j in range(len(group))]
+    flat = [item for group in members.values() for item in group]
+    return tuple(flat[i] for i in sorted(range(len(flat)), key=places.__getitem__))

@@ -229,7 +229,7 @@ def test_without_an_archive_the_best_may_die_of_age_and_with_one_it_stays_a_pare
 
 def test_a_child_that_a_block_rules_out_is_not_scored_on_the_rest(tmp_path: Path) -> None:
     task = replace(TASK, train=toys.splits(32)["train"])
-    result = search(task, TOYS[2].model(), replace(OURS, block=8, max_prompts=200), tmp_path)
+    result = search(task, TOYS[2].model(), replace(OURS, items=0, block=8, max_prompts=200), tmp_path)
     cells = Counter(record.cells for record in result.history)
 
     assert set(cells) <= {8, 16, 32}
@@ -238,8 +238,42 @@ def test_a_child_that_a_block_rules_out_is_not_scored_on_the_rest(tmp_path: Path
     whole = [record.reward or 0.0 for record in result.history if record.cells == 32]
     dropped = [record.reward or 0.0 for record in result.history if record.cells == 8]
     assert sum(whole) / len(whole) > sum(dropped) / len(dropped)
-    without = search(task, TOYS[2].model(), replace(OURS, block=0, max_prompts=200), tmp_path)
+    without = search(task, TOYS[2].model(), replace(OURS, items=0, block=0, max_prompts=200), tmp_path)
     assert {record.cells for record in without.history} == {32}
+
+
+def test_the_items_double_when_nothing_gets_better_and_the_survivors_are_measured_on_all(tmp_path: Path) -> None:
+    """Two items of 32 alone are confused by "never"."""
+
+    def model() -> FakeLabelModel:
+        def handler(context: Context, labels: Sequence[str]) -> list[float]:
+            text = toys.text_of(context)
+            right = toys.right_answer(text)
+            wrong = ("never" in text and "rare" in text) or ("perhaps" in text)
+            return [-0.2 if (label == right) != wrong else -2.5 for label in labels]
+
+        return FakeLabelModel(handler)
+
+    train = tuple(
+        Example({"text": f"item{i}" + (" rare" if i % 16 == 0 else "")}, toys.LABELS[i % 2], f"t{i}") for i in range(32)
+    )
+    task = replace(TASK, train=train)
+    result = search(task, model(), replace(OURS, items=4, block=2, starts=1, patience=5), tmp_path)
+    sizes = [step["items"] for step in result.steps]
+
+    assert sizes[0] == 4
+    assert sizes[-1] == 32
+    assert all(b in (a, 2 * a) for a, b in pairwise(sizes))
+    for size in (4, 8, 16):
+        best = [step["best"] for step in result.steps if step["items"] == size]
+        assert len(set(best[-4:])) == 1  # after three generations without a better best,
+        assert len(best) < 5 or best[-4] > best[-5]  # and no more
+    whole = [record for record in result.history if record.cells == 32]
+    assert max(record.reward or 0 for record in whole) == 1.0
+    assert "never" not in result.prompt.text
+    assert "perhaps" not in result.prompt.text
+    at_once = search(task, model(), replace(OURS, items=0, block=0, starts=1, patience=5), tmp_path)
+    assert {step["items"] for step in at_once.steps} == {32}
 
 
 def test_each_move_can_be_had_alone_and_only_some_give_tokens_back(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from promptopt import Demonstrations, Example, FakeLabelModel, Prompt, PromptQuine, Task, optimize
-from promptopt.starts import with_other_demonstrations
+from promptopt.starts import balanced, with_other_demonstrations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,3 +95,27 @@ def test_a_search_leaves_poor_demonstrations_and_scores_no_item_that_it_shows(tm
 
     assert best(16) == 1.0
     assert best(1) == 0.0
+
+
+def test_the_first_items_have_about_their_share_of_each_target() -> None:
+    items = tuple(
+        Example({"text": str(i)}, target, f"{target}{i}")
+        for target, count in (("a", 60), ("b", 30), ("c", 10))
+        for i in range(count)
+    )
+    orders = [balanced(items, np.random.default_rng(seed)) for seed in range(20)]
+
+    for order in orders:
+        assert sorted(item.id for item in order) == sorted(item.id for item in items)
+        for first in (10, 20, 50):
+            assert abs(sum(item.target == "a" for item in order[:first]) - 0.6 * first) <= 2
+            assert abs(sum(item.target == "c" for item in order[:first]) - 0.1 * first) <= 1
+    assert len({order[0].id for order in orders}) > 5
+
+
+def test_items_without_targets_are_shuffled() -> None:
+    items = tuple(Example({"text": str(i)}, None, str(i)) for i in range(50))
+    order = balanced(items, np.random.default_rng(0))
+
+    assert sorted(order, key=items.index) == list(items)
+    assert order != items

@@ -1,8 +1,9 @@
 """PromptQuine: evolve which tokens of an in-context prompt are kept (Wang et al., ICML 2025, "Evolving Prompts In-Context").
 
 A genome is a mask over the seed prompt's tokens, its demonstrations written out; slots are never taken. In the paper
-children lose one to four tokens and parents die of age, not of rank; the default adds other moves, racing, an archive,
-a guess of what each token is worth, and other demonstrations to start from. Numbers marked (paper) stand in the paper's table 9 and in the released code.
+children lose one to four tokens and parents die of age, not of rank; the default adds other moves, racing, items that
+grow with the search, an archive, a guess of what each token is worth, and other demonstrations to start from. Numbers
+marked (paper) stand in the paper's table 9 and in the released code.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from promptopt.errors import InputError
 from promptopt.masks import dropped, restored, worth
 from promptopt.rewards import LabelMargin
 from promptopt.scores import nanmean, standard_error
-from promptopt.starts import with_other_demonstrations
+from promptopt.starts import balanced, with_other_demonstrations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,15 +34,16 @@ if TYPE_CHECKING:
 _MOVES = ("restore", "swap")  # any other is a deletion
 _LEAST = {
     1: ("population", "offspring", "most_deletions", "recent", "max_prompts", "starts"),
-    0: ("elite", "block", "patience"),
+    0: ("elite", "items", "block", "patience"),
 }
 _FIRST_ITEMS = 8  # on which all starts are scored
 _FEW_STARTS = 2  # that need not race
+_STALLED = 3  # generations without a better best after which the items double
 _TRIES = 10  # draws of a number of tokens before a child is given up (code)
 
 
 class Genome(NamedTuple):
-    """A mask over one of the starts, the prompt that it keeps, and its fitness on each training item, [E]."""
+    """A mask over one of the starts, the prompt that it keeps, and its fitness on each item searched on so far, [E]."""
 
     start: int
     mask: Mask
@@ -77,7 +79,8 @@ class PromptQuine:
             next (for local models alone: nothing runs at the same time).
         population: survivors of each generation (paper: 30).
         offspring: children drawn in each generation (paper: 50).
-        most_deletions: tokens that a child may lose at once, drawn from 1 to this (paper: 4).
+        most_deletions: tokens that a child may lose at once, drawn from 1 to this (paper: 4), or
+        largest_share: to this share of the tokens of the prompt that it was started from, where that is more (paper: 0).
         tournament: share of the population that competes to be a parent, drawn with replacement (paper: 0.2).
         recent: entries, newest last, among which survivors are sought; older ones die whatever their rank (paper: 50).
         max_prompts: children drawn ("gga") or scored ("ssga") in all (paper: 10,000).
@@ -88,10 +91,12 @@ class PromptQuine:
         swap: share that lose some and get others back (paper: 0).
         guide: share of the chance of a token to be taken or given back that follows what a ridge regression over the
             scored masks makes of it; the rest is uniform (paper: 0).
-        block: training items that children are scored on first; then as many again, and so on doubling, without those
-            that are clearly worse than the mean survivor. 0 scores on all at once (paper: 0).
+        items: training items, as many of each target as can be, that the search starts on; they double whenever three
+            generations bring no better best. 0 takes all from the start (paper: 0).
+        block: of these items, those that children are scored on first; then as many again, and so on doubling, without those
+            that are clearly worse than the mean survivor. 0 scores on all of them at once (paper: 0).
         confidence: that a child which a block rules out is worse than the mean survivor.
-        patience: the search ends after so many generations without a better best; 0 never (paper: 0).
+        patience: the search ends after so many generations without a better best on all items; 0 never (paper: 0).
         starts: prompts whose tokens are searched over together: the seed prompt, and the same with other training items
             shown. They race on the training items that none of the others shows: each round halves their number and
             doubles the items (paper: 1).
@@ -103,6 +108,7 @@ class PromptQuine:
     population: int = 10
     offspring: int = 10
     most_deletions: int = 4
+    largest_share: float = 1 / 16
     tournament: float = 0.2
     recent: int = 50
     max_prompts: int = 10_000
@@ -112,6 +118,7 @@ class PromptQuine:
     restore: float = 0.15
     swap: float = 0.1
     guide: float = 0.8
+    items: int = 16
     block: int = 8
     confidence: float = 0.8
     patience: int = 30
@@ -122,7 +129,7 @@ class PromptQuine:
             for name in names:
                 if getattr(self, name) < least:
                     raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        for name in (*_MOVES, "guide"):
+        for name in (*_MOVES, "guide", "largest_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must be a share in [0, 1], not {getattr(self, name)}")
         if self.restore + self.swap > 1:
@@ -142,10 +149,12 @@ class PromptQuine:
             mode=mode,
             population=30,
             offspring=50,
+            largest_share=0.0,
             elite=0,
             restore=0.0,
             swap=0.0,
             guide=0.0,
+            items=0,
             block=0,
             patience=0,
             starts=1,
@@ -156,15 +165,16 @@ class PromptQuine:
         seed_tokens(run)  # refused where there is nothing to prune
         found = with_other_demonstrations(run.task.seed_prompt, run.task.train, self.starts, run.rng)
         reward = reward_of(run, self.fitness)
-        inner = run.on(found.items)
+        shuffled = self.items or self.starts > 1
+        inner = run.on(balanced(found.items, run.rng) if shuffled else found.items)
         starts = self._fastest(inner, [Start(inner.tokens(prompt)) for prompt in found.prompts], reward)
-        Evolution(self, inner, starts, reward).run_through()
+        Evolution(
+            self, inner, starts, reward, min(self.items or len(inner.task.train), len(inner.task.train))
+        ).run_through()
 
     def _fastest(self, run: Run, starts: list[Start], reward: Reward | None) -> list[Start]:
         """Return the starts that are left when half of them drop out each time that the items double."""
         items, size = run.task.train, _FIRST_ITEMS
-        if len(starts) > _FEW_STARTS:
-            items = tuple(items[i] for i in run.rng.permutation(len(items)).tolist())
         while len(starts) > _FEW_STARTS and size < len(items):
             means = run.score([start.prompt for start in starts], items[:size], reward=reward).mean
             order = sorted(range(len(starts)), key=lambda i: (-math.inf if math.isnan(means[i]) else -means[i], i))
@@ -206,6 +216,7 @@ class Evolution:
         run: scores.
         starts: the prompts that share the population.
         reward: what is searched by, or None for the task's own.
+        size: training items, the first ones, that are searched on by now.
         best: the archive, best first.
         met: prompts that were scored, and
         lost: those of them that a block ruled out: they are not drawn again.
@@ -215,6 +226,7 @@ class Evolution:
     run: Run
     starts: list[Start]
     reward: Reward | None
+    size: int
     best: list[Genome] = field(default_factory=list)
     met: set[Prompt] = field(default_factory=set)
     lost: set[Prompt] = field(default_factory=set)
@@ -223,7 +235,7 @@ class Evolution:
         """Search to the end."""
         s = self.settings
         full = [Child(n, start.tokens.full(), start.prompt) for n, start in enumerate(self.starts)]
-        rewards = self.run.score([child.prompt for child in full], reward=self.reward).per_example
+        rewards = self._rewards(full, self.run.task.train[: self.size])
         entered = sorted(self._entered(full, rewards), key=_rank)
         pool = (entered * s.population)[: s.population]
         drawn = stale = 0
@@ -240,9 +252,29 @@ class Evolution:
             old = [genome for genome in self.best[: s.elite] if all(genome is not other for other in young)]
             pool = sorted([*old, *young], key=lambda genome: -genome.fitness)[: s.population]
             stale = 0 if self.best[0].fitness > before else stale + 1
-            self.run.step(best=self.best[0].fitness, length=self._mean_length(pool), drawn=drawn, whole=len(grown))
-            if stale == s.patience > 0:
+            self.run.step(best=self.best[0].fitness, length=self._mean_length(pool), drawn=drawn, items=self.size)
+            if stale >= _STALLED and self.size < len(self.run.task.train):
+                pool, stale = self._on_more_items(pool), 0
+            elif stale == s.patience > 0:
                 break
+
+    def _on_more_items(self, pool: Sequence[Genome]) -> list[Genome]:
+        """Double the items; return the pool, best first, with its fitness on all of them."""
+        train = self.run.task.train
+        more, self.size = train[self.size : 2 * self.size], min(2 * self.size, len(train))
+        old = {genome.prompt: genome for genome in [*self.best, *pool]}
+        seen = self.run.score(list(old), more, reward=self.reward).per_example
+        new = {
+            prompt: _genome(genome.start, genome.mask, prompt, np.concatenate([genome.rewards, row]))
+            for (prompt, genome), row in zip(old.items(), seen, strict=True)
+        }
+        # What was tried on fewer items stands to the others as it did: it moves with those that were tried on all.
+        moved = [new[prompt].fitness - old[prompt].fitness for prompt in old]
+        shift = float(np.mean([gap for gap in moved if math.isfinite(gap)] or [0.0]))
+        for start in self.starts:
+            start.tried = [(mask, fitness + shift) for mask, fitness in start.tried]
+        self.best = sorted((new[genome.prompt] for genome in self.best), key=_rank)
+        return sorted((new[genome.prompt] for genome in pool), key=_rank)
 
     def _grown(self, pool: list[Genome]) -> tuple[list[Genome], int]:
         """Return the pool with one generation's children behind it, and how many of them were scored."""
@@ -275,10 +307,11 @@ class Evolution:
     def _changed(self, parent: Genome) -> Mask | None:
         """Return the mask after one move, or None where ten draws found none."""
         s, rng = self.settings, self.run.rng
+        most = max(s.most_deletions, int(s.largest_share * self.starts[parent.start].tokens.prunable.size))
         shares = np.cumsum([s.restore, s.swap])
         move = int(np.searchsorted(shares, rng.random(), side="right")) if shares[-1] else len(_MOVES)
         for _ in range(_TRIES):
-            child = self._moved(parent, move, int(rng.integers(1, s.most_deletions + 1)))
+            child = self._moved(parent, move, int(rng.integers(1, most + 1)))
             if child is not None:
                 return child
         return None
@@ -300,7 +333,7 @@ class Evolution:
 
     def _scored(self, children: Sequence[Child], pool: Sequence[Genome]) -> list[Genome]:
         """Score children on blocks of training items that double, and leave out those that a block rules out."""
-        examples = self.run.task.train
+        examples = self.run.task.train[: self.size]
         rewards = np.full((len(children), len(examples)), np.nan)
         order = self.run.rng.permutation(len(examples)) if self.settings.block else np.arange(len(examples))
         rival = nanmean(np.array([genome.rewards for genome in pool]), axis=0)  # [E] of the mean survivor
@@ -338,11 +371,10 @@ class Evolution:
         """Enter children that were scored on all items into what was tried and into the archive."""
         out = []
         for child, row in zip(children, rewards, strict=True):
-            mean = float(nanmean(row, axis=0))
-            # A prompt whose replies all failed ranks last; its score stays NaN in the history.
-            out.append(Genome(child.start, child.mask, child.prompt, row, -math.inf if math.isnan(mean) else mean))
-            if not math.isnan(mean):
-                self.starts[child.start].tried.append((child.mask, mean))
+            genome = _genome(child.start, child.mask, child.prompt, row)
+            out.append(genome)
+            if math.isfinite(genome.fitness):
+                self.starts[child.start].tried.append((child.mask, genome.fitness))
         self.best = sorted({genome.prompt: genome for genome in [*self.best, *out]}.values(), key=_rank)
         self.best = self.best[: max(self.settings.elite, 1)]
         return out
@@ -372,6 +404,12 @@ def check_fitness(fitness: str) -> None:
     """Raise InputError for a fitness that there is not."""
     if fitness not in ("margin", "reward"):
         raise InputError(f"fitness must be 'margin' or 'reward', not {fitness!r}")
+
+
+def _genome(start: int, mask: Mask, prompt: Prompt, rewards: Floats) -> Genome:
+    mean = float(nanmean(rewards, axis=0))
+    # A prompt whose replies all failed ranks last; its score stays NaN in the history.
+    return Genome(start, mask, prompt, rewards, -math.inf if math.isnan(mean) else mean)
 
 
 def _rank(genome: Genome) -> float:
