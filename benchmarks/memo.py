@@ -1,14 +1,20 @@
-"""How fast the memo is beside bare diskcache: `python benchmarks/memo.py` prints one table.
+"""How fast the memo is, in a folder and on a server, beside bare diskcache: `python benchmarks/memo.py` prints one table.
 
-Both run in turns within one process, so that a slow moment of the machine meets both; medians over the turns.
+All run in turns within one process, so that a slow moment of the machine meets all; medians over the turns. The server is
+`redis-server` on this machine, with appendonly yes and appendfsync everysec, where it is installed.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import socket
 import statistics
+import subprocess
 import tempfile
 import time
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import diskcache
@@ -16,7 +22,7 @@ import diskcache
 from promptopt.memo import KeyMaker, Memo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 TURNS = 15
 CALLS = 1000
@@ -40,9 +46,9 @@ def response(number: int) -> dict[str, Any]:
 class Turn:
     """What is measured: `CALLS` calls of each kind, on requests that no other turn has."""
 
-    def __init__(self, memo: Memo, bare: Any, number: int) -> None:
+    def __init__(self, memo: Memo, bare: Any, shared: Memo | None, number: int) -> None:
         numbers = range(number * CALLS + 1, (number + 1) * CALLS + 1)
-        self.memo, self.bare = memo, bare
+        self.memo, self.bare, self.shared = memo, bare, shared or memo
         self.make = KeyMaker(FINGERPRINT, "generate")
         self.bodies = [request(n) for n in numbers]
         self.values = {self.make(body): response(n) for n, body in zip(numbers, self.bodies, strict=True)}
@@ -77,9 +83,37 @@ class Turn:
         """Make keys and read values at once."""
         self.memo.get_many([self.make(body) for body in self.bodies])
 
+    def claim(self) -> None:
+        """Claim keys at once, and free them."""
+        with self.memo.claim(self.values):
+            pass
+
+    def server_put(self) -> None:
+        """Store values on the server one by one."""
+        for key, value in self.values.items():
+            self.shared.put(key, value)
+
+    def server_put_many(self) -> None:
+        """Store values on the server at once."""
+        self.shared.put_many(self.batch)
+
+    def server_key_and_get(self) -> None:
+        """Make keys and read values from the server one by one."""
+        for body in self.bodies:
+            self.shared.get(self.make(body))
+
+    def server_keys_and_get_many(self) -> None:
+        """Make keys and read values from the server at once."""
+        self.shared.get_many([self.make(body) for body in self.bodies])
+
+    def server_claim(self) -> None:
+        """Claim keys on the server at once, and free them."""
+        with self.shared.claim(self.values):
+            pass
+
     def check(self) -> None:
         """Stop where the memo gives back something else than it was given."""
-        if self.memo.get_many(list(self.values)) != self.values:
+        if any(memo.get_many(list(self.values)) != self.values for memo in (self.memo, self.shared)):
             raise SystemExit("the memo gave back something else than it was given")
 
 
@@ -90,32 +124,47 @@ def per_second(work: Callable[[], None]) -> float:
     return CALLS / (time.perf_counter() - start)
 
 
+@contextmanager
+def server(folder: str) -> Iterator[Memo]:
+    """Start a server, and give the memo on it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
+    command = [shutil.which("redis-server") or "", "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, *log]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # noqa: S603  the command is ours
+        try:
+            while socket.socket().connect_ex(("127.0.0.1", port)):
+                time.sleep(0.05)
+            with Memo(f"redis://127.0.0.1:{port}/0") as memo:
+                yield memo
+        finally:
+            process.terminate()
+
+
 def main() -> None:
     """Measure, and print the table."""
-    table = {"bare_get": ("key_and_get", "keys_and_get_many"), "bare_set": ("put", "put_many")}
-    rates: dict[str, list[float]] = {name: [] for base, names in table.items() for name in (base, *names)}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Memo(f"{folder}/memo") as memo,
-        diskcache.Cache(f"{folder}/bare") as bare,
-    ):
+    reads, writes = ["key_and_get", "keys_and_get_many"], ["put", "put_many", "claim"]
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        memo = stack.enter_context(Memo(f"{folder}/memo"))
+        bare = stack.enter_context(diskcache.Cache(f"{folder}/bare"))
+        shared = None
+        if shutil.which("redis-server") and find_spec("redis"):
+            shared = stack.enter_context(server(folder))
+            reads, writes = ([*names, *(f"server_{name}" for name in names)] for names in (reads, writes))
+        table = {"bare_set": writes, "bare_get": reads}
+        rates: dict[str, list[float]] = {name: [] for base, names in table.items() for name in (base, *names)}
         for number in range(TURNS):
-            turn = Turn(memo, bare, number)
-            for work in (
-                turn.bare_set,
-                turn.put,
-                turn.put_many,
-                turn.bare_get,
-                turn.key_and_get,
-                turn.keys_and_get_many,
-            ):
-                rates[work.__name__].append(per_second(work))
+            turn = Turn(memo, bare, shared, number)
+            for name, rate in rates.items():
+                rate.append(per_second(getattr(turn, name)))
             turn.check()
     for base, names in table.items():
         for name in (base, *names):
-            rate = statistics.median(rates[name])
+            median = statistics.median(rates[name])
             ratio = statistics.median(ours / bare for ours, bare in zip(rates[name], rates[base], strict=True))
-            print(f"{name:<18}{rate:>10,.0f} / s{ratio:>7.0%} of {base}")
+            print(f"{name:<26}{median:>10,.0f} / s{ratio:>8.0%} of {base}")
 
 
 if __name__ == "__main__":

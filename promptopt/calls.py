@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from promptopt.ledger import Ledger
-    from promptopt.memo import Claim, Memo
+    from promptopt.memo import Memo
     from promptopt.models.base import LabelModel, Model, Price, Request, Unit
     from promptopt.prompt import Context
     from promptopt.scores import Arrival
@@ -99,11 +99,13 @@ class Caller:
         Raises: as `generate`.
         """
         make, price = KeyMaker(model.fingerprint, "label_logprobs"), model.price
-        keys = [make({"context": context, "labels": list(labels)}) for context in contexts]
+        names = list(labels)
+        keys = [make({"context": context, "labels": names}) for context in contexts]
         longest = max((_size(label) for label in labels), default=0)
 
         def bound(index: int) -> Bound:
-            return _bound(contexts[index], longest + _TURN_TOKENS, price)
+            text = _bound(contexts[index], longest + _TURN_TOKENS, price)  # a server reads each label's text whole
+            return Bound(text.tokens * len(labels), text.dollars * len(labels))
 
         def dispatch(missing: Iterable[int]) -> Iterator[Arrival]:
             return model.label_logprobs(_given(model.unit, (contexts[i] for i in missing)), labels)
@@ -129,17 +131,13 @@ class Caller:
         for index, key in enumerate(keys):
             places.setdefault(key, index)
         asking = _Asking(self, role, model.price, places, bound, dispatch)
-        known = self.stored(places)
-        with self.memo.claim([key for key in places if key not in known]) as claim:
-            # Another thread may have stored a reply between our look and our claim.
-            known |= self.stored(claim.mine)
-            try:
-                if model.unit == "batch":
-                    asking.whole(known, claim)
-                else:
-                    asking.one_by_one(known, claim)
-            finally:
-                self.ledger.release(places)
+        try:
+            if model.unit == "batch":
+                asking.whole()
+            else:
+                asking.one_by_one()
+        finally:
+            self.ledger.release(places)
         return [asking.replies[key] for key in keys]
 
     def stored(self, keys: Iterable[str]) -> dict[str, Response]:
@@ -170,17 +168,17 @@ class _Asking:
     dispatch: Callable[[Iterable[int]], Iterator[Arrival]]
     replies: dict[str, Reply] = field(default_factory=dict)
 
-    def whole(self, known: Mapping[str, Response], claim: Claim) -> None:
+    def whole(self) -> None:
         """Ask for all that is missing at once, and store it at once."""
-        self._take(known)
-        self._batch([key for key in claim.mine if key not in known])
-        claim.wait()
-        others = [key for key in claim.theirs if key not in self.replies]
-        if others:  # asked by another thread at the same time: read its replies, or ask again where it failed
-            self._take(self.caller.stored(others))
-            self._batch([key for key in others if key not in self.replies])
+        missing = self._untaken(self.places)
+        while missing:
+            with self.caller.memo.claim(missing) as claim:
+                # Somebody may have stored a reply between our look and our claim.
+                self._batch(self._untaken(claim.mine))
+            claim.wait(self.caller.stop.check)
+            missing = self._untaken(claim.theirs)  # where the others failed, it is our turn
 
-    def one_by_one(self, known: dict[str, Response], claim: Claim) -> None:
+    def one_by_one(self) -> None:
         """Ask in order; a call passes if those before it leave enough for the most that it can use.
 
         What is known takes its turn like the rest, so that the walk ends at the same key whatever the memo holds.
@@ -188,33 +186,39 @@ class _Asking:
         Raises:
             BudgetExhaustedError: the next call does not fit, and nothing is in flight that could give something back.
         """
-        theirs = set(claim.theirs)
+        known = self.caller.stored(self.places)
         pending = deque(self.places)
-        if not self.caller.ledger.weighs:  # the order decides nothing: wait for other threads at the end
-            pending = deque(sorted(pending, key=theirs.__contains__))
         while pending:
-            self.caller.stop.check()
-            if pending[0] in theirs:
-                claim.wait()
-                known |= self.caller.stored(theirs)
-                theirs.clear()
-            sent: list[str] = []
-            passing = self._passing(pending, known, theirs, sent)
-            first = next(passing, None)
-            if first is None:  # a model is not asked for nothing
-                continue
-            for arrival in self.dispatch(chain([first], passing)):
-                key, reply = sent[arrival.number], arrival.reply
-                if isinstance(reply, Response):
-                    self.caller.memo.put(key, reply.to_json())
-                self._record(key, reply, arrival.share)
+            with self.caller.memo.claim([key for key in pending if key not in known]) as claim:
+                known |= self.caller.stored(claim.mine)
+                theirs = set(claim.theirs)
+                if not self.caller.ledger.weighs:  # the order decides nothing: wait for others at the end
+                    pending = deque(sorted(pending, key=theirs.__contains__))
+                while pending and pending[0] not in theirs:
+                    self._walk(pending, known, theirs)
+            claim.wait(self.caller.stop.check)
+            known |= self.caller.stored(claim.theirs)
+
+    def _walk(self, pending: deque[str], known: Mapping[str, Response], theirs: Collection[str]) -> None:
+        """Take keys off `pending`, and ask for those that are not known, for as long as they pass."""
+        self.caller.stop.check()
+        sent: list[str] = []
+        passing = self._passing(pending, known, theirs, sent)
+        first = next(passing, None)
+        if first is None:  # a model is not asked for nothing
+            return
+        for arrival in self.dispatch(chain([first], passing)):
+            key, reply = sent[arrival.number], arrival.reply
+            if isinstance(reply, Response):
+                self.caller.memo.put(key, reply.to_json())
+            self._record(key, reply, arrival.share)
 
     def _passing(
         self, pending: deque[str], known: Mapping[str, Response], theirs: Collection[str], sent: list[str]
     ) -> Iterator[int]:
         """Take keys off `pending` while the budget lets them pass; yield the indices of those to ask, noted in `sent`.
 
-        Ends early on Ctrl-C, at a key that another thread asks for, and, once something is sent, where the budget wants
+        Ends early on Ctrl-C, at a key that somebody else asks for, and, once something is sent, where the budget wants
         to know what that used.
         """
         stop, ledger = self.caller.stop, self.caller.ledger
@@ -245,6 +249,13 @@ class _Asking:
                 stored[keys[number]] = reply.to_json()
             self._record(keys[number], reply)
         self.caller.memo.put_many(stored)
+
+    def _untaken(self, keys: Iterable[str]) -> list[str]:
+        """Take what the memo holds of `keys`, and return the rest."""
+        names = list(keys)
+        known = self.caller.stored(names)
+        self._take(known)
+        return [key for key in names if key not in known]
 
     def _take(self, known: Mapping[str, Response]) -> None:
         for key, reply in known.items():

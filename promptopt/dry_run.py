@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -19,17 +20,20 @@ from promptopt.environment import Choosing, Step
 from promptopt.harness import Job, prepare
 from promptopt.ledger import Ledger, Spending
 from promptopt.memo import Memo
+from promptopt.memo_base import Flights
 from promptopt.rollouts import most_rounds
 from promptopt.scores import Arrival, Response, Usage
 from promptopt.settings import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from enum import Enum
     from pathlib import Path
 
     from promptopt.environment import Environment, FeedbackRule, Trajectory
     from promptopt.ledger import Budget
+    from promptopt.memo_base import Claim
     from promptopt.models.base import LabelModel, Model, Price, Request, Unit
     from promptopt.prompt import Context
     from promptopt.strategies import Strategy
@@ -156,8 +160,8 @@ def estimate(
     """
     job = prepare(task, model, strategy, writer=writer, budget=budget, seed=seed, settings=settings)
     job.check()
-    with _Overlay(memo.folder if isinstance(memo, Memo) else memo) as overlay:
-        caller = _Rehearsal(overlay, Ledger(), labels=job.task.labels)
+    with nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store:
+        caller = _Rehearsal(_Overlay(store), Ledger(), labels=job.task.labels)
         if job.task.environment is None:
             return _counted(job, caller, (_SAID,))
         bounded = most_rounds([*job.task.train, *job.task.validation, *job.task.test])
@@ -180,20 +184,25 @@ def _counted(job: Job, caller: _Rehearsal, notes: tuple[str, ...]) -> Estimate:
 
 
 class _Overlay(Memo):
-    """A memo that is read, with what is new kept in memory."""
+    """A memo that is read, with what is new kept in memory and claimed here alone."""
 
-    def __init__(self, folder: Path | str | None) -> None:
-        super().__init__(folder)
+    def __init__(self, memo: Memo) -> None:
+        self._memo = memo
         self._new: dict[str, Any] = {}
+        self._flights = Flights()
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the values that are there, in the order of `keys`."""
-        found = super().get_many([key for key in keys if key not in self._new]) | self._new
+        found = self._memo.get_many([key for key in keys if key not in self._new]) | self._new
         return {key: found[key] for key in keys if key in found}
 
     def put_many(self, values: Mapping[str, Any]) -> None:
         """Keep the values until the overlay is gone."""
         self._new |= values
+
+    def claim(self, keys: Iterable[str]) -> AbstractContextManager[Claim]:
+        """Share out the work among the threads of this process."""
+        return self._flights.claim(keys)
 
 
 @dataclass
@@ -283,14 +292,13 @@ class _StandIn:
 
     def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
         """Yield simulated log-probabilities."""
+        times = len(labels) if self.unit == "reply" else 1  # a server reads a text with each label, an engine here once
         for number, context in enumerate(contexts):
             weights = [1e-3 + _draw(context, label) for label in labels]
             values = tuple(math.log(weight / sum(weights)) for weight in weights)
             likeliest = labels[max(range(len(labels)), key=values.__getitem__)]
-            yield Arrival(
-                number,
-                Response(f"{self._mark}{likeliest}", values, Usage(_input_tokens(context), output=_tokens(likeliest))),
-            )
+            usage = Usage(times * _input_tokens(context), output=times * _tokens(likeliest))
+            yield Arrival(number, Response(f"{self._mark}{likeliest}", values, usage))
 
 
 class _Longest:

@@ -92,7 +92,7 @@ def optimize(
         settings: changes to the strategy's settings.
         run_dir: where to write `result.json`, `test.jsonl` (the replies to the test items) and `report.md`; None writes
             nothing.
-        memo: where replies are kept; by default as `promptopt memo path` says.
+        memo: where replies are kept: a memo, a folder, or a server's URL; by default as `promptopt memo path` says.
         display: shows progress; None is silent.
         tracking: the run is also an Optuna study: in `study.db` of `run_dir` (True), in a storage with this URL, or nowhere
             (False). It decides nothing.
@@ -106,8 +106,29 @@ def optimize(
         InputError: something given cannot be used; said before anything is spent where it can be known.
         FinalModelError, PassingModelError: a model cannot be used at all; later failures end the search instead.
     """
-    started = time.monotonic()
     job = prepare(task, model, strategy, writer=writer, budget=budget, seed=seed, settings=settings)
+    return run_job(job, run_dir=run_dir, memo=memo, display=display, tracking=tracking, callbacks=callbacks)
+
+
+def run_job(
+    job: Job,
+    *,
+    run_dir: Path | str | None = None,
+    memo: Memo | Path | str | None = None,
+    display: Display | None = None,
+    tracking: bool | str = True,
+    callbacks: Sequence[Callback] = (),
+    ledger: Ledger | None = None,
+) -> Result:
+    """Do what `optimize` does once its arguments are read.
+
+    Args: as of `optimize`, and
+        job: to run.
+        ledger: a fresh account, for those who look into it afterwards.
+
+    Raises: as `optimize`.
+    """
+    started = time.monotonic()
     job.check()
     job.check_budget()
     tracker = study(tracking, run_dir)
@@ -118,7 +139,7 @@ def optimize(
         nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store,
         _stop_on_interrupt(display) as stop,
     ):
-        result = job.run(Caller(store, Ledger(), stop), display, told)
+        result = job.run(Caller(store, ledger or Ledger(), stop), display, told)
         result = replace(result, seconds=time.monotonic() - started, run_dir=str(run_dir or ""))
         _finish(result, run_dir, told)
     return result

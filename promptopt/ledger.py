@@ -201,7 +201,8 @@ class Ledger:
 
         `share` of the price was paid, as in batches.
         """
-        self.release([key])
+        if key in self._reserved:
+            self.release([key])
         mine = self.logical.setdefault(role, Spending())
         if key in self._failed:  # its call is counted, its tokens are not
             self._failed.remove(key)

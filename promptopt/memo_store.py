@@ -1,4 +1,4 @@
-"""diskcache as the memo wants it: text keys and bytes values in one SQLite file, many rows in one transaction.
+"""The memo in a folder: diskcache with text keys and bytes values in one SQLite file, many rows in one transaction.
 
 Never a pickle, neither written nor read, and nothing is ever evicted. Knows nothing of what the bytes mean.
 """
@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import diskcache
-from diskcache.core import MODE_RAW, UNKNOWN
+from diskcache.core import DBNAME, MODE_RAW, UNKNOWN
 
 from promptopt.errors import InputError
+from promptopt.memo_base import Flights, MemoStats
+from promptopt.memo_format import checked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from promptopt.memo_base import Claim
+    from promptopt.memo_format import Row
 
 _log = logging.getLogger("promptopt.memo")
 
@@ -26,7 +33,8 @@ _BUSY_SECONDS = 60.0  # between two lines in the log while another process write
 _SELECT_ONE = "SELECT mode, filename, value FROM Cache WHERE raw = 1 AND key = ?"
 _SELECT_MANY = "SELECT key, mode, filename, value FROM Cache WHERE raw = 1 AND key IN ({})"
 _SELECT_ALL = """
-    SELECT store_time, key, mode, filename, value FROM Cache WHERE raw = 1 AND typeof(key) = 'text' ORDER BY rowid
+    SELECT store_time, key, mode, filename, value FROM Cache WHERE raw = 1 AND typeof(key) = 'text'
+    ORDER BY store_time, key
 """
 _UPSERT = """
     INSERT INTO Cache(key, raw, store_time, size, mode, filename, value) VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -39,9 +47,7 @@ class BytesOnly(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
     """Text keys and bytes values, in the database itself; never a pickle, neither written nor read."""
 
     def put(self, key: Any) -> tuple[str, bool]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if type(key) is not str or not key.isascii():
-            raise InputError(f"a key of the memo must be ASCII text, not {key!r}: take it from memo_key")
-        return key, True
+        return checked(key), True
 
     def get(self, key: Any, raw: bool) -> str:  # noqa: FBT001  # diskcache's signature
         if not raw or type(key) is not str:
@@ -54,18 +60,35 @@ class BytesOnly(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         return 0, MODE_RAW, None, value
 
     def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:  # noqa: FBT001  # diskcache's signature
-        if read or mode != MODE_RAW or filename is not None or type(value) is not bytes:
-            raise ValueError("it was not stored by the memo")
-        return value
+        if read:
+            raise ValueError("the memo reads no files")
+        return _bytes(mode, filename, value)
 
 
-class Store(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
-    """diskcache, with many rows at once, and with transactions that end even where the disk is full."""
+def _bytes(mode: int, filename: str | None, value: Any) -> bytes:
+    """Return the value of a row that the memo stored, and b"" of any other."""
+    return value if mode == MODE_RAW and filename is None and type(value) is bytes else b""
+
+
+class FolderStore(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
+    """diskcache, with many rows at once, and with transactions that end even where the disk is full.
+
+    Args:
+        folder: made, for its user alone, where it is missing.
+
+    Raises:
+        InputError: the folder cannot be made, or holds something that is no memo.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.place = str(folder)
+        self.folder = folder
+        self.claims = Flights()
         try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (folder / DBNAME).touch(mode=0o600)
             super().__init__(
-                str(folder),
+                self.place,
                 timeout=_BUSY_SECONDS,  # pyright: ignore[reportArgumentType]  # seconds, of any kind
                 disk=BytesOnly,
                 eviction_policy="none",
@@ -73,45 +96,65 @@ class Store(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
                 size_limit=2**62,
                 statistics=0,
             )
-        except sqlite3.Error:
+        except OSError as error:
+            raise InputError(
+                f"the memo's folder {folder} cannot be used ({error}): "
+                "name another one in PROMPTOPT_CACHE_DIR, or make this one writable"
+            ) from error
+        except sqlite3.Error as error:
             self.close()
-            raise
+            self._refuse(error)
 
-    def read_one(self, key: str) -> tuple[Any, ...] | None:
-        """Return (mode, filename, value) of the row of `key`."""
-        row: tuple[Any, ...] | None = self._sql(_SELECT_ONE, (key,)).fetchone()
-        return row
+    def read_one(self, key: str) -> bytes | None:
+        """Return the packed value, or None where there is none."""
+        try:
+            row = self._sql(_SELECT_ONE, (key,)).fetchone()
+        except sqlite3.Error as error:
+            self._refuse(error)
+        return None if row is None else _bytes(*row)
 
-    def read_many(self, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """Yield (key, mode, filename, value) of the rows of `keys` that are there."""
-        for start in range(0, len(keys), _KEYS_A_QUERY):
-            chunk = keys[start : start + _KEYS_A_QUERY]
-            yield from self._sql(_SELECT_MANY.format(",".join("?" * len(chunk))), chunk)
+    def read_many(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield the packed values that are there."""
+        with self._refused():
+            for start in range(0, len(keys), _KEYS_A_QUERY):
+                chunk = keys[start : start + _KEYS_A_QUERY]
+                for key, *row in self._sql(_SELECT_MANY.format(",".join("?" * len(chunk))), chunk):
+                    yield key, _bytes(*row)
 
-    def rows(self) -> Iterator[tuple[Any, ...]]:
-        """Yield (stored, key, mode, filename, value) of all rows, in the order in which they came."""
-        yield from self._sql(_SELECT_ALL)
+    def rows(self) -> Iterator[Row]:
+        """Yield all entries, by time and key."""
+        with self._refused():
+            for stored, key, *row in self._sql(_SELECT_ALL):
+                yield key, stored, _bytes(*row)
 
-    def write(self, rows: Iterable[tuple[str, float, bytes]]) -> None:
-        """Insert or overwrite rows of (key, stored, value), all or none."""
-        with self._con as connection:
+    def write(self, batches: Iterable[Sequence[Row]]) -> None:
+        """Insert or overwrite entries, all or none."""
+        with self._refused(), self._con as connection:
             self._begin(connection)
-            connection.executemany(_UPSERT, map(self._columns, rows))
+            for rows in batches:
+                connection.executemany(_UPSERT, map(self._columns, rows))
 
     def delete_before(self, moment: float) -> int:
         """Delete what was stored before `moment`, give the room back, and return the number of rows."""
-        with self._con as connection:
-            self._begin(connection)
-            deleted: int = connection.execute("DELETE FROM Cache WHERE store_time < ?", (moment,)).rowcount
-        self._sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        with self._refused():
+            with self._con as connection:
+                self._begin(connection)
+                deleted: int = connection.execute("DELETE FROM Cache WHERE store_time < ?", (moment,)).rowcount
+            self._sql("PRAGMA wal_checkpoint(TRUNCATE)")
         return deleted
 
-    def census(self) -> tuple[int, float | None, float | None]:
-        """Return the number of rows, and when the first and the last were stored."""
-        entries, oldest, newest = self._sql("SELECT COUNT(*), MIN(store_time), MAX(store_time) FROM Cache").fetchone()
-        return entries, oldest, newest
+    def census(self) -> MemoStats:
+        """Return how much is stored, in bytes on disk, and since when."""
+        with self._refused():
+            found = self._sql("SELECT COUNT(*), MIN(store_time), MAX(store_time) FROM Cache").fetchone()
+        size = sum(file.stat().st_size for file in self.folder.glob(f"{DBNAME}*"))
+        return MemoStats(self.place, found[0], size, *found[1:])
 
-    def _columns(self, row: tuple[str, float, bytes]) -> tuple[Any, ...]:
+    def claim(self, keys: Iterable[str]) -> AbstractContextManager[Claim]:
+        """Share out the work on `keys` among the threads of this process."""
+        return self.claims.claim(keys)
+
+    def _columns(self, row: Row) -> tuple[Any, ...]:
         key, raw = self.disk.put(row[0])
         return (key, raw, row[1], *self.disk.store(row[2], read=False))
 
@@ -123,6 +166,19 @@ class Store(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                     raise
-                _log.warning("still waiting for the memo in %s: another process is writing to it", self.directory)
+                _log.warning("still waiting for the memo in %s: another process is writing to it", self.place)
             else:
                 return
+
+    @contextmanager
+    def _refused(self) -> Generator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            self._refuse(error)
+
+    def _refuse(self, error: sqlite3.Error) -> NoReturn:
+        raise InputError(
+            f"the memo in {self.place} cannot be used ({error}): make room, make it writable, or move the folder away "
+            "to start an empty one; PROMPTOPT_CACHE_DIR names another place"
+        ) from error

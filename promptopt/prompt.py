@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from promptopt.errors import InputError
@@ -142,11 +143,11 @@ class Layout:
 
     def has_slot(self, text: str) -> bool:
         """Whether `text` names a field, and so is a whole message by itself."""
-        return re.search(self._slots, text) is not None
+        return self._slots.search(text) is not None
 
     def split(self, text: str) -> list[str]:
         """Cut `text` into [text, slot, text, slot, ..., text], so that a search can leave the slots alone."""
-        return re.split(f"({self._slots})", text)
+        return re.split(f"({self._slots.pattern})", text)
 
     def render(self, prompt: Prompt, example: Example) -> Context:
         """Return what the model is shown for `example` under `prompt`."""
@@ -187,11 +188,11 @@ class Layout:
 
     def fill(self, text: str, example: Example) -> str:
         """Replace the slots of `text` by the example's fields, all in one pass."""
-        return re.sub(self._slots, lambda match: example.inputs[match[0][1:-1]], text)
+        return self._slots.sub(lambda match: example.inputs[match[0][1:-1]], text)
 
-    @property
-    def _slots(self) -> str:
-        return "|".join(re.escape(f"{{{field}}}") for field in self.fields)
+    @cached_property
+    def _slots(self) -> re.Pattern[str]:
+        return re.compile("|".join(re.escape(f"{{{field}}}") for field in self.fields))
 
 
 def _joined(example: Example) -> str:

@@ -16,6 +16,7 @@ from promptopt.cli.diagnose import diagnose
 from promptopt.cli.memo import memo
 from promptopt.cli.report import compare, report
 from promptopt.cli.run import optimize, score
+from promptopt.cli.sweep import sweep
 from promptopt.errors import InputError, PromptoptError
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.command()(score)
 app.command()(diagnose)
 app.command()(report)
 app.command()(compare)
+app.command()(sweep)
 app.command()(strategies)
 app.add_typer(models, name="models")
 app.add_typer(memo, name="memo")

@@ -47,13 +47,14 @@ def list_models(context: typer.Context) -> None:
 def check(
     name: Annotated[str, typer.Argument(help="KIND:NAME of a hosted model, such as openai:gpt-4.1-mini.")],
     base_url: Annotated[str | None, typer.Option(help="Endpoint, if not the provider's.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Tokenizer of a completions: model, to score chats.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait for an answer.")] = None,
 ) -> None:
-    """Find out what an endpoint can do: key, model, log-probabilities, batches, price. Pays for one small call."""
+    """Find out what an endpoint can do: key, model, log-probabilities, batches, price. Pays for one small call, or a few."""
     from promptopt.models.check import check as findings  # noqa: PLC0415  loaded when used
     from promptopt.models.hosted import HostedModel  # noqa: PLC0415  loaded when used
 
-    model = load_model(name, base_url=base_url, timeout=timeout)
+    model = load_model(name, base_url=base_url, tokenizer=tokenizer, timeout=timeout)
     if not isinstance(model, HostedModel):
         raise InputError(f"{name!r} is no hosted model: there is nothing to check, give openai:NAME or anthropic:NAME")
     failed = False

@@ -22,17 +22,21 @@ from promptopt.cli.run import (
     Json,
     Label,
     Labels,
-    MemoFolder,
+    MemoPlace,
     ModelName,
     PriceText,
     PromptText,
     Quiet,
+    RayAddress,
+    Replicas,
     Reward,
     Rpm,
     SplitSeed,
     TaskArgument,
     Timeout,
+    Tokenizer,
     Tpm,
+    _libraries_speak_aside,  # pyright: ignore[reportPrivateUsage]
     _Pace,  # pyright: ignore[reportPrivateUsage]  one command line in two files
     _Source,  # pyright: ignore[reportPrivateUsage]
     _with_batches,  # pyright: ignore[reportPrivateUsage]
@@ -231,25 +235,28 @@ def diagnose(
     reward: Reward = None,
     split_seed: SplitSeed = 0,
     base_url: BaseUrl = None,
+    tokenizer: Tokenizer = None,
     price: PriceText = None,
     concurrency: Concurrency = None,
     timeout: Timeout = None,
     rpm: Rpm = None,
     tpm: Tpm = None,
     batch: Batch = False,
+    replicas: Replicas = None,
+    ray: RayAddress = None,
     budget: Annotated[str | None, typer.Option(help="'500 calls', '2 dollars' or '1M tokens'.")] = None,
-    memo: MemoFolder = None,
+    memo: MemoPlace = None,
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
     """Is this task worth optimising? Says whether prompts differ, which examples show it, and what a search can hope for."""
     read = _few(_Source(task, data, input, label, labels, seed_prompt, reward, split_seed).task(), examples, seed)
     pace = _Pace(concurrency, timeout, rpm, tpm)
-    loaded = pace.load(model, base_url, price)
+    loaded = pace.load(model, base_url, price, tokenizer, replicas, ray)
     loaded = _with_batches(loaded) if batch else loaded
     asked = pace.load(writer, None, None) if writer else loaded
     _refuse_unlimited([loaded] if pruned_ else [loaded, asked], budget, systems * len(read.train) * replicates)
-    with Display(quiet=quiet) as display, Memo(memo) as store:
+    with Display(quiet=quiet) as display, Memo(memo) as store, _libraries_speak_aside():
         caller = Caller(store, Ledger(Budget.parse(budget) if budget else Budget()))
         run = Run(read, named_generator(seed, "diagnose"), seed, Scorer(read, loaded, caller), asked)
         caller.watch = run.watch = lambda: display.show(run)

@@ -1,4 +1,4 @@
-"""`promptopt memo`: the replies on disk."""
+"""`promptopt memo`: the replies that are kept."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ from typing import Annotated
 
 import typer
 
-from promptopt.memo import Memo, default_folder, parse_age
+from promptopt.memo import Memo, default_place, parse_age, place_name
 
 memo = typer.Typer(help="The memo: every reply that was ever paid for.", no_args_is_help=True, rich_markup_mode=None)
 
-Folder = Annotated[Path | None, typer.Option("--memo", help="Folder of the memo.")]
+Place = Annotated[str | None, typer.Option("--memo", help="Folder of the memo, or redis://HOST:PORT/DB.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
 
 
 @memo.command()
 def path() -> None:
     """Say where the memo lies."""
-    typer.echo(default_folder())
+    typer.echo(place_name(default_place()))
 
 
 @memo.command()
-def stats(folder: Folder = None, json_: Json = False) -> None:
+def stats(place: Place = None, json_: Json = False) -> None:
     """Say how much is stored, and since when."""
-    with Memo(folder) as store:
+    with Memo(place) as store:
         found = store.stats()
     if json_:
-        typer.echo(json.dumps(found._asdict() | {"folder": str(found.folder)}))
+        typer.echo(json.dumps(found._asdict()))
         return
-    typer.echo(f"folder   {found.folder}\nentries  {found.entries:,}\nbytes    {found.bytes:,}")
+    typer.echo(f"place    {found.place}\nentries  {found.entries:,}\nbytes    {found.bytes:,}")
     for name, moment in (("oldest", found.oldest), ("newest", found.newest)):
         if moment is not None:
             typer.echo(f"{name}   {datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC")
 
 
 @memo.command()
-def export(file: Annotated[Path, typer.Argument(help="JSONL file to write.")], folder: Folder = None) -> None:
+def export(file: Annotated[Path, typer.Argument(help="JSONL file to write.")], place: Place = None) -> None:
     """Write all entries to a file, one JSON object a line."""
-    with Memo(folder) as store:
+    with Memo(place) as store:
         typer.echo(f"{store.export(file):,} entries written to {file}")
 
 
 @memo.command("import")
-def import_(file: Annotated[Path, typer.Argument(help="JSONL file to read.")], folder: Folder = None) -> None:
+def import_(file: Annotated[Path, typer.Argument(help="JSONL file to read.")], place: Place = None) -> None:
     """Add the entries of an exported file."""
-    with Memo(folder) as store:
+    with Memo(place) as store:
         typer.echo(f"{store.import_(file):,} new entries")
 
 
 @memo.command()
 def prune(
-    older_than: Annotated[str, typer.Option(help="Age, such as 30d, 12h, 90m or 3600s.")], folder: Folder = None
+    older_than: Annotated[str, typer.Option(help="Age, such as 30d, 12h, 90m or 3600s.")], place: Place = None
 ) -> None:
     """Delete entries that were stored longer ago than an age."""
     seconds = parse_age(older_than)
-    with Memo(folder) as store:
+    with Memo(place) as store:
         typer.echo(f"{store.prune(seconds):,} entries deleted")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +21,7 @@ from promptopt.harness import optimize as run_optimize
 from promptopt.ledger import Budget, Ledger
 from promptopt.memo import Memo
 from promptopt.models import load_model
-from promptopt.models.base import Price
+from promptopt.models.base import LabelModel, Price
 from promptopt.progress import Display
 from promptopt.prompt import Prompt
 from promptopt.result import SPENDING
@@ -29,6 +31,8 @@ from promptopt.task import check_slots
 from promptopt.taskfile import build_task, load_task, parse_spec
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from promptopt.models.base import Model
     from promptopt.result import Result
     from promptopt.statistics import Interval
@@ -46,6 +50,9 @@ Reward = Annotated[str | None, typer.Option(help="Built-in reward, or MODULE:FUN
 SplitSeed = Annotated[int, typer.Option(help="Seed of the split of one data file.")]
 ModelName = Annotated[str, typer.Option("--model", help="KIND:NAME, see `promptopt models`.")]
 BaseUrl = Annotated[str | None, typer.Option(help="Endpoint of a hosted model, if not the provider's.")]
+Tokenizer = Annotated[
+    str | None, typer.Option(help="Folder, hub name or GGUF file of a completions: model's tokenizer, to score chats.")
+]
 PriceText = Annotated[
     str | None,
     typer.Option(
@@ -59,8 +66,13 @@ Tpm = Annotated[int | None, typer.Option(min=1, help="Most tokens a minute to a 
 Batch = Annotated[
     bool, typer.Option("--batch", help="Score through the provider's batch endpoint: half the price, within a day.")
 ]
-MemoFolder = Annotated[Path | None, typer.Option("--memo", help="Folder of the memo.")]
-HOSTED = ("openai:", "anthropic:")
+Replicas = Annotated[int | None, typer.Option(min=1, help="Copies of a local --model, as actors on Ray.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option("--ray", help="HOST:PORT of the Ray cluster for --replicas, or auto, if not this machine alone."),
+]
+MemoPlace = Annotated[str | None, typer.Option("--memo", help="Folder of the memo, or redis://HOST:PORT/DB.")]
+HOSTED = ("openai:", "completions:", "anthropic:")
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
 
@@ -104,10 +116,26 @@ class _Pace:
     requests_per_minute: int | None
     tokens_per_minute: int | None
 
-    def load(self, spec: str, base_url: str | None, price: str | None) -> Model:
+    def load(
+        self,
+        spec: str,
+        base_url: str | None,
+        price: str | None,
+        tokenizer: str | None = None,
+        replicas: int | None = None,
+        ray: str | None = None,
+    ) -> Model:
         """Return the model of that name; models that are not hosted have no use for a pace."""
         pace = self if spec.startswith(HOSTED) else _Pace(None, None, None, None)
-        return load_model(spec, base_url=base_url, price=_read_price(price), **vars(pace))
+        return load_model(
+            spec,
+            base_url=base_url,
+            tokenizer=tokenizer,
+            price=_read_price(price),
+            replicas=replicas,
+            ray_address=ray,
+            **vars(pace),
+        )
 
 
 def optimize(
@@ -122,6 +150,7 @@ def optimize(
     reward: Reward = None,
     split_seed: SplitSeed = 0,
     base_url: BaseUrl = None,
+    tokenizer: Tokenizer = None,
     price: PriceText = None,
     writer: Annotated[str | None, typer.Option(help="Model that writes prompts; by default the task model.")] = None,
     writer_base_url: Annotated[str | None, typer.Option(help="Endpoint of the writer.")] = None,
@@ -131,11 +160,13 @@ def optimize(
     rpm: Rpm = None,
     tpm: Tpm = None,
     batch: Batch = False,
+    replicas: Replicas = None,
+    ray: RayAddress = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of the strategy, NAME=VALUE.")] = None,
     budget: Annotated[str | None, typer.Option(help="'500 calls', '2 dollars' or '1M tokens'.")] = None,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
     run_dir: Annotated[Path | None, typer.Option(help="Where the result and the report go.")] = None,
-    memo: MemoFolder = None,
+    memo: MemoPlace = None,
     study: Annotated[
         str | None,
         typer.Option(
@@ -152,7 +183,7 @@ def optimize(
     settings = _read_settings(set_ or [])
     read = source.task()
     pace = _Pace(concurrency, timeout, rpm, tpm)
-    loaded = pace.load(model, base_url, price)
+    loaded = pace.load(model, base_url, price, tokenizer, replicas, ray)
     loaded = _with_batches(loaded) if batch else loaded
     given: dict[str, Any] = {
         "writer": pace.load(writer, writer_base_url, writer_price) if writer else None,
@@ -168,7 +199,7 @@ def optimize(
         raise InputError("--study and --no-study contradict each other: give one of them")
     given["tracking"] = study or not no_study
     folder = run_dir or Path("runs") / _run_name(read.name, [model, strategy, settings, writer, budget, seed])
-    with Display(quiet=quiet) as display, Memo(memo) as store:
+    with Display(quiet=quiet) as display, Memo(memo) as store, _libraries_speak_aside():
         result = run_optimize(read, loaded, strategy, run_dir=folder, memo=store, display=display, **given)
     if json_:
         typer.echo(json.dumps(result.to_json(), ensure_ascii=False))
@@ -192,14 +223,17 @@ def score(
     reward: Reward = None,
     split_seed: SplitSeed = 0,
     base_url: BaseUrl = None,
+    tokenizer: Tokenizer = None,
     price: PriceText = None,
     concurrency: Concurrency = None,
     timeout: Timeout = None,
     rpm: Rpm = None,
     tpm: Tpm = None,
     batch: Batch = False,
+    replicas: Replicas = None,
+    ray: RayAddress = None,
     budget: Annotated[str | None, typer.Option(help="'500 calls', '2 dollars' or '1M tokens'.")] = None,
-    memo: MemoFolder = None,
+    memo: MemoPlace = None,
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
@@ -212,9 +246,9 @@ def score(
     prompts = [Prompt(text) for text in prompt or []] + [Prompt(_read_text(path)) for path in prompt_file or []]
     for given in prompts:
         check_slots(given.text, read.fields, "the prompt")
-    loaded = _Pace(concurrency, timeout, rpm, tpm).load(model, base_url, price)
+    loaded = _Pace(concurrency, timeout, rpm, tpm).load(model, base_url, price, tokenizer, replicas, ray)
     loaded = _with_batches(loaded) if batch else loaded
-    with Display(quiet=quiet) as display, Memo(memo) as store:
+    with Display(quiet=quiet) as display, Memo(memo) as store, _libraries_speak_aside():
         ledger = Ledger(Budget.parse(budget) if budget else Budget())
         caller = Caller(store, ledger, watch=lambda: display.count(ledger))
         rows = _scored(Scorer(read, loaded, caller), prompts or [read.seed_prompt], split, replicates)
@@ -225,9 +259,16 @@ def score(
     raise typer.Exit(1 if any(row["failed"] for row in rows) else 0)
 
 
+def _libraries_speak_aside() -> AbstractContextManager[Any]:
+    """Let what libraries print, as Ray does when an actor dies, go to standard error: standard output is for results."""
+    return redirect_stdout(sys.stderr)
+
+
 def _with_batches(model: Model) -> Model:
     from promptopt.models.batches import batch_model  # noqa: PLC0415  loaded when used
 
+    if isinstance(model, LabelModel):
+        raise InputError(f"{model!r} scores labels, which no batch endpoint does: leave out --batch")
     return batch_model(model)
 
 

@@ -1,0 +1,77 @@
+"""`promptopt sweep`."""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from promptopt.cli.report import Json
+from promptopt.cli.run import Quiet
+from promptopt.sweep.table import HEADS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from promptopt.sweep.table import Row
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A sweep file (TOML).")],
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where runs, table and study go.", show_default="runs/ and the file's name"),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Runs at once, on Ray's workers; 0 for one after another, without Ray.",
+            show_default="as many as there are cores for, 0 without Ray",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster, such as auto.", show_default="one of its own, here")
+    ] = None,
+    memo: Annotated[str | None, typer.Option(help="Folder or redis:// URL of the memo that all runs share.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(help="Optuna storage URL that all runs share.", show_default="study.db of --run-dir"),
+    ] = None,
+    quiet: Quiet = False,
+    json_: Json = False,
+) -> None:
+    """Run tasks x models x strategies x seeds at equal budget, or as portfolios, and put them into one table."""
+    from promptopt.sweep import run_sweep  # noqa: PLC0415  loaded when used
+
+    def tell(said: str) -> None:
+        if not quiet:
+            typer.echo(said, err=True)
+
+    found = run_sweep(file, folder=run_dir, memo=memo, storage=study, workers=workers, address=ray, tell=tell)
+    if json_:
+        typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
+    else:
+        _print(found.rows)
+        for line in [*(f"failed: {line}" for line in found.failures), *(f"note: {note}" for note in found.notes)]:
+            typer.echo(line)
+    raise typer.Exit(0 if found.finished else 1)
+
+
+def _print(rows: Sequence[Row]) -> None:
+    """Print a table for each task and model, its intervals under their means: lines of a terminal are short."""
+    for (task, model), group in groupby(rows, key=lambda row: (row.task, row.model)):
+        table = Table(title=Text(f"{task}, {model}"), title_justify="left")
+        heads, here = HEADS[2:], [row.cells()[2:] for row in group]
+        kept = [i for i in range(len(heads)) if any(cells[i] for cells in here)]
+        for i in kept:
+            table.add_column(Text(heads[i]), justify="right" if i else "left", overflow="fold")
+        for cells in here:
+            table.add_row(*(Text(cells[i].replace(" (", "\n(", 1) if i else cells[i]) for i in kept))
+        Console(highlight=False).print(table)
