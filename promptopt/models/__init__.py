@@ -1,4 +1,4 @@
-"""Models by name: `local:NAME`, `local-clip:NAME`, `openai:NAME`, `anthropic:NAME`, `python:MODULE:ATTRIBUTE`.
+"""Models by name: `local:NAME`, `local-clip:NAME`, `openai:NAME`, `completions:NAME`, `anthropic:NAME`, `python:MODULE:ATTRIBUTE`.
 
 An adapter, and the SDK or torch behind it, is imported when a model of its kind is asked for, and not before.
 """
@@ -18,6 +18,7 @@ KINDS = {
     "local": "a transformers model: a known name (smollm2), a hub name, a folder, or a GGUF file",
     "local-clip": "a CLIP model of transformers, for tasks with captions: a hub name or a folder",
     "openai": "OpenAI's chat completions, or any server that speaks them (--base-url)",
+    "completions": "a server that scores given texts, such as vLLM: log-probabilities of all labels (--base-url)",
     "anthropic": "Anthropic's messages, or any server that speaks them (--base-url)",
     "python": "a model of your own: MODULE:ATTRIBUTE",
 }
@@ -27,22 +28,28 @@ def load_model(
     spec: str,
     *,
     base_url: str | None = None,
+    tokenizer: str | None = None,
     price: Price | None = None,
     concurrency: int | None = None,
     timeout: float | None = None,
     requests_per_minute: float | None = None,
     tokens_per_minute: float | None = None,
+    replicas: int | None = None,
+    ray_address: str | None = None,
 ) -> Model:
     """Return the model that a name such as `openai:gpt-4.1-mini` stands for; nothing is loaded or called yet.
 
     Args:
         spec: kind, colon, name.
         base_url: endpoint of a hosted model, if not the provider's.
+        tokenizer: of a `completions:` model, a folder, hub name or GGUF file; None scores texts only, and no chats.
         price: dollars per million tokens of a hosted model.
         concurrency: calls in flight at once, at most; this and what follows is for hosted models, None their default.
         timeout: seconds to wait for an answer.
         requests_per_minute: the most to send.
         tokens_per_minute: the most to ask for.
+        replicas: so many copies of a model that is not hosted, as actors on Ray; None is the model itself.
+        ray_address: of the Ray cluster for them, HOST:PORT or "auto"; None starts Ray on this machine.
 
     Raises:
         InputError: no such kind, or an argument that the kind has no use for.
@@ -55,6 +62,14 @@ def load_model(
         )
     if kind in ("local", "local-clip", "python") and base_url is not None:
         raise InputError(f"{spec!r} has no endpoint: leave out the base URL, or use openai: or anthropic:")
+    if kind != "completions" and tokenizer is not None:
+        raise InputError(f"{spec!r} has no use for a tokenizer: leave it out, or use completions:")
+    if replicas is None and ray_address is not None:
+        raise InputError("the address of a Ray cluster is for replicas: say how many, or leave the address out")
+    if replicas is not None:
+        from promptopt.models.replicas import RayModel  # noqa: PLC0415  loaded when used
+
+        return RayModel(spec, replicas=replicas, address=ray_address)
     given = {
         "concurrency": concurrency,
         "timeout": timeout,
@@ -62,14 +77,8 @@ def load_model(
         "tokens_per_minute": tokens_per_minute,
     }
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    if kind == "openai":
-        from promptopt.models.openai import OpenAIModel  # noqa: PLC0415  loaded when used
-
-        return OpenAIModel(name, base_url=base_url, price=price, **settings)
-    if kind == "anthropic":
-        from promptopt.models.anthropic import AnthropicModel  # noqa: PLC0415  loaded when used
-
-        return AnthropicModel(name, base_url=base_url, price=price, **settings)
+    if kind in ("openai", "completions", "anthropic"):
+        return _hosted(kind, name, settings | {"base_url": base_url, "price": price}, tokenizer)
     if kind == "local":
         from promptopt.models.local import LocalModel  # noqa: PLC0415  loaded when used
 
@@ -79,6 +88,24 @@ def load_model(
 
         return ClipModel(name)
     return _from_module(name)
+
+
+def _hosted(kind: str, name: str, settings: dict[str, Any], tokenizer: str | None) -> Model:
+    if kind == "openai":
+        from promptopt.models.openai import OpenAIModel  # noqa: PLC0415  loaded when used
+
+        return OpenAIModel(name, **settings)
+    if kind == "anthropic":
+        from promptopt.models.anthropic import AnthropicModel  # noqa: PLC0415  loaded when used
+
+        return AnthropicModel(name, **settings)
+    from promptopt.models.completions import CompletionsModel, TokenizedCompletionsModel  # noqa: PLC0415  loaded when used
+
+    return (
+        TokenizedCompletionsModel(name, tokenizer=tokenizer, **settings)
+        if tokenizer
+        else CompletionsModel(name, **settings)
+    )
 
 
 def _from_module(name: str) -> Model:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.errors import ModelError, PassingModelError
-from promptopt.models.base import LabelReader, Request
+from promptopt.models.base import LabelReader, Request, TokenModel
 from promptopt.models.batches import HostedBatches, NoSuchPlaceError, batch_model
+from promptopt.models.completions import CompletionsModel
 from promptopt.prompt import Message
 from promptopt.scores import Failure, Response
 
@@ -14,8 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from promptopt.models.hosted import HostedModel
+    from promptopt.prompt import Context
 
 _TOKENS = 256  # a model that thinks before it answers needs some
+_NUMBERS = "one, two, three, four, one, two, three,"
+_NEXT = ("four", "five", "dog")
+_ROUNDING = 0.01
 
 
 class Finding(NamedTuple):
@@ -35,12 +41,13 @@ class Finding(NamedTuple):
 def check(model: HostedModel) -> Iterator[Finding]:
     """Yield what is found out, one after the other; ends early where nothing more can be.
 
-    One call of a few tokens is paid for.
+    One call of a few tokens is paid for; of a server that is to score texts, some ten.
     """
-    labels = ("yes", "no")
-    question = (Message("user", "Reply with the word yes."),)
+    scoring = isinstance(model, CompletionsModel)
+    question: Context = _NUMBERS if scoring else (Message("user", "Reply with the word yes."),)
+    request = Request(context=question, max_tokens=8 if scoring else _TOKENS, labels=() if scoring else ("yes", "no"))
     try:
-        reply = next(iter(model.generate([Request(context=question, max_tokens=_TOKENS, labels=labels)]))).reply
+        reply = next(iter(model.generate([request]))).reply
     except PassingModelError as error:
         yield Finding("reachable", good=False, says=str(error))
         return
@@ -55,8 +62,11 @@ def check(model: HostedModel) -> Iterator[Finding]:
     for change in model.changes:
         if "log-probabilities" not in change:  # which have a line of their own
             yield Finding("note", good=None, says=f"{model.name} {change}")
-    yield _logprobs(model)
-    yield _batches(model)
+    if isinstance(model, CompletionsModel):
+        yield from _scores(model)
+    else:
+        yield _logprobs(model)
+        yield _batches(model)
     price = model.price
     known = price is not None and f"${price.input:g} in, ${price.output:g} out, for a million tokens"
     yield Finding("price", good=price is not None or None, says=known or "not known: give --price INPUT,OUTPUT")
@@ -66,6 +76,32 @@ def _text(reply: Response) -> Finding:
     if reply.text:
         return Finding("text", good=True, says=f"{reply.usage.input} tokens in, {reply.usage.output} out")
     return Finding("text", good=False, says=f"none within {_TOKENS} tokens: give the task a larger max_tokens")
+
+
+def _scores(model: CompletionsModel) -> Iterator[Finding]:
+    """Yield whether it scores given texts and chats, and whether its probabilities can be such."""
+    contexts: dict[str, Context] = {"scores texts": _NUMBERS}
+    if isinstance(model, TokenModel):
+        contexts["scores chats"] = (Message("user", f"What comes next: {_NUMBERS}"),)
+    for what, context in contexts.items():
+        try:
+            way = model.way(chat=not isinstance(context, str))
+            scored = next(model.label_logprobs([context], _NEXT)).reply
+        except ModelError as error:
+            yield Finding(what, good=False, says=str(error))
+            continue
+        if isinstance(scored, Failure) or scored.label_logprobs is None:
+            yield Finding(
+                what, good=False, says=scored.reason if isinstance(scored, Failure) else "no log-probabilities"
+            )
+            continue
+        yield Finding(what, good=True, says=f"by {way}; a token that it wrote is scored as when it wrote it")
+        each = [math.exp(logprob) for logprob in scored.label_logprobs]
+        said = ", ".join(f"{label!r} {share:.2g}" for label, share in zip(_NEXT, each, strict=True))
+        total = math.fsum(each)
+        yield Finding("probabilities", good=total <= 1 + _ROUNDING, says=f"{said}: together {total:.2g}, at most 1")
+    if len(contexts) == 1:
+        yield Finding("scores chats", good=None, says="not without the model's tokenizer: --tokenizer")
 
 
 def _logprobs(model: HostedModel) -> Finding:

@@ -116,6 +116,7 @@ class Loopback:
         latency: seconds from a request to its answer.
         logprobs: (token, log-probability) of the likeliest first tokens, best first, given what `answer` is given; without
             it a chat request's wish for them is ignored, as some servers do.
+        score: laid over the choice of a completion, given the request's body: see `scoring`.
         known: names of the models that there are; without any, all names are answered and "some-model" is listed.
         port: 0 takes a free one.
         log: file to which each request is added as a line of JSON once it is over, without its headers.
@@ -131,13 +132,14 @@ class Loopback:
         extra: dict[str, Any] | None = None,
         latency: float = 0.0,
         logprobs: Callable[[str], Sequence[tuple[str, float]]] | None = None,
+        score: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         known: Collection[str] = (),
         port: int = 0,
         log: Path | None = None,
         waits: bool = True,
     ) -> None:
         self.answer, self.finish, self.extra = answer, finish, extra or {}
-        self.latency, self.logprobs, self.known = latency, logprobs, known
+        self.latency, self.logprobs, self.score, self.known = latency, logprobs, score, known
         self.requests: list[Seen] = []
         self.duplicates = 0
         """Requests with the path and body of an earlier one."""
@@ -214,7 +216,7 @@ class Loopback:
             if self.logprobs is not None and body.get("logprobs"):
                 choice["logprobs"] = {"content": [_first_token(self.logprobs(asked), body.get("top_logprobs", 0))]}
         else:
-            choice |= {"text": text} | self.extra
+            choice |= {"text": text} | self.extra | (self.score(body) if self.score is not None else {})
         usage = {"prompt_tokens": taken, "completion_tokens": given}
         return {"choices": [choice], "usage": usage | {"prompt_tokens_details": {"cached_tokens": 1}}}
 
