@@ -33,6 +33,7 @@ bench: .venv/.dev
 	@$(BIN)/python -m benchmarks.throughput
 	@$(BIN)/python -m benchmarks.reliability
 	@$(BIN)/promptopt models fetch smollm2 > /dev/null
+	@$(BIN)/python -m benchmarks.driver
 	@$(BIN)/python -m benchmarks.local_scoring
 
 docs: .venv/.dev
@@ -56,5 +57,5 @@ clean:
 
 .venv/.dev: .venv/.local
 	@echo "installing what the tests need, once"
-	@$(BIN)/python -m pip install --quiet --editable '.[local,dev,serving,mlflow,report]' $(TESTED)
+	@$(BIN)/python -m pip install --quiet --editable '.[local,dev,serving,mlflow,report,scale]' $(TESTED)
 	@touch $@

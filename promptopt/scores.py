@@ -44,7 +44,7 @@ class Usage(NamedTuple):
 NO_USAGE = Usage()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Response:
     """One reply of a model.
 
@@ -61,6 +61,10 @@ class Response:
     usage: Usage = NO_USAGE
     finish_reason: Finish = "stop"
     trajectory: Trajectory | None = None
+
+    def __reduce__(self) -> tuple[type[Response], tuple[Any, ...]]:
+        """Travel between processes as the arguments that it is made of, which is faster than what slots get by default."""
+        return Response, (self.text, self.label_logprobs, self.usage, self.finish_reason, self.trajectory)
 
     @property
     def speechless(self) -> bool:

@@ -1,16 +1,20 @@
-"""From contexts and what may follow them to token sequences, always tokenised together, so that no seam is wrong.
+"""From contexts and what may follow them to token sequences, always as if tokenised together, so that no seam is wrong.
 
-Knows nothing of networks.
+What neighbours start with is tokenised once, where that gives the tokens of the whole (`seams`). Knows nothing of
+networks.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt.errors import InputError
+from promptopt.models.local.seams import has_seams, shared_starts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from promptopt.prompt import Context
 
@@ -53,7 +57,8 @@ class Encoder:
 
     def prompts(self, contexts: Sequence[Context]) -> list[Ids]:
         """Return the tokens of contexts that replies follow."""
-        return [item.ids or (self._start,) for item in self._encode(contexts, [""] * len(contexts))]
+        alone = [("",)] * len(contexts)
+        return [head + tails[0].ids or (self._start,) for head, tails in self._encode(contexts, alone)]
 
     def queries(self, contexts: Sequence[Context], endings: Sequence[Sequence[str]]) -> list[Query]:
         """Return a query for every context and each of its endings, [contexts][endings of each].
@@ -61,11 +66,17 @@ class Encoder:
         An ending's tokens are those that reach past the context's end. After a text to be continued an ending follows a
         space, after a chat it begins the reply.
         """
-        flat = [(context, ending) for context, some in zip(contexts, endings, strict=True) for ending in some]
-        encoded = self._encode([context for context, _ in flat], [ending for _, ending in flat])
         out: list[Query] = []
-        for index, some in enumerate(endings):
-            out.extend(self._cut(index, encoded[len(out) : len(out) + len(some)]))
+        cuts: dict[tuple[bool, tuple[_Encoded, ...]], list[tuple[Ids, Ids]]] = {}
+        for index, (head, tails) in enumerate(self._encode(contexts, endings)):
+            key = (not head, tails)
+            if key not in cuts:
+                cuts[key] = list(self._cut(tails, alone=not head))
+            before, sequence = None, head
+            for ending, (body, wanted) in enumerate(cuts[key]):
+                if body is not before:  # labels of one token are read after the same sequence
+                    before, sequence = body, head + body
+                out.append(Query(index, ending, sequence, wanted))
         return out
 
     @property
@@ -74,21 +85,45 @@ class Encoder:
         start = self._tokenizer.bos_token_id
         return int(self._tokenizer.eos_token_id if start is None else start)
 
-    def _encode(self, contexts: Sequence[Context], endings: Sequence[str]) -> list[_Encoded]:
-        out: dict[int, _Encoded] = {}
-        for chat in (True, False):
-            kind = [i for i, context in enumerate(contexts) if isinstance(context, tuple) is chat]
+    @cached_property
+    def _has_seams(self) -> bool:
+        return has_seams(self._tokenizer)
+
+    def _encode(
+        self, contexts: Sequence[Context], endings: Sequence[Sequence[str]]
+    ) -> list[tuple[Ids, tuple[_Encoded, ...]]]:
+        """Return the tokens of each context with each of its endings: the start that they share, and what comes after."""
+        starts = [self._text(context) for context in contexts]
+        heads = shared_starts(starts) if self._has_seams else [0] * len(starts)
+        rests: dict[tuple[str | bool, ...], tuple[_Part, ...]] = {}  # the same after many heads
+        rows: list[tuple[_Part, tuple[str | bool, ...]]] = []
+        first = _Part("", 0, special=False)
+        for context, start, head, some in zip(contexts, starts, heads, endings, strict=True):
+            chat = isinstance(context, tuple)  # a chat template writes its own special tokens
+            if len(first.text) != head or not start.startswith(first.text):
+                first = _Part(start[:head], head, special=bool(head) and not chat)
+            key: tuple[str | bool, ...] = (start[head:], chat, not head, *some)
+            if key not in rests:
+                texts = (_join(start, ending, chat=chat)[head:] for ending in some)
+                rests[key] = tuple(_Part(text, len(start) - head, special=not (chat or head)) for text in texts)
+            rows.append((first, key))
+        parts = dict.fromkeys(chain(dict.fromkeys(first for first, _ in rows), *rests.values()))
+        found = self._read(parts)
+        tails = {key: tuple(found[part] for part in rest) for key, rest in rests.items()}
+        return [(found[first].ids, tails[key]) for first, key in rows]
+
+    def _read(self, parts: Iterable[_Part]) -> dict[_Part, _Encoded]:
+        out = {part: _Encoded((), 0) for part in parts}
+        for special in (True, False):
+            kind = [part for part in parts if part.special is special and (part.text or special)]
             for first in range(0, len(kind), _TOGETHER):
                 chosen = kind[first : first + _TOGETHER]
-                starts = [self._text(contexts[i]) for i in chosen]
-                joined = [_join(start, endings[i], chat=chat) for start, i in zip(starts, chosen, strict=True)]
-                # A chat template writes its own special tokens.
-                read = self._tokenizer(joined, add_special_tokens=not chat, return_offsets_mapping=True)
-                tokens = zip(read["input_ids"], read["offset_mapping"], strict=True)
-                for i, start, (ids, offsets) in zip(chosen, starts, tokens, strict=True):
-                    past = next((n for n, (_, end) in enumerate(offsets) if end > len(start)), len(ids))
-                    out[i] = _Encoded(tuple(ids), past)
-        return [out[i] for i in range(len(contexts))]
+                texts = [part.text for part in chosen]
+                read = self._tokenizer(texts, add_special_tokens=special, return_offsets_mapping=True)
+                for part, ids, offsets in zip(chosen, read["input_ids"], read["offset_mapping"], strict=True):
+                    past = next((n for n, (_, end) in enumerate(offsets) if end > part.past), len(ids))
+                    out[part] = _Encoded(tuple(ids), past)
+        return out
 
     def _text(self, context: Context) -> str:
         if isinstance(context, str):
@@ -98,16 +133,21 @@ class Encoder:
         turns = [message._asdict() for message in context]
         return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
-    def _cut(self, context: int, encoded: Sequence[_Encoded]) -> Iterator[Query]:
-        """Cut a context's endings off at one place for all: the first token past its end."""
-        rows = [item.ids for item in encoded]
-        cut = min(item.past for item in encoded)
+    def _cut(self, tails: Sequence[_Encoded], *, alone: bool) -> Iterator[tuple[Ids, Ids]]:
+        """Cut a context's endings off at one place for all, the first token past its end: yield (all but the last, endings).
+
+        Args:
+            tails: what comes after the shared start.
+            alone: whether there is no such start.
+        """
+        rows = [item.ids for item in tails]
+        cut = min((item.past for item in tails), default=0)
         while cut and len({row[:cut] for row in rows}) > 1:  # an ending changed how the context itself is cut
             cut -= 1
-        if cut == 0:  # nothing to condition on: start from the token that texts start with
+        if alone and cut == 0:  # nothing to condition on: start from the token that texts start with
             rows, cut = [(self._start, *row) for row in rows], 1
-        for ending, row in enumerate(rows):
-            yield Query(context, ending, row[:-1], row[cut:])
+        bodies: dict[Ids, Ids] = {}
+        yield from ((bodies.setdefault(row[:-1], row[:-1]), row[cut:]) for row in rows)
 
 
 class PairEncoder:
@@ -138,8 +178,22 @@ class PairEncoder:
         ]
 
 
+class _Part(NamedTuple):
+    """A text to tokenise.
+
+    Args:
+        text: itself.
+        past: where in it the context ends.
+        special: whether with the tokens that texts begin with.
+    """
+
+    text: str
+    past: int
+    special: bool
+
+
 class _Encoded(NamedTuple):
-    """Tokens of a context with its ending.
+    """Tokens of a part.
 
     Args:
         ids: all of them.

@@ -79,14 +79,17 @@ class Blocks(NamedTuple):
 
 def merge(sequences: Sequence[Sequence[int]]) -> Trie:
     """Merge non-empty token sequences into a trie."""
-    grid, lengths = _grid(sequences)
+    place: dict[int, int] = {}
+    places = [place.setdefault(id(sequence), len(place)) for sequence in sequences]
+    distinct = list({id(sequence): sequence for sequence in sequences}.values())  # labels of one token share theirs
+    grid, lengths = _grid(distinct)
     # Big-endian bytes sort like the numbers; 0 stands for the padding, so that a prefix comes before what continues it.
     order = np.argsort(np.ascontiguousarray(grid + 1, ">u4").view(f"S{4 * grid.shape[1]}")[:, 0], kind="stable")
     grid, lengths = grid[order], lengths[order]
     same = grid[1:] == grid[:-1]
     shared = np.concatenate([[0], np.where(same.all(1), lengths[1:], same.argmin(1))])
     first = np.concatenate([[True], (shared < lengths)[1:]])  # of equal sequences
-    row_of = np.empty(len(sequences), np.int64)
+    row_of = np.empty(len(distinct), np.int64)
     row_of[order] = np.cumsum(first) - 1
     grid, lengths, shared = grid[first], lengths[first], shared[first]
 
@@ -98,7 +101,7 @@ def merge(sequences: Sequence[Sequence[int]]) -> Trie:
     owner = np.maximum.accumulate(np.where(depth >= shared[:, None], np.arange(len(grid))[:, None], 0), axis=0)
     paths = np.where(inside, (begins - shared)[owner] + depth, -1)
     rows, depths = np.nonzero(own)
-    return Trie(grid[own], depths, rows, paths, lengths, row_of)
+    return Trie(grid[own], depths, rows, paths, lengths, row_of[places])
 
 
 def blocks(trie: Trie, start: int, stop: int, size: int) -> Blocks:
