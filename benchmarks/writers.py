@@ -56,7 +56,7 @@ def measure(given: argparse.Namespace, name: str, seed: int) -> None:
         task,
         load_model(given.model),
         strategy,
-        writer=load_model(given.writer),
+        writer=load_model(given.writer, base_url=given.writer_base_url),
         seed=seed,
         budget=given.budget,
         memo=given.memo,
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the public data sets")
     parser.add_argument("--model", default="local:smollm2")
     parser.add_argument("--writer", required=True, help="such as local:FOLDER of an instruction-tuned model")
+    parser.add_argument("--writer-base-url", help="endpoint of the writer, such as llama.cpp's server: openai:NAME")
     parser.add_argument("--budget", default="1500 calls")
     parser.add_argument("--test", type=int, default=200, help="test items, or instances")
     parser.add_argument("--seeds", type=int, default=3)

@@ -22,6 +22,7 @@ from typer.main import get_command
 import promptopt
 from promptopt import FakeModel
 from promptopt.cli import app
+from promptopt.sweep.spec import parse_sweep
 from promptopt.taskfile import build_task, parse_spec
 
 if TYPE_CHECKING:
@@ -93,11 +94,13 @@ def test_blocks_said_not_to_run_exist() -> None:
 
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=named)
-def test_a_toml_block_is_a_task_or_an_entry_point(block: Block) -> None:
+def test_a_toml_block_is_a_task_a_sweep_or_an_entry_point(block: Block) -> None:
     values = tomllib.loads(block.text)
 
     if "project" in values:
         assert set(values["project"]["entry-points"]) == {"promptopt.strategies"}
+    elif "strategy" in values:
+        assert parse_sweep(values, block.page).strategy
     else:
         spec = parse_spec(values, block.page)
         assert spec.environment is None or build_task(spec, ROOT).environment is not None
