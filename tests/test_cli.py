@@ -233,7 +233,7 @@ def test_memo_commands(folder: Path) -> None:
     pruned = promptopt(folder, "memo", "prune", "--older-than", "30d")
 
     assert stats["entries"] == 24
-    assert stats["folder"] == path
+    assert stats["place"] == path
     assert exported.stdout.startswith("24 entries written")
     assert imported.stdout.startswith("24 new entries")
     assert pruned.stdout.startswith("0 entries deleted")

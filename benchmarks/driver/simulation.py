@@ -9,6 +9,7 @@ replicas, link and memo.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -134,7 +135,8 @@ class Simulation:
             return
         self._left[run] -= 1
         cells = self._setting.generation
-        count = min(max(cells // PART, self._setting.replicas), EACH * self._setting.replicas, cells)
+        rounds = min(max(math.ceil(cells / PART / self._setting.replicas), 1), EACH)
+        count = min(rounds * self._setting.replicas, cells)
         sizes = self._spread(count)
         self._open[run] = count
         ready = now + self._work(run, self._driver.before * cells)

@@ -5,6 +5,7 @@ The weights are read where the copies are. Here the model is known by name, kind
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
@@ -182,8 +183,8 @@ def parts_of(texts: Sequence[str], replicas: int, extra: Sequence[int] | None = 
     """
     ordered = in_order(texts, extra)
     symbols = int(ordered.before[-1])
-    wanted = min(max(symbols // _PART, replicas), _EACH * replicas, symbols // _LEAST)
-    return cut(ordered, max(wanted, 1))
+    rounds = min(max(math.ceil(symbols / _PART / replicas), 1), _EACH)  # whole ones: in a broken one many would wait
+    return cut(ordered, max(min(rounds * replicas, symbols // _LEAST), 1))
 
 
 def _text(context: Context) -> str:
