@@ -19,7 +19,7 @@ demo: .venv/.local
 
 test: .venv/.dev
 	@$(BIN)/promptopt models fetch smollm2 > /dev/null
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/.dev
 	@$(BIN)/ruff check .

@@ -121,9 +121,10 @@ def test_draws_are_counted_whether_new_or_not(tmp_path: Path) -> None:
 
 
 def test_paper_settings_are_those_of_table_9() -> None:
-    off = dict.fromkeys(("elite", "restore", "swap", "guide", "block", "patience"), 0) | {"starts": 1}
+    off = dict.fromkeys(("elite", "restore", "swap", "guide", "items", "block", "patience", "largest_share"), 0)
 
     assert settings_of(PromptQuine.paper()) == off | {
+        "starts": 1,
         "mode": "gga",
         "confidence": PromptQuine().confidence,
         "population": 30,
