@@ -82,9 +82,13 @@ class ClipModel:
     def __repr__(self) -> str:
         return f"ClipModel({self.name!r}, device={self.device})"
 
-    @cached_property
+    @property
     def fingerprint(self) -> Mapping[str, Any]:
         """Digest of the files (commit of a hub model)."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> Mapping[str, Any]:
         return {
             "provider": "local-clip",
             "model": Path(self.name).name if Path(self.name).exists() else self.name,

@@ -133,9 +133,13 @@ class HostedModel(ABC):
             "model": name,
         }
 
-    @cached_property
+    @property
     def price(self) -> Price | None:
         """Dollars per million tokens: the given ones, or the list's at the provider's own endpoint, else None."""
+        return self._price
+
+    @cached_property
+    def _price(self) -> Price | None:
         if self._given_price is not None or self.endpoint != self.service.endpoint:
             return self._given_price
         from promptopt.models.prices import known_price  # noqa: PLC0415  a third of a second, and only for hosted models
