@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from promptopt.memo import Claim
+    from promptopt.memo_base import Claim
     from promptopt.models.base import Unit
     from promptopt.scores import Finish
 
