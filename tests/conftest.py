@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from promptopt.models.catalog import KNOWN, model_file
+from promptopt.models.dispatch import endpoint
 
 # A slow machine is no defect: no test is timed.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -24,6 +25,12 @@ def _own_memo_and_no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _unknown_endpoints() -> None:
+    """Forget what endpoints did: a port that an earlier test's failing server had may come again."""
+    endpoint.cache_clear()
 
 
 @pytest.fixture(scope="session")
