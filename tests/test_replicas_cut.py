@@ -7,7 +7,8 @@ from itertools import combinations, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptopt.models.replicas.cut import common, cut, in_order
+from promptopt.models.common_start import common_start
+from promptopt.models.replicas.cut import cut, in_order
 
 TEXTS = st.lists(st.text("ab", max_size=6), min_size=1, max_size=9)
 
@@ -51,7 +52,7 @@ def test_tokens_are_cut_like_characters(texts: list[str], most: int) -> None:
 
 @given(a=st.text("ab", max_size=9), b=st.text("ab", max_size=9))
 def test_the_common_start_is_the_longest(a: str, b: str) -> None:
-    shared = common(a, b)
+    shared = common_start(a, b)
 
     assert a[:shared] == b[:shared]
     assert a[shared : shared + 1] != b[shared : shared + 1] or shared == min(len(a), len(b))

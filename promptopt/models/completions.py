@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -276,30 +277,24 @@ class TokenizedCompletionsModel(CompletionsModel):
 
     def __init__(self, name: str, *, tokenizer: str, **settings: Any) -> None:
         super().__init__(name, **settings)
-        from promptopt.models.local.encoding import Encoder  # noqa: PLC0415  the extra, loaded when used
+        from promptopt.models.local.encoding import Encoder, pieces  # noqa: PLC0415  the extra, loaded when used
         from promptopt.models.local.loading import Files  # noqa: PLC0415
 
         self._counted_by = f", which {tokenizer} seems not to be"
         self._tokenizer = Files(tokenizer).tokenizer
         self._encoder = Encoder(tokenizer, self._tokenizer)
+        self._cut = partial(pieces, self._tokenizer)
         template = hashlib.sha256(str(self._tokenizer.chat_template or "").encode()).hexdigest()[:16]
         self.fingerprint = {**self.fingerprint, "template": template}
 
     def pieces(self, text: str) -> list[str]:
         """Cut `text` into the strings that its tokens cover; tokens that share a character stay together."""
-        read = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ends = sorted({end for _, end in read["offset_mapping"] if 0 < end < len(text)})
-        return [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)], strict=True)] if text else []
+        return self._cut(text)
 
     def _text(self, context: Context) -> str:
+        text = self._encoder.text(context)
         if isinstance(context, str):
-            return context
-        if not self._tokenizer.chat_template:
-            raise InputError(
-                f"the tokenizer of {self.name} has no chat template: set the task's format to 'completion'"
-            )
-        turns = [message._asdict() for message in context]
-        text = str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            return text
         start = self._tokenizer.bos_token or ""
         adds = start and self._tokenizer("a")["input_ids"][:1] == [self._tokenizer.bos_token_id]
         return text.removeprefix(start) if adds else text  # the server puts it there too

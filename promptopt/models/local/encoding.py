@@ -93,7 +93,7 @@ class Encoder:
         self, contexts: Sequence[Context], endings: Sequence[Sequence[str]]
     ) -> list[tuple[Ids, tuple[_Encoded, ...]]]:
         """Return the tokens of each context with each of its endings: the start that they share, and what comes after."""
-        starts = [self._text(context) for context in contexts]
+        starts = [self.text(context) for context in contexts]
         heads = shared_starts(starts) if self._has_seams else [0] * len(starts)
         rests: dict[tuple[str | bool, ...], tuple[_Part, ...]] = {}  # the same after many heads
         rows: list[tuple[_Part, tuple[str | bool, ...]]] = []
@@ -125,7 +125,12 @@ class Encoder:
                     out[part] = _Encoded(tuple(ids), past)
         return out
 
-    def _text(self, context: Context) -> str:
+    def text(self, context: Context) -> str:
+        """Return a context as the text that is tokenised; a chat is written out by the tokenizer's template.
+
+        Raises:
+            InputError: a chat, and there is no template.
+        """
         if isinstance(context, str):
             return context
         if not self._tokenizer.chat_template:
@@ -148,6 +153,13 @@ class Encoder:
             rows, cut = [(self._start, *row) for row in rows], 1
         bodies: dict[Ids, Ids] = {}
         yield from ((bodies.setdefault(row[:-1], row[:-1]), row[cut:]) for row in rows)
+
+
+def pieces(tokenizer: Any, text: str) -> list[str]:
+    """Cut `text` into the strings that its tokens cover; tokens that share a character stay together."""
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    ends = sorted({end for _, end in offsets if 0 < end < len(text)})
+    return [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)], strict=True)] if text else []
 
 
 class PairEncoder:

@@ -20,7 +20,7 @@ import torch
 from promptopt.errors import InputError
 from promptopt.models.base import Price
 from promptopt.models.local.decoding import NO_NUMBERS, decode
-from promptopt.models.local.encoding import Encoder, PairEncoder
+from promptopt.models.local.encoding import Encoder, PairEncoder, pieces
 from promptopt.models.local.head import Head
 from promptopt.models.local.loading import Files, choose_device, choose_dtype
 from promptopt.models.local.trial import engine_for
@@ -81,9 +81,7 @@ class LocalModel:
 
     def pieces(self, text: str) -> list[str]:
         """Cut `text` into the strings that its tokens cover; tokens that share a character stay together."""
-        offsets = self._files.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        ends = sorted({end for _, end in offsets if 0 < end < len(text)})
-        return [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)], strict=True)] if text else []
+        return pieces(self._files.tokenizer, text)
 
     def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
         """Yield for each context natural log p(label | context), normalised over the whole vocabulary.

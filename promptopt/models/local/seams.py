@@ -11,6 +11,8 @@ import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from promptopt.models.common_start import common_start
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -60,7 +62,7 @@ def shared_starts(texts: Sequence[str]) -> list[int]:
 
     Texts that differ in their ends should stand beside each other, as the items after one prompt do.
     """
-    common = [_common(first, second) for first, second in pairwise(texts)]
+    common = [common_start(first, second) for first, second in pairwise(texts)]
     out, head = [], ""
     for number, text in enumerate(texts):
         ahead = min(common[number : number + _AHEAD], default=0)
@@ -68,18 +70,6 @@ def shared_starts(texts: Sequence[str]) -> list[int]:
             head = text[: max((found.end() for found in _SEAM.finditer(text[:ahead])), default=0)]
         out.append(len(head))
     return out
-
-
-def _common(first: str, second: str) -> int:
-    """Return the length of the common start, by bisection."""
-    low, high = 0, min(len(first), len(second))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if first[low:middle] == second[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _is_known(part: Any) -> bool:

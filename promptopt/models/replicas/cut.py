@@ -7,16 +7,17 @@ apart from the others, it takes its own nodes and, once more, the path to its fi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from promptopt.models.common_start import common_start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from promptopt.models.common_start import Symbols
     from promptopt.models.local.trie import Ints
-
-Symbols = TypeVar("Symbols", str, tuple[int, ...])
 
 _SLACK = 1.05  # a part may be so much larger than it must be, if the cut then falls where less is shared
 
@@ -44,7 +45,7 @@ def in_order(sequences: Sequence[Symbols], extra: Sequence[int] | None = None) -
     """
     order: list[int] = sorted(range(len(sequences)), key=sequences.__getitem__)
     ordered: list[Symbols] = [sequences[i] for i in order]
-    shared = np.array([0, *map(common, ordered, ordered[1:])][: len(order)], np.int64)
+    shared = np.array([0, *map(common_start, ordered, ordered[1:])][: len(order)], np.int64)
     own = np.array([len(sequence) for sequence in ordered], np.int64) - shared
     if extra is not None:
         own += np.array([extra[i] for i in order], np.int64)
@@ -62,18 +63,6 @@ def cut(sequences: Sorted, most: int) -> list[list[int]]:
     """
     starts = _starts(sequences, _least(sequences, most), _SLACK)
     return [sequences.order[a:b] for a, b in zip(starts, [*starts[1:], None], strict=False)]
-
-
-def common(a: Symbols, b: Symbols) -> int:
-    """Return the length of the longest common start, by halving: slices are compared much faster than single symbols."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _least(sequences: Sorted, most: int) -> int:
