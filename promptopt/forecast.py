@@ -26,6 +26,7 @@ FEWEST = 15  # measured changes, below which nothing is said
 
 _WIDTH = 256  # of the hashed words and pairs of words
 _PENALTIES = np.logspace(-1, 3, 13)
+_TRUSTED = 0.2  # rank correlation on changes left out, below which a forecast is not asked
 _COVER = 0.9  # share of the changes that turn out no better than the upper bound
 
 
@@ -60,6 +61,19 @@ class Forecast:
     slack: float
     correlation: float
     error: float
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it foretold the changes left out well enough to be asked: a rank correlation of 0.2 or more."""
+        return self.correlation >= _TRUSTED
+
+    def picked(self, changes: Sequence[Change], count: int, rng: np.random.Generator) -> list[int]:
+        """Return the places of so many changes with the highest upper bounds, and of one more, drawn from all.
+
+        The one that is drawn may be among the highest; then it is no more than `count`.
+        """
+        highest = np.argsort(-self.upper(changes), kind="stable")[:count].tolist()
+        return sorted({*highest, int(rng.integers(len(changes)))})
 
     def mean(self, changes: Sequence[Change]) -> Floats:
         """Return the guessed change of the score of each, [N]."""

@@ -5,11 +5,13 @@ Knows scores and the items that they are on; not how they came about, nor what a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from promptopt.forecast import Change, Forecast, fitted
 from promptopt.rewards import LabelMargin
 from promptopt.scores import Response, nanmean
 from promptopt.statistics import shrunk
@@ -50,11 +52,14 @@ class Chain:
         order: [E] training items, shuffled.
         labels: of the task.
         tried: what became of each prompt.
+        gains: of prompts over the one that they were to better, on the first items that they met; chains may share them,
+            for what a word is worth.
     """
 
     order: Sequence[Example]
     labels: tuple[str, ...]
     tried: dict[Prompt, _Tried] = field(default_factory=dict)
+    gains: list[tuple[Change, float]] = field(default_factory=list)
 
     def take(self, scores: Scores) -> None:
         """Take in scores on some items; what is known on more of them stays."""
@@ -84,17 +89,33 @@ class Chain:
 
     def ahead(self, prompts: Sequence[Prompt], rival: Prompt, count: int) -> list[Prompt]:
         """Return the best of prompts that met the same items, as far as they are ahead of a rival there."""
-        known = self.tried[rival]
-        gaps = nanmean(np.array([self.tried[prompt].rewards for prompt in prompts]) - known.rewards, axis=1).round(
-            _DIGITS
-        )
+        margin = self.tried[rival].margin
         lead = {
-            prompt: (gap, self.tried[prompt].margin - known.margin)
-            for prompt, gap in zip(prompts, np.nan_to_num(gaps, nan=-np.inf).tolist(), strict=True)
+            prompt: (gap, self.tried[prompt].margin - margin)
+            for prompt, gap in zip(
+                prompts, np.nan_to_num(self._gaps(prompts, rival), nan=-np.inf).tolist(), strict=True
+            )
         }
         return [
             prompt for prompt in sorted(prompts, key=lead.__getitem__, reverse=True)[:count] if lead[prompt] > (0, 0)
         ]
+
+    def learn(self, prompts: Sequence[Prompt], rival: Prompt) -> None:
+        """Note what prompts that met the same items gained over a rival there, for the forecast."""
+        known = self.mean(rival)
+        for prompt, gap in zip(prompts, self._gaps(prompts, rival).tolist(), strict=True):
+            if not math.isnan(known + gap):
+                self.gains.append((Change(prompt.text, rival.text, known), gap))
+
+    def forecast(self) -> Forecast | None:
+        """Return a forecast of gains that may be asked, or None while it does not foretell those that are known."""
+        model = fitted([change for change, _ in self.gains], [gain for _, gain in self.gains])
+        return model if model and model.trusted else None
+
+    def _gaps(self, prompts: Sequence[Prompt], rival: Prompt) -> Floats:
+        """Return by how much each prompt is ahead of a rival where both are known, [P]; NaN where that is nowhere."""
+        own = np.array([self.tried[prompt].rewards for prompt in prompts])
+        return nanmean(own - self.tried[rival].rewards, axis=1).round(_DIGITS)
 
     def contrast(self, run: Run, prompt: Prompt, count: int) -> tuple[list[Seen], list[Seen]]:
         """Return items on which a prompt falls short, and those on which it does better than the others.
@@ -114,15 +135,15 @@ class Chain:
             self._seen(prompt, e, np.nanargmax) for e in wins
         ]
 
-    def telling(self, run: Run, prompt: Prompt) -> list[Example]:
+    def telling(self, run: Run, prompt: Prompt, told: Sequence[Example]) -> list[Example]:
         """Return all items in the order in which proposals that come from a prompt meet them.
 
-        Two on which it falls short, then one on which it does not, and so on, for these are the ones to mend; chance
-        decides within both kinds.
+        Two on which it falls short, then one on which it does not, and so on, for these are the ones to mend; those that
+        the writer was told of come first, chance decides among the others.
         """
         own, best = self.tried[prompt].rewards, np.fmax.reduce(self._table()[1], axis=None, initial=-np.inf)
         shuffled = run.rng.permutation(len(own)).tolist()
-        short = [e for e in shuffled if own[e] < best]
+        short = sorted((e for e in shuffled if own[e] < best), key=lambda e: self.order[e] not in told)
         other = [e for e in shuffled if e not in short]
         places = {e: (n // 2, 0) for n, e in enumerate(short)} | {e: (n, 1) for n, e in enumerate(other)}
         return [self.order[e] for e in sorted(places, key=places.__getitem__)]

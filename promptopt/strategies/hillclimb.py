@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from promptopt.errors import InputError
+from promptopt.forecast import Change
 from promptopt.prompt import Prompt
 from promptopt.strategies.chain import Chain
 from promptopt.task import check_slots
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from promptopt.run import Run
     from promptopt.writing import Shown
 
-_FIRST = 4  # items before anyone may be dropped
+_FIRST = 3  # items before anyone may be dropped
 _SHARE = 3  # of so many proposals one goes on to twice the items
 
 
@@ -43,10 +44,12 @@ class HillClimb:
     """Ask, score, keep, ask again, from several starts.
 
     By default the writer sees scores, the task, its labels, and items that tell the best prompt from the others. It is
-    asked for several prompts at once; the better third of them, as far as they are ahead of the best so far, go on to
-    twice the items, and so on (the gate is GEPA's, the halving Jamieson and Talwalkar's); scores are shrunk towards the mean of all, the more
-    the fewer items they rest on, so that the luckiest of many is not taken for the best. A chain ends after `patience`
-    messages without a better prompt, and a fresh one gets the messages that are left.
+    asked for several prompts at once. They first meet items that the writer was told of; the better third of them, as
+    far as they are ahead of the best so far, go on to twice the items, and so on (the gate is GEPA's, the halving Jamieson
+    and Talwalkar's). Once a forecast from the words of prompts has proved right on those that were measured, twice as
+    many are asked for, and the better half of them by the forecast is measured. Scores are shrunk towards the mean of
+    all, the more the fewer items they rest on, so that the luckiest of many is not taken for the best. A chain ends after
+    `patience` messages without a better prompt, and a fresh one gets the messages that are left.
 
     The paper's counts of restarts, resets, pool and iterations are known from memory and reviews, not from its code,
     which has no such loop.
@@ -63,15 +66,17 @@ class HillClimb:
         good: best prompts in the message (paper: 15).
         bad: worst prompts in the message (paper: 15); 0 shows positives only.
         items: items in the message, of each kind (paper: 0).
-        proposals: prompts asked for in a message (paper: 1).
+        proposals: prompts of a message that are measured (paper: 1).
+        drafts: prompts asked for in a message for each one measured, while the forecast is trusted; 1 measures all (paper).
+            Drafts cost the writer's tokens alone.
         style: what the message shows: "contrastive", the paper's two bare "lists", OPRO's ascending "scale", or ProTeGi's
             "criticism" of errors, by which the best prompt is edited.
         control: what the lessons are worth: "paraphrase" has the best prompt said in other words, "random" shows some of
             the chain's prompts; the writer sees no score in either. All else stays the same.
         patience: messages in a row without a better prompt that end a chain; 0 for chains of fixed length (paper).
-        racing: after 4 items, 8, and so on, a third of the prompts go on, those alone that are ahead of the best so far
+        racing: after 3 items, 6, and so on, a third of the prompts go on, those alone that are ahead of the best so far
             (paper: all prompts meet all items). The items come in an order of the message's own: two on which the best
-            falls short, one on which it does not.
+            falls short, one on which it does not, those that the writer was told of first.
         longest: characters of a prompt.
         meta: folder with meta-prompts in place of the shipped ones.
     """
@@ -87,6 +92,7 @@ class HillClimb:
     bad: int = 4
     items: int = 3
     proposals: int = 8
+    drafts: int = 2
     style: Literal["contrastive", "lists", "scale", "criticism"] = "contrastive"
     control: Literal["", "paraphrase", "random"] = ""
     patience: int = 6
@@ -95,7 +101,7 @@ class HillClimb:
     meta: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("restarts", "resets", "iterations", "pool", "good", "proposals", "longest"):
+        for name in ("restarts", "resets", "iterations", "pool", "good", "proposals", "drafts", "longest"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("bad", "items", "patience"):
@@ -112,7 +118,7 @@ class HillClimb:
     def paper(cls) -> HillClimb:
         """Return the paper's counts and message: best and worst prompts, no score, no task, one proposal a call."""
         return cls(
-            restarts=20, resets=50, iterations=10, pool=100, good=15, bad=15, items=0, proposals=1,
+            restarts=20, resets=50, iterations=10, pool=100, good=15, bad=15, items=0, proposals=1, drafts=1,
             style="lists", patience=0, racing=False,
         )  # fmt: skip
 
@@ -125,7 +131,7 @@ class HillClimb:
     def opro(cls) -> HillClimb:
         """Return OPRO's constants (its code): one chain, 200 messages, 8 prompts each, 20 shown, 3 items."""
         return cls(
-            restarts=1, resets=1, iterations=200, pool=1, good=20, bad=0, items=3, proposals=8,
+            restarts=1, resets=1, iterations=200, pool=1, good=20, bad=0, items=3, proposals=8, drafts=1,
             style="scale", patience=0, racing=False, longest=500,
         )  # fmt: skip
 
@@ -133,26 +139,26 @@ class HillClimb:
     def protegi(cls) -> HillClimb:
         """Return ProTeGi's constants (its code), on one chain: 6 rounds x 4 criticisms of 4 errors, 1 edit each."""
         return cls(
-            restarts=1, resets=1, iterations=24, pool=1, items=4, proposals=1,
+            restarts=1, resets=1, iterations=24, pool=1, items=4, proposals=1, drafts=1,
             style="criticism", patience=0, racing=False,
         )  # fmt: skip
 
     def search(self, run: Run) -> None:
         """Climb from every pool, several times."""
         order = [run.task.train[i] for i in run.rng.permutation(len(run.task.train))]  # data may be sorted by label
-        pools: list[Chain] = []
+        pools, gains = list[Chain](), list[tuple[Change, float]]()
         left, number = self.restarts * self.resets * self.iterations, 0
         while left > 0:
             place = number // self.resets % self.restarts
             if place == len(pools):
-                pools.append(self._pool(run, order))
+                pools.append(self._pool(run, Chain(order, run.task.labels, gains=gains)))
             chain = replace(pools[place], tried=dict(pools[place].tried))
             most = left if self.patience else min(left, self.iterations)
             left -= self._climb(run, chain, most, number) or self.iterations
             number += 1
 
-    def _pool(self, run: Run, order: Sequence[Example]) -> Chain:
-        """Return a fresh scored pool: the seed prompt and others, given or written."""
+    def _pool(self, run: Run, chain: Chain) -> Chain:
+        """Return a chain with its starting prompts scored: the seed prompt and others, given or written."""
         seed = run.task.seed_prompt
         texts = given(self.prompts)
         for text in texts:
@@ -163,8 +169,7 @@ class HillClimb:
         else:
             others = self._paraphrases(run)
         found = [prompt for prompt in dict.fromkeys(others) if prompt != seed][: self.pool - 1]
-        chain = Chain(order, run.task.labels)
-        chain.take(run.score([seed], order))
+        chain.take(run.score([seed], chain.order))
         if found:
             self._score(run, chain, found, seed, seed)
         return chain
@@ -191,46 +196,56 @@ class HillClimb:
             return 0
         for sent in range(1, most + 1):
             best = ranked[0].prompt
-            message = self._message(run, chain, ranked)
-            answer = ask(
-                run, message, self.proposals,
-                each=self.proposals, like=best, known=chain.tried, longest=self.longest,
-            )  # fmt: skip
-            if answer.prompts:
+            message, told = self._message(run, chain, ranked)
+            model = chain.forecast() if self.drafts > 1 else None
+            wanted = self.proposals * (self.drafts if model else 1)
+            answer = ask(run, message, wanted, each=wanted, like=best, known=chain.tried, longest=self.longest)
+            new = answer.prompts
+            if model and len(new) > self.proposals:
+                changes = [Change(prompt.text, best.text, chain.mean(best)) for prompt in new]
+                new = [new[i] for i in model.picked(changes, self.proposals - 1, run.rng)]
+            if new:
                 parent = best if self.control != "random" else run.task.seed_prompt
-                self._score(run, chain, answer.prompts, parent, best)
+                self._score(run, chain, new, parent, best, told=told)
                 ranked = chain.ranked()
             top = ranked[0]
-            improved = top.prompt in answer.prompts
-            facts = answer.facts()
+            improved = top.prompt in new
+            facts = answer.facts() | {"measured": len(new)}
             run.step(best=chain.mean(top.prompt), expected=top.score, improved=int(improved), **facts, chain=number)
             idle = 0 if improved else idle + 1
             if self.patience and idle == self.patience:
                 return sent
         return most
 
-    def _message(self, run: Run, chain: Chain, ranked: Sequence[Shown]) -> Callable[[int], Context]:
-        """Return what asks for so many prompts."""
+    def _message(
+        self, run: Run, chain: Chain, ranked: Sequence[Shown]
+    ) -> tuple[Callable[[int], Context], Sequence[Example]]:
+        """Return what asks for so many prompts, and the items on which it says that the best prompt falls short."""
         task, meta, longest = run.task, MetaPrompts(self.meta), self.longest
         best, (good, bad) = ranked[0].prompt, self._ends(ranked)
         if self.control == "paraphrase":
-            return lambda count: paraphrase(task, best, count, meta=meta, longest=longest)
+            return lambda count: paraphrase(task, best, count, meta=meta, longest=longest), []
         if self.control == "random":
             size = min(len(ranked), self.good + self.bad)
             some = [ranked[i].prompt for i in run.rng.choice(len(ranked), size=size, replace=False)]
-            return lambda count: blind(task, some, count, meta=meta, longest=longest)
+            return lambda count: blind(task, some, count, meta=meta, longest=longest), []
         if self.style == "lists":
             best_ones, worst_ones = ([shown.prompt for shown in part] for part in (good, bad))
-            return lambda count: lists(best_ones, worst_ones, count, meta=meta, longest=longest)
+            return lambda count: lists(best_ones, worst_ones, count, meta=meta, longest=longest), []
         if self.style == "scale":
             some_items = chain.draw(run, self.items)
-            return lambda count: scale(task, ranked[: self.good], count, items=some_items, meta=meta, longest=longest)
+            return lambda count: scale(
+                task, ranked[: self.good], count, items=some_items, meta=meta, longest=longest
+            ), []
         losses, wins = chain.contrast(run, best, self.items)
+        told = [seen.example for seen in losses]
         if self.style == "criticism":
             said = run.write(summarise(task, best, losses, meta=meta)) if losses else []
             criticism = said[0] if said else ""
-            return lambda count: edit(task, best, criticism, count, meta=meta, longest=longest)
-        return lambda count: improve(task, good, bad, count, losses=losses, wins=wins, meta=meta, longest=longest)
+            return lambda count: edit(task, best, criticism, count, meta=meta, longest=longest), told
+        return (
+            lambda count: improve(task, good, bad, count, losses=losses, wins=wins, meta=meta, longest=longest)
+        ), told
 
     def _ends(self, chain: Sequence[Shown]) -> tuple[Sequence[Shown], Sequence[Shown]]:
         """Return the best and the worst of a sorted chain; the two never share a prompt."""
@@ -238,7 +253,16 @@ class HillClimb:
         worst = min(self.bad, len(chain) - len(good))
         return good, chain[len(chain) - worst :]
 
-    def _score(self, run: Run, chain: Chain, prompts: Sequence[Prompt], parent: Prompt, rival: Prompt) -> None:
+    def _score(
+        self,
+        run: Run,
+        chain: Chain,
+        prompts: Sequence[Prompt],
+        parent: Prompt,
+        rival: Prompt,
+        *,
+        told: Sequence[Example] = (),
+    ) -> None:
         """Score prompts, on more and more items the fewer they become, or all on all items.
 
         Args:
@@ -247,13 +271,16 @@ class HillClimb:
             prompts: new ones.
             parent: what they were made from.
             rival: a known prompt, than which they should be better.
+            told: items that the writer was told the rival falls short on.
         """
-        items = chain.telling(run, rival) if self.racing else chain.order
+        items = chain.telling(run, rival, told) if self.racing else chain.order
         size = min(_FIRST, len(items)) if self.racing else len(items)
+        chain.take(run.score(prompts, items[:size], parents=[parent] * len(prompts)))
+        chain.learn(prompts, rival)
         alive = list(prompts)
-        while alive:
-            chain.take(run.score(alive, items[:size], parents=[parent] * len(alive)))
-            if size == len(items):
-                return
+        while size < len(items):
             alive = chain.ahead(alive, rival, -(-len(alive) // _SHARE))
+            if not alive:
+                return
             size = min(2 * size, len(items))
+            chain.take(run.score(alive, items[:size], parents=[parent] * len(alive)))

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 _SCORE_MODEL_FROM = 4  # generation (paper)
 _BAR = 0.8  # of the best score so far (paper, equation 3)
-_TRUSTED = 0.2  # rank correlation on changes left out, below which the forecast is not asked
 _MOST_GENERATIONS = 100
 _GATE = 4  # of the instances that the parent lost, which a child meets first, or a quarter of all
 _LAST_ROUNDS = 2  # of an episode, shown with the advice (code)
@@ -166,7 +165,7 @@ class _Colony:
                 return
             count = s.children if generation > 1 else s.first
             model = self._fitted() if s.forecast == "change" else None
-            made, rejected = self._children(parents, 2 * count if _is_trusted(model) else count)
+            made, rejected = self._children(parents, 2 * count if model and model.trusted else count)
             kept, facts = self._admitted(made, generation, model)
             if kept:
                 self._measure([child for child, _ in kept], [parent.prompt for _, parent in kept], parents)
@@ -346,11 +345,10 @@ class _Colony:
         if model is None:
             return list(made), {}
         facts = {"correlation": model.correlation, "error": model.error, "slack": model.slack}
-        if not made or not _is_trusted(model):
+        if not made or not model.trusted:
             return list(made), facts
-        ranked = np.argsort(-model.upper(changes), kind="stable")[: -(-len(made) // 2)].tolist()
-        lucky = int(self.run.rng.integers(len(made)))  # one is measured whatever the forecast
-        return [made[i] for i in sorted({*ranked, lucky})], facts
+        kept = model.picked(changes, -(-len(made) // 2), self.run.rng)
+        return [made[i] for i in kept], facts
 
     def _by_equation_3(
         self, made: Sequence[tuple[Prompt, Member]], changes: Sequence[Change]
@@ -383,10 +381,6 @@ class _Colony:
                 change = Change(member.prompt.text, parent.prompt.text, parent.score)
                 out.append((change, member.score - parent.score))
         return out
-
-
-def _is_trusted(model: Forecast | None) -> bool:
-    return model is not None and model.correlation >= _TRUSTED
 
 
 def _combined(task: Task, pair: Sequence[Shown], meta: MetaPrompts, count: int) -> Context:
