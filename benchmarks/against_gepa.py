@@ -158,7 +158,7 @@ def row(name: str, words: TopicWords, outcomes: Sequence[Outcome], rivals: Seque
         f"{median(true):.2f}",
         f"{mean(true):.3f}",
         f"{stdev(true) / len(true) ** 0.5:.3f}" if len(true) > 1 else "",
-        f"{sum(gap > 0 for gap in gaps)} more, {gaps.count(0)} as much" if rivals else "",
+        f"{sum(gap > 0 for gap in gaps)} more, {gaps.count(0)} as much; {mean(gaps):+.3f}" if rivals else "",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -182,6 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.against_gepa", description=main.__doc__)
     parser.add_argument("--gepa-python", default="", metavar="PATH", help="a Python that has gepa")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--budget", type=int, default=1200, help="GEPA's, in calls of both models; ours gets half")
     given = parser.parse_args()
     if given.seeds < 1:
@@ -193,7 +194,12 @@ def main() -> None:
         print(f"{name}; seed prompt {words.competence(words.seed_prompt):.2f}\n")
         print("| | calls | of writer | per accepted | per new best | median | mean | error | beside GEPA's final |")
         print("|---|---:|---:|---:|---:|---:|---:|---:|---|")
-        for line in rows(words, range(given.seeds), given.budget, "" if why is not None else given.gepa_python):
+        for line in rows(
+            words,
+            range(given.first, given.first + given.seeds),
+            given.budget,
+            "" if why is not None else given.gepa_python,
+        ):
             print(line, flush=True)
         print()
 

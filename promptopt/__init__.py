@@ -23,6 +23,7 @@ from promptopt.errors import MissingExtraError as MissingExtraError
 from promptopt.errors import ModelError as ModelError
 from promptopt.errors import PassingModelError as PassingModelError
 from promptopt.errors import PromptoptError as PromptoptError
+from promptopt.errors import StoppedError as StoppedError
 from promptopt.harness import optimize as optimize
 from promptopt.ledger import Budget as Budget
 from promptopt.memo import Memo as Memo

@@ -49,6 +49,18 @@ def test_nine_in_ten_stay_below_the_upper_bound() -> None:
     assert 0.86 < np.mean(shares) < 0.96
 
 
+def test_the_highest_upper_bounds_are_picked_and_one_by_chance() -> None:
+    model = fitted(*landscape(120, 0.02))
+    fresh, _ = landscape(40, 0.0, seed=1)
+    assert model is not None
+
+    highest = set(np.argsort(-model.upper(fresh))[:5].tolist())
+    picked = [model.picked(fresh, 5, np.random.default_rng(seed)) for seed in range(200)]
+
+    assert all(highest <= set(places) and len(places) <= 6 and places == sorted(places) for places in picked)
+    assert set().union(*picked) == set(range(40)), "each may be the one by chance"
+
+
 def test_what_was_tried_is_surer_than_what_is_new() -> None:
     model = fitted(*landscape(60, 0.02))
     tried = Change("word1 word2", "word2", 0.5)

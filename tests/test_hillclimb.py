@@ -232,6 +232,9 @@ def test_once_the_forecast_proves_right_twice_as_many_are_written_and_the_likeli
     assert {step["new"] for step in climbed.steps} >= {8, 16}
     assert all(step["measured"] <= 9 for step in climbed.steps)
     assert all(step["new"] == step["measured"] <= 8 for step in single.steps)
+    alone = climb_landscape(HillClimb(proposals=1, drafts=4, iterations=20), tmp_path / "alone", 0)
+    assert any(step["new"] == 4 for step in alone.steps)
+    assert all(step["measured"] <= 2 for step in alone.steps)
 
 
 def test_the_message_shows_items_that_tell_the_best_prompt_from_the_others(tmp_path: Path) -> None:
