@@ -185,6 +185,11 @@ def test_proposals_are_read_between_marks_or_as_a_whole() -> None:
         Prompt("B {text}"),
     ]
     assert proposals(TASK, "  C {text}\n", SEED) == [Prompt("C {text}")]
+    assert proposals(TASK, "Sure:\n```prompt\nA {text}\n```\nor\n```\nB\n{text}\n```\n", SEED) == [
+        Prompt("A {text}"),
+        Prompt("B\n{text}"),
+    ]
+    assert proposals(TASK, "<prompt>```\n{text}\n```</prompt>", SEED) == [Prompt("```\n{text}\n```")]
     assert proposals(TASK, "<think><prompt>no {text}</prompt></think><prompt>D {text}</prompt>", SEED) == [
         Prompt("D {text}")
     ]
