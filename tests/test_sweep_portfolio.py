@@ -22,7 +22,7 @@ from promptopt.sweep.portfolio import rungs
 if TYPE_CHECKING:
     from pathlib import Path
 
-ALONE = 1200  # calls of a strategy that is run alone
+ALONE = 1000  # calls of a strategy that is run alone
 SEEDS = (0, 1, 2)
 NEED_MORE = {"promst", "promst.paper", "p1", "p1.paper", "unsupervised.paper"}  # than a toy of 24 items has
 STRATEGIES = {"random": "{ prompts = 2000 }", "hillclimb": "{}", "promptquine": "{ shortest = 2 }", "tapruning": "{}"}
