@@ -185,10 +185,12 @@ def test_proposals_are_read_between_marks_or_as_a_whole() -> None:
         Prompt("B {text}"),
     ]
     assert proposals(TASK, "  C {text}\n", SEED) == [Prompt("C {text}")]
-    assert proposals(TASK, "Sure:\n```prompt\nA {text}\n```\nor\n```\nB\n{text}\n```\n", SEED) == [
+    assert proposals(TASK, "```prompt\nA {text}\n```\n\n```\nB\n{text}\n```\n", SEED) == [
         Prompt("A {text}"),
         Prompt("B\n{text}"),
     ]
+    example = "Answer {text} in this form:\n```json\n[]\n```"
+    assert proposals(TASK, example, SEED) == [Prompt(example)], "a block is part of the prompt"
     assert proposals(TASK, "<prompt>```\n{text}\n```</prompt>", SEED) == [Prompt("```\n{text}\n```")]
     assert proposals(TASK, "<think><prompt>no {text}</prompt></think><prompt>D {text}</prompt>", SEED) == [
         Prompt("D {text}")

@@ -66,7 +66,7 @@ class HillClimb:
         good: best prompts in the message (paper: 15).
         bad: worst prompts in the message (paper: 15); 0 shows positives only.
         items: items in the message, of each kind (paper: 0).
-        proposals: prompts of a message that are measured (paper: 1).
+        proposals: prompts of a message that are measured (paper: 1); of several drafts for one, two are: one by chance.
         drafts: prompts asked for in a message for each one measured, while the forecast is trusted; 1 measures all (paper).
             Drafts cost the writer's tokens alone.
         style: what the message shows: "contrastive", the paper's two bare "lists", OPRO's ascending "scale", or ProTeGi's

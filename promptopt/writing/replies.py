@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 LONGEST = 4_000  # characters of a proposal; longer ones are essays, not prompts
 
-_FENCED = re.compile(
-    r"^```[^\n`]*\n(.*?)^```", re.DOTALL | re.MULTILINE
-)  # as coding models give what they are asked for
+_FENCED = re.compile(r"^```[^\n`]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _RUN = 8  # words in a row that are no accident
 
 
@@ -50,7 +48,8 @@ def read(
 
     Args:
         task: whose slots must stay, and whose training items must not be copied.
-        replies: the writer's texts; without <prompt> marks each fenced block is a proposal, without these all of a text.
+        replies: the writer's texts; without <prompt> marks all of a text is one proposal, or, where a text is nothing
+            but fenced blocks, as coding models like to give, each of these.
         like: the prompt that gives the demonstrations and the slots to keep.
         known: prompts that are no news.
         longest: characters of a proposal.
@@ -86,7 +85,7 @@ def _texts(reply: str) -> Iterator[str | None]:
     rest = re.sub(r"<prompt>.*?</prompt>", "", said, flags=re.DOTALL)
     if "<prompt>" in rest:
         yield None
-    elif rest == said and (blocks := _FENCED.findall(said)):
+    elif rest == said and (blocks := _FENCED.findall(said)) and not _FENCED.sub("", said).strip():
         yield from (block.strip() for block in blocks)
     elif rest == said:
         yield said.replace("</prompt>", "").strip()
