@@ -132,13 +132,13 @@ def quality(strategy: Strategy, memo: Path, seed: int) -> float:
     return competence(result.prompt.text)
 
 
-def test_it_beats_random_search_and_the_control_without_scores_at_equal_calls_over_ten_seeds(tmp_path: Path) -> None:
+def test_it_beats_random_search_and_the_control_without_scores_at_equal_calls_over_twenty_seeds(tmp_path: Path) -> None:
     rivals: dict[str, Strategy] = {
         "climb": HillClimb(restarts=20),
         "random": RandomSearch(prompts=1000),
         "blind": HillClimb(restarts=20, control="random"),
     }
-    found = {name: [quality(rival, tmp_path, seed) for seed in range(10)] for name, rival in rivals.items()}
+    found = {name: [quality(rival, tmp_path, seed) for seed in range(20)] for name, rival in rivals.items()}
 
     assert all(ours > theirs for ours, theirs in zip(found["climb"], found["random"], strict=True))
     assert np.mean(found["climb"]) > np.mean(found["blind"]) + 0.1
@@ -229,7 +229,8 @@ def test_once_the_forecast_proves_right_twice_as_many_are_written_and_the_likeli
 ) -> None:
     climbed, single = (climb_landscape(HillClimb(drafts=drafts), tmp_path / f"{drafts}", 0) for drafts in (2, 1))
 
-    assert {step["new"] for step in climbed.steps} >= {8, 16}
+    assert climbed.steps[0]["new"] == climbed.steps[0]["measured"]
+    assert 8 < max(step["new"] for step in climbed.steps) <= 16
     assert all(step["measured"] <= 8 for step in climbed.steps)
     assert all(step["new"] == step["measured"] <= 8 for step in single.steps)
     alone = climb_landscape(HillClimb(proposals=1, drafts=4, iterations=20), tmp_path / "alone", 0)

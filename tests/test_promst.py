@@ -58,10 +58,10 @@ def skilled(text: str) -> bool:
 
 
 def test_what_went_wrong_teaches_what_no_blind_search_finds(tmp_path: Path) -> None:
-    """One writer for all; only the first search is told of the kinds of error. On one seed of four a blind one keeps up."""
+    """One writer for all; only the first search is told of the kinds of error. One run says little: they differ by 0.2."""
 
     def found(strategy: Strategy) -> float:
-        runs = [play(strategy, tmp_path, seed=seed, budget="1800 calls") for seed in range(4)]
+        runs = [play(strategy, tmp_path, seed=seed, budget="1200 calls") for seed in range(16)]
         return sum(competence(run.prompt.text) for run in runs) / len(runs)
 
     heeding = found(Promst())
@@ -76,14 +76,16 @@ def test_without_rules_it_finds_less(tmp_path: Path) -> None:
 
 
 def test_racing_and_forecast_find_the_best_with_less_than_half_the_calls(tmp_path: Path) -> None:
-    calls = []
-    for strategy in (Promst(racing=False, forecast="off"), Promst()):
-        history = play(strategy, tmp_path, budget="9000 calls").history
-        best = [r.calls for r in history if skilled(r.prompt.text) and r.cells == len(a_task().train)]
-        assert best[0] is not None
-        calls.append(best[0])
+    def calls(strategy: Strategy, seed: int) -> int:
+        history = play(strategy, tmp_path, seed=seed, budget="4000 calls").history
+        return next(
+            record.calls for record in history if skilled(record.prompt.text) and record.cells == len(a_task().train)
+        )
 
-    assert calls[1] < calls[0] / 2
+    slow, fast = (
+        sum(calls(strategy, seed) for seed in range(8)) for strategy in (Promst(racing=False, forecast="off"), Promst())
+    )
+    assert fast < slow / 2
 
 
 def test_a_writer_that_only_adds_noise_makes_nothing_worse(tmp_path: Path) -> None:

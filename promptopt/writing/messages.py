@@ -14,7 +14,7 @@ from promptopt.writing.metaprompts import MetaPrompts
 from promptopt.writing.replies import LONGEST
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from promptopt.prompt import Context, Example, Prompt
     from promptopt.scores import Failure
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _FIELD = 600  # characters of an item's field, a reply or a reason; what is longer is shown in part
 _CRITICISM = 6_000  # of what a writer said itself, of several kinds of error
+_BRACES = re.compile(r"(?<!\{)\{\w+\}(?!\})")  # slots; doubled braces are braces
 _MARKS = re.compile(r"<(?=/?(?:prompt|item|criticism)>)")
 
 
@@ -62,7 +63,7 @@ def paraphrase(
         task=_about(task),
         prompt=_tagged(prompt),
         wanted=_wanted(count, "prompt"),
-        rules=_rules(longest),
+        rules=_rules(longest, [prompt]),
     )
 
 
@@ -75,7 +76,7 @@ def shorten(
         task=_about(task),
         prompt=_tagged(prompt),
         wanted=_wanted(count, "shorter prompt"),
-        rules=_rules(longest),
+        rules=_rules(longest, [prompt]),
     )
 
 
@@ -110,7 +111,7 @@ def improve(
         losses="\n".join(map(_item, losses)),
         wins="\n".join(map(_item, wins)),
         wanted=_wanted(count, "better prompt"),
-        rules=_rules(longest),
+        rules=_rules(longest, [shown.prompt for shown in (*good, *bad)]),
     )
 
 
@@ -128,7 +129,7 @@ def lists(
         good="\n".join(map(_tagged, good)),
         bad="\n".join(map(_tagged, bad)),
         wanted=_wanted(count, "better prompt"),
-        rules=_rules(longest),
+        rules=_rules(longest, [*good, *bad]),
     )
 
 
@@ -153,7 +154,7 @@ def scale(
         ),
         items="\n".join(_item(Seen(item)) for item in items),
         wanted=_wanted(count, "better prompt"),
-        rules=_rules(longest),
+        rules=_rules(longest, [shown.prompt for shown in prompts]),
     )
 
 
@@ -166,7 +167,7 @@ def blind(
         task=_about(task),
         prompts="\n".join(map(_tagged, prompts)),
         wanted=_wanted(count, "prompt"),
-        rules=_rules(longest),
+        rules=_rules(longest, prompts),
     )
 
 
@@ -179,7 +180,7 @@ def combine(
         task=_about(task),
         prompts="\n".join(map(_scored, prompts)),
         wanted=_wanted(count, "better prompt"),
-        rules=_rules(longest),
+        rules=_rules(longest, [shown.prompt for shown in prompts]),
     )
 
 
@@ -208,7 +209,7 @@ def edit(
         lineage="\n".join(map(_scored, lineage)),
         criticism=criticism and f"<criticism>{_plain(criticism, _CRITICISM)}</criticism>",
         wanted=_wanted(count, "better prompt"),
-        rules=_rules(longest),
+        rules=_rules(longest, [prompt]),
     )
 
 
@@ -217,10 +218,14 @@ def _shipped() -> MetaPrompts:
     return MetaPrompts()
 
 
-def _rules(longest: int) -> str:
+def _rules(longest: int, shown: Iterable[Prompt]) -> str:
+    """Return what to keep to; slots are named where there are some, as a small writer that hears of braces makes some up."""
+    each = [set(_BRACES.findall(prompt.text)) for prompt in shown]
+    slots = sorted(set.intersection(*each)) if each else []
+    kept = f"Leave {', '.join(slots)} in place, exactly as written. " if slots else ""
     return (
         "Put each prompt between <prompt> and </prompt>, and write nothing else. "
-        f"Keep every placeholder in braces, such as {{slot}}, exactly as it is. At most {longest} characters a prompt."
+        f"{kept}At most {longest} characters a prompt."
     )
 
 
