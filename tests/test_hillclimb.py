@@ -7,6 +7,7 @@ import json
 import os
 import re
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -213,6 +214,13 @@ def test_only_proposals_that_are_ahead_of_the_best_on_the_same_items_go_on() -> 
     assert chain.ahead(new, best, 1) == [new[0]]
 
 
+def test_luck_on_a_few_items_makes_no_prompt_the_one_to_beat() -> None:
+    none = np.nan
+    chain, prompts = chain_of([[0, 0, 0, 1], [1, 0, 0, 1], [1, 1, 1, none], [0, 1, none, none]])
+
+    assert [shown.prompt for shown in chain.ranked()] == [prompts[n] for n in (1, 2, 3, 0)]
+
+
 def test_proposals_meet_first_two_items_to_mend_then_one_to_keep() -> None:
     chain, (best, _) = chain_of([[1, 0, 1, 0, 0, 1, 0, 1], [1, 1, 1, 1, 1, 1, 1, 1]])
     run = Run(landscape(), np.random.default_rng(0), 0, None)  # type: ignore[arg-type]  # nothing is scored
@@ -274,6 +282,27 @@ def test_a_control_asks_and_scores_as_often_as_the_climb(tmp_path: Path) -> None
         assert all(step["measured"] <= 8 for step in result.steps)
 
 
+def test_a_writer_that_only_repeats_what_it_is_shown_is_asked_for_other_words(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def writer(request: Request) -> str:
+        text = toys.text_of(request.context)
+        shown = [found for found in re.findall(r"<prompt>(.*?)</prompt>", text) if "{text}" in found]
+        if not shown:
+            return "ready"
+        asked.append("other words" if "in other words" in text else "better")
+        return f"<prompt>{shown[-1]}{' please' if asked[-1] == 'other words' else ''}</prompt>"
+
+    def steps(**settings: object) -> list[str]:
+        asked.clear()
+        strategy = HillClimb(restarts=1, iterations=4, pool=1, proposals=1, **settings)  # type: ignore[arg-type]
+        optimize(toys.TASK, FakeModel(toys.answer), strategy, writer=FakeModel(writer, repr(settings)), memo=tmp_path)
+        return [kind for kind, _ in groupby(asked)]  # what is no use is asked for again at once
+
+    assert steps() == ["better", "other words"] * 2
+    assert steps(style="scale") == steps(control="random") == ["better"]
+
+
 def test_a_chain_ends_when_it_gets_no_better_and_its_messages_go_to_fresh_ones(tmp_path: Path) -> None:
     fixed, _ = climb(HillClimb(patience=0), tmp_path)
     patient, _ = climb(HillClimb(patience=2), tmp_path)
@@ -330,7 +359,7 @@ def test_ties_are_broken_by_the_margin_of_the_labels(tmp_path: Path) -> None:
 def test_the_pool_may_be_the_users_and_each_restart_draws_from_it(tmp_path: Path) -> None:
     file = tmp_path / "pool.txt"
     file.write_text("".join(f"Prompt {n} {{text}}\n" for n in range(20)))
-    strategy = find_strategy("hillclimb", {"prompts": str(file), "pool": "5", "patience": "0"})
+    strategy = find_strategy("hillclimb", {"prompts": str(file), "pool": "5", "patience": "0", "style": "scale"})
     result, shown = climb(strategy, tmp_path / "memo")
     drawn = [record.prompt.text for record in result.history if re.match(r"Prompt \d+ ", record.prompt.text)]
 

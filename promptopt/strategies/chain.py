@@ -77,7 +77,10 @@ class Chain:
         return float(nanmean(self.tried[prompt].rewards[None], axis=1)[0])
 
     def ranked(self) -> list[Shown]:
-        """Return the prompts that got a score, the best first: by shrunk score, label margin, measured mean."""
+        """Return the prompts that got a score, the best first: by shrunk score, label margin, measured mean.
+
+        In front of all stands the best of those that met the most items: a few lucky ones make no prompt the one to beat.
+        """
         prompts, rewards = self._table()
         scores = (shrunk(rewards).round(_DIGITS) + 0.0).tolist()  # no -0
         means = nanmean(rewards, axis=1).tolist()
@@ -85,7 +88,11 @@ class Chain:
             (-score, -self.tried[prompt].margin, -mean)
             for prompt, score, mean in zip(prompts, scores, means, strict=True)
         ]
-        return [Shown(prompts[p], scores[p]) for p in sorted(range(len(prompts)), key=keys.__getitem__)]
+        order = sorted(range(len(prompts)), key=keys.__getitem__)
+        first = max(
+            order, key=lambda p: len(self.tried[prompts[p]].scores.examples), default=None
+        )  # of equals, the first
+        return [Shown(prompts[p], scores[p]) for p in sorted(order, key=lambda p: p != first)]
 
     def ahead(self, prompts: Sequence[Prompt], rival: Prompt, count: int) -> list[Prompt]:
         """Return the best of prompts that met the same items, as far as they are ahead of a rival there."""

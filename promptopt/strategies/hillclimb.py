@@ -45,11 +45,13 @@ class HillClimb:
 
     By default the writer sees scores, the task, its labels, and items that tell the best prompt from the others. It is
     asked for several prompts at once. They first meet items that the writer was told of; the better third of them, as
-    far as they are ahead of the best so far, go on to twice the items, and so on (the gate is GEPA's, the halving Jamieson
-    and Talwalkar's). Once a forecast from the words of prompts has proved right on those that were measured, twice as
-    many are asked for, and the better half of them by the forecast is measured. Scores are shrunk towards the mean of
-    all, the more the fewer items they rest on, so that the luckiest of many is not taken for the best. A chain ends after
-    `patience` messages without a better prompt, and a fresh one gets the messages that are left.
+    far as they are ahead of the best so far, go on to twice the items, and so on (the gate is GEPA's, the halving
+    Jamieson and Talwalkar's). The best so far is one that met all items. A writer most of whose answer was no use, as
+    small ones copy what they are shown, is next asked for other words of the best prompt alone. Once a forecast from
+    the words of prompts has proved right on those that were measured, twice as many are asked for, and the better half
+    of them by the forecast is measured. Scores are shrunk towards the mean of all, the more the fewer items they rest
+    on, so that the luckiest of many is not taken for the best. A chain ends after `patience` messages without a better
+    prompt, and a fresh one gets the messages that are left.
 
     The paper's counts of restarts, resets, pool and iterations are known from memory and reviews, not from its code,
     which has no such loop.
@@ -191,16 +193,17 @@ class HillClimb:
 
     def _climb(self, run: Run, chain: Chain, most: int, number: int) -> int:
         """Send messages until the chain gets no better, and return how many."""
-        idle, ranked = 0, chain.ranked()
+        idle, stuck, ranked = 0, False, chain.ranked()
         if not ranked:  # every reply failed: there is nothing to learn from
             return 0
         for sent in range(1, most + 1):
             best = ranked[0].prompt
-            message, told = self._message(run, chain, ranked)
+            message, told = self._message(run, chain, ranked, stuck=stuck)
             model = chain.forecast() if self.drafts > 1 else None
             wanted = self.proposals * (self.drafts if model else 1)
             answer = ask(run, message, wanted, each=wanted, like=best, known=chain.tried, longest=self.longest)
             new = answer.prompts
+            stuck = not stuck and answer.rejected.total() > len(new)
             if model and len(new) > self.proposals:
                 changes = [Change(prompt.text, best.text, chain.mean(best)) for prompt in new]
                 new = [new[i] for i in model.picked(changes, max(1, self.proposals - 1), run.rng)]
@@ -218,12 +221,20 @@ class HillClimb:
         return most
 
     def _message(
-        self, run: Run, chain: Chain, ranked: Sequence[Shown]
+        self, run: Run, chain: Chain, ranked: Sequence[Shown], *, stuck: bool
     ) -> tuple[Callable[[int], Context], Sequence[Example]]:
-        """Return what asks for so many prompts, and the items on which it says that the best prompt falls short."""
+        """Return what asks for so many prompts, and the items on which it says that the best prompt falls short.
+
+        Args:
+            run: its task and chance.
+            chain: what was tried.
+            ranked: the chain's prompts, the best first.
+            stuck: whether most of what the message before brought was no use.
+        """
         task, meta, longest = run.task, MetaPrompts(self.meta), self.longest
         best, (good, bad) = ranked[0].prompt, self._ends(ranked)
-        if self.control == "paraphrase":
+        rephrase = stuck and self.style == "contrastive" and not self.control
+        if self.control == "paraphrase" or rephrase:
             return lambda count: paraphrase(task, best, count, meta=meta, longest=longest), []
         if self.control == "random":
             size = min(len(ranked), self.good + self.bad)
