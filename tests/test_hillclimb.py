@@ -237,8 +237,7 @@ def test_once_the_forecast_proves_right_twice_as_many_are_written_and_the_likeli
 ) -> None:
     climbed, single = (climb_landscape(HillClimb(drafts=drafts), tmp_path / f"{drafts}", 0) for drafts in (2, 1))
 
-    assert climbed.steps[0]["new"] == climbed.steps[0]["measured"]
-    assert 8 < max(step["new"] for step in climbed.steps) <= 16
+    assert {step["new"] for step in climbed.steps} >= {8, 16}
     assert all(step["measured"] <= 8 for step in climbed.steps)
     assert all(step["new"] == step["measured"] <= 8 for step in single.steps)
     alone = climb_landscape(HillClimb(proposals=1, drafts=4, iterations=20), tmp_path / "alone", 0)

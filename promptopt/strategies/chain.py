@@ -89,9 +89,8 @@ class Chain:
             for prompt, score, mean in zip(prompts, scores, means, strict=True)
         ]
         order = sorted(range(len(prompts)), key=keys.__getitem__)
-        first = max(
-            order, key=lambda p: len(self.tried[prompts[p]].scores.examples), default=None
-        )  # of equals, the first
+        met = [len(self.tried[prompt].scores.examples) for prompt in prompts]
+        first = max(order, key=met.__getitem__, default=None)  # of equals, the first
         return [Shown(prompts[p], scores[p]) for p in sorted(order, key=lambda p: p != first)]
 
     def ahead(self, prompts: Sequence[Prompt], rival: Prompt, count: int) -> list[Prompt]:
