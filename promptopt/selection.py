@@ -51,15 +51,20 @@ class Choice(NamedTuple):
 
 
 def shortlist(history: Iterable[Candidate], seed: Prompt, size: int = SHORTLIST) -> list[Candidate]:
-    """Return the best candidates by fitness, the seed prompt left out.
+    """Return the best candidates, the seed prompt left out: by fitness and by the task's own reward in turn, best first.
 
-    A candidate that a race dropped early was measured on few items, and luck alone may put it on top: those with less
-    than half of the most cells are left out.
+    A search may go by another fitness than the task's reward, such as a margin; what is best by the one on a few items
+    may be at chance by the other. A candidate that a race dropped early was measured on few items, and luck alone may
+    put it on top: those with less than half of the most cells are left out.
     """
     ranked = [c for c in history if not math.isnan(c.fitness)]
     most = max((c.cells for c in ranked), default=0)
     whole = [c for c in ranked if 2 * c.cells >= most and c.prompt != seed]
-    return sorted(whole, key=lambda c: (-c.fitness, c.number))[:size]
+    by_fitness = sorted(whole, key=lambda c: (-c.fitness, c.number))
+    by_reward = sorted(by_fitness, key=lambda c: -math.inf if math.isnan(c.reward) else c.reward, reverse=True)
+    in_turn = dict.fromkeys(c.number for pair in zip(by_fitness, by_reward, strict=True) for c in pair)
+    known = {c.number: c for c in whole}
+    return [known[number] for number in in_turn][:size]
 
 
 def choose(

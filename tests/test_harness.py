@@ -415,6 +415,18 @@ def test_the_shortlist_is_of_the_best_that_were_measured_well(tmp_path: Path) ->
     assert [candidate.prompt for candidate in listed] == [Prompt("good {text}"), Prompt("fair {text}")]
 
 
+def test_the_shortlist_is_by_fitness_and_by_reward_in_turn() -> None:
+    """A search may go by a margin; what has the best one may be at chance by the task's own reward."""
+    seen = {"sure": (90, 0.5), "surer": (95, 0.4), "right": (10, 0.9), "fair": (20, 0.8), "unknown": (30, math.nan)}
+    history = [
+        Candidate(number, Prompt(f"{name} {{text}}"), None, 0, fitness=fitness, reward=reward, cells=16)
+        for number, (name, (fitness, reward)) in enumerate(seen.items())
+    ]
+    listed = [candidate.prompt.text.split()[0] for candidate in shortlist(history, Prompt("seed {text}"), size=4)]
+
+    assert listed == ["surer", "right", "sure", "fair"]
+
+
 def test_the_test_is_paired_over_the_items_that_both_have(tmp_path: Path) -> None:
     with Memo(tmp_path) as memo:
         scorer, items = choosing(memo, {"seed": 10, "good": 14})

@@ -97,6 +97,32 @@ def test_a_search_leaves_poor_demonstrations_and_scores_no_item_that_it_shows(tm
     assert best(1) == 0.0
 
 
+def test_a_start_that_is_better_before_pruning_does_not_crowd_out_the_seed_prompt(tmp_path: Path) -> None:
+    """The seed prompt is right on half of the items, and on all without "never"; any other is on three of four, always."""
+
+    def handler(context: object, labels: Sequence[str]) -> list[float]:
+        query = int(re.findall(r"item(\d+)", str(context))[-1])
+        seed = "plain" in str(context)
+        wrong = "never" in str(context) and query % 4 >= 2 if seed else query % 8 >= 6
+        return [-2.0 if (label == LABELS[query % 2]) == wrong else -0.1 for label in labels]
+
+    items = labelled(96)
+    shown_first = tuple(Example({"text": f"plain never item{i}"}, LABELS[i % 2], f"shown{i}") for i in (90, 91))
+    task = Task(
+        train=items[:64],
+        validation=items[64:90],
+        seed_prompt=showing(shown_first),
+        labels=LABELS,
+        template="{text} =>",
+        format="completion",
+    )
+    found = optimize(task, FakeLabelModel(handler), PromptQuine(max_prompts=400, shortest=1), memo=tmp_path)
+
+    assert max(record.validation or 0.0 for record in found.history) == 1.0
+    assert "never" not in str(found.prompt)
+    assert len({step["start"] for step in found.steps[:3]}) == 3  # a generation of each in turn
+
+
 def test_the_first_items_have_about_their_share_of_each_target() -> None:
     items = tuple(
         Example({"text": str(i)}, target, f"{target}{i}")

@@ -37,15 +37,14 @@ _LEAST = {
     0: ("elite", "items", "block", "patience"),
 }
 _FIRST_ITEMS = 8  # on which all starts are scored
-_FEW_STARTS = 2  # that need not race
+_POPULATIONS = 3  # starts that are searched from
 _STALLED = 3  # generations without a better best after which the items double
 _TRIES = 10  # draws of a number of tokens before a child is given up (code)
 
 
 class Genome(NamedTuple):
-    """A mask over one of the starts, the prompt that it keeps, and its fitness on each item searched on so far, [E]."""
+    """A mask, the prompt that it keeps, and its fitness on each item searched on so far, [E]."""
 
-    start: int
     mask: Mask
     prompt: Prompt
     rewards: Floats
@@ -53,9 +52,8 @@ class Genome(NamedTuple):
 
 
 class Child(NamedTuple):
-    """A mask over one of the starts that is to be scored, its prompt, and the prompt that it was made from."""
+    """A mask that is to be scored, its prompt, and the prompt that it was made from."""
 
-    start: int
     mask: Mask
     prompt: Prompt
     parent: Prompt | None = None
@@ -97,9 +95,10 @@ class PromptQuine:
             that are clearly worse than the mean survivor. 0 scores on all of them at once (paper: 0).
         confidence: that a child which a block rules out is worse than the mean survivor.
         patience: the search ends after so many generations without a better best on all items; 0 never (paper: 0).
-        starts: prompts whose tokens are searched over together: the seed prompt, and the same with other training items
-            shown. They race on the training items that none of the others shows: each round halves their number and
-            doubles the items (paper: 1).
+        starts: prompts to start from: the seed prompt, and the same with other training items shown. They race on the
+            training items that none of the others shows: each round halves their number and doubles the items. The seed
+            prompt and the best two others are then searched from, each with a population of its own; whenever the items
+            double, the one with the worst best is left (paper: 1).
     """
 
     writes: ClassVar[bool] = False
@@ -167,125 +166,143 @@ class PromptQuine:
         reward = reward_of(run, self.fitness)
         shuffled = self.items or self.starts > 1
         inner = run.on(balanced(found.items, run.rng) if shuffled else found.items)
-        starts = self._fastest(inner, [Start(inner.tokens(prompt)) for prompt in found.prompts], reward)
-        Evolution(
-            self, inner, starts, reward, min(self.items or len(inner.task.train), len(inner.task.train))
-        ).run_through()
+        size = min(self.items or len(inner.task.train), len(inner.task.train))
+        starts = [Evolution(self, inner, inner.tokens(prompt), reward, size) for prompt in found.prompts]
+        rivals = self._fastest(inner, starts, reward)
+        for rival in rivals:
+            rival.begin()
+        drawn = 0
+        while drawn < self.max_prompts:
+            alone = len(rivals) == 1
+            going = [rival for rival in rivals if rival.goes_on(alone=alone)]
+            for rival in going:
+                if count := rival.generation():
+                    drawn += count
+                    run.step(
+                        start=starts.index(rival),
+                        best=rival.best[0].fitness,
+                        length=rival.mean_length(),
+                        drawn=drawn,
+                        items=rival.size,
+                    )
+            if going:
+                continue
+            if not alone:
+                rivals = sorted(rivals, key=lambda rival: _rank(rival.best[0]))[:-1]
+            if not [rival for rival in rivals if rival.on_more_items()] and alone:
+                break
 
-    def _fastest(self, run: Run, starts: list[Start], reward: Reward | None) -> list[Start]:
-        """Return the starts that are left when half of them drop out each time that the items double."""
-        items, size = run.task.train, _FIRST_ITEMS
-        while len(starts) > _FEW_STARTS and size < len(items):
-            means = run.score([start.prompt for start in starts], items[:size], reward=reward).mean
-            order = sorted(range(len(starts)), key=lambda i: (-math.inf if math.isnan(means[i]) else -means[i], i))
-            starts = [starts[i] for i in order[: (len(starts) + 1) // 2]]
+    def _fastest(self, run: Run, starts: list[Evolution], reward: Reward | None) -> list[Evolution]:
+        """Return the seed prompt's and the best others, when half drop out each time that the items double."""
+        items, size, left = run.task.train, _FIRST_ITEMS, starts
+        while len(left) > _POPULATIONS and size < len(items):
+            means = run.score([start.full for start in left], items[:size], reward=reward).mean
+            order = sorted(range(len(left)), key=lambda i: (-math.inf if math.isnan(means[i]) else -means[i], i))
+            left = [left[i] for i in order[: max(_POPULATIONS, (len(left) + 1) // 2)]]
             size *= 2
-        return starts
+        return [starts[0], *(start for start in left if start is not starts[0])][:_POPULATIONS]
 
 
-@dataclass
-class Start:
-    """A prompt whose tokens are searched over.
-
-    Args:
-        tokens: its tokens.
-        tried: masks over them and the fitness of each that was scored; of a child that a block ruled out, an estimate.
-        worth: of its tokens, as far as they were tried.
-    """
-
-    tokens: Tokens
-    tried: list[tuple[Mask, float]] = field(default_factory=list)
-    worth: Worth | None = None
-
-    @property
-    def prompt(self) -> Prompt:
-        """The prompt of all tokens."""
-        return self.tokens.prompt(self.tokens.full())
-
-    def learn(self) -> None:
-        """Fit `worth` to what was tried."""
-        self.worth = worth(*zip(*self.tried, strict=True)) if len(self.tried) > 1 else None
-
-
-@dataclass
+@dataclass(eq=False)
 class Evolution:
-    """One search in progress.
+    """The search over the tokens of one prompt.
 
     Args:
         settings: of the search.
         run: scores.
-        starts: the prompts that share the population.
+        tokens: of the prompt.
         reward: what is searched by, or None for the task's own.
         size: training items, the first ones, that are searched on by now.
+        pool: the population.
         best: the archive, best first.
+        tried: masks and the fitness of each that was scored; of a child that a block ruled out, an estimate.
+        worth: of the tokens, as far as they were tried.
         met: prompts that were scored, and
         lost: those of them that a block ruled out: they are not drawn again.
+        stale: generations since there was a better best, or since the items doubled.
+        ended: nothing new was found.
     """
 
     settings: PromptQuine
     run: Run
-    starts: list[Start]
+    tokens: Tokens
     reward: Reward | None
     size: int
+    pool: list[Genome] = field(default_factory=list)
     best: list[Genome] = field(default_factory=list)
+    tried: list[tuple[Mask, float]] = field(default_factory=list)
+    worth: Worth | None = None
     met: set[Prompt] = field(default_factory=set)
     lost: set[Prompt] = field(default_factory=set)
+    stale: int = 0
+    ended: bool = False
 
-    def run_through(self) -> None:
-        """Search to the end."""
+    @property
+    def full(self) -> Prompt:
+        """The prompt of all tokens."""
+        return self.tokens.prompt(self.tokens.full())
+
+    def begin(self) -> None:
+        """Score the prompt of all tokens, and make it the population."""
+        full = [Child(self.tokens.full(), self.full)]
+        entered = self._entered(full, self._rewards(full, self.run.task.train[: self.size]))
+        self.pool = entered * self.settings.population
+
+    def goes_on(self, *, alone: bool) -> bool:
+        """Tell whether there is more to be had on these items; with rivals, or with items left, it stalls soon."""
+        if self.ended or self.mean_length() <= self.settings.shortest:
+            return False
+        if alone and self.size == len(self.run.task.train):
+            return not self.stale >= self.settings.patience > 0
+        return self.stale < _STALLED
+
+    def generation(self) -> int:
+        """Breed one generation, and return how many children count as drawn; 0 where nothing new came."""
         s = self.settings
-        full = [Child(n, start.tokens.full(), start.prompt) for n, start in enumerate(self.starts)]
-        rewards = self._rewards(full, self.run.task.train[: self.size])
-        entered = sorted(self._entered(full, rewards), key=_rank)
-        pool = (entered * s.population)[: s.population]
-        drawn = stale = 0
-        while drawn < s.max_prompts and self._mean_length(pool) > s.shortest:
-            before, met = self.best[0].fitness, len(self.met)
-            for start in self.starts if s.guide else ():
-                start.learn()
-            grown, scored = self._grown(pool)
-            if len(self.met) == met:
-                break
-            drawn += s.offspring if s.mode == "gga" else scored  # gga: whether or not a draw was new (code)
-            # Regularised evolution: only the newest may survive (section 3.2), and here the archive's best.
-            young = grown[-s.recent :]
-            old = [genome for genome in self.best[: s.elite] if all(genome is not other for other in young)]
-            pool = sorted([*old, *young], key=lambda genome: -genome.fitness)[: s.population]
-            stale = 0 if self.best[0].fitness > before else stale + 1
-            self.run.step(best=self.best[0].fitness, length=self._mean_length(pool), drawn=drawn, items=self.size)
-            if stale >= _STALLED and self.size < len(self.run.task.train):
-                pool, stale = self._on_more_items(pool), 0
-            elif stale == s.patience > 0:
-                break
+        before, met = self.best[0].fitness, len(self.met)
+        if s.guide:
+            self.worth = worth(*zip(*self.tried, strict=True)) if len(self.tried) > 1 else None
+        grown, scored = self._grown()
+        if len(self.met) == met:
+            self.ended = True
+            return 0
+        # Regularised evolution: only the newest may survive (section 3.2), and here the archive's best.
+        young = grown[-s.recent :]
+        old = [genome for genome in self.best[: s.elite] if all(genome is not other for other in young)]
+        self.pool = sorted([*old, *young], key=lambda genome: -genome.fitness)[: s.population]
+        self.stale = 0 if self.best[0].fitness > before else self.stale + 1
+        return s.offspring if s.mode == "gga" else scored  # gga: whether or not a draw was new (code)
 
-    def _on_more_items(self, pool: Sequence[Genome]) -> list[Genome]:
-        """Double the items; return the pool, best first, with its fitness on all of them."""
-        train = self.run.task.train
+    def on_more_items(self) -> bool:
+        """Double the items, and score population and archive on the new ones; tell whether there were any."""
+        train, self.stale = self.run.task.train, 0
         more, self.size = train[self.size : 2 * self.size], min(2 * self.size, len(train))
-        old = {genome.prompt: genome for genome in [*self.best, *pool]}
+        if not more or self.ended or self.mean_length() <= self.settings.shortest:
+            return False
+        old = {genome.prompt: genome for genome in [*self.best, *self.pool]}
         seen = self.run.score(list(old), more, reward=self.reward).per_example
         new = {
-            prompt: _genome(genome.start, genome.mask, prompt, np.concatenate([genome.rewards, row]))
+            prompt: _genome(genome.mask, prompt, np.concatenate([genome.rewards, row]))
             for (prompt, genome), row in zip(old.items(), seen, strict=True)
         }
         # What was tried on fewer items stands to the others as it did: it moves with those that were tried on all.
         moved = [new[prompt].fitness - old[prompt].fitness for prompt in old]
         shift = float(np.mean([gap for gap in moved if math.isfinite(gap)] or [0.0]))
-        for start in self.starts:
-            start.tried = [(mask, fitness + shift) for mask, fitness in start.tried]
+        self.tried = [(mask, fitness + shift) for mask, fitness in self.tried]
         self.best = sorted((new[genome.prompt] for genome in self.best), key=_rank)
-        return sorted((new[genome.prompt] for genome in pool), key=_rank)
+        self.pool = sorted((new[genome.prompt] for genome in self.pool), key=_rank)
+        return True
 
-    def _grown(self, pool: list[Genome]) -> tuple[list[Genome], int]:
-        """Return the pool with one generation's children behind it, and how many of them were scored."""
+    def _grown(self) -> tuple[list[Genome], int]:
+        """Return the population with one generation's children behind it, and how many of them were scored."""
         s = self.settings
         if s.mode == "gga":
-            children = self._offspring(pool, s.offspring)
-            return [*pool, *self._scored(children, pool)], len(children)
-        grown, scored = pool, 0
+            children = self._offspring(self.pool, s.offspring)
+            return [*self.pool, *self._scored(children)], len(children)
+        grown, scored = self.pool, 0
         for _ in range(s.offspring):
             child = self._offspring(grown, 1)
-            grown, scored = [*grown, *self._scored(child, pool)], scored + len(child)
+            grown, scored = [*grown, *self._scored(child)], scored + len(child)
         return grown, scored
 
     def _offspring(self, pool: Sequence[Genome], count: int) -> list[Child]:
@@ -295,9 +312,9 @@ class Evolution:
         for _ in range(count):
             parent = self._parent(pool)
             mask = self._changed(parent)
-            if mask is not None and (prompt := self.starts[parent.start].tokens.prompt(mask)) not in known:
+            if mask is not None and (prompt := self.tokens.prompt(mask)) not in known:
                 known.add(prompt)
-                out.append(Child(parent.start, mask, prompt, parent.prompt))
+                out.append(Child(mask, prompt, parent.prompt))
         return out
 
     def _parent(self, pool: Sequence[Genome]) -> Genome:
@@ -307,7 +324,7 @@ class Evolution:
     def _changed(self, parent: Genome) -> Mask | None:
         """Return the mask after one move, or None where ten draws found none."""
         s, rng = self.settings, self.run.rng
-        most = max(s.most_deletions, int(s.largest_share * self.starts[parent.start].tokens.prunable.size))
+        most = max(s.most_deletions, int(s.largest_share * self.tokens.prunable.size))
         shares = np.cumsum([s.restore, s.swap])
         move = int(np.searchsorted(shares, rng.random(), side="right")) if shares[-1] else len(_MOVES)
         for _ in range(_TRIES):
@@ -317,11 +334,10 @@ class Evolution:
         return None
 
     def _moved(self, parent: Genome, move: int, count: int) -> Mask | None:
-        start, mask = self.starts[parent.start], parent.mask
-        rng, free, guide = self.run.rng, ~start.tokens.frozen, self.settings.guide
+        mask, rng, free, guide = parent.mask, self.run.rng, ~self.tokens.frozen, self.settings.guide
         take = give = None
-        if start.worth is not None:  # beside a uniform share, by the chance that the prompt is better without the token
-            take = (1 - guide) / 2 + guide * start.worth.spoils
+        if self.worth is not None:  # beside a uniform share, by the chance that the prompt is better without the token
+            take = (1 - guide) / 2 + guide * self.worth.spoils
             give = 1 - take
         if move == _MOVES.index("restore"):
             return restored(mask, free, count, rng, give)
@@ -331,12 +347,12 @@ class Evolution:
         more = restored(mask, free, count, rng, give)
         return None if more is None else fewer | (more & ~mask)
 
-    def _scored(self, children: Sequence[Child], pool: Sequence[Genome]) -> list[Genome]:
+    def _scored(self, children: Sequence[Child]) -> list[Genome]:
         """Score children on blocks of training items that double, and leave out those that a block rules out."""
         examples = self.run.task.train[: self.size]
         rewards = np.full((len(children), len(examples)), np.nan)
         order = self.run.rng.permutation(len(examples)) if self.settings.block else np.arange(len(examples))
-        rival = nanmean(np.array([genome.rewards for genome in pool]), axis=0)  # [E] of the mean survivor
+        rival = nanmean(np.array([genome.rewards for genome in self.pool]), axis=0)  # [E] of the mean survivor
         done, alive = 0, list(range(len(children)))
         while alive and done < len(examples):
             size = min(max(2 * done, self.settings.block or len(examples)), len(examples))
@@ -357,7 +373,7 @@ class Evolution:
         level = float(nanmean(rival, axis=0))
         for n, i in enumerate(alive):
             if out[n]:
-                self.starts[children[i].start].tried.append((children[i].mask, level + gain[n]))
+                self.tried.append((children[i].mask, level + gain[n]))
                 self.lost.add(children[i].prompt)
         return [i for n, i in enumerate(alive) if not out[n]]
 
@@ -371,16 +387,17 @@ class Evolution:
         """Enter children that were scored on all items into what was tried and into the archive."""
         out = []
         for child, row in zip(children, rewards, strict=True):
-            genome = _genome(child.start, child.mask, child.prompt, row)
+            genome = _genome(child.mask, child.prompt, row)
             out.append(genome)
             if math.isfinite(genome.fitness):
-                self.starts[child.start].tried.append((child.mask, genome.fitness))
+                self.tried.append((child.mask, genome.fitness))
         self.best = sorted({genome.prompt: genome for genome in [*self.best, *out]}.values(), key=_rank)
         self.best = self.best[: max(self.settings.elite, 1)]
         return out
 
-    def _mean_length(self, pool: Sequence[Genome]) -> float:
-        return sum(self.run.length(genome.prompt) for genome in pool) / len(pool)
+    def mean_length(self) -> float:
+        """Return the mean length of the population, in tokens."""
+        return sum(self.run.length(genome.prompt) for genome in self.pool) / len(self.pool)
 
 
 def seed_tokens(run: Run) -> Tokens:
@@ -406,10 +423,10 @@ def check_fitness(fitness: str) -> None:
         raise InputError(f"fitness must be 'margin' or 'reward', not {fitness!r}")
 
 
-def _genome(start: int, mask: Mask, prompt: Prompt, rewards: Floats) -> Genome:
+def _genome(mask: Mask, prompt: Prompt, rewards: Floats) -> Genome:
     mean = float(nanmean(rewards, axis=0))
     # A prompt whose replies all failed ranks last; its score stays NaN in the history.
-    return Genome(start, mask, prompt, rewards, -math.inf if math.isnan(mean) else mean)
+    return Genome(mask, prompt, rewards, -math.inf if math.isnan(mean) else mean)
 
 
 def _rank(genome: Genome) -> float:
