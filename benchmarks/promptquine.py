@@ -1,7 +1,10 @@
 """PromptQuine against its paper and the hill climbers beside it: `python -m benchmarks.promptquine --data DIR`.
 
-Every cell is a run of promptopt. Cells that are done are read from `--out`; one that was stopped goes on from the memo
-there, so that the benchmark may be killed and started again. Prints a table in Markdown.
+Every cell is a run of promptopt. Cells that are done are read from `--cells`; one that was stopped goes on from the memo
+in `--out`, so that the benchmark may be killed and started again. Prints a table in Markdown.
+
+benchmarks/promptquine.jsonl holds the cells behind docs/strategies/promptquine.md: with `--cells` it prints the tables
+again, and runs what is not there. Take the lines of a method out of it when the method is changed.
 
 All methods have the same labelled rows: 8 of each class and 200 more, of which the paper's methods search on the 8 of
 each class and choose on the 200; ours and TAPruning search on half of the 200 too, and choose on the other half.
@@ -14,6 +17,8 @@ import csv
 import json
 import math
 from dataclasses import asdict, dataclass, fields
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -88,8 +93,12 @@ METHODS = {
 
 
 class Place(NamedTuple):
-    """Which data, demonstrations, seed and method."""
+    """Which model, sizes of the parts, cap of the searches, data, demonstrations, seed and method."""
 
+    model: str
+    held: int
+    test: int
+    cap: int
     data_set: str
     draw: int
     seed: int
@@ -101,20 +110,48 @@ class Cell:
     """What came of one run.
 
     Args:
-        right: whether each test item was answered rightly.
+        right: for each test item 1 or 0, whether it was answered rightly, or - where there was no reply.
         searched: sequences that the search scored; choosing and testing come on top, for every method alike.
         tokens: that the model was shown in all, each distinct request once.
         seconds: of the whole run; 0 where it came from the memo.
         length: tokens of the prompt.
-        text: the prompt.
     """
 
-    right: list[float]
+    right: str
     searched: int
     tokens: int
     seconds: float
     length: int
-    text: str
+
+    @property
+    def rewards(self) -> Floats:
+        """The same as `right`, as numbers."""
+        return np.array([math.nan if c == "-" else float(c) for c in self.right])
+
+
+@dataclass
+class Cells:
+    """The cells that are done, one a line of a file."""
+
+    file: Path
+    done: dict[Place, Cell]
+
+    @classmethod
+    def read(cls, file: Path) -> Cells:
+        """Read a file of cells; none where there is none yet."""
+        done = {}
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+            row = json.loads(line)
+            place = Place(*(row.pop(name) for name in Place._fields))
+            done[place] = Cell(**row)
+        return cls(file, done)
+
+    def add(self, place: Place, cell: Cell) -> None:
+        """Keep one."""
+        self.done[place] = cell
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({**place._asdict(), **asdict(cell)}) + "\n")
 
 
 @dataclass
@@ -178,9 +215,9 @@ def read(file: Path) -> list[tuple[str, int]]:
     return [(text.strip(), int(label)) for text, label in rows[1:]]
 
 
-def task_of(given: argparse.Namespace, place: Place, *, pooled: bool) -> Task:
+def task_of(data: Path, place: Place, *, pooled: bool) -> Task:
     """Return the task of one draw of demonstrations; no row stands in two of its parts."""
-    data, data_set, draw = given.data, place.data_set, place.draw
+    data_set, draw = place.data_set, place.draw
     template, labels = DATA_SETS[data_set]
     rng = named_generator(draw, f"demonstrations of {data_set}")
     few = read(data / data_set / f"fewshot-{SPLITS[draw % len(SPLITS)]}-train.tsv")
@@ -192,8 +229,8 @@ def task_of(given: argparse.Namespace, place: Place, *, pooled: bool) -> Task:
     held = [row for row in dict(read(data / data_set / "dev200.tsv")).items() if row[0] not in used]
     used |= {text for text, _ in held}
     test = [row for row in dict(read(data / data_set / "test.tsv")).items() if row[0] not in used]
-    held = [held[i] for i in rng.permutation(len(held))[: given.held].tolist()]
-    test = [test[i] for i in rng.permutation(len(test))[: given.test].tolist()]
+    held = [held[i] for i in rng.permutation(len(held))[: place.held].tolist()]
+    test = [test[i] for i in rng.permutation(len(test))[: place.test].tolist()]
     half = len(held) // 2 if pooled else 0
 
     def items(name: str, rows: Sequence[tuple[str, int]]) -> tuple[Example, ...]:
@@ -211,37 +248,45 @@ def task_of(given: argparse.Namespace, place: Place, *, pooled: bool) -> Task:
     )
 
 
-def run_cell(given: argparse.Namespace, model: Model, place: Place) -> Cell:
-    """Run one cell, or read it where it is done."""
-    folder = given.out / given.model.replace(":", "-").replace("/", "-") / f"{given.held}-{given.test}-{given.cap}"
-    file = folder / f"{'-'.join(map(str, place))}.json"
-    if file.exists():
-        return Cell(**json.loads(file.read_text(encoding="utf-8")))
+def run_cell(given: argparse.Namespace, cells: Cells, place: Place) -> Cell:
+    """Run one cell, or return it where it is done."""
+    if place in cells.done:
+        return cells.done[place]
     method = METHODS[place.method]
-    cap = float(given.cap or math.inf)
+    cap = float(place.cap or math.inf)
     if method.share is not None:
-        cap = min(cap, run_cell(given, model, place._replace(method="paper")).searched) * method.share
-    task = task_of(given, place, pooled=method.pooled)
+        cap = min(cap, run_cell(given, cells, place._replace(method="paper")).searched) * method.share
+    task = task_of(given.data, place, pooled=method.pooled)
     strategy: Strategy = Asis() if method.strategy is None else Capped(method.strategy, cap)
+    model = loaded(next(name for name in given.model if name_of(name) == place.model))
     with Memo(given.out / "memo") as memo:
         found = optimize(task, model, strategy, seed=place.seed, memo=memo)
         # Item by item; the replies are in the memo.
         right = Scorer(task, model, Caller(memo, Ledger())).score([found.prompt], task.test).per_example[0]
+    what = "-".join(map(str, place))
     if not found.finished:
-        raise SystemExit(f"{file.name}: {found.headline}")
-    used = found.used["task"]
+        raise SystemExit(f"{what}: {found.headline}")
     cell = Cell(
-        right=right.tolist(),
+        right="".join("-" if math.isnan(x) else f"{x:.0f}" for x in right),
         searched=sum(record.cells for record in found.history),
-        tokens=used.input_tokens,
-        seconds=found.seconds if found.paid else 0.0,
+        tokens=found.used["task"].input_tokens,
+        seconds=round(found.seconds, 1) if found.paid else 0.0,
         length=found.lengths[1],
-        text=found.prompt.text,
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(asdict(cell)), encoding="utf-8")
-    print(f"{file.stem}: {np.mean(cell.right):.3f}, {cell.searched:,} sequences, {cell.seconds:.0f} s", flush=True)
+    cells.add(place, cell)
+    print(f"{what}: {cell.rewards.mean():.3f}, {cell.searched:,} sequences, {cell.seconds:.0f} s", flush=True)
     return cell
+
+
+@cache
+def loaded(model: str) -> Model:
+    """Load a model once."""
+    return load_model(model)
+
+
+def name_of(model: str) -> str:
+    """Return the name that cells know a model by: without its provider, folder and ending."""
+    return Path(model.partition(":")[2]).stem
 
 
 def interval(first: Floats, second: Floats) -> tuple[float, float, float]:
@@ -268,36 +313,40 @@ def interval(first: Floats, second: Floats) -> tuple[float, float, float]:
     return float(difference.mean()), float(low), float(high)
 
 
-def table(cells: dict[str, list[Cell]], given: argparse.Namespace) -> None:
-    """Print what was found: one row a method, then the targets."""
-    shape = (len(given.data_set), given.draws, given.seeds, -1)
+def table(rows: dict[str, list[Cell]], names: Sequence[str], given: argparse.Namespace) -> None:
+    """Print one row a method, over all models that are named."""
+    sets = len(given.data_set)
     right: dict[str, Floats] = {}
-    for name, row in cells.items():
-        items = min(len(cell.right) for cell in row)  # a test set may be smaller than asked for
-        right[name] = np.array([cell.right[:items] for cell in row]).reshape(shape)
-    print(f"\n{given.model}; {given.draws} draws x {given.seeds} seeds; test accuracy in per cent\n")
+    for method, cells in rows.items():
+        items = min(len(cell.right) for cell in cells)  # a test set may be smaller than asked for
+        each = np.array([cell.rewards[:items] for cell in cells])
+        right[method] = each.reshape(len(names) * sets, given.draws, given.seeds, -1)
+    print(f"\n{', '.join(names)}; {given.draws} draws x {given.seeds} seeds; test accuracy in per cent\n")
     heads = ["method", *given.data_set, "mean", "less ICL", "less paper", "searched", "tokens", "seconds", "length"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    for name, row in cells.items():
-        each = [f"{100 * part.mean():.1f}" for part in right[name]]
+    for method, cells in rows.items():
+        means = right[method].mean(axis=(1, 2, 3)).reshape(len(names), sets).mean(axis=0)
         gaps = [
             ""
-            if other not in right or other == name
-            else "{:+.1f} ({:+.1f} to {:+.1f})".format(*interval(right[name], right[other]))
+            if other not in right or other == method
+            else "{:+.1f} ({:+.1f} to {:+.1f})".format(*interval(right[method], right[other]))
             for other in ("icl", "paper")
         ]
         sums = [
-            f"{np.mean([getattr(cell, what) for cell in row]):,.0f}"
+            f"{np.mean([getattr(cell, what) for cell in cells]):,.0f}"
             for what in ("searched", "tokens", "seconds", "length")
         ]
-        print(f"| {' | '.join([name, *each, f'{100 * right[name].mean():.1f}', *gaps, *sums])} |")
+        accuracies = [f"{100 * mean:.1f}" for mean in (*means, means.mean())]
+        print(f"| {' | '.join([method, *accuracies, *gaps, *sums])} |")
 
 
 def main() -> None:
-    """Run the cells, and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.promptquine", description=__doc__)
+    """Run the cells, and print a table for each model and one for all of them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.promptquine", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--model", default="local:smollm2")
+    parser.add_argument("--model", nargs="+", default=["local:smollm2"])
     parser.add_argument("--data-set", nargs="+", choices=DATA_SETS, default=list(DATA_SETS))
     parser.add_argument("--draws", type=int, default=3, help="of demonstrations, one of each class")
     parser.add_argument("--seeds", type=int, default=2)
@@ -305,16 +354,23 @@ def main() -> None:
     parser.add_argument("--held", type=int, default=200, help="labelled rows beside 8 of each class")
     parser.add_argument("--test", type=int, default=500, help="test items")
     parser.add_argument("--cap", type=int, default=0, help="sequences that any search may score; 0 for no cap")
-    parser.add_argument("--out", type=Path, default=Path("runs/promptquine"), help="folder of results and memo")
+    parser.add_argument("--out", type=Path, default=Path("runs/promptquine"), help="folder of the memo")
+    parser.add_argument("--cells", type=Path, help="file of the cells that are done; cells.jsonl in --out by default")
     given = parser.parse_args()
-    model = load_model(given.model)
-    cells: dict[str, list[Cell]] = {name: [] for name in given.methods}
-    for data_set in given.data_set:
-        for draw in range(given.draws):
-            for seed in range(given.seeds):
-                for name in given.methods:
-                    cells[name].append(run_cell(given, model, Place(data_set, draw, seed, name)))
-    table(cells, given)
+    done = Cells.read(given.cells or given.out / "cells.jsonl")
+    rows: dict[str, dict[str, list[Cell]]] = {}
+    for model in map(name_of, given.model):
+        rows[model] = {method: [] for method in given.methods}
+        for data_set, draw, seed in product(given.data_set, range(given.draws), range(given.seeds)):
+            for method in given.methods:
+                place = Place(model, given.held, given.test, given.cap, data_set, draw, seed, method)
+                rows[model][method].append(run_cell(given, done, place))
+    for model, own in rows.items():
+        table(own, [model], given)
+    if len(rows) > 1:
+        table(
+            {name: [cell for row in rows.values() for cell in row[name]] for name in given.methods}, list(rows), given
+        )
 
 
 if __name__ == "__main__":
