@@ -529,10 +529,14 @@ def _versions() -> dict[str, str]:
 
 @contextmanager
 def _stop_on_interrupt(display: Display | None) -> Generator[Stop]:
-    """Turn the first Ctrl-C into a request to stop; the second raises KeyboardInterrupt as ever."""
+    """Turn the first Ctrl-C into a request to stop; the second raises KeyboardInterrupt as ever.
+
+    Signals belong to the main thread; and where Ctrl-C is ignored, as in what a script started with `&`, it stays so.
+    """
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals belong to the main thread
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored or threading.current_thread() is not threading.main_thread():
+        yield stop
         return
 
     def request(number: int, frame: FrameType | None) -> None:  # noqa: ARG001

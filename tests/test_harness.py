@@ -595,6 +595,18 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_where_ctrl_c_is_ignored_it_stays_so(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        pressed = search(tmp_path / "pressed", Watched(before=lambda _: signal.raise_signal(signal.SIGINT)))
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert pressed.finished
+    assert pressed.prompt == search(tmp_path / "alone").prompt
+
+
 def test_a_run_beside_the_main_thread_leaves_signals_alone(tmp_path: Path) -> None:
     results: list[Result] = []
     worker = threading.Thread(target=lambda: results.append(search(tmp_path / "thread")))
