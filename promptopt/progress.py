@@ -50,6 +50,7 @@ class Display:
         self._next = 0.0
         self._entered = 0
         self._over = threading.Event()
+        self._beating: threading.Thread | None = None
         self._logger = logging.getLogger("promptopt")
         self._said = _Said(self, logging.WARNING if quiet else logging.INFO)
         self._cell = _Cell() if notebook else None
@@ -72,7 +73,8 @@ class Display:
             self._cell.show(self._whole())
         elif self._plain:
             self._over.clear()
-            threading.Thread(target=self._beat, daemon=True).start()
+            self._beating = threading.Thread(target=self._beat, daemon=True)
+            self._beating.start()
         return self
 
     def __exit__(
@@ -82,6 +84,8 @@ class Display:
         if self._entered:
             return
         self._over.set()
+        if self._beating is not None:
+            self._beating.join()  # no line comes after the end
         if self._live is not None:
             self._live.stop()
         self._logger.removeHandler(self._said)
