@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 HUB = "hf://"
 
-_TABLES = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_TABLES = (".csv", ".tsv", ".txt")
 _ENDINGS = (".jsonl", ".ndjson", ".json", *_TABLES)
 _QUOTED_FIELD = r'(?:"(?:[^"]|"")*"|[^"\t]*)'
 _QUOTED_LINE = re.compile(rf"{_QUOTED_FIELD}(?:\t{_QUOTED_FIELD})*")
@@ -65,7 +65,8 @@ def read_rows(source: str | Path | Iterable[Mapping[str, Any]], *, quoting: bool
     Args:
         source: a path ending in .csv, .tsv, .txt (tab-separated), .jsonl, .ndjson or .json (a list of objects);
             `hf://[owner/]name[:split]` or `hf://owner/name/config[:split]`, split "train" where none is named;
-            or mappings from column to value. Tables start with a header line. Files are UTF-8.
+            or mappings from column to value. Tables start with a header line; a .csv whose header has semicolons and
+            no comma is separated by semicolons. Files are UTF-8.
         quoting: whether a table quotes fields as CSV does. By default a .csv does. A .tsv or .txt does where it holds
             quotes and each of them belongs to a field that is in quotes, whole on its line, inner quotes doubled.
 
@@ -240,8 +241,9 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _table_items(path: Path, text: str, *, quoting: bool | None) -> Iterator[tuple[int, dict[str, str]]]:
-    delimiter = _TABLES[path.suffix.lower()]
-    quoted = quoting if quoting is not None else delimiter == "," or _is_quoted(text)
+    comma = path.suffix.lower() == ".csv"
+    delimiter = _comma(text) if comma else "\t"
+    quoted = quoting if quoting is not None else comma or _is_quoted(text)
     records = _records(path, text, delimiter, quoted=quoted)
     start, header = records[0]
     repeated = [name for name, count in Counter(header).items() if count > 1]
@@ -257,6 +259,12 @@ def _table_items(path: Path, text: str, *, quoting: bool | None) -> Iterator[tup
                 f"({', '.join(header)}); mend the line, or read the file with quoting {other}"
             )
         yield number, dict(zip(header, cells, strict=True))
+
+
+def _comma(text: str) -> str:
+    """Return what separates the fields: spreadsheets write semicolons where the comma is the decimal point."""
+    header = text.lstrip().partition("\n")[0]
+    return ";" if ";" in header and "," not in header else ","
 
 
 def _is_quoted(text: str) -> bool:

@@ -438,6 +438,10 @@ class Job:
             for role, model in self.roles.items()
             if model.price is None
         ]
+        told = {item.target for item in (*self.task.train, *self.task.validation, *self.task.test)} - {None}
+        unseen = [label for label in self.task.labels if label not in told]
+        if told and unseen:
+            notes.append(f"no item has the label {', '.join(map(repr, unseen))}: nothing is learnt or tested of it")
         pairs = near_duplicates(self.task.train, self.task.validation, self.task.test)
         if pairs:
             first = pairs[0]

@@ -66,6 +66,7 @@ def item(text: str, target: str | None = None, name: str = "") -> Example:
         ("a.ndjson", '{"text": "good", "label": 1}\r\n{"text": "bad", "label": 0}\r\n'),
         ("a.json", '[{"text": "good", "label": 1},\n {"text": "bad", "label": 0}]'),
         ("A.CSV", "\ufefftext,label\ngood,1\nbad,0\n"),
+        ("a.csv", '"text";label\r\n"good";1\r\nbad;0\r\n'),
     ],
 )
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str, text: str) -> None:
@@ -73,6 +74,13 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str, text: str) 
         {"text": "good", "label": "1"},
         {"text": "bad", "label": "0"},
     ]
+
+
+def test_semicolons_separate_only_where_the_header_has_no_comma(tmp_path: Path) -> None:
+    spreadsheet = write(tmp_path, "a.csv", 'text;label\n"good, very; good";1\n')
+    assert values(read_rows(spreadsheet)) == [{"text": "good, very; good", "label": "1"}]
+    commas = write(tmp_path, "b.csv", '"text; or not",label\ngood;1,1\n')
+    assert values(read_rows(commas)) == [{"text; or not": "good;1", "label": "1"}]
 
 
 def test_a_path_may_be_a_string(tmp_path: Path) -> None:

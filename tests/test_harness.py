@@ -661,6 +661,14 @@ def test_near_duplicates_across_splits_are_noted(tmp_path: Path) -> None:
     assert any("near-duplicates stand in two splits" in note and "twin" in note for note in result.notes)
 
 
+def test_a_label_that_no_item_has_is_noted(tmp_path: Path) -> None:
+    task = a_task()
+    result = search(tmp_path, task=replace(task, labels=(*task.labels, "neither")))
+
+    assert "no item has the label 'neither': nothing is learnt or tested of it" in result.notes
+    assert not any("no item has" in note for note in search(tmp_path, task=task).notes)
+
+
 def test_a_task_with_any_reward_and_no_labels_runs(tmp_path: Path) -> None:
     result = search(tmp_path, task=a_task(labels=(), reward=Contains()))
 
