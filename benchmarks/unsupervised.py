@@ -1,6 +1,6 @@
 """Unsupervised prompt learning with labels hidden: `python -m benchmarks.unsupervised sst2 --data FOLDER` prints a table.
 
-`python -m benchmarks.unsupervised estimators` compares three ways to search token sequences on a synthetic loss.
+`python -m benchmarks.unsupervised estimators` compares ways to search token sequences on a synthetic loss.
 """
 
 from __future__ import annotations
@@ -61,18 +61,59 @@ def softmax_loo(logits: Floats, chosen: Any, losses: Floats, rate: float) -> Flo
     return moved
 
 
+class Additive:
+    """Bayesian regression of the loss on one effect for each token at each place; draws of it are Thompson's.
+
+    Effects and noise are normal, with `ratio` between their standard deviations; their scale follows from the losses.
+    """
+
+    def __init__(self, positions: int, tokens: int, ratio: float) -> None:
+        self._shape, self._ratio = (positions, tokens), ratio
+        self._rows = np.arange(positions)
+        self._seen: tuple[Any, Floats] = (np.empty((0, positions), dtype=int), np.empty(0))
+        self._alike = np.empty((0, 0))  # covariance of the losses seen, in units of the noise
+
+    def see(self, chosen: Any, losses: Floats) -> None:
+        """Take in sequences [I, n] and their losses [I]."""
+        before, known = self._seen
+        self._seen = (np.concatenate([before, chosen]), np.concatenate([known, losses]))
+        new, old = (self._ratio**2 * (chosen[:, None] == rows[None]).sum(axis=2) for rows in (chosen, before))
+        self._alike = np.block([[self._alike, old.T], [old, new + np.eye(len(losses))]])
+
+    def draw(self, count: int, rng: np.random.Generator) -> Any:
+        """Return [count, n]: the best sequence under each of so many draws of the effects."""
+        prior = rng.normal(size=(count, *self._shape)) * self._ratio
+        return self._best(prior, rng.normal(size=(count, len(self._seen[1]))))
+
+    def modal(self) -> Any:
+        """Return [n]: the best sequence under the mean of the effects."""
+        return self._best(np.zeros((1, *self._shape)), np.zeros((1, len(self._seen[1]))))[0]
+
+    def _best(self, effects: Floats, noise: Floats) -> Any:
+        chosen, losses = self._seen
+        if len(losses):  # a draw of the prior, moved by what it gets wrong of the losses, is one of the posterior
+            unit = max(losses.std() / np.sqrt(1 + self._shape[0] * self._ratio**2), 1e-9)
+            wrong = (losses - losses.mean()) / unit - effects[:, self._rows, chosen].sum(axis=2) - noise
+            moved = np.linalg.solve(self._alike, wrong.T).T * self._ratio**2
+            for place, tokens in enumerate(chosen.T):
+                for one, by in zip(effects, moved, strict=True):
+                    np.add.at(one[place], tokens, by)
+        return effects.argmin(axis=2)
+
+
 def searched(kind: str, rate: float, seed: int, shape: tuple[int, int, int, int]) -> float:
     """Return the true loss of the modal sequence after a search; `shape` is positions, tokens, steps, samples."""
     positions, tokens, steps, samples = shape
     rng = named_generator(seed, "estimators")
     loss = landscape(rng, positions, tokens)
     p, logits = uniform(positions, tokens), np.zeros((positions, tokens))
+    additive = Additive(positions, tokens, rate)
     best, least = modal(p), np.inf
     for _ in range(steps):
         if kind == "softmax":
             p = np.exp(logits - logits.max(axis=1, keepdims=True))
             p /= p.sum(axis=1, keepdims=True)
-        chosen = sample(p, samples, rng)
+        chosen = additive.draw(samples, rng) if kind == "thompson" else sample(p, samples, rng)
         seen = loss(chosen) + rng.normal(0, NOISE, samples)
         if seen.min() < least:
             best, least = chosen[seen.argmin()], seen.min()
@@ -82,7 +123,10 @@ def searched(kind: str, rate: float, seed: int, shape: tuple[int, int, int, int]
             p = toward_elite(p, chosen, seen, 0.25, rate)
         elif kind == "simplex":
             p = project_to_simplex(p - rate * policy_gradient(p, chosen, seen))
-    final = best if kind == "random" else modal(softmax(logits) if kind == "softmax" else p)
+        elif kind == "thompson":
+            additive.see(chosen, seen)
+    ends = {"random": lambda: best, "softmax": lambda: modal(softmax(logits)), "thompson": additive.modal}
+    final = ends.get(kind, lambda: modal(p))()
     return float(loss(final[None])[0])
 
 
@@ -97,6 +141,7 @@ def estimators() -> None:
     """Print mean true losses over 40 landscapes, the best rate of each kind."""
     shapes = [(4, 60, 10, 12), (4, 60, 20, 12), (20, 100, 60, 30)]
     rates = {"random": (0.0,), "simplex": (1e-4, 1e-3, 1e-2), "softmax": (1, 3, 10), "elite": (0.15, 0.3, 0.6)}
+    rates["thompson"] = (0.1, 0.3, 1)
     print("| positions x tokens, steps x samples | " + " | ".join(rates) + " |\n|---|" + "---|" * len(rates))
     for shape in shapes:
         cells = []
