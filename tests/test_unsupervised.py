@@ -115,6 +115,18 @@ def habit(context: Context, labels: Sequence[str]) -> list[float]:
     return [-1.0, -1.0 + said]
 
 
+def divided(context: Context, labels: Sequence[str]) -> list[float]:
+    """Good without demonstrations; of prompts with them one half errs alike, the other each in its own way."""
+    parts = str(context).split("\n\n")
+    right = 1 if truth(parts[-1]) else -1
+    if len(parts) == 1:
+        return [-1.0, -1.0 + right + 0.8 * chance(context)]
+    alike = chance(parts[:-1]) > 0
+    query = parts[-1].split("\n")[-1]
+    said = right * (1 if chance(query) > -0.5 else -1) if alike else right + 1.5 * chance(context)
+    return [-1.0, -1.0 + 2 * said]
+
+
 def run(handler: Callable[[Context, Sequence[str]], list[float]], memo: Path, seed: int = 0, **more: object) -> Result:
     strategy = more.get("strategy", SMALL)
     given = more.get("task", task())
@@ -216,6 +228,17 @@ def test_where_nothing_helps_the_seed_prompt_is_returned(
     kept = [run(handler, tmp_path, seed, task=given).prompt == given.seed_prompt for seed in range(4)]
 
     assert all(kept)
+
+
+def test_where_one_annotator_decides_what_all_agree_upon_the_seed_prompt_is_returned(tmp_path: Path) -> None:
+    result = run(divided, tmp_path)
+    checked, concluded = result.steps[-2:]
+
+    assert result.prompt == result.seed_prompt
+    assert checked["low"] < 0 < checked["gain"]
+    assert checked["related"] > 0
+    assert checked["collapsed"] == "False"
+    assert concluded["low"] <= concluded["accuracy"] <= concluded["high"]
 
 
 def test_targets_of_training_items_are_never_looked_at(tmp_path: Path) -> None:
@@ -360,6 +383,7 @@ def test_a_task_that_it_cannot_work_on_is_refused(changed: Task, message: str, t
     ("name", "settings", "message"),
     [
         ("unsupervised", {"views": "1"}, "views must be at least 2"),
+        ("unsupervised", {"views": "3", "rounds": "1"}, "rounds x views must be at least 4"),
         ("unsupervised", {"share": "0"}, r"share must be in \(0, 1\]"),
         ("unsupervised.paper", {"samples": "1"}, "samples must be at least 2"),
     ],

@@ -9,6 +9,7 @@ from promptopt.statistics.choosing import winners_curse as winners_curse
 from promptopt.statistics.intervals import Interval as Interval
 from promptopt.statistics.intervals import mcnemar as mcnemar
 from promptopt.statistics.intervals import mean_interval as mean_interval
+from promptopt.statistics.intervals import over_judges as over_judges
 from promptopt.statistics.intervals import paired_interval as paired_interval
 from promptopt.statistics.sequential import behind as behind
 from promptopt.statistics.sequential import chance_of_place as chance_of_place

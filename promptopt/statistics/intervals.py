@@ -12,10 +12,13 @@ from promptopt.randomness import named_generator
 from promptopt.scores import nanmean, paired_difference
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from promptopt.scores import Floats
 
 _RESAMPLES = 9_999
 _FEWEST = 8  # values below which a bootstrap interval is far too narrow: of 2 it covers the mean half of the time
+_FEWEST_JUDGES = 3
 _ROUNDING = 1e-12  # of the largest value; differences of equal gaps, such as 0.4 - 0.3 and 0.3 - 0.2, vary by less
 
 
@@ -86,6 +89,30 @@ def paired_interval(first: Floats, second: Floats, confidence: float = 0.95) -> 
     half = _z(confidence) * math.sqrt((won + lost - (won - lost) ** 2) / (n + 2))
     estimate = float((a - b).mean())
     return Interval(estimate, max(-1.0, min(estimate, won - lost - half)), min(1.0, max(estimate, won - lost + half)))
+
+
+def over_judges(interval: Interval, left_out: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Widen an interval over examples for those who judged them, where these are a sample too: the jackknife.
+
+    The variance over M judges is (M - 1) / M times the squared differences of the estimates with one judge left out from
+    their mean (Efron and Tibshirani 1993, equation 11.5), with Student's t of M - 1 degrees; it adds to that over
+    examples. Fewer than 3 judges bound nothing: without one of them nobody can agree. What all judges have in common
+    it cannot see.
+
+    Args:
+        interval: of the estimate by all judges, over examples.
+        left_out: the estimate without each judge in turn, [M].
+        confidence: of the interval.
+    """
+    values = np.array(left_out)
+    if values.size < _FEWEST_JUDGES:
+        return Interval(interval.estimate, -math.inf, math.inf)
+    from scipy.special import stdtrit  # noqa: PLC0415  loaded when used: importing the package stays light
+
+    error = math.sqrt((values.size - 1) * float(values.var()))
+    half = float(stdtrit(values.size - 1, (1 + confidence) / 2)) * error
+    below, above = (math.hypot(end - interval.estimate, half) for end in (interval.low, interval.high))
+    return Interval(interval.estimate, interval.estimate - below, interval.estimate + above)
 
 
 def mcnemar(first: Floats, second: Floats) -> float:

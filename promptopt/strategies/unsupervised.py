@@ -17,17 +17,18 @@ from promptopt.categorical import modal, sample, toward_elite, uniform
 from promptopt.errors import BudgetExhaustedError, InputError
 from promptopt.prompt import Demonstrations
 from promptopt.pseudolabels import Believed, confident, cross_entropy, refuse_what_needs_labels, with_words
-from promptopt.statistics import mean_interval, paired_interval
+from promptopt.statistics import mean_interval, over_judges, paired_interval
 from promptopt.strategies.ppd import PPD
 from promptopt.vocabulary import contrastive_vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from promptopt.agreement import Votes
     from promptopt.prompt import Example, Prompt
     from promptopt.run import Run
     from promptopt.scores import Floats
+    from promptopt.statistics import Interval
 
 _SURE = 0.95  # confidence of the bound below which the seed prompt stays
 _SMALL = 1e-6
@@ -54,8 +55,9 @@ class Unsupervised:
     4. Of demonstrations alone and demonstrations with words the best on the second fold meets the seed prompt on a third
        fold, which took no part. The annotators there, the two prompts themselves left out, say what each item is; unless
        the lower end of the 95 % interval of the paired difference is above 0, the seed prompt is all that is returned.
-       So it is where the new prompt nearly always gives one label, or agrees with the seed prompt's calibrated answers
-       no more than by chance.
+       The interval is over items and annotators: where one annotator less changes what all of them agree upon, it is
+       wide. The seed prompt is returned, too, where the new prompt nearly always gives one label, or agrees with the seed
+       prompt's calibrated answers no more than by chance.
 
     What is not in the paper: calibration, quotas, cross-fitting, contrastive words, the cross-entropy method, agreement,
     collapse detection and the bound. A prompt gives its answers as they come: calibration guides, it is not applied.
@@ -104,6 +106,10 @@ class Unsupervised:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.views < 2:  # noqa: PLR2004  agreement is between two
             raise InputError(f"views must be at least 2, so that they can agree, not {self.views}")
+        if self.rounds * self.views < 4:  # noqa: PLR2004  the best, and three that judge it
+            raise InputError(
+                f"rounds x views must be at least 4, so that three others judge the best, not {self.rounds} x {self.views}"
+            )
         if self.positions < 0:
             raise InputError(f"positions must be 0 or more, not {self.positions}")
         for name in ("share", "elite", "rate"):
@@ -180,8 +186,11 @@ class Unsupervised:
             # Each was asked of one learning fold, whose items are not those of the check.
             learnt = {p: folds.first if book.has(p, folds.first) else folds.second for p in rivals}
             rival = max(rivals, key=lambda prompt: book.worth(prompt, learnt[prompt]))
-            beliefs = book.agreed(check, without=(seed, rival))
-            gain = paired_interval(book.right(rival, check, beliefs), book.right(seed, check, beliefs), _SURE)
+
+            def ahead(beliefs: Floats) -> Interval:
+                return paired_interval(book.right(rival, check, beliefs), book.right(seed, check, beliefs), _SURE)
+
+            gain = book.judged(check, (seed, rival), ahead)
             said = votes_of(book.answers(rival)[check])
             plain = votes_of(calibrated(book.answers(seed))[check])
             # All labels came from the seed prompt: what has nothing to do with its answers is a habit, not knowledge.
@@ -196,9 +205,11 @@ class Unsupervised:
         believed = Believed(labels, {item.id: q for item, q in zip(known, beliefs, strict=True)})
         # All of this was asked before and is free. The task's own reward meets the agreed labels.
         run.score(judges, known, self.replicates, reward=believed, parents=[None, seed][: len(judges)])
-        accuracy = mean_interval(book.right(kept, check, beliefs))
-        found = json.dumps(book.labels(folds))
-        run.step(accuracy=accuracy.estimate, low=accuracy.low, high=accuracy.high, pseudo_labels=found)
+        accuracy = book.judged(
+            check, (seed, kept), lambda beliefs: mean_interval(book.right(kept, check, beliefs), _SURE)
+        )
+        low, high = max(accuracy.low, 0.0), min(accuracy.high, 1.0)
+        run.step(accuracy=accuracy.estimate, low=low, high=high, pseudo_labels=json.dumps(book.labels(folds)))
 
 
 @dataclass
@@ -245,12 +256,20 @@ class _Book:
 
         Below two such prompts there is no agreement: then what the seed prompt says, calibrated.
         """
-        rows = [self.table[p][list(numbers)] for p in self.table if p not in without and self.has(p, numbers)]
+        rows = [self.table[p][list(numbers)] for p in self._annotators(numbers, without)]
         labels = len(self.run.task.labels)
         if len(rows) < 2:  # noqa: PLR2004  agreement is between two
             return _certain(calibrated(self.table[self.run.task.seed_prompt])[list(numbers)])
         votes = [np.where(votes_of(row) < 0, -1, votes_of(calibrated(row))) for row in rows]
         return dawid_skene(np.array(votes), labels).posterior
+
+    def judged(self, numbers: Sequence[int], without: Sequence[Prompt], look: Callable[[Floats], Interval]) -> Interval:
+        """Return what `look` makes of the soft labels of these items, wider for annotators that are a sample too."""
+        left_out = [look(self.agreed(numbers, (*without, one))).estimate for one in self._annotators(numbers, without)]
+        return over_judges(look(self.agreed(numbers, without)), left_out, _SURE)
+
+    def _annotators(self, numbers: Sequence[int], without: Sequence[Prompt]) -> list[Prompt]:
+        return [prompt for prompt in self.table if prompt not in without and self.has(prompt, numbers)]
 
     def right(self, prompt: Prompt, numbers: Sequence[int], beliefs: Floats) -> Floats:
         """Return how likely each answer is right, [B]: 0 where it names no label, NaN where none came."""
