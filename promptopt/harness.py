@@ -7,6 +7,7 @@ budget, so that running it again continues it: everything that it asked before i
 from __future__ import annotations
 
 import math
+import os
 import platform
 import signal
 import threading
@@ -131,6 +132,8 @@ def run_job(
     started = time.monotonic()
     job.check()
     job.check_budget()
+    if run_dir is not None:
+        _open_folder(Path(run_dir))
     tracker = study(tracking, run_dir)
     told: tuple[Callback, ...] = (tracker, *callbacks) if tracker else tuple(callbacks)
     with (
@@ -143,6 +146,16 @@ def run_job(
         result = replace(result, seconds=time.monotonic() - started, run_dir=str(run_dir or ""))
         _finish(result, run_dir, told)
     return result
+
+
+def _open_folder(folder: Path) -> None:
+    """Make the folder of the run before anything is spent."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError("not writable")
+    except OSError as error:
+        raise InputError(f"the run's folder {folder} cannot be used ({error}): name another one in run_dir") from error
 
 
 def _finish(result: Result, run_dir: Path | str | None, told: Sequence[Callback]) -> None:
@@ -167,14 +180,37 @@ def prepare(
     """Read what `optimize` is given; nothing is loaded or called yet."""
     from promptopt.taskfile import load_task  # noqa: PLC0415  pydantic, only for task files
 
+    if not isinstance(task, Task | str | Path):
+        raise InputError(f"a task is a Task, or the path of a task file, not {task!r}")
     return Job(
         task=task if isinstance(task, Task) else load_task(Path(task)),
-        model=load_model(model) if isinstance(model, str) else model,
-        writer=load_model(writer) if isinstance(writer, str) else writer,
+        model=_model(model),
+        writer=None if writer is None else _model(writer),
         strategy=find_strategy(strategy, settings),
-        budget=Budget.parse(budget) if isinstance(budget, str) else budget or Budget(),
+        budget=_budget(budget),
         seed=seed,
     )
+
+
+def _model(given: Model | str) -> Model:
+    if isinstance(given, str):
+        return load_model(given)
+    if isinstance(given, type) or not hasattr(given, "fingerprint"):
+        raise InputError(
+            f"{given!r} is no model: give a name such as 'openai:gpt-4.1-mini', or a model; a function goes into "
+            "FakeModel(function)"
+        )
+    return given
+
+
+def _budget(given: Budget | str | None) -> Budget:
+    if given is None:
+        return Budget()
+    if isinstance(given, Budget):
+        return given
+    if not isinstance(given, str):
+        raise InputError(f"a budget is a text such as '500 calls' or '2 dollars', or a Budget, not {given!r}")
+    return Budget.parse(given)
 
 
 class _Stages(NamedTuple):
@@ -212,8 +248,8 @@ class Job:
 
     def check(self) -> None:
         """Refuse, before anything is spent, what cannot work."""
-        if self.seed < 0:
-            raise InputError(f"the seed must be 0 or more, not {self.seed}")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"the seed must be a whole number, 0 or more, not {self.seed!r}")
         bare = next((item for item in self.task.train if item.target is None), None)
         if bare and isinstance(self.task.reward, MEETS_TARGET) and not isinstance(self.strategy, Unlabelled):
             raise InputError(

@@ -37,6 +37,8 @@ def find_strategy(strategy: str | Strategy, settings: Mapping[str, Any] | None =
                 f"unknown strategy {strategy!r}{nearest(strategy, known)}; known: {', '.join(sorted(known))}"
             )
         strategy = known[strategy]()
+    if isinstance(strategy, type):
+        raise InputError(f"{strategy.__name__} is a class: give a strategy, such as {strategy.__name__}()")
     if not isinstance(strategy, Strategy):
         raise InputError(f"{strategy!r} is no strategy: it needs `writes` (bool) and `search(run)`")
     return _changed(strategy, settings) if settings else strategy

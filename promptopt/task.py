@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from promptopt.errors import InputError, nearest
-from promptopt.prompt import IMAGE, LABEL, Example, Format, Layout, Prompt
+from promptopt.prompt import IMAGE, LABEL, Demonstrations, Example, Format, Layout, Prompt
 from promptopt.rewards import Exact, Judge, Label, Progress, Reward
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Task:
     def __post_init__(self) -> None:
         if not self.train:
             raise InputError("the task has no training items: give at least one")
+        self._check_kinds()
         for name in ("train", "validation", "test", "labels", "stop"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         fields = tuple(self.train[0].inputs) if self.environment is None else ("observation",)
@@ -98,6 +100,34 @@ class Task:
     def fields(self) -> tuple[str, ...]:
         """Names that slots may have."""
         return self.layout.fields
+
+    def _check_kinds(self) -> None:
+        """Refuse values of another type, for those who have no type checker."""
+        if not isinstance(self.seed_prompt, Prompt):
+            raise InputError(f"seed_prompt must be a Prompt, such as Prompt('...'), not {self.seed_prompt!r}")
+        shown = self.seed_prompt.demonstrations
+        if not isinstance(shown, Demonstrations | None):
+            raise InputError(f"demonstrations must be Demonstrations((example, ...)), not {shown!r}")
+        for name in ("labels", "stop"):
+            texts = getattr(self, name)
+            odd = texts if isinstance(texts, str) else next((t for t in texts if not isinstance(t, str)), None)
+            if odd is not None:
+                raise InputError(f"{name} must be several texts, such as ('yes', 'no'), not {odd!r}")
+        if isinstance(self.reward, str):
+            raise InputError(f"reward must be a reward such as Exact(), or a function, not {self.reward!r}")
+        for item in (*self.train, *self.validation, *self.test, *(shown.items if shown else ())):
+            if not isinstance(item, Example):
+                raise InputError(
+                    f"items must be Examples, such as Example({{'text': '...'}}, 'yes', '1'), not {item!r}"
+                )
+            if not isinstance(item.inputs, Mapping):
+                raise InputError(f"the inputs of item {item.id!r} must be {{field: text}}, not {item.inputs!r}")
+            values = [*item.inputs.values(), item.id, *([] if item.target is None else [item.target])]
+            odd = next((value for value in values if not isinstance(value, str)), None)
+            if odd is not None:
+                raise InputError(
+                    f"item {item.id!r} holds {odd!r}: inputs, target and id must be texts, such as {str(odd)!r}"
+                )
 
     def _check(self) -> None:
         if self.format not in ("chat", "completion", "caption"):
@@ -126,6 +156,10 @@ class Task:
             self._check_fit(example, "demonstration")
 
     def _check_sampling(self) -> None:
+        if not self.temperature >= 0:
+            raise InputError(f"temperature must be 0 or more, not {self.temperature}")
+        if self.max_tokens < 1:
+            raise InputError(f"max_tokens must be at least 1, not {self.max_tokens}")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p must be above 0 and at most 1, which takes all tokens, not {self.top_p}")
         if self.top_k < 0:

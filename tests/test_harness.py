@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -48,7 +49,6 @@ from promptopt.tokens import words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from promptopt import Strategy
 
@@ -171,8 +171,38 @@ def test_a_writer_that_is_not_asked_needs_no_price(tmp_path: Path) -> None:
 
 
 def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the seed must be 0 or more, not -1"):
+    with pytest.raises(InputError, match="the seed must be a whole number, 0 or more, not -1"):
         search(tmp_path, seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"seed": "1"}, "the seed must be a whole number, 0 or more, not '1'"),
+        ({"budget": 100}, "a budget is a text such as '500 calls' or '2 dollars', or a Budget, not 100"),
+        ({"budget": 0}, "or a Budget, not 0"),
+        ({"task": {"train": []}}, "a task is a Task, or the path of a task file, not {'train': []}"),
+        ({"model": str.upper}, "a function goes into FakeModel(function)"),
+        ({"model": FakeModel}, "FakeModel'> is no model: give a name such as 'openai:gpt-4.1-mini', or a model"),
+        ({"writer": print}, "is no model"),
+        ({"strategy": PromptQuine}, "PromptQuine is a class: give a strategy, such as PromptQuine()"),
+        ({"run_dir": Path(__file__)}, "test_harness.py cannot be used ("),
+        ({"run_dir": Path(__file__) / "run"}, "name another one in run_dir"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_refused_before_anything_is_asked(
+    tmp_path: Path, given: dict[str, Any], said: str
+) -> None:
+    model = Watched()
+    with pytest.raises(InputError, match=re.escape(said)):
+        search(tmp_path, **{"model": model, **given})
+    assert model.asked == []
+
+
+def test_a_fake_model_that_returns_no_text_is_named(tmp_path: Path) -> None:
+    nothing: Any = {}.get
+    with pytest.raises(InputError, match="must return a text or a Response, not None"):
+        search(tmp_path, FakeModel(nothing))
 
 
 @pytest.mark.parametrize("budget", ["1 call", "2 calls", "12 calls"])

@@ -18,6 +18,11 @@ def task(**settings: Any) -> Task:
     return Task(**{"train": (item("a"), item("b", "no")), "seed_prompt": Prompt("Answer yes or no."), **settings})
 
 
+def untyped(make: Any) -> Any:
+    """As those call it who have no type checker."""
+    return make
+
+
 def test_a_task_fills_in_what_follows_from_the_rest() -> None:
     plain = task()
     assert (plain.fields, plain.template, plain.reward) == (("text",), "{text}", Exact())
@@ -51,6 +56,28 @@ def test_data_without_labels_is_allowed() -> None:
         ({"top_p": 0.0}, "top_p must be above 0 and at most 1, which takes all tokens, not 0.0"),
         ({"top_p": 1.5}, "top_p must be above 0 and at most 1, which takes all tokens, not 1.5"),
         ({"top_p": float("nan")}, "top_p must be above 0"),
+        ({"temperature": -0.1}, "temperature must be 0 or more, not -0.1"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1, not 0"),
+        ({"seed_prompt": "Answer."}, "seed_prompt must be a Prompt, such as Prompt('...'), not 'Answer.'"),
+        (
+            {"seed_prompt": untyped(Prompt)("Answer.", [item("c")])},
+            "demonstrations must be Demonstrations((example, ...)), not [",
+        ),
+        ({"labels": "yes"}, "labels must be several texts, such as ('yes', 'no'), not 'yes'"),
+        ({"labels": (0, 1)}, "labels must be several texts, such as ('yes', 'no'), not 0"),
+        ({"stop": "."}, "stop must be several texts"),
+        ({"reward": "exact"}, "reward must be a reward such as Exact(), or a function, not 'exact'"),
+        (
+            {"train": ({"text": "a"},)},
+            "items must be Examples, such as Example({'text': '...'}, 'yes', '1'), not {'text': 'a'}",
+        ),
+        ({"train": (untyped(Example)("a", "yes", "c"),)}, "the inputs of item 'c' must be {field: text}, not 'a'"),
+        (
+            {"train": (untyped(Example)({"text": 5}, "yes", "c"),)},
+            "item 'c' holds 5: inputs, target and id must be texts, such as '5'",
+        ),
+        ({"train": (untyped(item)("a", 1),)}, "item 'a' holds 1: inputs, target and id must be texts"),
+        ({"train": (untyped(item)("a", name=7),)}, "item 7 holds 7"),
         ({"top_k": -1}, "top_k must be 1 or more, or 0 for all tokens, not -1"),
         ({"template": "Review:"}, "the template 'Review:' has no slot: name a field, such as {text}"),
         ({"template": "Review: {txt}"}, "the template has the slot {txt}, for which the data has no field, did you"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from promptopt.errors import InputError
 from promptopt.models.base import Price, Request
 from promptopt.scores import Arrival, Response
 
@@ -30,6 +31,8 @@ class FakeModel:
         """Answer one request after the other."""
         for index, request in enumerate(requests):
             reply = self.handler(request)
+            if not isinstance(reply, str | Response):
+                raise InputError(f"a fake model's function must return a text or a Response, not {reply!r}")
             yield Arrival(index, Response(reply) if isinstance(reply, str) else reply)
 
 
