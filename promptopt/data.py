@@ -134,7 +134,8 @@ def to_examples(
         split: "train", "validation" or "test"; keeps the ids of files of the same name apart.
 
     Raises:
-        InputError: a column or value is missing or blank, a label is not allowed, or an id occurs twice.
+        InputError: a column or value is missing or blank, a label is not allowed, the label is an input too, or an id
+            occurs twice.
     """
     if not inputs:
         raise InputError("no input columns are named: name at least one")
@@ -143,6 +144,8 @@ def to_examples(
     for name in (label, id):
         if name is not None:
             _column(rows, (name,))
+    if label in columns.values():
+        raise InputError(f"the column {label!r} is the label and an input: the model would be shown the answer")
     words = labels if isinstance(labels, Mapping) or labels is None else {word: word for word in labels}
     examples = tuple(
         Example(

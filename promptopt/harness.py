@@ -32,7 +32,7 @@ from promptopt.prompt import Message
 from promptopt.randomness import named_generator
 from promptopt.report import write_report
 from promptopt.result import Record, Result
-from promptopt.rewards import MEETS_TARGET, Judge
+from promptopt.rewards import MEETS_TARGET, Exact, Judge
 from promptopt.rollouts import most_rounds
 from promptopt.run import Run
 from promptopt.scorer import Scorer
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 _FAILED_SHARE = 0.01  # above this share of failed replies a run is unfinished (design, decision 4)
 _STAGE_SHARE = 0.3  # of the budget, that validation may hold back at most, and the test likewise
 _FEWEST_LISTED = 6  # candidates on the shortlist, before validation items are left out
+_ITEMS_A_LABEL = 5  # answers that stand so often look like labels
 _SLACK = 1.5  # tokens and dollars of calls to come are a guess from calls made: hold back more
 
 
@@ -474,10 +475,16 @@ class Job:
             for role, model in self.roles.items()
             if model.price is None
         ]
-        told = {item.target for item in (*self.task.train, *self.task.validation, *self.task.test)} - {None}
+        items = (*self.task.train, *self.task.validation, *self.task.test)
+        told = sorted({item.target for item in items if item.target is not None})
         unseen = [label for label in self.task.labels if label not in told]
         if told and unseen:
             notes.append(f"no item has the label {', '.join(map(repr, unseen))}: nothing is learnt or tested of it")
+        if isinstance(self.task.reward, Exact) and 1 < len(told) <= len(items) / _ITEMS_A_LABEL:
+            notes.append(
+                f"{len(items)} items have {len(told)} answers among them, such as {told[0]!r}: if the model is to choose one of "
+                "these, name them as labels"
+            )
         pairs = near_duplicates(self.task.train, self.task.validation, self.task.test)
         if pairs:
             first = pairs[0]

@@ -307,6 +307,12 @@ def test_ids_name_the_line_and_stay_apart_for_files_of_the_same_name(tmp_path: P
     assert [e.id for e in to_examples(read_rows([{"text": "a"}]), inputs=["text"], label=None)] == ["item:1"]
 
 
+def test_a_label_that_is_an_input_too_is_refused(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path, "a.csv", "text,label\ngood,1\n"))
+    with pytest.raises(InputError, match="'label' is the label and an input: the model would be shown the answer"):
+        to_examples(rows, inputs=["text", "label"], label="label")
+
+
 def test_labels_are_translated_or_checked() -> None:
     rows = read_rows([{"text": "a", "label": 0}, {"text": "b", "label": "1 "}])
     words = {"0": "terrible", "1": "great"}

@@ -699,6 +699,21 @@ def test_a_label_that_no_item_has_is_noted(tmp_path: Path) -> None:
     assert not any("no item has" in note for note in search(tmp_path, task=task).notes)
 
 
+def test_answers_that_look_like_labels_are_noted(tmp_path: Path) -> None:
+    free = a_task(labels=())
+    train, validation, test = (
+        tuple(replace(item, target=item.id) for item in items) for items in (free.train, free.validation, free.test)
+    )
+    numbered = replace(free, train=train, validation=validation, test=test)
+    said = (
+        "60 items have 2 answers among them, such as 'no': if the model is to choose one of these, name them as labels"
+    )
+
+    assert said in search(tmp_path, task=free).notes
+    assert not any("answers among them" in note for note in search(tmp_path, task=numbered).notes)
+    assert not any("answers among them" in note for note in search(tmp_path).notes)
+
+
 def test_a_task_with_any_reward_and_no_labels_runs(tmp_path: Path) -> None:
     result = search(tmp_path, task=a_task(labels=(), reward=Contains()))
 
