@@ -115,6 +115,14 @@ def habit(context: Context, labels: Sequence[str]) -> list[float]:
     return [-1.0, -1.0 + said]
 
 
+def swayed(context: Context, labels: Sequence[str]) -> list[float]:
+    """Knows the answer, but leans far to "bad", and to what it is shown oftener and last."""
+    *shown, query = str(context).split("\n\n")
+    said = [1 if one.endswith("good") else -1 for one in shown]
+    lean = -3.0 + (1.5 * sum(said) + said[-1] if said else 0.0)
+    return [-1.0, -1.0 + (1 if truth(query) else -1) + 0.6 * chance(context) + lean]
+
+
 def divided(context: Context, labels: Sequence[str]) -> list[float]:
     """Good without demonstrations; of prompts with them one half errs alike, the other each in its own way."""
     parts = str(context).split("\n\n")
@@ -193,6 +201,22 @@ def test_demonstrations_with_agreed_labels_undo_a_leaning(tmp_path: Path) -> Non
     assert result.prompt.demonstrations is not None
     shown = result.prompt.demonstrations.items
     assert [label for label in LABELS for one in shown if one.target == label] == ["bad"] * 2 + ["good"] * 2
+
+
+def test_sets_of_demonstrations_race_by_their_plain_answers(tmp_path: Path) -> None:
+    wordless = replace(SMALL, positions=0)
+    raced, balanced = (run(swayed, tmp_path, strategy=replace(wordless, sets=sets)) for sets in (wordless.sets, 0))
+
+    assert raced.test is not None
+    assert raced.test.seed.estimate < 0.6
+    assert raced.test.chosen.estimate > 0.8
+    assert raced.prompt.demonstrations is not None
+    shown = [one.target for one in raced.prompt.demonstrations.items]
+    assert shown.count("good") > shown.count("bad")
+    assert balanced.test is None or balanced.test.chosen.estimate < 0.7
+    sets = [step["raced"] for step in raced.steps if "raced" in step]
+    assert sets[0] > 20
+    assert sets == sorted(sets, reverse=True)
 
 
 def test_the_estimate_without_labels_covers_what_the_test_shows(tmp_path: Path) -> None:

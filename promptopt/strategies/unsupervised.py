@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _SURE = 0.95  # confidence of the bound below which the seed prompt stays
 _SMALL = 1e-6
+_FIRST_ITEMS = 16  # on which all sets of demonstrations are tried
 
 
 class Folds(NamedTuple):
@@ -50,17 +51,19 @@ class Unsupervised:
     2. Two folds label each other in turns. The surest items of each class of one fold become several small balanced
        sets of demonstrations; the answers under them are annotators (Dawid-Skene) who label the other fold, so that no
        item is labelled with the help of its own guess.
-    3. The cross-entropy method looks for words, out of those that tell the classes apart, that stand before the prompt
+    3. More sets of demonstrations, of any size and order, race by the plain answers under them: sets lean to one label or
+       another, and calibration hides what a prompt that is used as it is would suffer from.
+    4. The cross-entropy method looks for words, out of those that tell the classes apart, that stand before the prompt
        and make its plain answers likelier to be the labels agreed upon.
-    4. Of demonstrations alone and demonstrations with words the best on the second fold meets the seed prompt on a third
+    5. Of demonstrations alone and demonstrations with words the best on the second fold meets the seed prompt on a third
        fold, which took no part. The annotators there, the two prompts themselves left out, say what each item is; unless
        the lower end of the 95 % interval of the paired difference is above 0, the seed prompt is all that is returned.
        The interval is over items and annotators: where one annotator less changes what all of them agree upon, it is
        wide. The seed prompt is returned, too, where the new prompt nearly always gives one label, or agrees with the seed
        prompt's calibrated answers no more than by chance.
 
-    What is not in the paper: calibration, quotas, cross-fitting, contrastive words, the cross-entropy method, agreement,
-    collapse detection and the bound. A prompt gives its answers as they come: calibration guides, it is not applied.
+    What is not in the paper: calibration, quotas, cross-fitting, the race, contrastive words, the cross-entropy method,
+    agreement, collapse detection and the bound. A prompt gives its answers as they come: calibration guides, it is not applied.
     Demonstrations of the seed prompt itself are replaced. The last record of the steps holds the estimated accuracy with
     its interval, and the pseudo-labels (`pseudo_labels`, `write_fine_tuning`).
 
@@ -74,6 +77,7 @@ class Unsupervised:
         views: sets of demonstrations in each round.
         shots: demonstrations of each label in a set.
         share: of a fold, that is sure enough to be shown.
+        sets: of demonstrations that race, with from 1 to 2 x `shots` - 1 items of each label; 0 races none.
         positions: words before the prompt; 0 looks for none.
         vocabulary: words to choose from.
         steps: of the search for words.
@@ -91,6 +95,7 @@ class Unsupervised:
     views: int = 4
     shots: int = 2
     share: float = 0.3
+    sets: int = 32
     positions: int = 4
     vocabulary: int = 60
     steps: int = 10
@@ -110,8 +115,9 @@ class Unsupervised:
             raise InputError(
                 f"rounds x views must be at least 4, so that three others judge the best, not {self.rounds} x {self.views}"
             )
-        if self.positions < 0:
-            raise InputError(f"positions must be 0 or more, not {self.positions}")
+        for name in ("sets", "positions"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}")
         for name in ("share", "elite", "rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name} must be in (0, 1], not {getattr(self, name)}")
@@ -140,6 +146,9 @@ class Unsupervised:
                 beliefs[target] = book.agreed(target)
                 run.step(round=number + 1, information=mutual_information(beliefs[target]))
             rivals = [max(views, key=lambda view: book.worth(view, target))]
+            if self.sets:
+                rivals = [self._raced(book, beliefs, source, target, views)]
+                book.ask(rivals, folds.check)
             if self.positions:
                 worded = self._worded(run, book, beliefs, target, rivals[0])
                 book.ask([worded], [*target, *folds.check])
@@ -150,18 +159,33 @@ class Unsupervised:
 
     def _views(self, book: _Book, beliefs: Floats, source: Sequence[int]) -> list[Prompt]:
         """Return the seed prompt with several sets of demonstrations, drawn from the surest items of each class."""
-        rng, seed, labels = book.run.rng, book.run.task.seed_prompt, book.run.task.labels
         sure = confident(beliefs[list(source)], self.share)
-        out = []
-        for _ in range(self.views):
-            drawn = [
-                replace(book.items[source[i]], target=labels[y])
-                for y, column in enumerate(sure)
-                for i in rng.permutation(column)[: self.shots]
-            ]
-            items = tuple(drawn[i] for i in rng.permutation(len(drawn)))
-            out.append(replace(seed, demonstrations=Demonstrations(items)))
-        return list(dict.fromkeys(out))
+        shots = [self.shots] * len(sure)
+        return list(dict.fromkeys(_showing(book, source, sure, shots) for _ in range(self.views)))
+
+    def _raced(
+        self, book: _Book, beliefs: Floats, source: Sequence[int], target: Sequence[int], views: Sequence[Prompt]
+    ) -> Prompt:
+        """Return the demonstrations under which the plain answers are likeliest to be the agreed labels.
+
+        Sets of demonstrations lean to one label or another, by which labels they show, how often and in which order. Half
+        of them drop out each time that the items double.
+        """
+        rng, sure = book.run.rng, confident(beliefs[list(source)], self.share)
+        shots = rng.integers(1, 2 * self.shots, size=(self.sets, len(sure)))
+        left = list(dict.fromkeys([*views, *(_showing(book, source, sure, row) for row in shots.tolist())]))
+        order, done = rng.permutation(target).tolist(), 0
+        while done < len(order):
+            size = min(max(2 * done, _FIRST_ITEMS), len(order))
+            fresh = [prompt for prompt in left if not book.has(prompt, order[done:size])]
+            if fresh:
+                book.ask(fresh, order[done:size])
+            seen = np.array([book.answers(prompt)[order[:size]] for prompt in left])
+            losses = cross_entropy(seen, beliefs[order[:size]])
+            ranks = np.argsort(losses, kind="stable")[: max(1, len(left) // 2)].tolist()
+            book.run.step(raced=len(left), loss=float(losses[ranks[0]]))
+            left, done = [left[i] for i in ranks], size
+        return left[0]
 
     def _worded(self, run: Run, book: _Book, beliefs: Floats, target: Sequence[int], start: Prompt) -> Prompt:
         """Return `start` with words before it that make its answers likelier to be the agreed labels."""
@@ -210,6 +234,18 @@ class Unsupervised:
         )
         low, high = max(accuracy.low, 0.0), min(accuracy.high, 1.0)
         run.step(accuracy=accuracy.estimate, low=low, high=high, pseudo_labels=json.dumps(book.labels(folds)))
+
+
+def _showing(book: _Book, source: Sequence[int], sure: Sequence[Sequence[int]], shots: Sequence[int]) -> Prompt:
+    """Return the seed prompt with items drawn from the surest of each class, so many of each, in an order that is drawn."""
+    rng, task = book.run.rng, book.run.task
+    drawn = [
+        replace(book.items[source[i]], target=task.labels[y])
+        for y, column in enumerate(sure)
+        for i in rng.permutation(column)[: shots[y]]
+    ]
+    items = tuple(drawn[i] for i in rng.permutation(len(drawn)))
+    return replace(task.seed_prompt, demonstrations=Demonstrations(items))
 
 
 @dataclass
