@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 HUB = "hf://"
 
 _TABLES = (".csv", ".tsv", ".txt")
-_ENDINGS = (".jsonl", ".ndjson", ".json", *_TABLES)
+ENDINGS = (".jsonl", ".ndjson", ".json", *_TABLES)
 _QUOTED_FIELD = r'(?:"(?:[^"]|"")*"|[^"\t]*)'
 _QUOTED_LINE = re.compile(rf"{_QUOTED_FIELD}(?:\t{_QUOTED_FIELD})*")
 
@@ -206,9 +206,9 @@ def _hub_rows(source: str) -> list[Row]:
 
 def _file_rows(path: Path, *, quoting: bool | None) -> list[Row]:
     ending = path.suffix.lower()
-    if ending not in _ENDINGS:
+    if ending not in ENDINGS:
         raise InputError(
-            f"{path}: unknown ending {ending!r}{nearest(ending, _ENDINGS)}; known endings: {', '.join(_ENDINGS)}"
+            f"{path}: unknown ending {ending!r}{nearest(ending, ENDINGS)}; known endings: {', '.join(ENDINGS)}"
         )
     text = read_text(path)
     if not text.strip():

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from promptopt.data import HUB, Splits, read_rows, read_text, sample_examples, split_examples, to_examples
+from promptopt.data import ENDINGS, HUB, Splits, read_rows, read_text, sample_examples, split_examples, to_examples
 from promptopt.environments import task as environment_task
 from promptopt.errors import InputError, nearest
 from promptopt.images import reference
@@ -191,6 +191,11 @@ def load_task(path: str | Path, overrides: Mapping[str, Any] | None = None) -> T
     try:
         values = tomllib.loads(read_text(file))
     except tomllib.TOMLDecodeError as error:
+        if file.suffix.lower() in ENDINGS:
+            raise InputError(
+                f"{file} is data, no task file: give it as --data, with --input and --label, or name it under [data] of a "
+                "task file"
+            ) from error
         raise InputError(f"{file} is no valid TOML: {error}") from error
     values.setdefault("name", file.resolve().parent.name if file.name == FILE_NAME else file.stem)
     for key, value in (overrides or {}).items():

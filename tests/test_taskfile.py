@@ -333,6 +333,13 @@ def test_broken_toml_is_refused_with_its_place(folder: Path) -> None:
     assert "task.toml is no valid TOML: Invalid value (at line 1, column 8)" in complaint(folder, "name = reviews\n")
 
 
+def test_data_in_place_of_a_task_file_is_told_from_it(tmp_path: Path) -> None:
+    data = tmp_path / "a.csv"
+    data.write_text("text,label\ngood,1\n", encoding="utf-8")
+    with pytest.raises(InputError, match="a.csv is data, no task file: give it as --data, with --input and --label"):
+        load_task(data)
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
