@@ -336,7 +336,7 @@ def test_broken_toml_is_refused_with_its_place(folder: Path) -> None:
 def test_data_in_place_of_a_task_file_is_told_from_it(tmp_path: Path) -> None:
     data = tmp_path / "a.csv"
     data.write_text("text,label\ngood,1\n", encoding="utf-8")
-    with pytest.raises(InputError, match="a.csv is data, no task file: give it as --data, with --input and --label"):
+    with pytest.raises(InputError, match=r"a\.csv is data, no task file: give it as --data, with --input and --label"):
         load_task(data)
 
 
