@@ -8,6 +8,7 @@ examples or rewards.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import chain
@@ -108,7 +109,8 @@ class Caller:
             return Bound(text.tokens * len(labels), text.dollars * len(labels))
 
         def dispatch(missing: Iterable[int]) -> Iterator[Arrival]:
-            return model.label_logprobs(_given(model.unit, (contexts[i] for i in missing)), labels)
+            arrivals = model.label_logprobs(_given(model.unit, (contexts[i] for i in missing)), labels)
+            return _scored(arrivals, len(labels), model)
 
         return self._ask(role, model, keys, bound, dispatch)
 
@@ -287,6 +289,23 @@ def _size(text: str) -> int:
 def _given(unit: Unit, items: Iterable[T]) -> Iterable[T]:
     """Return a list for models that compute a batch as a whole; others pull one by one."""
     return list(items) if unit == "batch" else items
+
+
+def _scored(arrivals: Iterable[Arrival], labels: int, model: Model) -> Iterator[Arrival]:
+    """Pass on what a model of somebody's own says of the labels, if it can be meant.
+
+    Raises:
+        InputError: it gave another number of log-probabilities, or one that is no finite number.
+    """
+    for arrival in arrivals:
+        if isinstance(arrival.reply, Response):
+            values = arrival.reply.label_logprobs
+            if values is None or len(values) != labels or not all(map(math.isfinite, values)):
+                raise InputError(
+                    f"the model {model.fingerprint.get('model', model)!r} gave {values} as log-probabilities of {labels} "
+                    "labels: it must give one finite number for each"
+                )
+        yield arrival
 
 
 def _body(request: Request) -> dict[str, Any]:

@@ -191,6 +191,17 @@ def test_labels_are_kept_apart_from_text_and_from_other_labels(memo: Memo) -> No
     assert texts(written) == ["a"]
 
 
+@pytest.mark.parametrize("values", [(), (-1.0,), (-1.0, -2.0, -3.0), (-1.0, float("nan")), (-1.0, -float("inf"))])
+def test_log_probabilities_that_cannot_be_meant_are_refused_and_not_stored(
+    memo: Memo, values: tuple[float, ...]
+) -> None:
+    caller = Caller(memo, Ledger())
+    model = FakeLabelModel(lambda *_: values, "odd one")
+    with pytest.raises(InputError, match=r"the model 'odd one' gave .* of 2 labels: it must give one finite number"):
+        caller.label_logprobs("task", model, ["a"], ["yes", "no"])
+    assert memo.stats().entries == 0
+
+
 def test_nothing_asked_is_nothing_done(memo: Memo) -> None:
     model = Recorder()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from promptopt.errors import InputError
@@ -47,5 +48,5 @@ class FakeLabelModel(FakeModel):
         """Answer one context after the other."""
         for index, context in enumerate(contexts):
             values = tuple(float(value) for value in self.logprobs(context, labels))
-            likeliest = max(range(len(labels)), key=values.__getitem__)
-            yield Arrival(index, Response(labels[likeliest], values))
+            likeliest = max(zip(values, labels, strict=False), key=itemgetter(0), default=(0.0, ""))[1]
+            yield Arrival(index, Response(likeliest, values))
