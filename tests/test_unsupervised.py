@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -34,13 +36,13 @@ from promptopt.strategies.ppd import PPD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from promptopt import Request, Run
     from promptopt.models.base import Model
     from promptopt.prompt import Context
     from promptopt.strategies import Strategy
 
+GOLDEN = Path(__file__).with_name("golden")
 LABELS = ("bad", "good")
 SIGNS = (("dull", "awful", "flat"), ("lovely", "bright", "warm"))
 SMALL = Unsupervised(positions=2, steps=3, samples=4, batch=10, vocabulary=8)
@@ -289,6 +291,23 @@ def test_one_seed_gives_one_result_and_a_replay_makes_no_call(strategy: Strategy
     assert first.paid
     assert not replay.paid
     assert first.steps != run(leaning, tmp_path / "a", seed=4, strategy=strategy).steps
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [("unsupervised", SMALL), ("unsupervised.paper", PPD(positions=3, samples=4, epochs=2))],
+    ids=["unsupervised", "paper"],
+)
+def test_the_trajectory_is_the_golden_one(name: str, strategy: Strategy, tmp_path: Path) -> None:
+    """What a search does at a fixed seed; PROMPTOPT_WRITE_GOLDEN=1 writes the files anew."""
+    result = run(leaning, tmp_path, seed=11, strategy=strategy)
+    steps = [{k: round(v, 4) if isinstance(v, float) else v for k, v in step.items()} for step in result.steps]
+    found = [*steps, [record.prompt.to_json() for record in result.history]]
+    file = GOLDEN / f"{name}.json"
+    if os.environ.get("PROMPTOPT_WRITE_GOLDEN"):
+        file.write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n")
+
+    assert found == json.loads(file.read_text())
 
 
 class Dies(Exception):  # noqa: N818  it stands for a kill
