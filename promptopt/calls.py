@@ -90,7 +90,8 @@ class Caller:
                 return ask_in_batches(self.memo, model, names, [requests[i] for i in asked], check=self.stop.check)
             return model.generate(_given(model.unit, (requests[i] for i in missing)))
 
-        return self._ask(role, model, keys, bound, dispatch)
+        replies = self._ask(role, model, keys, bound, dispatch)
+        return [_named(reply, request.labels) for reply, request in zip(replies, requests, strict=True)]
 
     def label_logprobs(
         self, role: str, model: LabelModel, contexts: Sequence[Context], labels: Sequence[str]
@@ -112,7 +113,7 @@ class Caller:
             arrivals = model.label_logprobs(_given(model.unit, (contexts[i] for i in missing)), labels)
             return _scored(arrivals, len(labels), model)
 
-        return self._ask(role, model, keys, bound, dispatch)
+        return [_named(reply, tuple(labels)) for reply in self._ask(role, model, keys, bound, dispatch)]
 
     def _ask(
         self,
@@ -306,6 +307,11 @@ def _scored(arrivals: Iterable[Arrival], labels: int, model: Model) -> Iterator[
                     "labels: it must give one finite number for each"
                 )
         yield arrival
+
+
+def _named(reply: Reply, labels: tuple[str, ...]) -> Reply:
+    """Return the reply with the names of the labels that were asked for, wherever it came from."""
+    return reply.with_labels(labels) if isinstance(reply, Response) else reply
 
 
 def _body(request: Request) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Believed:
     beliefs: Mapping[str, Floats]
 
     def __call__(self, example: Example, response: Response) -> float:
-        logprobs = response.label_logprobs
+        logprobs = response.logprobs_of(self.labels)
         said = named_label(response.text, self.labels) if logprobs is None else self.labels[int(np.argmax(logprobs))]
         return 0.0 if said is None else float(self.beliefs[example.id][self.labels.index(said)])
 

@@ -127,7 +127,8 @@ class Label:
 
     def __call__(self, example: Example, response: Response) -> tuple[float, str]:
         wanted = target_of(example)
-        likeliest = response.label_logprobs and self.labels[_likeliest(response.label_logprobs)]
+        logprobs = response.logprobs_of(self.labels)
+        likeliest = logprobs and self.labels[_likeliest(logprobs)]
         said = likeliest or named_label(response.text, self.labels)
         if said is None:
             return 0.0, f"the reply names none or several of the labels {', '.join(self.labels)}"
@@ -158,10 +159,11 @@ class LabelMargin:
 
     def __call__(self, example: Example, response: Response) -> float:
         target = target_of(example)
-        if response.label_logprobs is None:
+        logprobs = response.logprobs_of(self.labels)
+        if logprobs is None:
             gap = 1.0 if named_label(response.text, self.labels) == target else -1.0
         else:
-            p = softmax(response.label_logprobs)
+            p = softmax(logprobs)
             y = self.labels.index(target)
             gap = p[y] - max(p[:y] + p[y + 1 :])
         return (self.right if gap > 0 else self.wrong) * gap

@@ -312,8 +312,9 @@ def label_shares(replies: Sequence[Response | Failure], labels: Sequence[str]) -
     came = [reply for reply in replies if isinstance(reply, Response)]
     shares = [math.nan] * len(labels) if not came else [0.0] * len(labels)
     for reply in came:
-        if reply.label_logprobs is not None:
-            vote = softmax(reply.label_logprobs)
+        logprobs = reply.logprobs_of(labels)
+        if logprobs is not None:
+            vote = softmax(logprobs)
         else:
             said = named_label(reply.text, labels)
             vote = [1.0 / len(labels) if said is None else float(label == said) for label in labels]

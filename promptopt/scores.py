@@ -5,10 +5,12 @@ Pure values; knows nothing of how they were obtained.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+
+from promptopt.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,10 +52,12 @@ class Response:
 
     Args:
         text: the reply, or the likeliest label where labels were scored.
-        label_logprobs: natural log p(label | context) in the order of the task's labels, or None for plain text.
+        label_logprobs: natural log p(label | context) in the order of `labels`, or None for plain text.
         usage: tokens taken.
         finish_reason: "stop" for a whole reply, "length" for one cut off, "refusal" for a declined one.
         trajectory: the episode that it stands for, in tasks with an environment; the text is then all of it, to read.
+        labels: names of `label_logprobs`, in the order of the task's labels. Models leave it out: the caller, which asked
+            for these labels, sets it, and memos do not hold it.
     """
 
     text: str
@@ -61,10 +65,36 @@ class Response:
     usage: Usage = NO_USAGE
     finish_reason: Finish = "stop"
     trajectory: Trajectory | None = None
+    labels: tuple[str, ...] = field(default=(), compare=False)
 
     def __reduce__(self) -> tuple[type[Response], tuple[Any, ...]]:
         """Travel between processes as the arguments that it is made of, which is faster than what slots get by default."""
-        return Response, (self.text, self.label_logprobs, self.usage, self.finish_reason, self.trajectory)
+        return Response, (self.text, self.label_logprobs, self.usage, self.finish_reason, self.trajectory, self.labels)
+
+    def with_labels(self, labels: tuple[str, ...]) -> Response:
+        """Return the response with the names of its log-probabilities, if it has any."""
+        if self.label_logprobs is None:
+            return self
+        return Response(self.text, self.label_logprobs, self.usage, self.finish_reason, self.trajectory, labels)
+
+    def logprobs_of(self, labels: Sequence[str]) -> tuple[float, ...] | None:
+        """Return the log-probabilities of some labels by name, in the order given; None for plain text.
+
+        A response that does not name its labels is taken to be in the order given.
+
+        Raises:
+            InputError: it has no log-probability of one of them.
+        """
+        if self.label_logprobs is None:
+            return None
+        names = self.labels or tuple(labels)
+        if len(self.label_logprobs) != len(names):
+            raise InputError(f"there are {len(self.label_logprobs)} log-probabilities for the labels {list(names)}")
+        by_name = dict(zip(names, self.label_logprobs, strict=True))
+        missing = [label for label in labels if label not in by_name]
+        if missing:
+            raise InputError(f"there is no log-probability of the label {missing[0]!r}, only of {list(names)}")
+        return tuple(by_name[label] for label in labels)
 
     @property
     def speechless(self) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from promptopt.errors import InputError, nearest
 from promptopt.prompt import IMAGE, LABEL, Demonstrations, Example, Format, Layout, Prompt
-from promptopt.rewards import Exact, Judge, Label, Progress, Reward
+from promptopt.rewards import Exact, Judge, Label, LabelMargin, Progress, Reward
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ class Task:
         test: items that nothing sees until the one final comparison.
         seed_prompt: where the search starts, and what the result is compared with.
         reward: what a reply is worth; by default `Label` where there are labels, `Progress` where there is an
-            environment, else `Exact`.
+            environment, else `Exact`. A default follows the labels in `dataclasses.replace(task, labels=...)`.
         labels: the words that the model chooses among, or () for free text.
         template: how an example is written where a prompt has no slot; by default its only field.
         format: "chat", "completion", or "caption": the prompt is a caption such as `a photo of a {label}`, for a model that
@@ -49,8 +49,8 @@ class Task:
         history: rounds of the episode that are shown before the observation.
 
     Raises:
-        InputError: no training items, duplicate ids, a target outside the labels, a slot without a field, a setting out
-            of its range.
+        InputError: no training items, duplicate ids, a target outside the labels, a reward for other labels, a slot without a
+            field, a setting out of its range.
     """
 
     train: tuple[Example, ...]
@@ -71,6 +71,8 @@ class Task:
     environment: Callable[[], Environment] | None = None
     history: int = 3
     layout: Layout = field(init=False, repr=False, compare=False)
+    # The reward, if it is a default; an argument so that `dataclasses.replace` hands it on.
+    _default_reward: Reward | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -86,9 +88,8 @@ class Task:
         template = self.template or default_template(fields)
         object.__setattr__(self, "template", template)
         object.__setattr__(self, "layout", Layout(fields, template, self.format))
-        if self.reward is None:
-            plain = Exact() if self.environment is None else Progress()
-            object.__setattr__(self, "reward", Label(self.labels) if self.labels else plain)
+        if self.reward is None or self.reward is self._default_reward:
+            self._set_default_reward()
         self._check()
         self._check_sampling()
         if self.format == "caption":
@@ -100,6 +101,12 @@ class Task:
     def fields(self) -> tuple[str, ...]:
         """Names that slots may have."""
         return self.layout.fields
+
+    def _set_default_reward(self) -> None:
+        plain = Exact() if self.environment is None else Progress()
+        default = Label(self.labels) if self.labels else plain
+        object.__setattr__(self, "reward", default)
+        object.__setattr__(self, "_default_reward", default)
 
     def _check_kinds(self) -> None:
         """Refuse values of another type, for those who have no type checker."""
@@ -139,6 +146,11 @@ class Task:
             raise InputError(f"the labels {list(self.labels)} name one label twice")
         if len(self.labels) == 1:
             raise InputError(f"labels must be two or more, or none for free text, not {list(self.labels)}")
+        if isinstance(self.reward, Label | LabelMargin) and self.labels and set(self.reward.labels) != set(self.labels):
+            raise InputError(
+                f"the reward {type(self.reward).__name__} has the labels {list(self.reward.labels)}, but the task has "
+                f"{list(self.labels)}: give both the same labels"
+            )
         check_slots(self.template, self.fields, "the template")
         if not self.layout.has_slot(self.template):
             raise InputError(f"the template {self.template!r} has no slot: name a field, such as {{{self.fields[0]}}}")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -183,6 +184,33 @@ def test_a_label_reward_reads_text() -> None:
 def test_a_label_reward_prefers_log_probabilities() -> None:
     assert by_logprobs(Label(MOOD), "positive", [-2, -1]) == 1
     assert by_logprobs(Label(MOOD), "negative", [-2, -1]) == 0
+
+
+@pytest.mark.parametrize("reward", [Label(MOOD), Label(MOOD[::-1]), LabelMargin(MOOD), LabelMargin(MOOD[::-1])])
+def test_log_probabilities_are_taken_by_the_names_of_the_labels(reward: Reward) -> None:
+    named = Response("", (-0.1, -2.5), labels=("positive", "negative"))
+    value = reward(Example({"text": "x"}, "positive", "e"), named)
+
+    assert (value[0] if isinstance(value, tuple) else value) > 0
+
+
+@pytest.mark.parametrize("reward", [Label(MOOD), LabelMargin(MOOD)])
+@pytest.mark.parametrize(
+    ("logprobs", "labels", "said"),
+    [
+        (
+            (-1.0, -2.0),
+            ("good", "negative"),
+            "no log-probability of the label 'positive', only of ['good', 'negative']",
+        ),
+        ((-1.0, -2.0, -3.0), (), "there are 3 log-probabilities for the labels ['negative', 'positive']"),
+    ],
+)
+def test_log_probabilities_of_other_labels_are_refused(
+    reward: Reward, logprobs: tuple[float, ...], labels: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        reward(Example({"text": "x"}, "positive", "e"), Response("", logprobs, labels=labels))
 
 
 # ---------------------------------------------------------------- margins

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from promptopt import Model
+    from promptopt import Model, Reward
     from promptopt.prompt import Context
 
 MOOD = ("bad", "good")
@@ -146,6 +147,23 @@ def test_a_label_model_scores_labels_and_is_asked_for_no_text(memo: Memo) -> Non
     reply = scores.replies[0][0][0]
     assert isinstance(reply, Response)
     assert reply.label_logprobs == pytest.approx((math.log(0.1), math.log(0.9)))
+
+
+@pytest.mark.parametrize("reward", [Label, LabelMargin])
+def test_a_reward_may_list_the_labels_in_any_order(memo: Memo, reward: Callable[[tuple[str, ...]], Reward]) -> None:
+    plain = scorer(memo, FakeLabelModel(likely), labels=MOOD, reward=reward(MOOD))
+    turned = scorer(memo, FakeLabelModel(likely), labels=MOOD, reward=reward(MOOD[::-1]))
+    by_model, by_memo = (plain.score(PROMPTS, ITEMS).rewards for _ in range(2))
+
+    assert by_model.tolist() == by_memo.tolist() == turned.score(PROMPTS, ITEMS).rewards.tolist()
+
+
+def test_a_default_reward_follows_the_labels_of_a_changed_task(memo: Memo) -> None:
+    task = Task(train=ITEMS, seed_prompt=PROMPTS[0], labels=MOOD)
+    for labels in (MOOD[::-1], ("good", "fair", "bad")):
+        changed = scorer(memo, FakeLabelModel(lambda *asked: [-1.0 - (x != "good") for x in asked[1]]), labels=MOOD)
+        changed.task = replace(task, labels=labels)
+        assert changed.score(PROMPTS[:1], ITEMS).mean.tolist() == pytest.approx([1 / 3])
 
 
 def test_label_replicates_are_one_call(memo: Memo) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,6 +32,17 @@ def test_a_task_fills_in_what_follows_from_the_rest() -> None:
     assert task(labels=("yes", "no"), reward=LabelMargin(("yes", "no"))).reward == LabelMargin(("yes", "no"))
 
 
+def test_a_default_reward_follows_what_it_was_made_from_and_a_given_one_stays() -> None:
+    labelled = task(labels=("yes", "no"))
+    assert replace(labelled, labels=("no", "yes")).reward == Label(("no", "yes"))
+    assert replace(replace(labelled, name="b"), labels=()).reward == Exact()
+    assert (
+        replace(labelled, reward=Exact()).reward
+        == replace(task(reward=Exact()), labels=("yes", "no")).reward
+        == Exact()
+    )
+
+
 def test_lists_become_tuples() -> None:
     made = task(train=[item("a")], labels=["yes", "no"], stop=["\n"])
     assert (made.train, made.labels, made.stop) == ((item("a"),), ("yes", "no"), ("\n",))
@@ -52,6 +64,11 @@ def test_data_without_labels_is_allowed() -> None:
         ({"train": (Example({}, "yes", "a"),)}, "the item 'a' has no input fields: give at least one"),
         ({"format": "text"}, "format must be 'chat' or 'completion', not 'text'"),
         ({"labels": ("yes", "yes")}, "name one label twice"),
+        (
+            {"labels": ("yes", "no"), "reward": Label(("Yes", "No"))},
+            "the reward Label has the labels ['Yes', 'No'], but the task has ['yes', 'no']: give both the same labels",
+        ),
+        ({"labels": ("yes", "no"), "reward": LabelMargin(("yes", "no", "?"))}, "the reward LabelMargin has the labels"),
         ({"labels": ("yes",)}, "labels must be two or more, or none for free text, not ['yes']"),
         ({"top_p": 0.0}, "top_p must be above 0 and at most 1, which takes all tokens, not 0.0"),
         ({"top_p": 1.5}, "top_p must be above 0 and at most 1, which takes all tokens, not 1.5"),
