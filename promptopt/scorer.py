@@ -101,6 +101,11 @@ class Scorer:
         reasons = np.array([why for _, why in verdicts], dtype=object).reshape(shape).tolist()
         return Scores(tuple(prompts), tuple(examples), rewards, cells, reasons)
 
+    @property
+    def _scored_labels(self) -> tuple[str, ...]:
+        """The labels whose log-probabilities are wanted."""
+        return self.task.labels if self.task.logprobs else ()
+
     def _replies(
         self, prompts: Sequence[Prompt], examples: Sequence[Example], replicates: int
     ) -> list[list[list[Reply]]]:
@@ -114,8 +119,8 @@ class Scorer:
                 "and such a model that format"
             )
         contexts = [self.task.layout.render(prompt, example) for prompt in prompts for example in examples]
-        if isinstance(self.model, LabelModel) and self.task.labels:
-            once = self.caller.label_logprobs("task", self.model, contexts, self.task.labels)
+        if isinstance(self.model, LabelModel) and self._scored_labels:
+            once = self.caller.label_logprobs("task", self.model, contexts, self._scored_labels)
             flat = [reply for reply in once for _ in range(replicates)]
         else:
             flat = self._sampled(contexts, replicates)
@@ -124,7 +129,7 @@ class Scorer:
     def _sampled(self, contexts: Sequence[Context], replicates: int) -> list[Reply]:
         """Return replies [contexts * replicates]; one for all replicates where it has the labels' log-probabilities."""
         first: list[Reply] = []
-        if isinstance(self.model, LabelReader) and self.task.labels:
+        if isinstance(self.model, LabelReader) and self._scored_labels:
             first = self.caller.generate("task", self.model, [self._request(c, 0) for c in contexts])
         cells = [(i, r) for i in range(len(contexts)) for r in range(replicates)]
         known = {
@@ -147,7 +152,7 @@ class Scorer:
             top_k=task.top_k,
             stop=task.stop,
             replicate=replicate,
-            labels=task.labels if isinstance(self.model, LabelReader) else (),
+            labels=self._scored_labels if isinstance(self.model, LabelReader) else (),
         )
 
     def _judged(self, cells: Sequence[tuple[Example, Reply]], judge: Judge) -> list[Verdict]:

@@ -33,6 +33,8 @@ class Task:
         reward: what a reply is worth; by default `Label` where there are labels, `Progress` where there is an
             environment, else `Exact`. A default follows the labels in `dataclasses.replace(task, labels=...)`.
         labels: the words that the model chooses among, or () for free text.
+        logprobs: whether labels may be scored by log-probabilities, where the model gives them; False reads them from the
+            text that the model writes.
         template: how an example is written where a prompt has no slot; by default its only field.
         format: "chat", "completion", or "caption": the prompt is a caption such as `a photo of a {label}`, for a model that
             compares images with texts. Items then have a field `image`, made by `promptopt.images.reference`.
@@ -59,6 +61,7 @@ class Task:
     seed_prompt: Prompt
     reward: Reward | Judge | None = None
     labels: tuple[str, ...] = ()
+    logprobs: bool = True
     template: str = ""
     format: Format = "chat"
     description: str = ""
@@ -180,6 +183,8 @@ class Task:
     def _check_captions(self) -> None:
         if not self.labels or self.environment is not None:
             raise InputError("captions are compared with images label by label: give the task labels, no environment")
+        if not self.logprobs:
+            raise InputError("captions are scored by log-probabilities alone: leave out logprobs = false")
         if not self.layout.has_slot(self.seed_prompt.text) or self.seed_prompt.demonstrations is not None:
             raise InputError(
                 f"the seed prompt {str(self.seed_prompt)[:60]!r} is no caption: give it the slot {{label}}, and no demonstrations"

@@ -134,6 +134,7 @@ class TaskSpec(_Section):
     seed_prompt: str | None = None
     labels: Annotated[dict[str, str], BeforeValidator(_named_words)] = Field(default_factory=dict)
     reward: str | None = None
+    logprobs: bool = True
     max_tokens: _Count = 256
     temperature: Annotated[float, Field(ge=0)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -257,6 +258,7 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
         seed_prompt=Prompt(text, Demonstrations(shown) if shown else None),
         reward=None if spec.reward is None else _reward(spec.reward, spec.words, folder),
         labels=spec.words,
+        logprobs=spec.logprobs,
         template=spec.template,
         format=spec.format,
         description=spec.description,

@@ -580,6 +580,20 @@ def test_replicates_are_asked_only_where_log_probabilities_are_missing(tmp_path:
     assert sorted(asked) == [False, False, False, True]
 
 
+def test_a_task_without_logprobs_asks_for_none(tmp_path: Path) -> None:
+    task = Task(
+        train=(Example({"text": "a"}, "great", "a"),), seed_prompt=Prompt("Rate {text}"), labels=LABELS, logprobs=False
+    )
+    with Loopback(lambda _: "great", logprobs=lambda _: [("terrible", -0.1)]) as server, Memo(tmp_path) as memo:
+        scores = Scorer(task, model_of("openai", server.url), Caller(memo, Ledger())).score(
+            [task.seed_prompt], task.train
+        )
+        (seen,) = server.requests
+
+    assert scores.rewards.item() == 1.0
+    assert "logprobs" not in seen.body
+
+
 # ---------------------------------------------------------------- what a model does not take
 
 UNSUPPORTED = {

@@ -166,6 +166,15 @@ def test_a_default_reward_follows_the_labels_of_a_changed_task(memo: Memo) -> No
         assert changed.score(PROMPTS[:1], ITEMS).mean.tolist() == pytest.approx([1 / 3])
 
 
+def test_without_logprobs_a_label_models_labels_are_read_from_what_it_writes(memo: Memo) -> None:
+    made = scorer(memo, FakeLabelModel(likely), labels=MOOD, logprobs=False)
+    (reply,) = made.score([Prompt("say good: {text}")], ITEMS[:1]).replies[0][0]
+
+    assert isinstance(reply, Response)
+    assert reply.label_logprobs is None
+    assert "say good" in reply.text
+
+
 def test_label_replicates_are_one_call(memo: Memo) -> None:
     made = scorer(memo, FakeLabelModel(likely), labels=MOOD)
     scores = made.score(PROMPTS, ITEMS, 3)

@@ -89,9 +89,9 @@ def test_a_folder_stands_for_its_task_file_and_another_file_gives_its_own_name(f
 
 def test_every_setting_of_a_task_can_be_given(folder: Path) -> None:
     settings = {"name": "mine", "format": "chat", "max_tokens": 9, "temperature": 1, "stop": ["\n"], "reward": "margin"}
-    task = load(folder, overrides=settings | {"top_p": 0.9, "top_k": 40})
+    task = load(folder, overrides=settings | {"top_p": 0.9, "top_k": 40, "logprobs": False})
     assert (task.name, task.format, task.max_tokens, task.temperature, task.stop) == ("mine", "chat", 9, 1.0, ("\n",))
-    assert (task.top_p, task.top_k) == (0.9, 40)
+    assert (task.top_p, task.top_k, task.logprobs) == (0.9, 40, False)
     assert task.reward == LabelMargin(("negative", "positive"))
 
 

@@ -24,6 +24,7 @@ from promptopt.cli.run import (
     Labels,
     MemoPlace,
     ModelName,
+    NoLogprobs,
     PriceText,
     PromptText,
     Quiet,
@@ -233,6 +234,7 @@ def diagnose(
     labels: Labels = None,
     seed_prompt: PromptText = None,
     reward: Reward = None,
+    no_logprobs: NoLogprobs = False,
     split_seed: SplitSeed = 0,
     base_url: BaseUrl = None,
     tokenizer: Tokenizer = None,
@@ -250,7 +252,8 @@ def diagnose(
     json_: Json = False,
 ) -> None:
     """Is this task worth optimising? Says whether prompts differ, which examples show it, and what a search can hope for."""
-    read = _few(_Source(task, data, input, label, labels, seed_prompt, reward, split_seed).task(), examples, seed)
+    source = _Source(task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs)
+    read = _few(source.task(), examples, seed)
     pace = _Pace(concurrency, timeout, rpm, tpm)
     loaded = pace.load(model, base_url, price, tokenizer, replicas, ray)
     loaded = _with_batches(loaded) if batch else loaded

@@ -46,6 +46,9 @@ Input = Annotated[list[str] | None, typer.Option(help="Input column; may be give
 Label = Annotated[str | None, typer.Option(help="Column of the right answer.")]
 Labels = Annotated[str | None, typer.Option(help="The labels, as a,b or as VALUE=WORD,VALUE=WORD.")]
 PromptText = Annotated[str | None, typer.Option("--seed-prompt", help="Where the search starts.")]
+NoLogprobs = Annotated[
+    bool, typer.Option("--no-logprobs", help="Read labels from the reply's text; ask for no log-probabilities.")
+]
 Reward = Annotated[str | None, typer.Option(help="Built-in reward, or MODULE:FUNCTION.")]
 SplitSeed = Annotated[int, typer.Option(help="Seed of the split of one data file.")]
 ModelName = Annotated[str, typer.Option("--model", help="KIND:NAME, see `promptopt models`.")]
@@ -89,11 +92,13 @@ class _Source:
     seed_prompt: str | None
     reward: str | None
     split_seed: int
+    no_logprobs: bool = False
 
     def task(self) -> Task:
         """Read the task."""
         given = {"seed_prompt": self.seed_prompt, "reward": self.reward}
         top: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        top |= {"logprobs": False} if self.no_logprobs else {}
         if self.file is not None:
             if self.data or self.inputs or self.label or self.labels:
                 raise InputError("give a task file, or --data with its columns, but not both")
@@ -148,6 +153,7 @@ def optimize(
     labels: Labels = None,
     seed_prompt: PromptText = None,
     reward: Reward = None,
+    no_logprobs: NoLogprobs = False,
     split_seed: SplitSeed = 0,
     base_url: BaseUrl = None,
     tokenizer: Tokenizer = None,
@@ -179,7 +185,7 @@ def optimize(
     json_: Json = False,
 ) -> None:
     """Search for a better prompt, choose on validation data, compare once on test data."""
-    source = _Source(task, data, input, label, labels, seed_prompt, reward, split_seed)
+    source = _Source(task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs)
     settings = _read_settings(set_ or [])
     read = source.task()
     pace = _Pace(concurrency, timeout, rpm, tpm)
@@ -221,6 +227,7 @@ def score(
     labels: Labels = None,
     seed_prompt: PromptText = None,
     reward: Reward = None,
+    no_logprobs: NoLogprobs = False,
     split_seed: SplitSeed = 0,
     base_url: BaseUrl = None,
     tokenizer: Tokenizer = None,
@@ -238,7 +245,7 @@ def score(
     json_: Json = False,
 ) -> None:
     """Score prompts on a task, with 95 % intervals; the seed prompt where none is given."""
-    source = _Source(task, data, input, label, labels, seed_prompt, reward, split_seed)
+    source = _Source(task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs)
     read = source.task()
     splits = {"train": read.train, "validation": read.validation, "test": read.test}
     if split not in splits or not splits[split]:

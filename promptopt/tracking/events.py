@@ -175,6 +175,7 @@ def _identity(task: Task) -> dict[str, Any]:
         "reward": task.reward,
         "environment": task.environment,
         "history": task.history,
+        **({} if task.logprobs else {"logprobs": False}),  # keeps the names of old studies
     }
 
 
