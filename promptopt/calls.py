@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from promptopt.errors import BudgetExhaustedError, InputError, StoppedError
-from promptopt.ledger import Bound
 from promptopt.memo import KeyMaker
 from promptopt.scores import Failure, Response
+from promptopt.usage import cleaned, extent, label_extent, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -27,13 +27,12 @@ if TYPE_CHECKING:
     from promptopt.models.base import LabelModel, Model, Price, Request, Unit
     from promptopt.prompt import Context
     from promptopt.scores import Arrival
+    from promptopt.usage import Extent
 
 Reply: TypeAlias = Response | Failure
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-
-_TURN_TOKENS = 16  # what a provider's template may add around a message, and around all of them
 
 
 @dataclass
@@ -77,11 +76,11 @@ class Caller:
         from promptopt.batches import ask_in_batches  # noqa: PLC0415  loads asyncio, which `import promptopt` need not
         from promptopt.models.batches import BatchModel  # noqa: PLC0415
 
-        make, price = KeyMaker(model.fingerprint, "generate"), model.price
+        make = KeyMaker(model.fingerprint, "generate")
         keys = [make(_body(request), request.replicate) for request in requests]
 
-        def bound(index: int) -> Bound:
-            return _bound(requests[index].context, requests[index].max_tokens, price)
+        def extent_of(index: int) -> Extent:
+            return extent(requests[index].context, requests[index].max_tokens)
 
         def dispatch(missing: Iterable[int]) -> Iterator[Arrival]:
             if role != "writer" and isinstance(model, BatchModel):  # a search waits for each of its writer's replies
@@ -90,7 +89,7 @@ class Caller:
                 return ask_in_batches(self.memo, model, names, [requests[i] for i in asked], check=self.stop.check)
             return model.generate(_given(model.unit, (requests[i] for i in missing)))
 
-        replies = self._ask(role, model, keys, bound, dispatch)
+        replies = self._ask(role, model, keys, extent_of, dispatch)
         return [_named(reply, request.labels) for reply, request in zip(replies, requests, strict=True)]
 
     def label_logprobs(
@@ -100,27 +99,26 @@ class Caller:
 
         Raises: as `generate`.
         """
-        make, price = KeyMaker(model.fingerprint, "label_logprobs"), model.price
+        make = KeyMaker(model.fingerprint, "label_logprobs")
         names = list(labels)
         keys = [make({"context": context, "labels": names}) for context in contexts]
-        longest = max((_size(label) for label in labels), default=0)
+        longest = max((size(label) for label in labels), default=0)
 
-        def bound(index: int) -> Bound:
-            text = _bound(contexts[index], longest + _TURN_TOKENS, price)  # a server reads each label's text whole
-            return Bound(text.tokens * len(labels), text.dollars * len(labels))
+        def extent_of(index: int) -> Extent:
+            return label_extent(contexts[index], len(labels), longest)
 
         def dispatch(missing: Iterable[int]) -> Iterator[Arrival]:
             arrivals = model.label_logprobs(_given(model.unit, (contexts[i] for i in missing)), labels)
             return _scored(arrivals, len(labels), model)
 
-        return [_named(reply, tuple(labels)) for reply in self._ask(role, model, keys, bound, dispatch)]
+        return [_named(reply, tuple(labels)) for reply in self._ask(role, model, keys, extent_of, dispatch)]
 
     def _ask(
         self,
         role: str,
         model: Model,
         keys: Sequence[str],
-        bound: Callable[[int], Bound],
+        extent_of: Callable[[int], Extent],
         dispatch: Callable[[Iterable[int]], Iterator[Arrival]],
     ) -> list[Reply]:
         self.stop.check()
@@ -133,7 +131,7 @@ class Caller:
         places: dict[str, int] = {}
         for index, key in enumerate(keys):
             places.setdefault(key, index)
-        asking = _Asking(self, role, model.price, places, bound, dispatch)
+        asking = _Asking(self, role, model.price, self._measures(model), places, extent_of, dispatch)
         try:
             if model.unit == "batch":
                 asking.whole()
@@ -143,10 +141,18 @@ class Caller:
             self.ledger.release(places)
         return [asking.replies[key] for key in keys]
 
+    def _measures(self, model: Model) -> bool:
+        """Whether the tokens of a model's calls matter: they are limited, or may cost something.
+
+        A model that computes a batch as a whole counts its own tokens.
+        """
+        costs = model.price is None or any(model.price)
+        return model.unit == "reply" and (costs or self.ledger.limit.tokens is not None)
+
     def stored(self, keys: Iterable[str]) -> dict[str, Response]:
         """Return the replies that the memo holds."""
         found = {key: _read(key, value) for key, value in self.memo.get_many(list(keys)).items()}
-        return {key: reply for key, reply in found.items() if reply is not None}
+        return {key: cleaned(reply) for key, reply in found.items() if reply is not None}
 
 
 @dataclass
@@ -157,8 +163,9 @@ class _Asking:
         caller: who asks.
         role: for whom.
         price: of the model.
+        measured: whether tokens that a server does not report are counted as the most that there can be.
         places: each distinct key, in order, and the index of its request.
-        bound: the most that the request of an index can use.
+        extent_of: what the request of an index can take.
         dispatch: asks the model for the requests of some indices.
         replies: by key, so far.
     """
@@ -166,8 +173,9 @@ class _Asking:
     caller: Caller
     role: str
     price: Price | None
+    measured: bool
     places: Mapping[str, int]
-    bound: Callable[[int], Bound]
+    extent_of: Callable[[int], Extent]
     dispatch: Callable[[Iterable[int]], Iterator[Arrival]]
     replies: dict[str, Reply] = field(default_factory=dict)
 
@@ -213,6 +221,7 @@ class _Asking:
         for arrival in self.dispatch(chain([first], passing)):
             key, reply = sent[arrival.number], arrival.reply
             if isinstance(reply, Response):
+                reply = cleaned(reply)
                 self.caller.memo.put(key, reply.to_json())
             self._record(key, reply, arrival.share)
 
@@ -229,7 +238,7 @@ class _Asking:
             key = pending[0]
             if ledger.weighs:
                 try:
-                    ledger.reserve(self.role, key, self.bound(self.places[key]))
+                    ledger.reserve(self.role, key, self.extent_of(self.places[key]).bound(self.price))
                 except BudgetExhaustedError:
                     if sent:
                         return
@@ -246,7 +255,8 @@ class _Asking:
             return
         self.caller.stop.check()
         stored: dict[str, Any] = {}
-        for number, reply in self.dispatch([self.places[key] for key in keys]):
+        for number, arrived in self.dispatch([self.places[key] for key in keys]):
+            reply = cleaned(arrived) if isinstance(arrived, Response) else arrived
             if isinstance(reply, Response):
                 self.caller.stop.check()
                 stored[keys[number]] = reply.to_json()
@@ -262,29 +272,29 @@ class _Asking:
 
     def _take(self, known: Mapping[str, Response]) -> None:
         for key, reply in known.items():
-            self.replies[key] = reply
-            self.caller.ledger.record(self.role, key, reply.usage, self.price, paid=False)
+            counted = self.replies[key] = self._counted(key, reply)
+            self.caller.ledger.record(self.role, key, counted.usage, self.price, paid=False)
         if known:
             self.caller.watch()
 
     def _record(self, key: str, reply: Reply, share: float = 1.0) -> None:
-        self.replies[key] = reply
         if isinstance(reply, Failure):
+            self.replies[key] = reply
             self.caller.ledger.record_failure(self.role, key)
         else:
-            self.caller.ledger.record(self.role, key, reply.usage, self.price, paid=True, share=share)
+            counted = self.replies[key] = self._counted(key, reply)
+            self.caller.ledger.record(self.role, key, counted.usage, self.price, paid=True, share=share)
         self.caller.watch()
 
-
-def _bound(context: Context, output: int, price: Price | None) -> Bound:
-    """Return the most that a call can use: no tokenizer gives a text more tokens than it has bytes."""
-    turns = [context] if isinstance(context, str) else [turn.content for turn in context]
-    read = sum(_size(text) + _TURN_TOKENS for text in turns) + _TURN_TOKENS
-    return Bound(read + output, 0.0 if price is None else price.most(read, output))
-
-
-def _size(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
+    def _counted(self, key: str, reply: Response) -> Response:
+        """Return a reply with the usage to count; the memo holds what was reported, so that a replay counts the same."""
+        if not self.measured:
+            return reply
+        usage = self.extent_of(self.places[key]).counted(reply, self.price)
+        if usage == reply.usage:
+            return reply
+        self.caller.ledger.unreported.setdefault(self.role, set()).add(key)
+        return replace(reply, usage=usage)
 
 
 def _given(unit: Unit, items: Iterable[T]) -> Iterable[T]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from promptopt._version import __version__
 from promptopt.calls import Caller, Stop
 from promptopt.errors import BudgetExhaustedError, InputError, ModelError, PassingModelError, StoppedError
-from promptopt.ledger import Bound, Budget, Ledger
+from promptopt.ledger import Budget, Ledger
 from promptopt.memo import Memo
 from promptopt.models import load_model
 from promptopt.models.base import Request
@@ -42,6 +42,7 @@ from promptopt.settings import find_strategy, settings_of
 from promptopt.strategies import Unlabelled
 from promptopt.task import Task
 from promptopt.tracking import Ended, Teller, begun, study
+from promptopt.usage import Bound
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -316,6 +317,7 @@ class Job:
         ledger.limit = self.budget
         choice, test, unfinished = self._choose_and_test(run, stages, unfinished, notes)
         unfinished = unfinished or self._too_many_failures(run)
+        notes += ledger.notes()
         if scorer.speechless > _FAILED_SHARE * scorer.replies:
             notes.append(
                 f"{scorer.speechless} of {scorer.replies} replies were cut off at {self.task.max_tokens} tokens, before "

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import BudgetExhaustedError, InputError
 from promptopt.scores import Usage
+from promptopt.usage import Bound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -98,13 +99,6 @@ class Spending:
         return Spending(**{name: mine[name] - theirs[name] for name in mine})
 
 
-class Bound(NamedTuple):
-    """The most that one call can use."""
-
-    tokens: int = 0
-    dollars: float = 0.0
-
-
 @dataclass
 class Ledger:
     """One account over all roles of a run (task model, writer, judge).
@@ -114,6 +108,8 @@ class Ledger:
         logical: what the run would cost with an empty memo, by role.
         paid: what was asked of the models, by role.
         widest: the most that one call could use so far, by role.
+        unreported: keys of the calls whose tokens the server did not say, or that cannot be true, by role: each counts as the
+            most that it can take.
         stage: of the run, for whoever looks.
     """
 
@@ -121,6 +117,7 @@ class Ledger:
     logical: dict[str, Spending] = field(default_factory=dict)
     paid: dict[str, Spending] = field(default_factory=dict)
     widest: dict[str, Bound] = field(default_factory=dict)
+    unreported: dict[str, set[str]] = field(default_factory=dict)
     stage: str = ""
     _asked: set[str] = field(default_factory=set)
     _failed: set[str] = field(default_factory=set)
@@ -158,10 +155,10 @@ class Ledger:
             wanted |= {"tokens": share * mine.tokens, "dollars": share * mine.dollars}
         for name, more in wanted.items():
             limit: float | None = getattr(self.limit, name)
-            if limit is not None and new and getattr(used, name) + more > limit:
+            spent = getattr(used, name)
+            if limit is not None and new and spent + more > limit:
                 raise BudgetExhaustedError(
-                    f"{new} more calls would need about {more:,.6g} {name}; "
-                    f"{max(limit - getattr(used, name), 0):,.6g} of {limit:,.6g} are left"
+                    _exhausted(name, "used", spent, limit, f"the next {new} calls need about {more:,.6g}")
                 )
 
     def reserve(self, role: str, key: str, bound: Bound) -> None:
@@ -183,8 +180,9 @@ class Ledger:
             used = getattr(self._held, name) + sum(getattr(spent, name) for spent in self.logical.values())
             if used + more > limit:
                 raise BudgetExhaustedError(
-                    f"the next call of the {role} model may need {more:,.6g} {name}; "
-                    f"{max(limit - used, 0):,.6g} of {limit:,.6g} are left"
+                    _exhausted(
+                        name, "used or reserved", used, limit, f"the next call of the {role} model may take {more:,.6g}"
+                    )
                 )
         self._reserved[key] = bound
         self._held = Bound(self._held.tokens + bound.tokens, self._held.dollars + bound.dollars)
@@ -229,9 +227,23 @@ class Ledger:
         limits = asdict(self.limit)
         return {name: max(limit - getattr(used, name), 0.0) for name, limit in limits.items() if limit is not None}
 
+    def notes(self) -> list[str]:
+        """Return what a reader of the account should know: calls of a model whose tokens are not the server's count."""
+        return [
+            f"{len(keys)} of {self.logical[role].calls} replies of the {role} model came without a believable count of "
+            "tokens: each counts as the most that it could have taken, so tokens and dollars are an upper bound"
+            for role, keys in self.unreported.items()
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """Return the logical account by role."""
         return {role: asdict(spending) for role, spending in self.logical.items()}
+
+
+def _exhausted(name: str, what: str, used: float, limit: float, wanted: str) -> str:
+    if used >= limit:
+        return f"budget exhausted: {limit:,.6g} of {limit:,.6g} {name} {what}"
+    return f"budget exhausted: {used:,.6g} of {limit:,.6g} {name} {what}, and {wanted}"
 
 
 def _parse_limit(part: str) -> tuple[str, float]:

@@ -404,7 +404,7 @@ def test_no_budget_is_overshot_and_the_same_calls_pass_whatever_the_memo_holds_a
 
 def test_a_budget_that_ends_on_the_way_keeps_and_counts_what_was_paid(memo: Memo) -> None:
     ledger = Ledger(Budget(tokens=80))  # each call takes 5 and may take 1 + 16 + 16 + 5
-    with pytest.raises(BudgetExhaustedError, match="may need 38 tokens; 35 of 80 are left"):
+    with pytest.raises(BudgetExhaustedError, match=r"45 of 80 tokens used or reserved, and .* may take 38"):
         Caller(memo, ledger).generate("task", Flying(3, 0), requests(*"abcdefghijklm"))
 
     assert ledger.total(ledger.paid).calls == 9
@@ -562,7 +562,7 @@ def test_two_threads_share_one_call_and_a_failed_one_is_tried_by_the_other(
         mine = Caller(memo, ledgers[1]).generate("task", model, requests("a"))
         other.join()
 
-    assert (replies, mine) == ([first], [Response("fine")])
+    assert (texts(replies), texts(mine)) == (texts([first]), ["fine"])
     assert model.asked == ["a"] * calls
     assert [ledger.logical["task"].calls for ledger in ledgers] == [1, 1]
     assert sum(spent.calls for ledger in ledgers for spent in ledger.paid.values()) == calls

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from promptopt.errors import BudgetExhaustedError, InputError
-from promptopt.ledger import Bound, Budget, Ledger, Spending
+from promptopt.ledger import Budget, Ledger, Spending
 from promptopt.models.base import Price
 from promptopt.scores import NO_USAGE, Usage
+from promptopt.usage import Bound
 
 PRICE = Price(1.0, 10.0)  # dollars for a million tokens
 HUNDRED = Usage(60, 20, 40)
@@ -121,7 +122,9 @@ def test_calls_pass_to_the_last_one_and_no_further() -> None:
         ledger.record("task", key, NO_USAGE, PRICE, paid=True)
 
     ledger.admit("task", ["c"])
-    with pytest.raises(BudgetExhaustedError, match="2 more calls would need about 2 calls; 1 of 3 are left"):
+    with pytest.raises(
+        BudgetExhaustedError, match="budget exhausted: 2 of 3 calls used, and the next 2 calls need about 2"
+    ):
         ledger.admit("task", ["c", "d"])
     ledger.admit("task", ["c"])  # the refusal took nothing
 
@@ -173,14 +176,17 @@ def test_the_first_whole_batch_of_a_role_passes_and_the_next_is_weighed() -> Non
     ledger.admit("task", ["a"], by_mean=True)
     ledger.record("task", "a", HUNDRED, PRICE, paid=True)
 
-    with pytest.raises(BudgetExhaustedError, match="0 of 10 are left"):
+    with pytest.raises(BudgetExhaustedError, match="budget exhausted: 10 of 10 tokens used"):
         ledger.admit("task", ["b"], by_mean=True)
 
 
 def test_calls_in_flight_hold_back_the_most_that_they_can_use_until_they_are_settled() -> None:
     ledger = Ledger(Budget(tokens=100))
     ledger.reserve("task", "a", Bound(60))
-    with pytest.raises(BudgetExhaustedError, match="may need 50 tokens; 40 of 100 are left"):
+    with pytest.raises(
+        BudgetExhaustedError,
+        match="budget exhausted: 60 of 100 tokens used or reserved, and the next call of the task model may take 50",
+    ):
         ledger.reserve("task", "b", Bound(50))
 
     ledger.record("task", "a", Usage(20, 0, 10), PRICE, paid=True)

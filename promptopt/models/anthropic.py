@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import FinalModelError
-from promptopt.models.hosted import HostedModel, Service, at, count, reply, unsupported
+from promptopt.models.hosted import HostedModel, Service, at, reply, unsupported
 from promptopt.scores import Usage
+from promptopt.usage import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,11 +100,10 @@ class AnthropicModel(HostedModel):
 
 def _usage(usage: Any) -> Usage:
     """Add up the input, of which Anthropic counts apart what was read from its cache and what was written there."""
-    cached = count(at(usage, "cache_read_input_tokens"))
-    written = count(at(usage, "cache_creation_input_tokens"))
-    return Usage(
-        input=count(at(usage, "input_tokens")) + cached + written,
-        cached=cached,
-        output=count(at(usage, "output_tokens")),
-        written=written,
+    fresh, cached, written = (
+        count(at(usage, name)) for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
     )
+    output = count(at(usage, "output_tokens"))
+    if not fresh and at(usage, "input_tokens") != 0:  # it may be 0 beside the others; missing, they are not the whole
+        return Usage(output=output)
+    return Usage(input=fresh + cached + written, cached=cached, output=output, written=written)

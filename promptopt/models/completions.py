@@ -227,8 +227,7 @@ class CompletionsModel(OpenAIModel):
                 return Failure(f"{self.endpoint} gives no log-probability of a text's first token: give it a context")
             logprobs.append(math.fsum(value for value in values if value is not None))
         likeliest = cell.labels[max(range(len(logprobs)), key=logprobs.__getitem__)]
-        usage = Usage(*(sum(counts) for counts in zip(*(one.usage for one in scored), strict=True)))
-        return Response(likeliest, tuple(logprobs), usage)
+        return Response(likeliest, tuple(logprobs), _added([one.usage for one in scored]))
 
     def _find(self, text: str) -> Way:
         wrote = self._ask(text, "write").tokens[:1]
@@ -315,6 +314,12 @@ def _start(row: Sequence[Token], ending: str) -> int | None:
         if len(text) >= len(ending):
             return index if text.endswith(ending) else None
     return None
+
+
+def _added(usages: Sequence[Usage]) -> Usage:
+    """Return the sum, without the input where a server left it out of one of them."""
+    together = Usage(*(sum(counts) for counts in zip(*usages, strict=True)))
+    return together if all(usage.input for usage in usages) else Usage(output=together.output)
 
 
 def _prompt_tokens(positions: Any) -> tuple[Token, ...]:

@@ -376,11 +376,6 @@ def unsupported(error: Mapping[str, Any]) -> str:
     return named if re.search("unsupported|not support|deprecated|only the default", named, re.IGNORECASE) else ""
 
 
-def count(value: object) -> int:
-    """Return a number of tokens, 0 where the server gave none."""
-    return value if isinstance(value, int) else 0
-
-
 def _close(client: Any) -> None:
     running = loop()
     running.call_soon_threadsafe(lambda: running.create_task(client.close()))

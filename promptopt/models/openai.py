@@ -6,8 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from promptopt.errors import InputError
-from promptopt.models.hosted import HostedModel, Service, at, count, reply, unsupported
+from promptopt.models.hosted import HostedModel, Service, at, reply, unsupported
 from promptopt.scores import Failure, Response, Usage
+from promptopt.usage import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -171,8 +172,11 @@ def _plain(text: str) -> str:
 
 
 def _usage(usage: Any) -> Usage:
-    return Usage(
-        input=count(at(usage, "prompt_tokens")),
-        cached=count(at(usage, "prompt_tokens_details", "cached_tokens")),
-        output=count(at(usage, "completion_tokens")),
-    )
+    """Read the usage of a reply; tokens of a thought that are counted beside it, or in the total alone, are output."""
+    read, written, total = (count(at(usage, name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    thought = count(at(usage, "completion_tokens_details", "reasoning_tokens"))
+    output = written + thought if thought > written else written
+    if output and not read:
+        read = max(total - output, 0)
+    cached = count(at(usage, "prompt_tokens_details", "cached_tokens"))
+    return Usage(input=read, cached=cached if read else 0, output=max(output, total - read))

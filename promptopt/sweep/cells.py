@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from promptopt.ledger import Bound
     from promptopt.models.base import Model, Price
     from promptopt.scores import Usage
     from promptopt.sweep.spec import ModelSpec, StrategySpec, TaskModelSpec
     from promptopt.task import Task
+    from promptopt.usage import Bound
 
 RESULT, CALLS = "result.json", "calls.json"
 _KEY_DIGITS = 16  # of a memo key; of a million calls, two agree in these once in thirty million sweeps
