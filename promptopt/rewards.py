@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from promptopt.answers import named_label as named_label  # noqa: PLC0414  importable from here too
 from promptopt.errors import InputError, nearest
 from promptopt.prompt import Example, Message
 from promptopt.scores import Response
@@ -231,24 +232,6 @@ def reward_named(name: str, labels: Sequence[str] = ()) -> Reward:
         return _matches(argument)
     known = [*plain, *labelled, "regex"]
     raise InputError(f"unknown reward {name!r}{nearest(kind, known)}; known: {', '.join(known)}, or module:function")
-
-
-def named_label(text: str, labels: Sequence[str]) -> str | None:
-    """Return the one label that `text` starts with, else the one that it mentions; None where none or several fit.
-
-    Whole words only, letter case aside; of labels that contain one another the longest wins.
-    """
-    said = text.strip().strip("\"'`*.").casefold()
-    exact = [label for label in labels if label.casefold() == said]
-    if exact:
-        return exact[0]
-    longest_first = sorted(labels, key=len, reverse=True)
-    found = re.findall("|".join(rf"(?<!\w){re.escape(label.casefold())}(?!\w)" for label in longest_first), said)
-    mentioned = {label for label in labels if label.casefold() in found}
-    if len(mentioned) == 1:
-        return mentioned.pop()
-    starting = [label for label in longest_first if re.match(rf"{re.escape(label.casefold())}(?!\w)", said)]
-    return starting[0] if starting else None
 
 
 def last_number(text: str) -> float | None:

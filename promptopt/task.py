@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from promptopt.answers import check_labels
 from promptopt.errors import InputError, nearest
 from promptopt.prompt import IMAGE, LABEL, Demonstrations, Example, Format, Layout, Prompt
 from promptopt.rewards import Exact, Judge, Label, LabelMargin, Progress, Reward
@@ -51,8 +52,8 @@ class Task:
         history: rounds of the episode that are shown before the observation.
 
     Raises:
-        InputError: no training items, duplicate ids, a target outside the labels, a reward for other labels, a slot without a
-            field, a setting out of its range.
+        InputError: no training items, duplicate ids, a target outside the labels, labels that no reply can tell apart, a
+            reward for other labels, a slot without a field, a setting out of its range.
     """
 
     train: tuple[Example, ...]
@@ -147,6 +148,7 @@ class Task:
             )
         if len(set(self.labels)) < len(self.labels):
             raise InputError(f"the labels {list(self.labels)} name one label twice")
+        check_labels(self.labels)
         if len(self.labels) == 1:
             raise InputError(f"labels must be two or more, or none for free text, not {list(self.labels)}")
         if isinstance(self.reward, Label | LabelMargin) and self.labels and set(self.reward.labels) != set(self.labels):
