@@ -555,11 +555,8 @@ def _record(run: Run, candidate: Candidate, seen: Validated | None = None) -> Re
 
 
 def _seed_number(run: Run) -> int | None:
-    """Return the candidate that says what the seed prompt says; strategies that prune write its demonstrations out."""
-    seed, said = run.task.seed_prompt, [run.task.seed_prompt]
-    if seed.demonstrations is None or seed.demonstrations.nearest is None:
-        said.append(run.task.layout.flatten(seed))
-    return next((run.history[prompt].number for prompt in said if prompt in run.history), None)
+    candidate = run.history.get(run.task.seed_prompt)
+    return candidate.number if candidate else None
 
 
 def _number(value: float) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -89,13 +89,18 @@ class Prompt:
         text: with a slot such as `{input}` it is the whole message; without one it is the instruction
             (the system prompt of a chat) and the example follows by the task's template.
         demonstrations: labelled items to show, or None.
+        turns: of a chat, messages that are sent word for word before the example, as pruned demonstrations are.
     """
 
     text: str
     demonstrations: Demonstrations | None = None
+    turns: tuple[Message, ...] = ()
 
     def __str__(self) -> str:
-        """Return the text and, below it, the demonstrations that go with it, for people to read."""
+        """Return the turns, the text and, below it, the demonstrations that go with it, for people to read."""
+        if self.turns:
+            shown = [f"{turn.role}: {turn.content}" for turn in self.turns]
+            return "\n\n".join([*shown, str(replace(self, turns=()))])
         if self.demonstrations is None:
             return self.text
         items, nearest = self.demonstrations.items, self.demonstrations.nearest
@@ -114,16 +119,19 @@ class Prompt:
                 ],
                 "nearest": self.demonstrations.nearest,
             }
+        if self.turns:
+            out["turns"] = [turn._asdict() for turn in self.turns]
         return out
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Prompt:
         """Read back what `to_json` gave."""
+        turns = tuple(Message(**turn) for turn in data.get("turns", ()))
         shown = data.get("demonstrations")
         if shown is None:
-            return cls(data["text"])
+            return cls(data["text"], turns=turns)
         items = tuple(Example(**item) for item in shown["items"])
-        return cls(data["text"], Demonstrations(items, shown["nearest"]))
+        return cls(data["text"], Demonstrations(items, shown["nearest"]), turns)
 
 
 @dataclass(frozen=True)
@@ -154,19 +162,28 @@ class Layout:
         if self.format == "caption":
             return (Message("system", prompt.text), Message("user", example.inputs[IMAGE]))
         items = prompt.demonstrations.for_example(example) if prompt.demonstrations else ()
-        whole = self.has_slot(prompt.text)
-        turn = prompt.text if whole else self.template
-        instruction = "" if whole else prompt.text
         if self.format == "completion":
+            instruction, turn = self._parts(prompt)
             shown = [f"{self.fill(turn, item)} {item.target}" for item in items]
             return "\n\n".join(part for part in (instruction, *shown, self.fill(turn, example)) if part)
+        *before, query = self.messages(prompt, items)
+        return (*before, Message(query.role, self.fill(query.content, example)))
+
+    def messages(self, prompt: Prompt, items: Sequence[Example]) -> tuple[Message, ...]:
+        """Return the turns of a chat with `items` as its demonstrations; the last one has its slots still."""
+        instruction, turn = self._parts(prompt)
         turns = [Message("system", instruction)] if instruction else []
+        turns += prompt.turns
         for item in items:
             turns += [Message("user", self.fill(turn, item)), Message("assistant", str(item.target))]
-        return (*turns, Message("user", self.fill(turn, example)))
+        return (*turns, Message("user", turn))
+
+    def _parts(self, prompt: Prompt) -> tuple[str, str]:
+        """Return the instruction, "" where the text is a whole message, and how an example is written."""
+        return ("", prompt.text) if self.has_slot(prompt.text) else (prompt.text, self.template)
 
     def flatten(self, prompt: Prompt) -> Prompt:
-        """Return one text with slots that says what `prompt` says, its demonstrations written out.
+        """Return one text with slots that says what `prompt` says in a completion, its demonstrations written out.
 
         Raises:
             InputError: the demonstrations depend on the example, or one holds a slot as plain text.
@@ -176,9 +193,8 @@ class Layout:
             raise InputError(
                 "demonstrations chosen by nearness differ from example to example: give fixed ones instead"
             )
-        whole = self.has_slot(prompt.text)
-        turn = prompt.text if whole else self.template
-        parts = [] if whole or not prompt.text else [prompt.text]
+        instruction, turn = self._parts(prompt)
+        parts = [instruction] if instruction else []
         for item in shown.items if shown else ():
             written = f"{self.fill(turn, item)} {item.target}"
             if self.has_slot(written):

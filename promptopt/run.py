@@ -18,7 +18,7 @@ from promptopt.models.base import Request, TokenModel
 from promptopt.racing import race
 from promptopt.rewards import Judge, named_label, softmax
 from promptopt.scores import Response
-from promptopt.tokens import Tokens, cut, words
+from promptopt.tokens import Tokens, cut, sections, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -285,8 +285,9 @@ class Run:
     def length(self, prompt: Prompt) -> int:
         """Return the number of tokens (or words) of a prompt as the model would see it."""
         model = self.scorer.model
-        text = self.task.layout.flatten(prompt).text if _is_fixed(prompt) else prompt.text
-        return len(model.pieces(text) if isinstance(model, TokenModel) else words(text))
+        pieces = model.pieces if isinstance(model, TokenModel) else words
+        texts = [turn.content for turn in sections(prompt, self.task.layout)] if _is_fixed(prompt) else [prompt.text]
+        return sum(len(pieces(text)) for text in texts if text)
 
     def step(self, **facts: float | str) -> None:
         """End one step of the search and report numbers about it, such as `best=0.9, length=31`.

@@ -173,6 +173,8 @@ class Task:
             self._check_fit(example, "demonstration")
 
     def _check_sampling(self) -> None:
+        if self.seed_prompt.turns and self.format != "chat":
+            raise InputError(f"only a chat has turns: set the task's format to 'chat', not {self.format!r}")
         if not self.temperature >= 0:
             raise InputError(f"temperature must be 0 or more, not {self.temperature}")
         if self.max_tokens < 1:

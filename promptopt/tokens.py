@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from promptopt.prompt import Layout, Prompt
+from promptopt.prompt import Message, Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from promptopt.prompt import Layout
+
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+Role: TypeAlias = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,20 @@ class Tokens:
     """A prompt cut into tokens.
 
     Args:
-        pieces: [T] strings; joined they are the prompt's text.
+        pieces: [T] strings; those of one section joined are its text.
         frozen: [T] tokens that are always kept: the slots.
+        whole: the prompt itself, which the mask that keeps everything stands for.
+        section: [T] number of the message that a token is in; all 0 in a completion, which is one text.
+        layout: how the prompt becomes messages.
+        roles: of the messages; () in a completion.
     """
 
     pieces: tuple[str, ...]
     frozen: Mask
+    whole: Prompt
+    section: tuple[int, ...]
+    layout: Layout
+    roles: tuple[Role, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -44,9 +55,22 @@ class Tokens:
         return np.ones(len(self), dtype=np.bool_)
 
     def prompt(self, mask: Mask) -> Prompt:
-        """Return the prompt of the kept tokens."""
+        """Return the prompt of the kept tokens: turns of a chat stay turns, and one without text is left out.
+
+        A demonstration goes whole where nothing is left of one of its two sides.
+        """
         kept = mask | self.frozen
-        return Prompt("".join(piece for piece, keep in zip(self.pieces, kept, strict=True) if keep))
+        if kept.all():
+            return self.whole
+        texts = [""] * max(len(self.roles), 1)
+        for piece, number, keep in zip(self.pieces, self.section, kept, strict=True):
+            texts[number] += piece if keep else ""
+        *before, query = texts
+        turns = _with_text([Message(role, text) for role, text in zip(self.roles, before, strict=False)])
+        instruction = turns[0].content if turns and turns[0].role == "system" else ""
+        if query == self.layout.template and instruction and not self.layout.has_slot(instruction):
+            return Prompt(instruction, turns=turns[1:])
+        return Prompt(query, turns=turns)
 
 
 def cut(prompt: Prompt, layout: Layout, pieces: Callable[[str], Sequence[str]]) -> Tokens:
@@ -56,11 +80,43 @@ def cut(prompt: Prompt, layout: Layout, pieces: Callable[[str], Sequence[str]]) 
         prompt: what to cut.
         layout: whose slots are frozen.
         pieces: cuts text into strings that join to it again: a model's tokenizer, or `words`.
+
+    Raises:
+        InputError: the demonstrations depend on the example.
     """
-    parts = layout.split(layout.flatten(prompt).text)
-    cutting = [([part] if i % 2 else list(pieces(part)) if part else [], bool(i % 2)) for i, part in enumerate(parts)]
-    row = [(piece, frozen) for group, frozen in cutting for piece in group]
-    return Tokens(tuple(piece for piece, _ in row), np.array([frozen for _, frozen in row], dtype=np.bool_))
+    *before, query = sections(prompt, layout)
+    rows = [(piece, False, i) for i, turn in enumerate(before) if turn.content for piece in pieces(turn.content)]
+    for i, part in enumerate(layout.split(query.content)):
+        slot = bool(i % 2)
+        rows += [(piece, slot, len(before)) for piece in ([part] if slot else pieces(part) if part else ())]
+    return Tokens(
+        tuple(piece for piece, _, _ in rows),
+        np.array([frozen for _, frozen, _ in rows], dtype=np.bool_),
+        prompt,
+        tuple(number for _, _, number in rows),
+        layout,
+        tuple(turn.role for turn in (*before, query)) if layout.format == "chat" else (),
+    )
+
+
+def sections(prompt: Prompt, layout: Layout) -> tuple[Message, ...]:
+    """Return what is sent, the last one with its slots: the turns of a chat, or the one text of a completion.
+
+    Raises:
+        InputError: the demonstrations depend on the example.
+    """
+    shown = prompt.demonstrations
+    if layout.format != "chat" or (shown is not None and shown.nearest is not None):
+        return (Message("user", layout.flatten(prompt).text),)
+    return layout.messages(prompt, shown.items if shown else ())
+
+
+def _with_text(turns: Sequence[Message]) -> tuple[Message, ...]:
+    """Return the turns that have text; of a demonstration both or none."""
+    empty = {i for i, turn in enumerate(turns) if not turn.content.strip()}
+    pairs = [i for i in range(len(turns) - 1) if (turns[i].role, turns[i + 1].role) == ("user", "assistant")]
+    gone = empty.union(*({i, i + 1} for i in pairs if {i, i + 1} & empty))
+    return tuple(turn for i, turn in enumerate(turns) if i not in gone)
 
 
 def words(text: str) -> list[str]:

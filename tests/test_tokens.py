@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptopt.errors import InputError
-from promptopt.prompt import Demonstrations, Example, Layout, Prompt
-from promptopt.tokens import cut, words
+from promptopt.prompt import Demonstrations, Example, Layout, Message, Prompt
+from promptopt.tokens import cut, sections, words
 
 LAYOUT = Layout(("text", "hint"), "Review: {text}", "completion")
 SLOTS = ("{text}", "{hint}")
@@ -33,7 +33,8 @@ def test_words_and_marks_stand_alone_with_the_space_before_them() -> None:
 def test_tokens_join_to_the_text_and_the_slots_alone_are_frozen(text: str) -> None:
     tokens = cut(Prompt(text), LAYOUT, words)
 
-    assert tokens.prompt(tokens.full()) == LAYOUT.flatten(Prompt(text))
+    assert tokens.prompt(tokens.full()) == Prompt(text)
+    assert "".join(tokens.pieces) == LAYOUT.flatten(Prompt(text)).text
     frozen = [piece for piece, kept in zip(tokens.pieces, tokens.frozen, strict=True) if kept]
     assert frozen == LAYOUT.split("".join(tokens.pieces))[1::2]
     assert frozen
@@ -47,7 +48,7 @@ def test_no_mask_takes_a_slot_away(text: str, seed: int) -> None:
     mask = np.random.default_rng(seed).random(len(tokens)) < 0.5
     slots = [piece for piece in tokens.pieces if piece in SLOTS]
 
-    assert LAYOUT.split(tokens.prompt(mask).text)[1::2] == slots
+    assert LAYOUT.split(sections(tokens.prompt(mask), LAYOUT)[-1].content)[1::2] == slots
     assert tokens.prompt(np.zeros(len(tokens), dtype=np.bool_)).text == "".join(slots)
 
 
@@ -65,13 +66,15 @@ def test_a_mask_keeps_the_tokens_that_it_marks() -> None:
 def test_a_prompt_without_slots_gets_the_template() -> None:
     tokens = cut(Prompt("Judge."), LAYOUT, words)
 
-    assert tokens.prompt(tokens.full()).text == "Judge.\n\nReview: {text}"
+    assert "".join(tokens.pieces) == "Judge.\n\nReview: {text}"
 
 
 def test_demonstrations_are_written_out_and_may_be_taken_away() -> None:
-    tokens = cut(Prompt("{text} is", Demonstrations((GOOD, BAD))), LAYOUT, words)
+    prompt = Prompt("{text} is", Demonstrations((GOOD, BAD)))
+    tokens = cut(prompt, LAYOUT, words)
 
-    assert tokens.prompt(tokens.full()) == Prompt("fine film is positive\n\ndull film is negative\n\n{text} is")
+    assert tokens.prompt(tokens.full()) == prompt
+    assert "".join(tokens.pieces) == "fine film is positive\n\ndull film is negative\n\n{text} is"
     assert tokens.prompt(tokens.frozen).text == "{text}"
 
 
@@ -85,3 +88,56 @@ def test_a_models_own_pieces_are_cut_around_the_slots() -> None:
 def test_demonstrations_that_differ_from_example_to_example_cannot_be_cut() -> None:
     with pytest.raises(InputError, match="give fixed ones instead"):
         cut(Prompt("{text}", Demonstrations((GOOD, BAD), nearest=1)), LAYOUT, words)
+
+
+CHAT = Layout(("text", "hint"), "Review: {text}", "chat")
+SHOWN = Prompt("Judge well.", Demonstrations((GOOD, BAD)))
+
+
+def without(prompt: Prompt, *gone: str) -> Prompt:
+    tokens = cut(prompt, CHAT, words)
+    return tokens.prompt(np.array([piece.strip() not in gone for piece in tokens.pieces]))
+
+
+def test_the_seed_prompt_of_a_chat_is_one_candidate_and_its_turns_are_what_is_cut() -> None:
+    tokens = cut(SHOWN, CHAT, words)
+
+    assert tokens.prompt(tokens.full()) is SHOWN
+    assert "".join(tokens.pieces) == "Judge well.Review: fine filmpositiveReview: dull filmnegativeReview: {text}"
+    assert tokens.section == (0,) * 3 + (1,) * 4 + (2,) + (3,) * 4 + (4,) + (5,) * 4
+
+
+@pytest.mark.parametrize(
+    ("gone", "left"),
+    [
+        (("well",), Prompt("Judge.", turns=CHAT.messages(SHOWN, (GOOD, BAD))[1:5])),
+        (("Judge", "well", "."), Prompt("Review: {text}", turns=CHAT.messages(SHOWN, (GOOD, BAD))[1:5])),
+        (("positive",), Prompt("Judge well.", turns=CHAT.messages(SHOWN, (BAD,))[1:3])),
+        (("Review", ":", "dull", "film"), Prompt(" {text}", turns=(
+            Message("system", "Judge well."), Message("user", " fine"), Message("assistant", "positive"),
+        ))),
+        (("positive", "negative"), Prompt("Judge well.")),
+    ],
+)  # fmt: skip
+def test_a_pruned_chat_stays_a_chat_and_a_demonstration_without_one_of_its_sides_is_left_out(
+    gone: tuple[str, ...], left: Prompt
+) -> None:
+    assert without(SHOWN, *gone) == left
+
+
+def test_a_pruned_chat_is_pruned_again_as_the_chat_that_it_is() -> None:
+    once = without(SHOWN, "well")
+    again = cut(once, CHAT, words)
+
+    assert again.prompt(again.full()) is once
+    assert CHAT.render(without(once, "positive"), BAD)[1:] == (
+        Message("user", "Review: dull film"), Message("assistant", "negative"), Message("user", "Review: dull film"),
+    )  # fmt: skip
+
+
+def test_turns_are_saved_and_shown() -> None:
+    once = without(SHOWN, "well")
+
+    assert Prompt.from_json(once.to_json()) == once
+    assert str(once).startswith("user: Review: fine film\n\nassistant: positive")
+    assert "turns" not in SHOWN.to_json()
