@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from promptopt.answers import named_label as named_label  # noqa: PLC0414  importable from here too
 from promptopt.errors import InputError, nearest
+from promptopt.numerals import last_number as last_number  # noqa: PLC0414  importable from here too
+from promptopt.numerals import numbers
 from promptopt.prompt import Example, Message
 from promptopt.scores import Response
 
@@ -25,9 +27,8 @@ if TYPE_CHECKING:
 
 Reward: TypeAlias = Callable[[Example, Response], float | tuple[float, str]]
 
-# A minus right after a digit subtracts; a comma belongs to a number only before each three digits.
 _BEST = 10  # what a judge gives a perfect reply
-_NUMBER = re.compile(r"(?<!\d)-?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
+_SOLUTION = re.compile(r"####|\\boxed\b")  # what a worked solution writes before its result
 
 
 def target_of(example: Example) -> str:
@@ -90,15 +91,31 @@ class Matches:
 
 @dataclass(frozen=True)
 class Number:
-    """1 if the last number in the reply equals the last number of the target; else 0.
+    r"""1 if the last number in the reply equals that of the target; else 0.
 
-    This is how GSM8K and MAWPS are scored: thousands separators are dropped, 3 equals 3.0.
+    This is how GSM8K and MAWPS are scored: numbers are compared by value, so that 1,000 equals 1e3 and 1/2 equals 0.5, and
+    units do not count, so that 50% equals 50; `promptopt.numerals` says which spellings are read. A target holds one
+    number, or a worked solution and then `#### N` or `\boxed{N}`.
     """
 
+    def wanted(self, example: Example) -> float:
+        """Return the number of the example's target.
+
+        Raises:
+            InputError: it has no target, or one with no number or several.
+        """
+        target = target_of(example)
+        found = numbers(_SOLUTION.split(target)[-1])
+        if len(found) == 1 and math.isfinite(found[0]):
+            return found[0]
+        held = f"{len(found)} numbers" if len(found) > 1 else "no number" if not found else "no finite number"
+        raise InputError(
+            f"example {example.id!r} has the target {target[-60:]!r}, which holds {held}: give one number, or a solution that "
+            "ends in '#### N'"
+        )
+
     def __call__(self, example: Example, response: Response) -> tuple[float, str]:
-        wanted = last_number(target_of(example))
-        if wanted is None:
-            raise InputError(f"example {example.id!r} has the target {example.target!r}, which holds no number")
+        wanted = self.wanted(example)
         said = last_number(response.text)
         if said is None:
             return 0.0, "the reply holds no number"
@@ -232,12 +249,6 @@ def reward_named(name: str, labels: Sequence[str] = ()) -> Reward:
         return _matches(argument)
     known = [*plain, *labelled, "regex"]
     raise InputError(f"unknown reward {name!r}{nearest(kind, known)}; known: {', '.join(known)}, or module:function")
-
-
-def last_number(text: str) -> float | None:
-    """Return the last number in `text`, thousands separators dropped, or None."""
-    found = _NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
 
 
 def softmax(logits: Sequence[float]) -> list[float]:

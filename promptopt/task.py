@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from promptopt.answers import check_labels
 from promptopt.errors import InputError, nearest
 from promptopt.prompt import IMAGE, LABEL, Demonstrations, Example, Format, Layout, Prompt
-from promptopt.rewards import Exact, Judge, Label, LabelMargin, Progress, Reward
+from promptopt.rewards import Exact, Judge, Label, LabelMargin, Number, Progress, Reward
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,8 +52,8 @@ class Task:
         history: rounds of the episode that are shown before the observation.
 
     Raises:
-        InputError: no training items, duplicate ids, a target outside the labels, labels that no reply can tell apart, a
-            reward for other labels, a slot without a field, a setting out of its range.
+        InputError: no training items, duplicate ids, a target outside the labels or without one number for `Number`, labels
+            that no reply can tell apart, a reward for other labels, a slot without a field, a setting out of its range.
     """
 
     train: tuple[Example, ...]
@@ -211,6 +211,8 @@ class Task:
             raise InputError(f"{kind} {example.id!r} has no field {missing[0]!r}, which other items have")
         if self.environment is not None and not _is_object(example.inputs["instance"]):
             raise InputError(f"{kind} {example.id!r} has no JSON object in its field 'instance'")
+        if isinstance(self.reward, Number) and example.target is not None:
+            self.reward.wanted(example)
         if self.labels and example.target is not None and example.target not in self.labels:
             raise InputError(
                 f"{kind} {example.id!r} has the label {example.target!r}, which is none of {list(self.labels)}"

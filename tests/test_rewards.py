@@ -138,6 +138,30 @@ def test_numbers_are_compared_by_value() -> None:
         worth(Number(), "three", "3")
 
 
+@pytest.mark.parametrize(
+    ("target", "reply", "value"),
+    [
+        ("1/2", "2", 0),
+        ("1/2", "0.5", 1),
+        ("-5", "The answer is \u22125.", 1),
+        ("50", "50%", 1),
+        ("0.5", "50%", 0),
+        ("3 + 4 = 7\n#### 7", "7", 1),
+        ("so 1 + 1 = $\\boxed{2}$", "2", 1),
+        ("1e400", "1e400", None),
+        ("5 or 6", "6", None),
+        ("#### 5 or 6", "6", None),
+        ("The sum of 2 and 3 is 5.", "5", None),
+    ],
+)
+def test_a_target_has_exactly_one_number(target: str, reply: str, value: float | None) -> None:
+    if value is None:
+        with pytest.raises(InputError, match=r"which holds .*give one number, or a solution that ends in '#### N'"):
+            worth(Number(), target, reply)
+    else:
+        assert worth(Number(), target, reply) == value
+
+
 # ---------------------------------------------------------------- labels
 
 NESTED = ("positive", "not positive", "very positive")

@@ -7,7 +7,7 @@ import pytest
 
 from promptopt.errors import InputError
 from promptopt.prompt import Demonstrations, Example, Prompt
-from promptopt.rewards import Exact, Label, LabelMargin
+from promptopt.rewards import Exact, Label, LabelMargin, Number
 from promptopt.task import Task, check_slots, default_template
 
 
@@ -69,6 +69,19 @@ def test_data_without_labels_is_allowed() -> None:
             "the reward Label has the labels ['Yes', 'No'], but the task has ['yes', 'no']: give both the same labels",
         ),
         ({"labels": ("yes", "no"), "reward": LabelMargin(("yes", "no", "?"))}, "the reward LabelMargin has the labels"),
+        (
+            {"labels": ("yes", " Yes"), "train": (item("a"),)},
+            "the labels 'yes' and ' Yes' cannot be told apart in a reply",
+        ),
+        ({"labels": ("", "yes"), "train": (item("a"),)}, "the label '' is empty"),
+        (
+            {"train": (item("a", "7"), item("b", "7 or 8")), "reward": Number()},
+            "example 'b' has the target '7 or 8', which holds 2 numbers: give one number",
+        ),
+        (
+            {"train": (item("a", "7"),), "test": (item("b", "seven"),), "reward": Number()},
+            "example 'b' has the target 'seven'",
+        ),
         ({"labels": ("yes",)}, "labels must be two or more, or none for free text, not ['yes']"),
         ({"top_p": 0.0}, "top_p must be above 0 and at most 1, which takes all tokens, not 0.0"),
         ({"top_p": 1.5}, "top_p must be above 0 and at most 1, which takes all tokens, not 1.5"),
