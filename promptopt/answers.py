@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.errors import InputError
 from promptopt.plain_text import plain
+from promptopt.thinking import part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -96,9 +97,9 @@ _NEGATED_AFTER = re.compile(
 def named_label(text: str, labels: Sequence[str]) -> str | None:
     """Return the label that a reply names, or None where it names none, or several that fit alike; see the module's steps.
 
-    A reply that is a label letter by letter names it. Takes time in proportion to the length of the text.
+    Thoughts before the answer do not count. A reply that is a label letter by letter names it. Takes time in proportion to the length of the text.
     """
-    return _lexicon(tuple(labels)).read(text)
+    return _lexicon(tuple(labels)).read(part(text).answer)
 
 
 def check_labels(labels: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """The one way to a model: through the memo and the ledger.
 
 Equal requests are asked once; a reply is on disk the moment it arrives (or, where rounding depends on how a batch is
-composed, the whole batch in one transaction); failures are returned and never stored. Knows nothing of prompts,
-examples or rewards.
+composed, the whole batch in one transaction); failures are returned and never stored. The memo holds a reply as it came;
+what is returned is the answer, without the thoughts before it. Knows nothing of prompts, examples or rewards.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from promptopt.errors import BudgetExhaustedError, InputError, StoppedError
 from promptopt.memo import KeyMaker
 from promptopt.scores import Failure, Response
+from promptopt.thinking import without_thinking
 from promptopt.usage import cleaned, extent, label_extent, size
 
 if TYPE_CHECKING:
@@ -272,7 +273,8 @@ class _Asking:
 
     def _take(self, known: Mapping[str, Response]) -> None:
         for key, reply in known.items():
-            counted = self.replies[key] = self._counted(key, reply)
+            counted = self._counted(key, reply)
+            self.replies[key] = without_thinking(counted)
             self.caller.ledger.record(self.role, key, counted.usage, self.price, paid=False)
         if known:
             self.caller.watch()
@@ -282,7 +284,8 @@ class _Asking:
             self.replies[key] = reply
             self.caller.ledger.record_failure(self.role, key)
         else:
-            counted = self.replies[key] = self._counted(key, reply)
+            counted = self._counted(key, reply)
+            self.replies[key] = without_thinking(counted)
             self.caller.ledger.record(self.role, key, counted.usage, self.price, paid=True, share=share)
         self.caller.watch()
 
@@ -349,7 +352,7 @@ def _read(key: str, value: Any) -> Response | None:
             "label_logprobs": None | [int() | float(), *_],
             "usage": [int(), int(), int()] | [int(), int(), int(), int()],
             "finish_reason": "stop" | "length" | "refusal",
-        }:
+        } if isinstance(value.get("thinking", ""), str):
             return Response.from_json(value)
     _log.warning("memo entry %s is no response: asked again", key)
     return None

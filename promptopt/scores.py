@@ -5,7 +5,7 @@ Pure values; knows nothing of how they were obtained.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -58,6 +58,7 @@ class Response:
         trajectory: the episode that it stands for, in tasks with an environment; the text is then all of it, to read.
         labels: names of `label_logprobs`, in the order of the task's labels. Models leave it out: the caller, which asked
             for these labels, sets it, and memos do not hold it.
+        thinking: what the model thought before it answered, where the server or the reply shows it; no reward reads it.
     """
 
     text: str
@@ -66,16 +67,26 @@ class Response:
     finish_reason: Finish = "stop"
     trajectory: Trajectory | None = None
     labels: tuple[str, ...] = field(default=(), compare=False)
+    thinking: str = ""
 
     def __reduce__(self) -> tuple[type[Response], tuple[Any, ...]]:
         """Travel between processes as the arguments that it is made of, which is faster than what slots get by default."""
-        return Response, (self.text, self.label_logprobs, self.usage, self.finish_reason, self.trajectory, self.labels)
+        values = (
+            self.text,
+            self.label_logprobs,
+            self.usage,
+            self.finish_reason,
+            self.trajectory,
+            self.labels,
+            self.thinking,
+        )
+        return Response, values
 
     def with_labels(self, labels: tuple[str, ...]) -> Response:
         """Return the response with the names of its log-probabilities, if it has any."""
         if self.label_logprobs is None:
             return self
-        return Response(self.text, self.label_logprobs, self.usage, self.finish_reason, self.trajectory, labels)
+        return replace(self, labels=labels)
 
     def logprobs_of(self, labels: Sequence[str]) -> tuple[float, ...] | None:
         """Return the log-probabilities of some labels by name, in the order given; None for plain text.
@@ -108,6 +119,7 @@ class Response:
             "label_logprobs": None if self.label_logprobs is None else list(self.label_logprobs),
             "usage": list(self.usage if self.usage.written else self.usage[:3]),
             "finish_reason": self.finish_reason,
+            **({"thinking": self.thinking} if self.thinking else {}),
         }
 
     @classmethod
@@ -119,6 +131,7 @@ class Response:
             None if logprobs is None else tuple(logprobs),
             Usage(*data["usage"]),
             data["finish_reason"],
+            thinking=data.get("thinking", ""),
         )
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.prompt import Prompt
+from promptopt.thinking import part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -77,8 +78,8 @@ def read(
 
 def _texts(reply: str) -> Iterator[str | None]:
     """Yield the proposals of a reply, None for one that never ends."""
-    said = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL)
-    if "<think>" in said:
+    said, _, whole = part(reply)
+    if not whole:
         yield None
         return
     yield from (text.strip() for text in re.findall(r"<prompt>(.*?)</prompt>", said, flags=re.DOTALL))
