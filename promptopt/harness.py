@@ -323,6 +323,7 @@ class Job:
                 f"{scorer.speechless} of {scorer.replies} replies were cut off at {self.task.max_tokens} tokens, before "
                 "any text: raise the task's max_tokens"
             )
+        notes += scorer.tally.notes
         return Result(
             task=self.task.name,
             prompt=choice.prompt,

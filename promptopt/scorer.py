@@ -6,7 +6,7 @@ Knows nothing of strategies; memo, budget and dispatch are the caller's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
@@ -16,6 +16,7 @@ from promptopt.models.base import CaptionModel, LabelModel, LabelReader, Request
 from promptopt.rewards import Judge
 from promptopt.rollouts import roll_out
 from promptopt.scores import Failure, Response, Scores
+from promptopt.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +43,7 @@ class Scorer:
         first_failure: which example's reply failed first, and why; "" while none did.
         replies: number of cells scored so far.
         speechless: those of them whose reply was cut off before any text.
+        tally: what the replies were like.
     """
 
     task: Task
@@ -50,6 +52,10 @@ class Scorer:
     first_failure: str = ""
     replies: int = 0
     speechless: int = 0
+    tally: Tally = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tally = Tally.of(self.task)
 
     def score(
         self,
@@ -81,6 +87,7 @@ class Scorer:
         flat = [cell for row in cells for column in row for cell in column]
         self.replies += len(flat)
         self.speechless += sum(isinstance(cell, Response) and cell.speechless for cell in flat)
+        self.tally.add(prompts, examples, cells)
         own = cast("Reward | Judge", self.task.reward)  # a task that was given none has made one
         return self.meet(prompts, examples, cells, own if reward is None else reward)
 

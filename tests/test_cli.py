@@ -40,6 +40,7 @@ def paid(request):
     raise SystemExit("a call was made")
 
 model = FakeModel(handler, "numbers")
+mumbling = FakeModel(lambda request: "hm", "mumbling")
 forbidden = FakeModel(paid, "numbers")
 costly = FakeModel(handler, "costly")
 costly.price = None
@@ -108,6 +109,16 @@ def test_a_data_file_and_options_stand_in_for_a_task_file(folder: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert result["prompt"] == {"text": "Say odd or even: {number}"}
+
+
+def test_score_says_how_many_replies_named_no_label(folder: Path) -> None:
+    table = promptopt(folder, "score", "task.toml", "--model", "python:mine:mumbling")
+    as_json = promptopt(folder, "score", "task.toml", "--model", "python:mine:mumbling", "--json")
+    note = "note: 24 of 24 replies named no label, such as 'hm': "
+
+    assert note in table.stdout
+    assert note in as_json.stderr
+    assert json.loads(as_json.stdout)[0]["reward"][0] == 0.0
 
 
 def test_a_reward_of_ones_own_by_name(folder: Path) -> None:

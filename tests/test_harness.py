@@ -699,6 +699,17 @@ def test_a_label_that_no_item_has_is_noted(tmp_path: Path) -> None:
     assert not any("no item has" in note for note in search(tmp_path, task=task).notes)
 
 
+def test_replies_that_name_no_label_are_noted_with_examples(tmp_path: Path) -> None:
+    mumbling = FakeModel(
+        lambda request: "Hm?" if toys.text_of(request.context).endswith("item3") else "yes", "mumbling"
+    )
+    notes = search(tmp_path, mumbling, Fixed((toys.SEED,))).notes
+    (note,) = [note for note in notes if "named no label" in note]
+
+    assert re.match(r"\d+ of \d+ replies named no label, such as 'Hm\?': ", note)
+    assert not any("named no label" in note for note in search(tmp_path).notes)
+
+
 def test_answers_that_look_like_labels_are_noted(tmp_path: Path) -> None:
     free = a_task(labels=())
     train, validation, test = (

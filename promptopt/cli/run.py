@@ -258,11 +258,14 @@ def score(
     with Display(quiet=quiet) as display, Memo(memo) as store, _libraries_speak_aside():
         ledger = Ledger(Budget.parse(budget) if budget else Budget())
         caller = Caller(store, ledger, watch=lambda: display.count(ledger))
-        rows = _scored(Scorer(read, loaded, caller), prompts or [read.seed_prompt], split, replicates)
+        scorer = Scorer(read, loaded, caller)
+        rows = _scored(scorer, prompts or [read.seed_prompt], split, replicates)
     if json_:
         typer.echo(json.dumps(rows, ensure_ascii=False))
     else:
         _print_scores(rows)
+    for note in scorer.tally.notes:
+        typer.echo(f"note: {note}", err=json_)
     raise typer.Exit(1 if any(row["failed"] for row in rows) else 0)
 
 
