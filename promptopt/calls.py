@@ -112,7 +112,7 @@ class Caller:
             arrivals = model.label_logprobs(_given(model.unit, (contexts[i] for i in missing)), labels)
             return _scored(arrivals, len(labels), model)
 
-        return [_named(reply, tuple(labels)) for reply in self._ask(role, model, keys, extent_of, dispatch)]
+        return [_likeliest(reply, tuple(labels)) for reply in self._ask(role, model, keys, extent_of, dispatch)]
 
     def _ask(
         self,
@@ -322,6 +322,14 @@ def _scored(arrivals: Iterable[Arrival], labels: int, model: Model) -> Iterator[
         yield arrival
 
 
+def _likeliest(reply: Reply, labels: tuple[str, ...]) -> Reply:
+    """Return the reply with the names of its log-probabilities, and the likeliest label as its text, whatever the model wrote."""
+    if isinstance(reply, Failure) or reply.label_logprobs is None:
+        return reply
+    best = max(range(len(labels)), key=reply.label_logprobs.__getitem__)
+    return replace(reply, text=labels[best], labels=labels)
+
+
 def _named(reply: Reply, labels: tuple[str, ...]) -> Reply:
     """Return the reply with the names of the labels that were asked for, wherever it came from."""
     return reply.with_labels(labels) if isinstance(reply, Response) else reply
@@ -340,7 +348,8 @@ def _body(request: Request) -> dict[str, Any]:
     if request.top_k:
         body["top_k"] = request.top_k
     if request.labels:
-        body["labels"] = list(request.labels)
+        # Under "labels" memos of earlier versions hold replies whose text was replaced by the likeliest label.
+        body["label_logprobs"] = list(request.labels)
     return body
 
 

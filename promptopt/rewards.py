@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from promptopt.answers import named_label as named_label  # noqa: PLC0414  importable from here too
 from promptopt.errors import InputError, nearest
 from promptopt.numerals import last_number as last_number  # noqa: PLC0414  importable from here too
@@ -135,7 +137,9 @@ class TokenF1:
 
 @dataclass(frozen=True)
 class Label:
-    """1 if the label that the reply names is the target; else 0. With label log-probabilities: if the target is likeliest.
+    """1 if the label that the reply names is the target; else 0.
+
+    The text decides. One that was never written, as of a model that only scores labels, is the likeliest label.
 
     Args:
         labels: all labels of the task.
@@ -146,8 +150,8 @@ class Label:
     def __call__(self, example: Example, response: Response) -> tuple[float, str]:
         wanted = target_of(example)
         logprobs = response.logprobs_of(self.labels)
-        likeliest = logprobs and self.labels[_likeliest(logprobs)]
-        said = likeliest or named_label(response.text, self.labels)
+        unsaid = logprobs if not response.text.strip() else None
+        said = self.labels[np.argmax(unsaid)] if unsaid else named_label(response.text, self.labels)
         if said is None:
             return 0.0, f"the reply names none or several of the labels {', '.join(self.labels)}"
         return float(said == wanted), "" if said == wanted else f"said {said}, wanted {wanted}"
@@ -257,10 +261,6 @@ def softmax(logits: Sequence[float]) -> list[float]:
     weights = [math.exp(value - top) for value in logits]
     total = math.fsum(weights)
     return [weight / total for weight in weights]
-
-
-def _likeliest(logprobs: Sequence[float]) -> int:
-    return max(range(len(logprobs)), key=logprobs.__getitem__)
 
 
 def _matches(pattern: str) -> Matches:

@@ -134,16 +134,16 @@ class Scorer:
         return _in_shape(flat, len(examples), replicates)
 
     def _sampled(self, contexts: Sequence[Context], replicates: int) -> list[Reply]:
-        """Return replies [contexts * replicates]; one for all replicates where it has the labels' log-probabilities."""
+        """Return replies [contexts * replicates]; at temperature 0 one with log-probabilities stands for all replicates."""
         first: list[Reply] = []
         if isinstance(self.model, LabelReader) and self._scored_labels:
             first = self.caller.generate("task", self.model, [self._request(c, 0) for c in contexts])
         cells = [(i, r) for i in range(len(contexts)) for r in range(replicates)]
-        known = {
-            (i, r): first[i]
-            for i, r in cells
-            if first and (r == 0 or (isinstance(reply := first[i], Response) and reply.label_logprobs is not None))
-        }
+        certain = [
+            isinstance(reply, Response) and reply.label_logprobs is not None and not self.task.temperature
+            for reply in first
+        ]
+        known = {(i, r): first[i] for i, r in cells if first and (r == 0 or certain[i])}
         asked = [cell for cell in cells if cell not in known]
         rest = self.caller.generate("task", self.model, [self._request(contexts[i], r) for i, r in asked])
         known |= dict(zip(asked, rest, strict=True))

@@ -515,15 +515,8 @@ def ask_labels(answer: str, first: Sequence[tuple[str, float]] | None, labels: S
 def test_labels_are_scored_by_the_likeliest_first_tokens_over_case_and_blanks() -> None:
     reply = ask_labels("Great", [("Great", math.log(0.5)), (" great", math.log(0.2)), ("terrible", math.log(0.1))])
 
-    assert reply.text == "great"
+    assert reply.text == "Great"  # what the user gets
     assert reply.label_logprobs == pytest.approx((math.log(0.7), math.log(0.1)))
-
-
-def test_a_reply_that_names_no_label_is_scored_by_its_first_tokens() -> None:
-    reply = ask_labels("Well, then", [("Well", math.log(0.5)), ("great", math.log(0.2)), ("terrible", math.log(0.1))])
-
-    assert reply.text == "great"
-    assert reply.label_logprobs == pytest.approx((math.log(0.2), math.log(0.1)))
 
 
 def test_a_label_outside_the_likeliest_tokens_gets_an_upper_bound() -> None:
@@ -541,6 +534,7 @@ def test_a_label_outside_the_likeliest_tokens_gets_an_upper_bound() -> None:
         ("great", [("gre", math.log(0.9)), ("terrible", math.log(0.05))]),  # a label of several tokens
         ("The answer is great", [("great", math.log(0.5)), ("terrible", math.log(0.2))]),  # a longer reply names one
         ("great", [("fine", math.log(0.9))]),  # neither label among them
+        ("Well, then", [("Well", math.log(0.5)), ("great", math.log(0.2)), ("terrible", math.log(0.1))]),  # no label
     ],
 )
 def test_where_first_tokens_do_not_say_it_the_text_is_a_vote(
@@ -560,12 +554,15 @@ def test_a_server_without_logprobs_is_noticed_and_named_once(caplog: pytest.LogC
     ]
 
 
-def test_replicates_are_asked_only_where_log_probabilities_are_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("temperature", "scored"), [(0.0, 1), (1.0, 3)])
+def test_replicates_are_asked_where_log_probabilities_are_missing_or_replies_vary(
+    tmp_path: Path, temperature: float, scored: int
+) -> None:
     task = Task(
         train=tuple(Example({"text": text}, "great", text) for text in ("scored", "voted")),
         seed_prompt=Prompt("Rate {text}"),
         labels=LABELS,
-        temperature=1.0,
+        temperature=temperature,
     )
 
     def first(asked: str) -> list[tuple[str, float]]:
@@ -577,7 +574,7 @@ def test_replicates_are_asked_only_where_log_probabilities_are_missing(tmp_path:
         asked = ["scored" in str(seen.body) for seen in server.requests]
 
     assert scores.rewards.shape == (1, 2, 3)
-    assert sorted(asked) == [False, False, False, True]
+    assert sorted(asked) == [False] * 3 + [True] * scored
 
 
 def test_a_task_without_logprobs_asks_for_none(tmp_path: Path) -> None:

@@ -205,9 +205,13 @@ def test_a_label_reward_reads_text() -> None:
     assert why(Label(MOOD), "positive", "hm") == "the reply names none or several of the labels negative, positive"
 
 
-def test_a_label_reward_prefers_log_probabilities() -> None:
-    assert by_logprobs(Label(MOOD), "positive", [-2, -1]) == 1
-    assert by_logprobs(Label(MOOD), "negative", [-2, -1]) == 0
+@pytest.mark.parametrize(
+    ("text", "value"), [("", 1.0), ("positive", 1.0), ("negative", 0.0), ("The film is long.", 0.0)]
+)
+def test_the_text_decides_whatever_log_probabilities_say(text: str, value: float) -> None:
+    example, reply = Example({"text": "x"}, "positive", "e"), Response(text, (-2.0, -1.0), labels=MOOD)
+
+    assert Label(MOOD)(example, reply)[0] == value
 
 
 @pytest.mark.parametrize("reward", [Label(MOOD), Label(MOOD[::-1]), LabelMargin(MOOD), LabelMargin(MOOD[::-1])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from promptopt.errors import InputError
@@ -28,10 +29,10 @@ class OpenAIModel(HostedModel):
     Arguments as of `HostedModel`. The replicate is not sent as `seed`: servers differ in what they make of one, and the
     memo keeps replicates apart without it.
 
-    A request with labels also asks for the 20 likeliest first tokens, and where a label is one of them, the response
-    has log-probabilities of the labels: each the sum over the tokens that are the label but for case and blanks. A
-    label outside the 20 gets an upper bound, the least of them or what they leave, whichever is less. Where a label is
-    of several tokens, or a longer reply names one, or the server gives none, the text alone counts, as a vote.
+    A request with labels also asks for the 20 likeliest first tokens. The reply is its text; where that text is a label, the
+    response also has log-probabilities of the labels: each the sum over the tokens that are the label but for case and
+    blanks. A label outside the 20 gets an upper bound, the least of them or what they leave, whichever is less. Where a
+    label is of several tokens, or the reply is longer, or the server gives none, the text alone counts, as a vote.
     """
 
     service = Service(
@@ -125,11 +126,7 @@ class OpenAIModel(HostedModel):
             if read.finish_reason == "stop" and read.text:
                 self._say_once(_NO_LOGPROBS)
             return read
-        logprobs = label_logprobs(read.text, likeliest, request.labels)
-        if logprobs is None:
-            return read
-        best = max(range(len(logprobs)), key=logprobs.__getitem__)
-        return Response(request.labels[best], logprobs, read.usage, read.finish_reason)
+        return replace(read, label_logprobs=label_logprobs(read.text, likeliest, request.labels))
 
 
 class _Token(NamedTuple):
@@ -138,7 +135,9 @@ class _Token(NamedTuple):
 
 
 def label_logprobs(text: str, likeliest: Any, labels: Sequence[str]) -> tuple[float, ...] | None:
-    """Return log p(label) in the order of the labels, or None where the likeliest first tokens do not say it.
+    """Return log p(label) in the order of the labels, or None where the reply is no label or its first tokens do not say it.
+
+    What users get is the reply: first tokens of a reply that says something else are no answer, whatever they favour.
 
     Args:
         text: the reply.
@@ -151,10 +150,8 @@ def label_logprobs(text: str, likeliest: Any, labels: Sequence[str]) -> tuple[fl
         if isinstance(at(entry, "token"), str) and isinstance(at(entry, "logprob"), int | float)
     ]
     wanted = [_plain(label) for label in labels]
-    said = _plain(text).rstrip(".!")
-    if said not in wanted and any(label in said for label in wanted):
-        return None  # it reasons, and names its answer in a longer reply
-    if not set(wanted) & {token.text for token in tokens}:
+    said = {_plain(text), _plain(text).rstrip(".!")}
+    if not said & set(wanted) or not set(wanted) & {token.text for token in tokens}:
         return None
     rest = 1 - math.fsum(math.exp(token.logprob) for token in tokens)
     bound = min(*(token.logprob for token in tokens), math.log(max(rest, 1e-12)))
