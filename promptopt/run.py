@@ -45,8 +45,8 @@ class Candidate:
         parent: number of the candidate that it was made from, or None.
         step: of the search, at which it was first scored.
         fitness: mean of what the strategy searched by, over the cells seen so far.
-        reward: mean of the task's own reward over the same cells.
-        cells: replies behind the two.
+        reward: mean of the task's own reward over the same cells; NaN until a judge has seen one of them.
+        cells: replies behind the fitness.
         calls: that the run had used when its first scores were there, logically.
         dollars: the same in dollars.
     """
@@ -61,12 +61,13 @@ class Candidate:
     calls: int = 0
     dollars: float = 0.0
     _seen: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
+    _rewarded: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
     _failed: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
 
     @property
     def items(self) -> int:
-        """Examples behind the two."""
-        return len({example for example, _ in self._seen})
+        """Examples behind the reward."""
+        return len({example for example, _ in self._rewarded})
 
     @property
     def failed(self) -> int:
@@ -74,7 +75,13 @@ class Candidate:
         return len(self._failed)
 
     def add(self, cell: tuple[str, int], fitness: float, reward: float) -> None:
-        """Take one (example id, replicate) into the means; a cell seen before is not counted twice."""
+        """Take one (example id, replicate) into the means; a cell seen before is not counted twice.
+
+        `reward` is NaN where the task's judge was not asked, as in a search by another fitness.
+        """
+        if not math.isnan(fitness) and not math.isnan(reward) and cell not in self._rewarded:
+            self._rewarded.add(cell)
+            self.reward = _moved(self.reward, reward, len(self._rewarded))
         if cell in self._seen:
             return
         if math.isnan(fitness):
@@ -84,7 +91,6 @@ class Candidate:
         self._seen.add(cell)
         self.cells += 1
         self.fitness = _moved(self.fitness, fitness, self.cells)
-        self.reward = _moved(self.reward, reward, self.cells)
 
 
 @dataclass
@@ -157,15 +163,12 @@ class Run:
         examples = self.task.train if examples is None else examples
         replicates *= self.repeats
         scores = self._affordable(prompts, examples, replicates, reward)
-        own = self.task.reward
-        shown = scores
-        if reward is not None and own is not None and reward is not own and not isinstance(own, Judge):
-            shown = self.scorer.meet(scores.prompts, examples, scores.replies, own)
+        rewards = self._task_rewards(scores, reward)
         for p, prompt in enumerate(scores.prompts):
             candidate = self._candidate(prompt, parents[p] if parents else None)
             for e, example in enumerate(examples):
                 for r in range(replicates):
-                    candidate.add((example.id, r), float(scores.rewards[p, e, r]), float(shown.rewards[p, e, r]))
+                    candidate.add((example.id, r), float(scores.rewards[p, e, r]), float(rewards[p, e, r]))
         self.watch()
         if len(scores.prompts) < len(prompts):
             raise BudgetExhaustedError(f"the budget paid for {len(scores.prompts)} of {len(prompts)} prompts")
@@ -194,6 +197,15 @@ class Run:
         scores = self.scorer.score(prompts, examples or self.task.train, replicates, reward=_worthless)
         self.watch()
         return np.array([[label_shares(cell, self.task.labels) for cell in row] for row in scores.replies])
+
+    def _task_rewards(self, scores: Scores, reward: Reward | Judge | None) -> Floats:
+        """Return the task's own rewards [P, E, R] of what was scored by `reward`; NaN where only its judge could tell."""
+        own = self.task.reward
+        if reward is None or own is None or reward is own:
+            return scores.rewards
+        if isinstance(own, Judge):
+            return np.full_like(scores.rewards, np.nan)
+        return self.scorer.meet(scores.prompts, scores.examples, scores.replies, own).rewards
 
     def _affordable(
         self, prompts: Sequence[Prompt], examples: Sequence[Example], replicates: int, reward: Reward | Judge | None

@@ -17,6 +17,7 @@ from promptopt import (
     FakeLabelModel,
     FakeModel,
     InputError,
+    Judge,
     LabelMargin,
     Memo,
     Message,
@@ -147,6 +148,19 @@ def test_a_search_by_another_reward_keeps_the_tasks_own_beside_it(memo: Memo) ->
     assert scores.mean.tolist() == [run.history[P].fitness, run.history[Q].fitness]
     assert run.history[Q].fitness == pytest.approx(0.4 * 200)
     assert (run.history[P].reward, run.history[Q].reward) == (0, 1)
+
+
+def test_a_judges_reward_is_unknown_until_the_judge_was_asked(memo: Memo) -> None:
+    labels = ("yes", "no")
+    judge = Judge(FakeModel(lambda _: "Fine. Score: 7", "judge"), "good")
+    run = a_run(memo, FakeLabelModel(lambda *_: [math.log(0.7), math.log(0.3)]), labels=labels, reward=judge)
+    run.score([P], reward=LabelMargin(labels))
+
+    assert (run.history[P].fitness, run.history[P].items) == (pytest.approx(0.4 * 200), 0)
+    assert math.isnan(run.history[P].reward)
+    run.score([P], ITEMS[:2])
+    assert run.history[P].fitness == pytest.approx(0.4 * 200)
+    assert (run.history[P].reward, run.history[P].items) == (pytest.approx(0.7), 2)
 
 
 def test_a_failed_cell_is_in_no_mean_and_counts_as_failed_until_it_comes(memo: Memo) -> None:
