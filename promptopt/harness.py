@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from promptopt._version import __version__
 from promptopt.calls import Caller, Stop
@@ -33,16 +33,15 @@ from promptopt.randomness import named_generator
 from promptopt.report import write_report
 from promptopt.result import Record, Result
 from promptopt.rewards import MEETS_TARGET, Exact, Judge
-from promptopt.rollouts import most_rounds
 from promptopt.run import Run
 from promptopt.scorer import Scorer
 from promptopt.scores import Failure, Response
-from promptopt.selection import SHORTLIST, Choice, choose, compare, shortlist
+from promptopt.selection import Choice, choose, compare, shortlist
 from promptopt.settings import find_strategy, settings_of
+from promptopt.stages import Stages, least_calls, too_small
 from promptopt.strategies import Unlabelled
 from promptopt.task import Task
 from promptopt.tracking import Ended, Teller, begun, study
-from promptopt.usage import Bound
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -59,10 +58,9 @@ if TYPE_CHECKING:
     from promptopt.tracking import Callback
 
 _FAILED_SHARE = 0.01  # above this share of failed replies a run is unfinished (design, decision 4)
-_STAGE_SHARE = 0.3  # of the budget, that validation may hold back at most, and the test likewise
-_FEWEST_LISTED = 6  # candidates on the shortlist, before validation items are left out
 _ITEMS_A_LABEL = 5  # answers that stand so often look like labels
-_SLACK = 1.5  # tokens and dollars of calls to come are a guess from calls made: hold back more
+_FIRST_PROPOSAL = 3  # messages that a writer may be sent for one, some of which are rejected
+_FIRST_CALL = 2.0  # one call says to this factor what the others will take
 
 
 def optimize(
@@ -215,15 +213,6 @@ def _budget(given: Budget | str | None) -> Budget:
     return Budget.parse(given)
 
 
-class _Stages(NamedTuple):
-    """What the search may use, and the candidates and items left for the two stages after it."""
-
-    search: Budget
-    listed: int
-    validation: tuple[Example, ...]
-    test: tuple[Example, ...]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """All that decides a run.
@@ -264,6 +253,15 @@ class Job:
                     f"a budget in dollars needs the price of the {role} model: give --price INPUT,OUTPUT in dollars "
                     "per million tokens, or a budget in calls or tokens"
                 )
+        if self.budget.calls is not None and self.budget.calls < self.least_calls:
+            raise too_small(self.task, self.budget, f"at least {self.least_calls:,} calls")
+
+    @property
+    def least_calls(self) -> int:
+        """The calls below which not even one candidate can be compared with the seed prompt."""
+        apart = self.writer is not None and self.writer is not self.model
+        writing = apart + _FIRST_PROPOSAL if self.strategy.writes else 0
+        return least_calls(self.task, len(self.roles.keys() - {"writer"}), writing)
 
     def check_budget(self) -> None:
         """Refuse to spend money without a limit."""
@@ -284,7 +282,8 @@ class Job:
             callbacks: are told of beginning and steps.
         """
         ledger = caller.ledger
-        ledger.limit, ledger.stage = self.budget, "start"
+        stages = Stages(self.task, self.budget, ledger, self.seed)
+        stages.start()
         scorer = Scorer(self.task, self.model, caller)
         run = Run(
             self.task,
@@ -309,21 +308,13 @@ class Job:
             for callback in callbacks:
                 callback(first)
         notes = self._notes()
-        stages, unfinished = self._prepare(scorer)
+        unfinished = self._prepare(scorer, stages)
         if not unfinished:
-            notes += self._cuts(stages)
-            ledger.limit, ledger.stage = stages.search, "search"
+            stages.search()
             unfinished = self._search(run)
-        ledger.limit = self.budget
         choice, test, unfinished = self._choose_and_test(run, stages, unfinished, notes)
         unfinished = unfinished or self._too_many_failures(run)
-        notes += ledger.notes()
-        if scorer.speechless > _FAILED_SHARE * scorer.replies:
-            notes.append(
-                f"{scorer.speechless} of {scorer.replies} replies were cut off at {self.task.max_tokens} tokens, before "
-                "any text: raise the task's max_tokens"
-            )
-        notes += scorer.tally.notes
+        notes += [*stages.notes, *ledger.notes(), *scorer.silence.notes(self.task.max_tokens), *scorer.tally.notes]
         return Result(
             task=self.task.name,
             prompt=choice.prompt,
@@ -337,6 +328,7 @@ class Job:
             failed=ledger.failed,
             unfinished=unfinished,
             notes=tuple(notes),
+            warnings=(scorer.silence.headline,) if scorer.silence.headline else (),
             strategy={"name": type(self.strategy).__name__, "settings": settings_of(self.strategy)},
             prices={role: model.price for role, model in self.roles.items()},
             models={role: dict(model.fingerprint) for role, model in self.roles.items()},
@@ -347,27 +339,22 @@ class Job:
             seconds=math.nan,
         )
 
-    def _prepare(self, scorer: Scorer) -> tuple[_Stages, str]:
-        """Call every model and divide the budget; return the stages, and why the run ends here already, or ""."""
-        none = _Stages(self.budget, SHORTLIST, (), ())
+    def _prepare(self, scorer: Scorer, stages: Stages) -> str:
+        """Call every model, and the task model with the seed prompt; return why the run ends here already, or ""."""
         try:
             self._preflight(scorer)
         except StoppedError as error:
-            return none, str(error)
+            return str(error)
         except BudgetExhaustedError as error:
-            raise self._too_small(error) from error
+            raise stages.too_small() from error
+        stages.check(_FIRST_CALL)
         try:
-            return self._stages(scorer), ""
+            scorer.score([self.task.seed_prompt], self.task.train, reward=self._start)
         except (StoppedError, ModelError) as error:
-            return none, str(error)
+            return str(error)
         except BudgetExhaustedError as error:
-            raise self._too_small(error) from error
-
-    def _too_small(self, error: BudgetExhaustedError) -> InputError:
-        return InputError(
-            f"the budget of {self.budget} does not pay for one look at the seed prompt ({len(self.task.train)} training "
-            f"items): raise the budget, or give fewer items ({error})"
-        )
+            raise stages.too_small() from error
+        return ""
 
     @property
     def _start(self) -> Reward | None:
@@ -389,42 +376,6 @@ class Job:
             hello = Request(context=(Message("user", "Reply with the word ready."),), max_tokens=8)
             _must_answer("writer", *scorer.caller.generate("writer", writer, [hello]))
 
-    def _stages(self, scorer: Scorer) -> _Stages:
-        """Hold back what validation and test will need, measured by what the seed prompt takes on training items."""
-        scorer.score([self.task.seed_prompt], self.task.train, reward=self._start)
-        roles = {role: spent for role, spent in scorer.caller.ledger.logical.items() if role != "writer"}
-        wide = [Bound(), *(bound for role, bound in scorer.caller.ledger.widest.items() if role != "writer")]
-        used, calls = scorer.caller.ledger.total(roles), float(len(roles))  # a cell takes one call of each role,
-        if self.task.environment is not None:  # or one for each round of an episode; better prompts often last longer
-            calls = most_rounds(self.task.train) or _SLACK * used.calls / len(self.task.train)
-        each = {
-            "calls": calls,
-            "tokens": _SLACK * calls * used.tokens / used.calls,
-            "dollars": _SLACK * calls * used.dollars / used.calls,
-        }
-        limits = {name: limit for name, limit in vars(self.budget).items() if limit is not None}
-        cells = min([math.inf, *(_STAGE_SHARE * limit / each[name] for name, limit in limits.items() if each[name])])
-        # With little to spend, few candidates that are measured well are better than many that are not.
-        listed = SHORTLIST
-        while listed > _FEWEST_LISTED and cells < (listed + 1) * len(self.task.validation):
-            listed -= 1
-        rows = {"validation": listed + 1, "test": 2}
-        items = {stage: self._sample(stage, cells / prompts) for stage, prompts in rows.items()}
-        held = sum(prompts * len(items[stage]) for stage, prompts in rows.items())
-        # The last call of each stage passes only if the most that it can use is left.
-        widest = {name: max(getattr(bound, name, 0.0) for bound in wide) for name in each}
-        search = Budget(
-            **{name: max(limit - held * each[name] - widest[name], limit * 0.01) for name, limit in limits.items()}
-        )
-        test = sorted(items["test"], key=self.task.test.index)  # as they stand in the data, for those who read them
-        return _Stages(search, listed, items["validation"], tuple(test))
-
-    def _sample(self, split: str, most: float) -> tuple[Example, ...]:
-        """Return at most that many items of a split, drawn and shuffled by the seed: data may be sorted, and a race begins early."""
-        examples: tuple[Example, ...] = getattr(self.task, split)
-        order = named_generator(self.seed, f"sample of {split}").permutation(len(examples)).tolist()
-        return tuple(examples[i] for i in order[: int(min(most, len(order)))])
-
     def _search(self, run: Run) -> str:
         """Let the strategy search; return why the run is unfinished, or ""."""
         try:
@@ -439,38 +390,59 @@ class Job:
         return ""
 
     def _choose_and_test(
-        self, run: Run, stages: _Stages, unfinished: str, notes: list[str]
+        self, run: Run, stages: Stages, unfinished: str, notes: list[str]
     ) -> tuple[Choice, Comparison | None, str]:
         """Return the choice, the test where the run came so far, and why it is unfinished, or ""."""
         seed = self.task.seed_prompt
-        listed = shortlist(run.history.values(), seed, stages.listed)
+        listed = shortlist(run.history.values(), seed)
         start = run.history.get(seed)
         better = listed and (start is None or listed[0].fitness > start.fitness)
         choice = Choice(listed[0].prompt if better else seed, {})  # what the search says, until validation says more
-        if unfinished or not listed:
+        if unfinished:
             return choice, None, unfinished
         try:
-            ledger = run.scorer.caller.ledger
-            if stages.validation:
-                ledger.stage = "validation"
-                choice = choose(run.scorer, seed, listed, stages.validation, run.length)
-                if choice.shorter is not None:
-                    notes.append(
-                        f"candidate {run.history[choice.shorter].number} has {run.length(choice.shorter)} tokens in place "
-                        f"of {run.length(choice.prompt)} and was within one standard error on validation items"
-                    )
-            else:
-                notes.append("no validation data: the choice was made by the search's own scores")
-            if not stages.test:
-                notes.append("no test data: nothing is claimed")
-                return choice, None, ""
-            ledger.stage = "test"
-            return choice, compare(run.scorer, seed, choice.prompt, stages.test), ""
-        except BudgetExhaustedError as error:
-            notes.append(f"the budget ended before the test: {error}")
-            return choice, None, ""
+            if listed:
+                choice = self._choose(run, stages, listed, choice, notes)
+            return choice, self._test(run, stages, choice, notes), ""
         except (StoppedError, ModelError) as error:
             return choice, None, str(error)
+
+    def _choose(
+        self, run: Run, stages: Stages, listed: Sequence[Candidate], before: Choice, notes: list[str]
+    ) -> Choice:
+        """Race the shortlist on validation items, as far as the budget goes."""
+        if not self.task.validation:
+            notes.append("no validation data: the choice was made by the search's own scores")
+            return before
+        places, items = stages.validation(len(listed), _cells(run, before))
+        try:
+            choice = choose(run.scorer, self.task.seed_prompt, listed[:places], items, run.length) if items else None
+        except BudgetExhaustedError:
+            choice = None
+        if choice is None:
+            notes.append("the budget ended before validation: the choice was made by the search's own scores")
+            return before
+        if choice.shorter is not None:
+            notes.append(
+                f"candidate {run.history[choice.shorter].number} has {run.length(choice.shorter)} tokens in place "
+                f"of {run.length(choice.prompt)} and was within one standard error on validation items"
+            )
+        return choice
+
+    def _test(self, run: Run, stages: Stages, choice: Choice, notes: list[str]) -> Comparison | None:
+        """Compare on test items, on as many as the rest of the budget pays for; where the seed prompt is kept, test it alone."""
+        if not self.task.test:
+            notes.append("no test data: nothing is claimed")
+            return None
+        seed, found = self.task.seed_prompt, None
+        for items in stages.test(1 if choice.prompt == seed else 2, _cells(run, choice)):
+            try:
+                found = compare(run.scorer, seed, choice.prompt, items)
+            except BudgetExhaustedError:
+                break
+        if found is None:
+            notes.append("the budget ended before the test: nothing is claimed")
+        return found
 
     def _notes(self) -> list[str]:
         notes = [
@@ -497,16 +469,6 @@ class Job:
             )
         return notes
 
-    def _cuts(self, stages: _Stages) -> list[str]:
-        return [
-            f"the budget pays for {len(kept)} of the {len(whole)} {name} items, drawn by the seed"
-            for name, kept, whole in (
-                ("validation", stages.validation, self.task.validation),
-                ("test", stages.test, self.task.test),
-            )
-            if len(kept) < len(whole)
-        ]
-
     def _too_many_failures(self, run: Run) -> str:
         ledger = run.scorer.caller.ledger
         failed, calls = ledger.failed, ledger.total(ledger.logical).calls
@@ -531,6 +493,11 @@ def _unread(example: Example, response: Response) -> float:  # noqa: ARG001  a r
 def _must_answer(role: str, reply: Response | Failure) -> None:
     if isinstance(reply, Failure):
         raise PassingModelError(f"the first call to the {role} model failed: {reply.reason}")
+
+
+def _cells(run: Run, choice: Choice) -> int:
+    """Return how many cells were measured: by the search, and by the choice."""
+    return sum(c.cells + c.failed for c in run.history.values()) + sum(v.examples for v in choice.validated.values())
 
 
 def _records(run: Run, choice: Choice) -> tuple[Record, ...]:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 FILE = "test.jsonl"
 """Name of the outcomes' file in the folder of a run: one line of JSON an item."""
 
+SAME = Interval(0.0, 0.0, 0.0)
+"""The difference of a prompt to itself: none, whatever its replies were."""
+
 _Z_SHOWN = 1.960 + 0.842  # normal quantiles of 97.5 % and 80 %: a two-sided test of 5 % with power 0.8
 _FEWEST = 8  # items below which no difference is shown, however even
 
@@ -122,14 +125,14 @@ class Comparison:
 
 
 def outcomes(scores: Scores) -> tuple[Outcome, ...]:
-    """Return the outcomes of scores of two prompts, the seed prompt and the chosen one, with one reply each."""
+    """Return the outcomes of scores of the seed prompt and of the chosen one, if it is another, with one reply each."""
     return tuple(
         Outcome(
             id=example.id,
             inputs=dict(example.inputs),
             target=example.target,
             seed=_answer(scores, 0, e),
-            chosen=_answer(scores, 1, e),
+            chosen=_answer(scores, -1, e),
         )
         for e, example in enumerate(scores.examples)
     )

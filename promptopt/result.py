@@ -16,7 +16,7 @@ from promptopt.errors import InputError
 from promptopt.ledger import Spending
 from promptopt.masks import pareto
 from promptopt.models.base import Price
-from promptopt.outcomes import Comparison
+from promptopt.outcomes import SAME, Comparison
 from promptopt.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Result:
         failed: replies that never came.
         unfinished: why the run is not finished, or "".
         notes: what a reader should know beside the numbers.
+        warnings: sentences without which the numbers mislead; part of the headline.
         strategy: its name and settings.
         models: role -> fingerprint.
         seed: of all randomness.
@@ -114,6 +115,7 @@ class Result:
     prices: dict[str, Price | None] = field(default_factory=dict)
     seed_number: int | None = None
     run_dir: str = field(default="", compare=False)
+    warnings: tuple[str, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -121,9 +123,21 @@ class Result:
         return not self.unfinished
 
     @property
+    def kept(self) -> bool:
+        """Whether the seed prompt was kept: the chosen prompt is the same."""
+        return self.prompt == self.seed_prompt
+
+    @property
+    def gain(self) -> Interval | None:
+        """The paired test difference of the chosen prompt to the seed prompt; exactly 0 where that was kept."""
+        if self.test is None:
+            return None
+        return SAME if self.kept else self.test.difference
+
+    @property
     def improved(self) -> bool:
         """Whether the whole interval of the paired test difference lies above 0."""
-        return self.test is not None and self.test.difference.low > 0
+        return self.gain is not None and self.gain.low > 0
 
     @property
     def front(self) -> tuple[Record, ...]:
@@ -140,14 +154,14 @@ class Result:
     @property
     def headline(self) -> str:
         """The outcome in one sentence."""
-        if self.unfinished:
-            return f"Unfinished ({self.unfinished}). {self._outcome}"
-        return f"{self._outcome} Failed replies: {self.failed}." if self.failed else self._outcome
+        said = f"Unfinished ({self.unfinished}). {self._outcome}" if self.unfinished else self._outcome
+        failed = [f"Failed replies: {self.failed}."] if self.failed and not self.unfinished else []
+        return " ".join([said, *failed, *self.warnings])
 
     @property
     def _outcome(self) -> str:
-        if self.prompt == self.seed_prompt:
-            return "No improvement shown: no candidate did better than the seed prompt."
+        if self.kept:
+            return self._nothing_better + self._seed_tested
         if self.test is None:
             return "A candidate was chosen, but not tested: nothing is claimed."
         gain, low, high = self.test.difference
@@ -157,13 +171,32 @@ class Result:
         seed, chosen = self.test.seed.estimate, self.test.chosen.estimate
         return f"Better than the seed prompt: {seed:.3f} -> {chosen:.3f} ({span})."
 
+    @property
+    def _nothing_better(self) -> str:
+        """Why the seed prompt was kept, as far as anything was compared with it."""
+        others = [record for record in self.history if record is not self.seed_record and record.reward is not None]
+        if not others:
+            return "Nothing was compared: the search scored no other prompt, and your prompt was kept."
+        if any(record.validation is not None for record in others):
+            return "No improvement found: your prompt was kept."
+        return (
+            "No improvement found: no candidate scored higher on the training items, and none was compared on "
+            "validation or test items. Your prompt was kept."
+        )
+
+    @property
+    def _seed_tested(self) -> str:
+        if self.test is None:
+            return ""
+        return f" Its test reward is {self.test.seed.estimate:.3f}, 95 % interval {_span(self.test.seed)}."
+
     @staticmethod
     def _wanted(test: Comparison) -> str:
         """Return what would show an improvement, as a sentence after the others."""
         if test.items_wanted is not None:
-            return f" A difference of this size would take about {test.items_wanted:,} more test items to show."
+            return f" To confirm a difference this small you would need about {test.items_wanted:,} more test items."
         if test.difference.estimate <= 0:
-            return " No number of further test items would show one at this difference."
+            return " The chosen prompt scored no higher, so more test items would not help."
         return ""
 
     @property
@@ -176,7 +209,7 @@ class Result:
     @property
     def chosen_record(self) -> Record | None:
         """The chosen prompt as a candidate, None where the search did not score it."""
-        return self.seed_record if self.prompt == self.seed_prompt else self._record(self.prompt)
+        return self.seed_record if self.kept else self._record(self.prompt)
 
     @property
     def optimism(self) -> float | None:
@@ -187,7 +220,7 @@ class Result:
         seed, chosen = self.seed_record, self.chosen_record
         if self.test is None or seed is None or chosen is None or seed.reward is None or chosen.reward is None:
             return None
-        gain = self.test.difference.estimate
+        gain = SAME.estimate if self.kept else self.test.difference.estimate
         return None if math.isnan(gain) else chosen.reward - seed.reward - gain
 
     def _record(self, prompt: Prompt) -> Record | None:
@@ -209,13 +242,19 @@ class Result:
             out += [
                 ("test reward", f"{self.test.seed.estimate:.3f}", f"{self.test.chosen.estimate:.3f}"),
                 ("95 % interval", _span(self.test.seed), _span(self.test.chosen)),
-                ("difference, paired", "", f"{self.test.difference.estimate:+.3f}"),
-                ("its 95 % interval", "", _span(self.test.difference, "+")),
             ]
+            out += [("difference, paired", "", "0: the same prompt")] if self.kept else self._difference(self.test)
         out.append(("tokens in the prompt", str(self.lengths[0]), str(self.lengths[1])))
         if self.test is not None and self.test.costs is not None and any(self.test.costs):
             out.append(("$ per 1,000 replies", f"{self.test.costs[0]:.4f}", f"{self.test.costs[1]:.4f}"))
         return out
+
+    @staticmethod
+    def _difference(test: Comparison) -> list[tuple[str, str, str]]:
+        return [
+            ("difference, paired", "", f"{test.difference.estimate:+.3f}"),
+            ("its 95 % interval", "", _span(test.difference, "+")),
+        ]
 
     def facts(self) -> list[tuple[str, str]]:
         """Return what the run took, as (name, value)."""
@@ -269,6 +308,8 @@ class Result:
             record["prompt"] = mine.prompt.to_json()
         if out["test"] is not None:
             del out["test"]["outcomes"]
+        if not self.warnings:
+            del out["warnings"]  # as in results of earlier versions
         return out
 
     @classmethod
@@ -296,6 +337,7 @@ class Result:
         values["history"] = tuple(_record(record) for record in data["history"])
         for name in ("steps", "lengths", "notes"):
             values[name] = tuple(data[name])
+        values["warnings"] = tuple(data.get("warnings", ()))
         for name in ("used", "paid"):
             values[name] = {role: Spending(**spent) for role, spent in data[name].items()}
         given = data.get("prices", {})  # results of earlier versions have none

@@ -189,13 +189,17 @@ class Run:
             votes. A text that names no label is a vote for all alike; a cell whose replies all failed is NaN.
 
         Raises:
-            InputError: the task has no labels.
-            BudgetExhaustedError: they would overstep the budget.
+            InputError: the task has no labels, or there are no examples.
+            BudgetExhaustedError: they would overstep the budget. The first prompts, as many as it pays for, were asked all the
+                same: asked again, they cost nothing.
         """
         if not self.task.labels:
             raise InputError("the task has no labels, between which probabilities could be shared out: give labels")
-        scores = self.scorer.score(prompts, examples or self.task.train, replicates, reward=_worthless)
+        examples = self.task.train if examples is None else examples
+        scores = self._affordable(prompts, examples, replicates * self.repeats, _worthless)
         self.watch()
+        if len(scores.prompts) < len(prompts):
+            raise BudgetExhaustedError(f"the budget paid for {len(scores.prompts)} of {len(prompts)} prompts")
         return np.array([[label_shares(cell, self.task.labels) for cell in row] for row in scores.replies])
 
     def _task_rewards(self, scores: Scores, reward: Reward | Judge | None) -> Floats:

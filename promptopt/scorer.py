@@ -16,6 +16,7 @@ from promptopt.models.base import CaptionModel, LabelModel, LabelReader, Request
 from promptopt.rewards import Judge
 from promptopt.rollouts import roll_out
 from promptopt.scores import Failure, Response, Scores
+from promptopt.silence import Silence
 from promptopt.tally import Tally
 
 if TYPE_CHECKING:
@@ -41,18 +42,16 @@ class Scorer:
         model: the task model.
         caller: the way to it.
         first_failure: which example's reply failed first, and why; "" while none did.
-        replies: number of cells scored so far.
-        speechless: those of them whose reply was cut off before any text.
-        tally: what the replies were like.
+        tally: of labels that the replies name.
+        silence: replies without text.
     """
 
     task: Task
     model: Model
     caller: Caller
     first_failure: str = ""
-    replies: int = 0
-    speechless: int = 0
     tally: Tally = field(init=False)
+    silence: Silence = field(default_factory=Silence)
 
     def __post_init__(self) -> None:
         self.tally = Tally.of(self.task)
@@ -85,9 +84,8 @@ class Scorer:
             )
         cells = self._replies(prompts, examples, replicates)
         flat = [cell for row in cells for column in row for cell in column]
-        self.replies += len(flat)
-        self.speechless += sum(isinstance(cell, Response) and cell.speechless for cell in flat)
         self.tally.add(prompts, examples, cells)
+        self.silence += Silence.of(flat)
         own = cast("Reward | Judge", self.task.reward)  # a task that was given none has made one
         return self.meet(prompts, examples, cells, own if reward is None else reward)
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from promptopt.outcomes import Comparison, outcomes
+from promptopt.outcomes import SAME, Comparison, outcomes
 from promptopt.racing import race
+from promptopt.reserves import SHORTLIST
 from promptopt.scores import Response
 from promptopt.statistics import mean_interval, paired_interval, shortest_within_one_error
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from promptopt.run import Candidate
     from promptopt.scorer import Scorer
     from promptopt.scores import Floats, Scores
-
-SHORTLIST = 16  # candidates re-measured on validation data, beside the seed prompt
 
 _CONFIDENCE = 0.95
 
@@ -55,11 +54,12 @@ def shortlist(history: Iterable[Candidate], seed: Prompt, size: int = SHORTLIST)
 
     A search may go by another fitness than the task's reward, such as a margin; what is best by the one on a few items
     may be at chance by the other. A candidate that a race dropped early was measured on few items, and luck alone may
-    put it on top: those with less than half of the most cells are left out.
+    put it on top: those with less than half of the most cells are left out. Where a budget ended before any was measured
+    on all items, the best of those that were measured on some are better than none.
     """
-    ranked = [c for c in history if not math.isnan(c.fitness)]
+    ranked = [c for c in history if not math.isnan(c.fitness) and c.prompt != seed]
     most = max((c.cells for c in ranked), default=0)
-    whole = [c for c in ranked if 2 * c.cells >= most and c.prompt != seed]
+    whole = [c for c in ranked if 2 * c.cells >= most]
     by_fitness = sorted(whole, key=lambda c: (-c.fitness, c.number))
     by_reward = sorted(by_fitness, key=lambda c: -math.inf if math.isnan(c.reward) else c.reward, reverse=True)
     in_turn = dict.fromkeys(c.number for pair in zip(by_fitness, by_reward, strict=True) for c in pair)
@@ -119,18 +119,18 @@ def _together(candidate: Candidate, validation: Floats) -> float:
 
 
 def compare(scorer: Scorer, seed: Prompt, chosen: Prompt, examples: Sequence[Example]) -> Comparison:
-    """Measure the seed prompt and the chosen one on the same test items, in one batch.
+    """Measure the seed prompt and the chosen one on the same test items, in one batch; once where they are the same.
 
     Raises:
         BudgetExhaustedError: they do not fit the budget.
     """
-    scores = scorer.score([seed, chosen], examples)
-    first, second = scores.per_example
+    scores = scorer.score([seed, chosen] if chosen != seed else [seed], examples)
+    first, second = scores.per_example[0], scores.per_example[-1]
     both = (second - first)[~np.isnan(second - first)]
     return Comparison(
         seed=mean_interval(first),
         chosen=mean_interval(second),
-        difference=paired_interval(second, first),
+        difference=paired_interval(second, first) if chosen != seed else SAME,
         examples=both.size,
         spread=float(both.std(ddof=1)) if both.size > 1 else None,
         costs=_costs(scores, scorer.model.price),
@@ -143,5 +143,5 @@ def _costs(scores: Scores, price: Price | None) -> tuple[float, float] | None:
     came = [[reply for cell in row for reply in cell if isinstance(reply, Response)] for row in scores.replies]
     if price is None or not all(came):
         return None
-    seed, chosen = (1000 * sum(price.of(reply.usage) for reply in row) / len(row) for row in came)
-    return seed, chosen
+    means = [1000 * sum(price.of(reply.usage) for reply in row) / len(row) for row in came]
+    return means[0], means[-1]

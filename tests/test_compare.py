@@ -120,6 +120,16 @@ def test_a_run_without_a_test_has_a_row_of_gaps() -> None:
     assert json.dumps(compared.to_json(), allow_nan=False)
 
 
+def test_a_kept_seed_prompt_and_one_prompt_in_two_runs_have_no_interval() -> None:
+    kept = a_result(prompt=a_result().seed_prompt)
+    compared = compare_runs([a_run("a", result=kept), a_run("b", result=kept), a_run("c")])
+    rows = {row[0]: row[1:] for row in compared.table()[1]}
+
+    assert rows["difference, paired"] == ["the same prompt", "the same prompt", "+0.250 (+0.125 to +0.375)"]
+    assert [found.interval == (0.0, 0.0, 0.0) for found in compared.differences] == [True, False]
+    assert compared.to_json()["runs"][0]["difference"] == [0.0, 0.0, 0.0]
+
+
 # ---------------------------------------------------------------- files and the command
 
 

@@ -138,6 +138,9 @@ def test_everything_else_is(changes: dict[str, Any]) -> None:
 # ---------------------------------------------------------------- words
 
 
+KEPT = "No improvement found: your prompt was kept. Its test reward is 0.500, 95 % interval 0.400 to 0.600."
+
+
 @pytest.mark.parametrize(
     ("changes", "headline"),
     [
@@ -149,7 +152,7 @@ def test_everything_else_is(changes: dict[str, Any]) -> None:
             {"test": UNSURE},
             (
                 "No improvement shown on test data (+0.250, 95 % interval -0.125 to +0.500, 100 test items). "
-                "A difference of this size would take about 36 more test items to show."
+                "To confirm a difference this small you would need about 36 more test items."
             ),
         ),
         (
@@ -160,10 +163,25 @@ def test_everything_else_is(changes: dict[str, Any]) -> None:
             {"test": replace(UNSURE, difference=Interval(-0.05, -0.2, 0.1))},
             (
                 "No improvement shown on test data (-0.050, 95 % interval -0.200 to +0.100, 100 test items). "
-                "No number of further test items would show one at this difference."
+                "The chosen prompt scored no higher, so more test items would not help."
             ),
         ),
-        ({"prompt": SEED}, "No improvement shown: no candidate did better than the seed prompt."),
+        ({"prompt": SEED}, KEPT),
+        ({"prompt": SEED, "test": None}, "No improvement found: your prompt was kept."),
+        (
+            {"prompt": SEED, "test": None, "history": (HISTORY[0], replace(HISTORY[1], validation=None, validated=0))},
+            (
+                "No improvement found: no candidate scored higher on the training items, and none was compared on "
+                "validation or test items. Your prompt was kept."
+            ),
+        ),
+        *(
+            (
+                {"prompt": SEED, "test": None, "history": history},
+                "Nothing was compared: the search scored no other prompt, and your prompt was kept.",
+            )
+            for history in (HISTORY[:1], (HISTORY[0], HISTORY[2]), ())
+        ),
         ({"test": None}, "A candidate was chosen, but not tested: nothing is claimed."),
         (
             {"test": None, "unfinished": "stopped by the user"},
@@ -171,7 +189,11 @@ def test_everything_else_is(changes: dict[str, Any]) -> None:
         ),
         (
             {"prompt": SEED, "failed": 3},
-            "No improvement shown: no candidate did better than the seed prompt. Failed replies: 3.",
+            f"{KEPT} Failed replies: 3.",
+        ),
+        (
+            {"prompt": SEED, "warnings": ("3 of 9 replies hold no text.",), "unfinished": "stopped by the user"},
+            f"Unfinished (stopped by the user). {KEPT} 3 of 9 replies hold no text.",
         ),
     ],
 )
@@ -185,6 +207,27 @@ def test_the_headline_claims_what_the_interval_shows(changes: dict[str, Any], he
 def test_an_improvement_is_an_interval_wholly_above_zero(low: float, improved: bool) -> None:  # noqa: FBT001  expected
     assert a_result(test=replace(BETTER, difference=Interval(0.25, low, 0.5))).improved is improved
     assert not a_result(test=None).improved
+
+
+def test_a_prompt_is_not_compared_with_itself() -> None:
+    """As in results of earlier versions, whose interval is that of two prompts."""
+    kept = a_result(prompt=SEED)
+    rows = {name: values for name, *values in kept.rows()}
+
+    assert (kept.kept, kept.improved, kept.gain) == (True, False, Interval(0.0, 0.0, 0.0))
+    assert rows["difference, paired"] == ["", "0: the same prompt"]
+    assert "its 95 % interval" not in rows
+    assert "+0.125" not in str(kept)
+    assert "+0.125" not in markdown(kept)
+    assert a_result().gain == BETTER.difference
+    assert a_result(test=None).gain is None
+
+
+def test_warnings_are_saved_where_there_are_any() -> None:
+    warned = a_result(warnings=("3 of 9 replies hold no text.",))
+
+    assert Result.from_json(warned.to_json()) == warned
+    assert "warnings" not in a_result().to_json()
 
 
 def test_a_finished_result_is_one_without_a_reason_against_it() -> None:

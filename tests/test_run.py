@@ -203,6 +203,35 @@ def test_the_end_of_a_budget_scores_as_many_prompts_as_it_pays_for(memo: Memo, c
     assert calls_of(run).get("task", 0) == 4 * (calls // 4)
 
 
+@pytest.mark.parametrize("calls", [3, 4, 9, 12])
+def test_the_end_of_a_budget_asks_for_as_many_label_probabilities_as_it_pays_for(memo: Memo, calls: int) -> None:
+    run = a_run(memo, calls=calls, labels=("yes", "no"))
+    prompts = [Prompt(f"{i} {{text}}") for i in range(3)]
+    if calls >= 12:
+        assert run.label_probabilities(prompts).shape == (3, 4, 2)
+    else:
+        with pytest.raises(BudgetExhaustedError):
+            run.label_probabilities(prompts)
+
+    assert calls_of(run).get("task", 0) == 4 * (calls // 4)
+    assert run.label_probabilities(prompts[: calls // 4] or prompts, ITEMS[: 4 * (calls >= 4)] or ITEMS[:1]).size
+
+
+def test_a_narrowed_run_repeats_the_votes_for_label_probabilities_too(memo: Memo) -> None:
+    run = a_run(memo, labels=("yes", "no"))
+    run.on(ITEMS[:2], repeats=3).label_probabilities([P], replicates=2)
+
+    assert calls_of(run) == {"task": 2 * 3 * 2}
+
+
+def test_label_probabilities_of_no_items_are_refused(memo: Memo) -> None:
+    run = a_run(memo, labels=("yes", "no"))
+    with pytest.raises(InputError, match="nothing to score: 1 prompts, 0 examples"):
+        run.label_probabilities([P], [])
+
+    assert calls_of(run) == {}
+
+
 def test_prompts_scored_before_are_scored_beyond_the_budget(memo: Memo) -> None:
     run = a_run(memo, calls=4)
     run.score([P])

@@ -338,6 +338,15 @@ def test_the_best_is_marked_only_where_it_is_ahead_by_more_than_chance() -> None
     assert near[0].less_next is None
 
 
+def test_kept_seed_prompts_and_one_prompt_in_two_rows_differ_by_nothing() -> None:
+    kept = a_result(prompt=a_result().seed_prompt)
+    entries = [one._replace(ran=replace(one.ran, result=kept)) for one in (entry(0, [1.0] * 9), entry(1, [0.0] * 9))]
+    row = row_of("t", "m", "s", entries)
+
+    assert row.gain == (0.0, 0.0, 0.0)
+    assert ranked([row, replace(row, strategy="other")])[0].less_next == (0.0, 0.0, 0.0)
+
+
 def test_a_failed_seed_is_in_no_mean() -> None:
     row = row_of("t", "m", "s", [entry(0, [1.0] * 10), entry(1, [0.0] * 10, reason="stopped")])
     table = Table(name="x", rows=(row,))

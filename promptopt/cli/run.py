@@ -22,10 +22,12 @@ from promptopt.ledger import Budget, Ledger
 from promptopt.memo import Memo
 from promptopt.models import load_model
 from promptopt.models.base import LabelModel, Price
+from promptopt.outcomes import SAME
 from promptopt.progress import Display
 from promptopt.prompt import Prompt
 from promptopt.result import SPENDING
 from promptopt.scorer import Scorer
+from promptopt.silence import Silence
 from promptopt.statistics import mean_interval, paired_interval
 from promptopt.task import check_slots
 from promptopt.taskfile import build_task, load_task, parse_spec
@@ -264,7 +266,7 @@ def score(
         typer.echo(json.dumps(rows, ensure_ascii=False))
     else:
         _print_scores(rows)
-    for note in scorer.tally.notes:
+    for note in (*ledger.notes(), *scorer.tally.notes):
         typer.echo(f"note: {note}", err=json_)
     raise typer.Exit(1 if any(row["failed"] for row in rows) else 0)
 
@@ -293,9 +295,12 @@ def _scored(scorer: Scorer, prompts: list[Prompt], split: str, replicates: int) 
             {
                 "prompt": prompt.text,
                 "reward": _interval(mean_interval(row)),
-                "less_first": _interval(paired_interval(row, first)) if i else None,
+                "less_first": _interval(SAME if prompt == prompts[0] else paired_interval(row, first)) if i else None,
                 "examples": len(examples),
                 "failed": sum(bool(failed) for failed in (scores.rewards[i] != scores.rewards[i]).ravel()),
+                "notes": Silence.of(reply for column in scores.replies[i] for reply in column).notes(
+                    scorer.task.max_tokens
+                ),
             }
         )
     return out
@@ -343,6 +348,9 @@ def _print_scores(rows: list[dict[str, Any]]) -> None:
             str(row["failed"]),
         )
     Console(highlight=False).print(table)
+    for row in rows:
+        for note in row["notes"]:
+            typer.echo(f"note: {note}")
 
 
 def _difference(mean: float, low: float | None, high: float | None) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from promptopt.errors import InputError
-from promptopt.outcomes import FILE, read_outcomes
+from promptopt.outcomes import FILE, SAME, read_outcomes
 from promptopt.report.curves import Point, best_at, best_so_far
 from promptopt.result import Result
 from promptopt.statistics import paired_interval
@@ -95,7 +95,7 @@ class Compared:
         rows = [
             ["seed prompt, test reward", *(_plain(test.seed.estimate if test else None) for test in tests)],
             ["chosen prompt, test reward", *(_plain(test.chosen.estimate if test else None) for test in tests)],
-            ["difference, paired", *(_spanned(test.difference if test else None) for test in tests)],
+            ["difference, paired", *("the same prompt" if r.test and r.kept else _spanned(r.gain) for r in results)],
             ["less the first run, paired", "", *(_spanned(d.interval) for d in self.differences)],
             ["on common test items", "", *(str(d.items) for d in self.differences)],
             ["optimism", *(_signed(r.optimism) for r in results)],
@@ -119,7 +119,7 @@ class Compared:
                     "strategy": run.result.strategy["name"],
                     "seed_reward": run.result.test and _finite(run.result.test.seed),
                     "chosen_reward": run.result.test and _finite(run.result.test.chosen),
-                    "difference": run.result.test and _finite(run.result.test.difference),
+                    "difference": run.result.gain and _finite(run.result.gain),
                     "optimism": run.result.optimism,
                     "tokens": run.result.lengths[1],
                     "candidates": len(run.result.history),
@@ -182,7 +182,9 @@ def _difference(first: SavedRun, other: SavedRun) -> Difference:
     if not both:
         return Difference(run=other.name, interval=None, items=0)
     rewards = np.array(both, dtype=np.float64)
-    return Difference(run=other.name, interval=paired_interval(rewards[:, 0], rewards[:, 1]), items=len(both))
+    same = first.result.prompt == other.result.prompt and (rewards[:, 0] == rewards[:, 1]).all()
+    interval = SAME if same else paired_interval(rewards[:, 0], rewards[:, 1])
+    return Difference(run=other.name, interval=interval, items=len(both))
 
 
 def _same(one: Outcome, other: Outcome) -> bool:

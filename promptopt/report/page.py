@@ -47,7 +47,7 @@ def page(result: Result, outcomes: tuple[Outcome, ...]) -> str:
         result=result,
         seed_text=_cut(str(result.seed_prompt)),
         chosen_text=_cut(str(result.prompt)),
-        interval=_drawn(result.test.difference) if result.test else None,
+        interval=_drawn(result.test.difference) if result.test and not result.kept else None,
         kinds=kinds(outcomes),
         items=len(outcomes),
         spending_head=SPENDING,

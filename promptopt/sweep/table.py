@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from promptopt.outcomes import SAME
 from promptopt.sweep.intervals import crossed_interval
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from promptopt.ledger import Spending
     from promptopt.outcomes import Outcome
+    from promptopt.prompt import Prompt
     from promptopt.scores import Floats
     from promptopt.statistics import Interval
     from promptopt.sweep.cells import Ran
@@ -166,7 +168,8 @@ def row_of(task: str, model: str, strategy: str, entries: Sequence[Entry]) -> Ro
     if not bare.whole:
         return bare
     chosen, seed = (_rewards([_by_item(entry)[side] for entry in bare.whole]) for side in (0, 1))
-    return replace(bare, test=crossed_interval(chosen), gain=crossed_interval(chosen, seed))
+    kept = all(entry.ran.result is not None and entry.ran.result.kept for entry in bare.whole)
+    return replace(bare, test=crossed_interval(chosen), gain=SAME if kept else crossed_interval(chosen, seed))
 
 
 def ranked(rows: Sequence[Row]) -> tuple[Row, ...]:
@@ -189,7 +192,13 @@ def _less(first: Row, second: Row) -> Interval | None:
         return None
     items = list(dict.fromkeys(item for pair in pairs for row in pair for item in row))
     ours, others = (_rewards([pair[side] for pair in pairs], items) for side in (0, 1))
-    return crossed_interval(ours, others)
+    same = _prompts(first) == _prompts(second) and np.array_equal(ours, others, equal_nan=True)
+    return SAME if same else crossed_interval(ours, others)
+
+
+def _prompts(row: Row) -> dict[int, Prompt]:
+    """Return the chosen prompts by seed."""
+    return {entry.seed: entry.ran.result.prompt for entry in row.whole if entry.ran.result is not None}
 
 
 def _by_item(entry: Entry) -> tuple[dict[str, float], dict[str, float]]:
@@ -236,7 +245,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "run": entry.run,
         "failed": entry.ran.reason or None,
         "test": None if test is None else test.chosen.estimate,
-        "gain": None if test is None else test.difference.estimate,
+        "gain": None if result is None or result.gain is None or test is None else result.gain.estimate,
         "calls": entry.used.calls,
         "dollars": entry.used.dollars,
         "prompt": None if test is None or result is None else str(result.prompt),
