@@ -150,7 +150,7 @@ def test_a_strategy_that_fails_ends_its_portfolio_and_is_no_loser(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("900 calls", "300 calls"), r"the 24 training items of 'toy' need 48 at least: give budget = '655 calls'"),
+        (("900 calls", "300 calls"), r"one candidate on 'toy' takes 68 at least: give budget = '928 calls'"),
         (('"toy.toml"', '"bare.toml"'), "a portfolio chooses by validation items, and the task 'bare' has none"),
     ],
 )

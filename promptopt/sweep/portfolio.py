@@ -58,20 +58,22 @@ def rungs(budget: Budget, strategies: int) -> list[Rung]:
 
 
 def check_rungs(plan: Plan, where: str) -> None:
-    """Refuse a budget whose first round does not pay for a look at the seed prompt.
+    """Refuse a budget whose first round does not pay for comparing one candidate.
 
     Raises:
         InputError: it does not.
     """
-    first = rungs(plan.spec.budget, len(plan.spec.strategy))[0]
-    for name, task in plan.tasks.items():
-        calls, least = first.budget.calls, 2 * len(task.train)
+    rounds = rungs(plan.spec.budget, len(plan.spec.strategy))
+    calls = rounds[0].budget.calls
+    for place in plan.places if calls is not None else ():
+        cells = plan.cells(place, rounds[0].budget, plan.spec.seeds[0], 0)
+        least = max(cell.job(plan.tasks[place.task]).least_calls for cell in cells)
         if calls is not None and calls < least:
             wanted = math.ceil((plan.spec.budget.calls or 0) * least / max(calls, 1))
             raise InputError(
                 f"{where}: budget = {str(plan.spec.budget)!r} gives each strategy {calls:g} calls in the first of "
-                f"{len(rungs(plan.spec.budget, len(plan.spec.strategy)))} rounds, and the {len(task.train)} training items of "
-                f"{name!r} need {least} at least: give budget = '{wanted} calls' or more, or fewer [[strategy]]"
+                f"{len(rounds)} rounds, and to compare one candidate on {place.task!r} takes {least} at least: give "
+                f"budget = '{wanted} calls' or more, or fewer [[strategy]]"
             )
 
 
