@@ -22,7 +22,7 @@ from promptopt.sweep.portfolio import rungs
 if TYPE_CHECKING:
     from pathlib import Path
 
-ALONE = 1000  # calls of a strategy that is run alone
+ALONE = 800  # calls of a strategy that is run alone; with 1,000 a second one finds the answer
 SEEDS = (0, 1, 2)
 NEED_MORE = {"promst", "promst.paper", "p1", "p1.paper", "unsupervised.paper"}  # than a toy of 24 items has
 STRATEGIES = {"random": "{ prompts = 2000 }", "hillclimb": "{}", "promptquine": "{ shortest = 2 }", "tapruning": "{}"}
@@ -72,7 +72,7 @@ def test_simulated_the_portfolio_finds_the_best_of_four_for_at_most_1_6_times_it
 
 def test_a_portfolio_pays_each_call_once_and_stays_under_its_budget(found: Any, tmp_path: Path) -> None:
     _home, _, _ = found
-    file = write_sweep(tmp_path, sweep_text(700, portfolio=True, model="model").replace(str(list(SEEDS)), "[0]"))
+    file = write_sweep(tmp_path, sweep_text(920, portfolio=True, model="model").replace(str(list(SEEDS)), "[0]"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(sweep_parts.LOG, str(tmp_path / "log"))
         table = run_sweep(file, folder=tmp_path / "out", memo=str(tmp_path / "memo"), workers=0)
@@ -81,12 +81,12 @@ def test_a_portfolio_pays_each_call_once_and_stays_under_its_budget(found: Any, 
     writers = sum(1 for body, _ in asked if "<prompt>" in str(body))
 
     assert len({json.dumps(one) for one in asked}) == len(asked)
-    assert len(asked) <= entry.used.calls <= 700
+    assert len(asked) <= entry.used.calls <= 920
     assert not writers  # they are another model's
 
 
 def test_losing_strategies_never_meet_a_test_item_and_the_winner_does_at_the_end(tmp_path: Path) -> None:
-    file = write_sweep(tmp_path, sweep_text(900, portfolio=True, model="model").replace(str(list(SEEDS)), "[0]"))
+    file = write_sweep(tmp_path, sweep_text(920, portfolio=True, model="model").replace(str(list(SEEDS)), "[0]"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(sweep_parts.LOG, str(tmp_path / "log"))
         table = run_sweep(file, folder=tmp_path / "out", memo=str(tmp_path / "memo"), workers=0)
@@ -135,7 +135,7 @@ def test_a_portfolio_run_again_reads_its_folders(found: Any, monkeypatch: pytest
 
 
 def test_a_strategy_that_fails_ends_its_portfolio_and_is_no_loser(tmp_path: Path) -> None:
-    text = sweep_text(900, portfolio=True, model="model").replace(str(list(SEEDS)), "[0]")
+    text = sweep_text(920, portfolio=True, model="model").replace(str(list(SEEDS)), "[0]")
     file = write_sweep(
         tmp_path, text.replace('writer = "python:sweep_parts:writer"', 'writer = "python:sweep_parts:mute"')
     )
@@ -150,12 +150,12 @@ def test_a_strategy_that_fails_ends_its_portfolio_and_is_no_loser(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("900 calls", "300 calls"), r"one candidate on 'toy' takes 68 at least: give budget = '928 calls'"),
+        (("920 calls", "300 calls"), r"one candidate on 'toy' takes 68 at least: give budget = '928 calls'"),
         (('"toy.toml"', '"bare.toml"'), "a portfolio chooses by validation items, and the task 'bare' has none"),
     ],
 )
 def test_what_cannot_be_a_portfolio_is_refused(change: tuple[str, str], said: str, tmp_path: Path) -> None:
-    file = write_sweep(tmp_path, sweep_text(900, portfolio=True, model="model").replace(*change))
+    file = write_sweep(tmp_path, sweep_text(920, portfolio=True, model="model").replace(*change))
     text = (tmp_path / "toy.toml").read_text().replace('validation = "toy-validation.jsonl"\n', "")
     (tmp_path / "bare.toml").write_text(text, encoding="utf-8")
 
