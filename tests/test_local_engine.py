@@ -258,6 +258,23 @@ def test_norms_of_large_weights_keep_their_scale_in_bfloat16(name: str) -> None:
     assert ratio.mean().item() == pytest.approx(1, abs=2e-3)
 
 
+def test_a_processor_that_packs_no_weights_of_a_type_reads_them_as_they_are(
+    networks: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(weight: torch.Tensor, rows: int) -> torch.Tensor:  # as oneDNN does for bfloat16 without AVX-512
+        raise RuntimeError(f"needs cpu support for {weight.dtype} in {rows} rows")
+
+    monkeypatch.setattr(kernels, "_pack", refuse)
+    network = copy.deepcopy(networks["llama"])
+    sequences = some_sequences()
+    expected = torch.stack([plain(network, sequence) for sequence in sequences])
+    head = Head.of(network)
+    torch.testing.assert_close(
+        read(engine_for(network, head, "llama"), head, sequences), expected, atol=1e-4, rtol=1e-4
+    )
+    assert isinstance(network.model.norm, kernels.Norm)
+
+
 def test_a_recurrent_network_runs_whole_sequences_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     config = transformers.MambaConfig(
         vocab_size=VOCABULARY, hidden_size=16, state_size=4, num_hidden_layers=2, bos_token_id=0, eos_token_id=1

@@ -234,7 +234,11 @@ def test_without_a_seed_prompt_a_plain_one_is_made(folder: Path, values: dict[st
     ("name", "reward"), [("number", Number()), ("regex:is (\\d+)", Matches("is (\\d+)")), ("regex:a:b", Matches("a:b"))]
 )
 def test_a_built_in_reward_is_named(folder: Path, name: str, reward: object) -> None:
-    assert load(folder, overrides={"reward": name}).reward == reward
+    for split, count in SPLITS.items():
+        rows = "".join(f"{split} has {i}\t{i}\n" for i in range(count))
+        (folder / f"{split}.tsv").write_text("text\tlabel\n" + rows, "utf-8")
+    text = REVIEWS.replace('labels = ["negative", "positive"]\n', "")
+    assert load(folder, text, {"reward": name}).reward == reward
 
 
 def test_a_reward_is_imported_from_beside_the_task_file(folder: Path) -> None:

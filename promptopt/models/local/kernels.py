@@ -30,9 +30,21 @@ def speed_up(network: nn.Module) -> None:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
     output: Any = network
-    _replace(network, _fused_mlp)
+    packable = _packable(output.dtype)
+    if packable:
+        _replace(network, _fused_mlp)
     _replace(network, _norm)
-    _replace(network, lambda module: _packed(module) if module is not output.get_output_embeddings() else None)
+    if packable:
+        _replace(network, lambda module: _packed(module) if module is not output.get_output_embeddings() else None)
+
+
+def _packable(dtype: torch.dtype) -> bool:
+    """Whether this processor packs weights of a type: bfloat16 takes AVX-512, or AVX-NE-CONVERT."""
+    try:
+        _pack(torch.zeros(16, 16, dtype=dtype), _ROWS)
+    except RuntimeError:
+        return False
+    return True
 
 
 def read_rows(body: nn.Module) -> list[ReadRows]:
