@@ -108,6 +108,7 @@ class Run:
         steps: the numbers that the strategy reported, one record a step.
         repeats: every cell is sampled so many times as often as a strategy asks for.
         unusable: the writer's replies that `write` left out, counted by reason.
+        proposed: the writer's proposals: "usable", or the reason why not, counted.
     """
 
     task: Task
@@ -120,6 +121,7 @@ class Run:
     steps: list[dict[str, Any]] = field(default_factory=list)
     repeats: int = 1
     unusable: Counter[str] = field(default_factory=Counter)
+    proposed: Counter[str] = field(default_factory=Counter)
     _written: dict[Context, int] = field(default_factory=dict)
 
     def on(self, examples: Sequence[Example], repeats: int = 1) -> Run:

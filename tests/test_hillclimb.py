@@ -240,7 +240,7 @@ def test_once_the_forecast_proves_right_twice_as_many_are_written_and_the_likeli
     assert {step["new"] for step in climbed.steps} >= {8, 16}
     assert all(step["measured"] <= 8 for step in climbed.steps)
     assert all(step["new"] == step["measured"] <= 8 for step in single.steps)
-    alone = climb_landscape(HillClimb(proposals=1, drafts=4, iterations=20), tmp_path / "alone", 0)
+    alone = climb_landscape(HillClimb(proposals=1, drafts=4, iterations=20), tmp_path / "alone", 1)
     assert any(step["new"] == 4 for step in alone.steps)
     assert all(step["measured"] <= 2 for step in alone.steps)
 
@@ -387,6 +387,18 @@ def test_a_prompt_of_the_pool_with_a_wrong_slot_is_refused(tmp_path: Path) -> No
         climb(HillClimb(prompts=("Read {txt}",)), tmp_path)
 
 
+def test_the_papers_pool_is_asked_for_eight_at_a_time_and_its_message_asks_for_fewer_than_15_words(
+    tmp_path: Path,
+) -> None:
+    strategy = replace(HillClimb.paper(), restarts=1, resets=1, iterations=1, pool=20)
+    _, shown = climb(strategy, tmp_path)
+    asked = [int(said[1]) for text in shown if (said := re.search(r"write (\d+) prompts", text))]
+
+    assert asked[0] == 8
+    assert len(asked) < 19
+    assert ["Use fewer than 15 words a prompt." in text for text in shown if "Good prompts:" in text] == [True]
+
+
 def test_the_papers_constants() -> None:
     paper = settings_of(HillClimb.paper())
 
@@ -401,7 +413,7 @@ def test_the_papers_constants() -> None:
         "drafts": 1,
     }
     off = {"items": 0, "patience": 0, "racing": False, "control": "", "prompts": "", "meta": ""}
-    assert paper == counts | off | {"style": "lists", "longest": HillClimb().longest}
+    assert paper == counts | off | {"style": "lists", "longest": HillClimb().longest, "words": 15}
     assert settings_of(HillClimb.positives_only()) == paper | {"bad": 0}
     assert (HillClimb.opro().good, HillClimb.opro().iterations, HillClimb.opro().proposals) == (20, 200, 8)
     assert (HillClimb.protegi().items, HillClimb.protegi().iterations) == (4, 24)

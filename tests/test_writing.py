@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 import toys
+from hypothesis import given as given_examples
+from hypothesis import strategies as st
 
 from promptopt import Example, FakeModel, InputError, Memo, Prompt, Request, Response, Run, Task
 from promptopt.calls import Caller
@@ -28,10 +31,12 @@ from promptopt.writing import (
     paraphrase,
     proposals,
     read,
+    rejections,
     scale,
     shorten,
     summarise,
 )
+from promptopt.writing.replies import _texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,6 +108,14 @@ def test_the_message_shows_scores_task_labels_items_and_the_rewards_words() -> N
         "write 8 better prompts",
     ):
         assert part in text
+
+
+def test_a_prompt_to_rewrite_stands_before_the_request_which_says_not_to_answer_it() -> None:
+    for job in ("paraphrase", "shorten"):
+        text = toys.text_of(messages()[job])
+        assert text.index("<prompt>Good {text}</prompt>") < text.index("Do not answer") < text.index("write one ")
+    assert "Use fewer than 15 words a prompt." in toys.text_of(lists([GOOD], [BAD], 1, words=15))
+    assert "fewer than" not in toys.text_of(lists([GOOD], [BAD], 1))
 
 
 def test_what_there_is_none_of_leaves_no_heading() -> None:
@@ -234,6 +247,135 @@ def test_words_that_the_seed_prompt_shares_with_an_item_may_stay() -> None:
     assert proposals(TASK, f"Just as in: {LONG_ITEM}. {{text}}", like) != []
 
 
+SENTIMENT = Task(
+    train=(Example({"text": "the acting is superb"}, "positive", "a"), Example({"text": "dull"}, "negative", "b")),
+    seed_prompt=Prompt("Classify the sentiment of the movie review. Answer with one word."),
+    labels=("positive", "negative"),
+    description="Tell whether a review of a film is good or bad.",
+)
+QUESTIONS = Task(
+    train=(Example({"question": "What does BMW stand for ?"}, "abbreviation", "a"),),
+    seed_prompt=Prompt("What kind of thing does the question ask for? Choose one of the answers."),
+    labels=("abbreviation", "entity", "number"),
+)
+SUMS = Task(
+    train=(Example({"problem": "Two and two?"}, "4 apples", "a"),),
+    seed_prompt=Prompt("Solve the problem and give the number."),
+    description="Sums in words.",
+)
+CHINESE = Task(
+    train=(Example({"text": "很好看"}, "正面", "a"),),
+    seed_prompt=Prompt("请判断这条评论的情感是正面还是负面"),
+    labels=("正面", "负面"),
+)
+TERSE = Task(train=SENTIMENT.train, seed_prompt=Prompt("Act."), labels=("positive", "negative"))
+STATED = Task(train=SENTIMENT.train, seed_prompt=Prompt("This is a review."), labels=("positive", "negative"))
+
+
+@pytest.mark.parametrize(
+    ("task", "reply", "reason"),
+    [
+        # What a small model answered when it was asked to rewrite the prompt.
+        (QUESTIONS, "entity", "answer"),
+        (QUESTIONS, "classification", "too short"),
+        (QUESTIONS, "The question asks for an answer.", "answer"),
+        (QUESTIONS, "This is a classification task.", "answer"),
+        (QUESTIONS, "number, entity", "answer"),
+        (QUESTIONS, "What does BMW stand for?", "training text"),
+        (QUESTIONS, "Short answer", "too short"),
+        (SENTIMENT, "<prompt>Positive</prompt>", "answer"),
+        (SENTIMENT, "<prompt>**Negative.**</prompt>", "answer"),
+        (SENTIMENT, "Review sentiment: positive", "answer"),
+        (SENTIMENT, "Your review is positive.", "answer"),
+        (SENTIMENT, "I loved the movie about a busy family.", "answer"),
+        (SENTIMENT, "Sure, here is the rewritten review.", "answer"),
+        (SENTIMENT, "the acting is superb", "answer"),
+        (SENTIMENT, "dull", "training text"),
+        (SENTIMENT, "Noiseless", "too short"),
+        (SENTIMENT, "Write a poem about the sea.", "off task"),
+        (SUMS, "4 apples", "answer"),
+        (SUMS, "The answer is 4.", "answer"),
+        (CHINESE, "正面", "answer"),
+        (CHINESE, "今天天气很好啊", "off task"),
+        # What is a prompt for the task, however it is put.
+        (QUESTIONS, "A question asks for a type of answer. Name it.", ""),
+        (QUESTIONS, "The task is to say what the question asks for.", ""),
+        (QUESTIONS, "Abbreviation, entity or number?", ""),
+        (SENTIMENT, "Positive or negative?", ""),
+        (SENTIMENT, "Is the movie review positive?", ""),
+        (SENTIMENT, "Classify this text as positive.", ""),
+        (SENTIMENT, "The review must be named good or bad.", ""),
+        (SENTIMENT, "You are a critic of films.", ""),
+        (SUMS, "Let's think step by step.", ""),
+        (CHINESE, "这条评论是好评还是差评", ""),
+        (TERSE, "Go north", ""),
+        (STATED, "It is a film review.", ""),
+        (TASK, "<prompt>The {text} is no.</prompt>", ""),
+    ],
+)
+def test_an_answer_in_place_of_a_prompt_is_rejected_and_a_prompt_for_the_task_is_not(
+    task: Task, reply: str, reason: str
+) -> None:
+    assert read(task, [reply], task.seed_prompt).rejected == (Counter([reason]) if reason else Counter())
+
+
+ADVERSARIAL = [
+    "<prompt>" * 250_000,
+    "</prompt>" * 220_000,
+    "<prompt>" * 125_000 + "</prompt>" * 110_000,
+    "<prompt></prompt>" * 118_000,
+    "<think>" * 280_000,
+    "<think></think><prompt>" * 87_000,
+    "```" * 666_000,
+    "```\n" * 500_001,
+    "``` \n<prompt>\n" * 150_000,
+    "\n" * 2_000_000,
+    "{text}" * 333_000,
+]
+
+
+@pytest.mark.parametrize("reply", ADVERSARIAL, ids=lambda reply: repr(reply[:20]))
+def test_two_megabytes_of_marks_are_read_in_one_pass(reply: str) -> None:
+    assert proposals(TASK, reply, SEED) == []
+
+
+FENCED = re.compile(r"^```[^\n`]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def by_regular_expressions(reply: str) -> list[str | None]:
+    """The proposals of a reply, in time that grows with the square of its length."""
+    said = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL)
+    if "<think>" in said:
+        return [None]
+    inside: list[str | None] = [text.strip() for text in re.findall(r"<prompt>(.*?)</prompt>", said, flags=re.DOTALL)]
+    rest = re.sub(r"<prompt>.*?</prompt>", "", said, flags=re.DOTALL)
+    if "<prompt>" in rest:
+        return [*inside, None]
+    if rest != said:
+        return inside
+    blocks = FENCED.findall(said)
+    if blocks and not FENCED.sub("", said).strip():
+        return [block.strip() for block in blocks]
+    return [said.replace("</prompt>", "").strip()]
+
+
+words = st.text(alphabet="ab{}<>/ `\n", max_size=12)
+marked = words.map(lambda text: f"<prompt>{text}</prompt>")
+fenced = words.map(lambda text: f"\n```\n{text}\n```\n")
+thought = words.map(lambda text: f"<think>{text}</think>")
+
+
+@given_examples(
+    st.lists(words | marked | fenced | thought, max_size=6).map("".join), st.sampled_from(["", "<prompt>", "<think>"])
+)
+def test_ordinary_replies_are_read_as_before(reply: str, cut_off: str) -> None:
+    assert list(_texts(reply + cut_off)) == by_regular_expressions(reply + cut_off)
+
+
+def test_of_marks_in_a_row_the_last_one_counts() -> None:
+    assert proposals(TASK, "I write it in <prompt> marks: <prompt>A {text}</prompt>", SEED) == [Prompt("A {text}")]
+
+
 # ---------------------------------------------------------------- asking
 
 
@@ -255,6 +397,21 @@ def test_what_was_rejected_is_asked_for_again_at_most_twice(memo: Memo) -> None:
     assert answer.prompts == [Prompt(f"{n} {{text}}") for n in (1, 2, 3)]
     assert answer.rejected == Counter(copy=3, slots=3)
     assert answer.facts() == {"new": 3, "rejected": 6, "why": "copy 3, slots 3"}
+
+
+def test_a_run_counts_what_became_of_all_proposals_and_says_where_most_were_rejected(memo: Memo) -> None:
+    run = a_run(
+        memo, lambda request: f"<prompt>{request.replicate} {{text}}</prompt><prompt>lost</prompt><prompt> </prompt>"
+    )
+    ask(run, numbered, 2, each=2, like=SEED)
+    ask(run.on(TASK.train[:1]), numbered, 2, each=2, like=SEED, known=[Prompt("2 {text}")])
+
+    usable, rejected = run.proposed["usable"], run.proposed.total() - run.proposed["usable"]
+    assert rejected > usable > 0
+    assert f"{rejected} of {usable + rejected} were rejected (" in rejections(run.proposed)
+    assert f"slots {run.proposed['slots']}" in rejections(run.proposed)
+    assert not rejections(Counter(usable=5, copy=5))
+    assert not rejections(Counter(copy=2))
 
 
 def test_a_writer_that_gives_fewer_is_not_asked_again_and_more_are_left_out(memo: Memo) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from promptopt.writing import Shown
 
 _FIRST = 3  # items before anyone may be dropped
+_AT_ONCE = 8  # paraphrases for the pool that are asked for in one message, at least
 _SHARE = 3  # of so many proposals one goes on to twice the items
 
 
@@ -53,8 +54,10 @@ class HillClimb:
     on, so that the luckiest of many is not taken for the best. A chain ends after `patience` messages without a better
     prompt, and a fresh one gets the messages that are left.
 
-    The paper's counts of restarts, resets, pool and iterations are known from memory and reviews, not from its code,
-    which has no such loop.
+    The paper's counts of restarts, resets, iterations and pool (20, 50, 10, 100) are UNVERIFIED: they are known from
+    memory and reviews, and its code, which has no such loop, has 80 in place of 100 and 3 in place of 15. Its pool is of
+    captions; without `prompts` ours is of the writer's paraphrases, which are asked for eight at a time. Its message is
+    that of the code, in our words.
 
     Not for tasks where one wording is as good as any other: compare with `control="paraphrase"` at the same budget.
 
@@ -80,6 +83,8 @@ class HillClimb:
             (paper: all prompts meet all items). The items come in an order of the message's own: two on which the best
             falls short, one on which it does not, those that the writer was told of first.
         longest: characters of a prompt.
+        words: what "lists" asks for: fewer words a prompt than this (paper's code: 15, for captions); 0 asks for none. It
+            is asked, not checked.
         meta: folder with meta-prompts in place of the shipped ones.
     """
 
@@ -100,13 +105,14 @@ class HillClimb:
     patience: int = 6
     racing: bool = True
     longest: int = LONGEST
+    words: int = 0
     meta: str = ""
 
     def __post_init__(self) -> None:
         for name in ("restarts", "resets", "iterations", "pool", "good", "proposals", "drafts", "longest"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("bad", "items", "patience"):
+        for name in ("bad", "items", "patience", "words"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if self.style not in ("contrastive", "lists", "scale", "criticism"):
@@ -121,7 +127,7 @@ class HillClimb:
         """Return the paper's counts and message: best and worst prompts, no score, no task, one proposal a call."""
         return cls(
             restarts=20, resets=50, iterations=10, pool=100, good=15, bad=15, items=0, proposals=1, drafts=1,
-            style="lists", patience=0, racing=False,
+            style="lists", patience=0, racing=False, words=15,
         )  # fmt: skip
 
     @classmethod
@@ -184,7 +190,7 @@ class HillClimb:
             return paraphrase(run.task, seed, count, meta=meta, longest=self.longest)
 
         while len(out) < self.pool - 1:
-            wanted = min(self.proposals, self.pool - 1 - len(out))
+            wanted = min(max(self.proposals, _AT_ONCE), self.pool - 1 - len(out))
             new = ask(run, message, wanted, each=wanted, like=seed, known=out, longest=self.longest).prompts
             if not new:
                 break
@@ -242,7 +248,8 @@ class HillClimb:
             return lambda count: blind(task, some, count, meta=meta, longest=longest), []
         if self.style == "lists":
             best_ones, worst_ones = ([shown.prompt for shown in part] for part in (good, bad))
-            return lambda count: lists(best_ones, worst_ones, count, meta=meta, longest=longest), []
+            most = self.words
+            return lambda count: lists(best_ones, worst_ones, count, meta=meta, longest=longest, words=most), []
         if self.style == "scale":
             some_items = chain.draw(run, self.items)
             return lambda count: scale(

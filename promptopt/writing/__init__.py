@@ -6,6 +6,8 @@ the training items. Knows nothing of models, or of scores beyond the numbers it 
 
 from promptopt.writing.asking import Answer as Answer
 from promptopt.writing.asking import ask as ask
+from promptopt.writing.asking import by_reason as by_reason
+from promptopt.writing.asking import rejections as rejections
 from promptopt.writing.messages import Seen as Seen
 from promptopt.writing.messages import Shown as Shown
 from promptopt.writing.messages import blind as blind

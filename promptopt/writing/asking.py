@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from promptopt.run import Run
 
 _AGAIN = 2  # times that what was rejected is asked for again
+_FEW = 2  # rejected proposals that are not worth a note
 _TOKENS = 512  # of a reply, at least
 _MOST_TOKENS = 4_096
 _CHARACTERS = 3  # of a token, on the low side, so that replies have room
@@ -32,8 +33,27 @@ class Answer(NamedTuple):
 
     def facts(self) -> dict[str, float | str]:
         """Return what a step reports about it."""
-        why = ", ".join(f"{reason} {count}" for reason, count in sorted(self.rejected.items()))
-        return {"new": len(self.prompts), "rejected": self.rejected.total(), "why": why}
+        return {"new": len(self.prompts), "rejected": self.rejected.total(), "why": by_reason(self.rejected)}
+
+
+def by_reason(rejected: Counter[str]) -> str:
+    """Return counts in words, such as "copy 3, slots 1"."""
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(rejected.items()))
+
+
+def rejections(proposed: Counter[str]) -> str:
+    """Return a note on a run's proposals where most of them were rejected, else "".
+
+    Args:
+        proposed: proposals by reason, as `Run.proposed`.
+    """
+    rejected = Counter({reason: count for reason, count in proposed.items() if reason != "usable"})
+    if rejected.total() <= max(proposed["usable"], _FEW):
+        return ""
+    return (
+        f"most of the writer's proposals could not be used: {rejected.total()} of {proposed.total()} were rejected "
+        f"({by_reason(rejected)}); a more capable --writer may find more"
+    )
 
 
 def ask(
@@ -73,6 +93,8 @@ def ask(
         found = read(run.task, replies, like, [*known, *out.prompts], longest)
         lost = run.unusable - lost
         out.rejected.update(found.rejected + lost)
+        run.proposed.update(found.rejected + lost)
+        run.proposed["usable"] += len(found.prompts)
         out.prompts.extend(found.prompts[:missing])
         missing = min(count - len(out.prompts), found.rejected.total() + size * lost.total())
         if not missing:

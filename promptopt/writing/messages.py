@@ -122,14 +122,19 @@ def lists(
     *,
     meta: MetaPrompts | None = None,
     longest: int = LONGEST,
+    words: int = 0,
 ) -> Context:
-    """Return the message with two lists and nothing else: no scores, no task (code of Liu et al., in our words)."""
+    """Return the message with two lists and nothing else: no scores, no task (code of Liu et al., in our words).
+
+    Where `words` is above 0 it asks for fewer words than that a prompt.
+    """
+    short = f" Use fewer than {words} words a prompt." if words else ""
     return (meta or _shipped()).message(
         "lists",
         good="\n".join(map(_tagged, good)),
         bad="\n".join(map(_tagged, bad)),
         wanted=_wanted(count, "better prompt"),
-        rules=_rules(longest, [*good, *bad]),
+        rules=_rules(longest, [*good, *bad]) + short,
     )
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.prompt import Prompt
 from promptopt.thinking import part
+from promptopt.writing.marks import between
+from promptopt.writing.relevance import Relevance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,8 +46,9 @@ def read(
     """Return the usable prompts in a writer's replies, and count the others.
 
     Rejected are: "incomplete" (a mark or a train of thought that never ends), "empty", "too long", "slots" (lost, added
-    or repeated), "copy" (of a known prompt or an earlier proposal, white space and letter case aside), and "training
-    text" (8 words in a row from a training item that are not the seed prompt's, the task's or `like`'s own).
+    or repeated), "copy" (of a known prompt or an earlier proposal, white space and letter case aside), "training text" (8
+    words in a row from a training item that are not the seed prompt's, the task's or `like`'s own), and what is no prompt
+    for the task by `Relevance`: "answer", "too short", "off task".
 
     Args:
         task: whose slots must stay, and whose training items must not be copied.
@@ -57,7 +60,7 @@ def read(
     """
     seen = {_squeezed(prompt.text) for prompt in (like, *known)}
     copied = _item_runs(task, like)
-    slots = _slots(task, like.text)
+    slots, relevance = _slots(task, like.text), Relevance(task, like)
     out = Read([], Counter())
     for text in (text for reply in replies for text in _texts(reply)):
         why = _against(text, longest)
@@ -68,7 +71,7 @@ def read(
                 why = "copy"
             elif not copied.isdisjoint(_runs(text)):
                 why = "training text"
-            else:
+            elif not (why := relevance.against(text)):
                 seen.add(_squeezed(text))
                 out.prompts.append(Prompt(text, like.demonstrations))
         if why:
@@ -78,18 +81,18 @@ def read(
 
 def _texts(reply: str) -> Iterator[str | None]:
     """Yield the proposals of a reply, None for one that never ends."""
-    said, _, whole = part(reply)
+    answer, _, whole = part(reply)
     if not whole:
         yield None
         return
-    yield from (text.strip() for text in re.findall(r"<prompt>(.*?)</prompt>", said, flags=re.DOTALL))
-    rest = re.sub(r"<prompt>.*?</prompt>", "", said, flags=re.DOTALL)
-    if "<prompt>" in rest:
+    said = between(answer, "<prompt>", "</prompt>")
+    yield from (text.strip() for text in said.inside)
+    if said.is_open:
         yield None
-    elif rest == said and (blocks := _FENCED.findall(said)) and not _FENCED.sub("", said).strip():
+    elif not said.inside and (blocks := _FENCED.findall(said.outside)) and not _FENCED.sub("", said.outside).strip():
         yield from (block.strip() for block in blocks)
-    elif rest == said:
-        yield said.replace("</prompt>", "").strip()
+    elif not said.inside:
+        yield said.outside.replace("</prompt>", "").strip()
 
 
 def _against(text: str | None, longest: int) -> str:

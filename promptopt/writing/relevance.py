@@ -1,0 +1,175 @@
+"""Whether a writer's text can be a prompt for the task at all, or only answers the prompt that it was to rewrite.
+
+Small models often do what a prompt says instead of rewriting it. Pure functions of text; nothing here is a score.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from promptopt.prompt import Prompt
+    from promptopt.task import Task
+
+_WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
+"""A word; of scripts that put no space between words, a character."""
+
+_STEM = 5  # characters by which "classify" and "classification" are one word
+_FEW = 2  # content words of prompts and description below which a task is too little known for a text to be off it
+_PART = 4  # words in a row of an item that are no accident, where they are the whole proposal
+_REMARK = 30  # words above which a text that states things may be a prompt that describes the task
+_SHORT, _SHORTER = (8, 3), (4, 2)  # a prompt of so many words has none of fewer than so many in its place
+
+_FUNCTION_WORDS = frozenset(
+    _WORD.findall(
+        "a about an and any are as at be been but by can could did do does each for from had has have he her here his how i "
+        "if in into is it its me more my no not of on one or our she so some such than that the their them then there these "
+        "they this those to was we were what when where whether which who why will with would yes you your"
+    )
+)
+_VERBS = frozenset(
+    _WORD.findall(
+        "act analyse analyze answer assess assign avoid begin calculate categorise categorize check choose "
+        "classify complete compute consider convert decide describe detect determine do ensure evaluate examine "
+        "explain extract find follow generate give go identify indicate infer judge keep label let lift list look "
+        "make mark match move name never note only output pay pick plan please predict provide put rate read "
+        "remember reply report respond return review rewrite say select solve specify start state stop summarise "
+        "summarize tag take tell think translate try use work write "
+    )
+)
+_REASONING = frozenset(("think", "step", "caref", "reaso"))  # stems that suit any task: "Let's think step by step."
+_ADDRESS = frozenset(("must", "should", "you"))
+_SUBJECTS = frozenset(
+    _WORD.findall("a an he here i it my okay she sorry sure that the there these they this those we your")
+)
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """What proposals are measured by.
+
+    Args:
+        task: whose description, labels, fields and training items are known.
+        like: the prompt that proposals are made from.
+    """
+
+    task: Task
+    like: Prompt
+
+    def against(self, text: str) -> str:
+        """Return why a text is no prompt for the task, or "".
+
+        Only texts without a slot are looked at: what keeps the slots is a prompt. "answer" is a label or a target alone, or
+        a statement, where the seed prompt is an instruction; "training text" a training item or a part of it; "too short"
+        a word or two in place of many; "off task" shares no content word with the prompts, the description, the labels or
+        the field names.
+        """
+        words = _words(text)
+        if self.task.layout.has_slot(text):
+            return ""
+        if self._answers(text, words):
+            return "answer"
+        if self._is_of_an_item(words):
+            return "training text"
+        if len(words) < self._fewest and not self._asks_for_labels(text, words):
+            return "too short"
+        off = len(_content(_words(" ".join(self._about)))) >= _FEW and (self._known | _REASONING).isdisjoint(
+            _content(words)
+        )
+        return "off task" if off else ""
+
+    def _answers(self, text: str, words: list[str]) -> bool:
+        if " ".join(words) in self._targets:
+            return True
+        if self._asks_for_labels(text, words) or not self._seed_instructs:
+            return False
+        named = self._named(words)
+        if named and (_content(words) <= _content(" ".join(self._labels).split()) or self._ends_with_label(text)):
+            return True
+        remark = 0 < len(words) <= _REMARK and words[0] in _SUBJECTS and self.task.format != "completion"
+        states = len(named) == 1 or remark
+        return states and not _instructs(text)
+
+    def _ends_with_label(self, text: str) -> bool:
+        """Whether a text ends as an answered item does: "Sentiment: positive"."""
+        _, colon, end = text.rpartition(":")
+        return bool(colon) and " ".join(_words(end)) in self._labels
+
+    def _is_of_an_item(self, words: list[str]) -> bool:
+        part = f" {' '.join(words)} "
+        if part in self._own:
+            return False
+        return f"\n{part}\n" in self._items or (len(words) >= _PART and part in self._items)
+
+    def _asks_for_labels(self, text: str, words: list[str]) -> bool:
+        """Whether a text offers labels to choose from, as "Positive or negative?" does."""
+        return len(self._named(words)) > 1 and ("or" in words or text.rstrip().endswith(("?", ":")))
+
+    def _named(self, words: list[str]) -> set[str]:
+        line = f" {' '.join(words)} "
+        return {label for label in self._labels if f" {label} " in line}
+
+    @property
+    def _fewest(self) -> int:
+        length = min(len(_words(prompt.text)) for prompt in self._prompts)
+        return next((fewest for least, fewest in (_SHORT, _SHORTER) if length >= least), 1)
+
+    @property
+    def _about(self) -> tuple[str, ...]:
+        return (*(prompt.text for prompt in self._prompts), self.task.description)
+
+    @property
+    def _prompts(self) -> tuple[Prompt, Prompt]:
+        return self.task.seed_prompt, self.like
+
+    @cached_property
+    def _labels(self) -> frozenset[str]:
+        return frozenset(filter(None, (" ".join(_words(label)) for label in self.task.labels)))
+
+    @cached_property
+    def _targets(self) -> frozenset[str]:
+        targets = (" ".join(_words(item.target)) for item in self.task.train if item.target is not None)
+        return self._labels.union(filter(None, targets))
+
+    @cached_property
+    def _items(self) -> str:
+        lines = [" ".join(_words(text)) for item in self.task.train for text in item.inputs.values()]
+        return "".join(f"\n {line} \n" for line in lines if line)
+
+    @cached_property
+    def _own(self) -> str:
+        return "".join(f" {' '.join(_words(text))} \n" for text in (*self._about, self.task.template))
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(_content(_words(f"{self._own} {' '.join(self.task.labels)} {' '.join(self.task.fields)}")))
+
+    @cached_property
+    def _seed_instructs(self) -> bool:
+        return any(_instructs(prompt.text) for prompt in self._prompts) or any(map(self._has_slot, self._prompts))
+
+    def _has_slot(self, prompt: Prompt) -> bool:
+        return self.task.layout.has_slot(prompt.text)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.casefold())
+
+
+def _content(words: list[str]) -> set[str]:
+    """Return the stems of the words that say what a text is about."""
+    return {word[:_STEM].rstrip("s") for word in words if word not in _FUNCTION_WORDS}
+
+
+def _instructs(text: str) -> bool:
+    """Whether a text asks, addresses somebody, or has a sentence, or a "to", followed by a verb that tells what to do."""
+    if "?" in text or text.rstrip().endswith(":"):
+        return True
+    sentences = [_words(sentence) for sentence in re.split(r"[.!:;,\n]", text)]
+    starts = {sentence[0] for sentence in sentences if sentence}
+    aims = {after for words in sentences for before, after in pairwise(words) if before == "to"}
+    return not _VERBS.isdisjoint(starts | aims) or any(not _ADDRESS.isdisjoint(words) for words in sentences)
