@@ -39,9 +39,10 @@ from promptopt.scores import Failure, Response
 from promptopt.selection import Choice, choose, compare, shortlist
 from promptopt.settings import find_strategy, settings_of
 from promptopt.stages import Stages, least_calls, too_small
-from promptopt.strategies import Unlabelled
+from promptopt.strategies import needs_no_labels
 from promptopt.task import Task
 from promptopt.tracking import Ended, Teller, begun, study
+from promptopt.writing import rejections
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -242,7 +243,7 @@ class Job:
         if not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(f"the seed must be a whole number, 0 or more, not {self.seed!r}")
         bare = next((item for item in self.task.train if item.target is None), None)
-        if bare and isinstance(self.task.reward, MEETS_TARGET) and not isinstance(self.strategy, Unlabelled):
+        if bare and isinstance(self.task.reward, MEETS_TARGET) and not needs_no_labels(self.strategy):
             raise InputError(
                 f"training item {bare.id!r} has no label, by which {type(self.strategy).__name__} searches: label the "
                 "training items, or take the strategy unsupervised"
@@ -314,7 +315,8 @@ class Job:
             unfinished = self._search(run)
         choice, test, unfinished = self._choose_and_test(run, stages, unfinished, notes)
         unfinished = unfinished or self._too_many_failures(run)
-        notes += [*stages.notes, *ledger.notes(), *scorer.silence.notes(self.task.max_tokens), *scorer.tally.notes]
+        notes += [*stages.notes, *ledger.notes(), *filter(None, [rejections(run.proposed)])]
+        notes += [*scorer.silence.notes(self.task.max_tokens), *scorer.tally.notes]
         return Result(
             task=self.task.name,
             prompt=choice.prompt,
@@ -359,7 +361,7 @@ class Job:
     @property
     def _start(self) -> Reward | None:
         """The reward of the seed prompt on training items before the search: none is read, and labels may be missing."""
-        free = isinstance(self.strategy, Unlabelled) and not isinstance(self.task.reward, Judge)
+        free = needs_no_labels(self.strategy) and not isinstance(self.task.reward, Judge)
         return _unread if free else None
 
     def _preflight(self, scorer: Scorer) -> None:

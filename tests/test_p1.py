@@ -37,7 +37,7 @@ from promptopt.ledger import Budget, Ledger
 from promptopt.randomness import named_generator
 from promptopt.scorer import Scorer
 from promptopt.settings import find_strategy, settings_of
-from promptopt.strategies import P1
+from promptopt.strategies import P1, needs_no_labels
 from promptopt.strategies.p1 import probe, pruned, written
 
 if TYPE_CHECKING:
@@ -167,7 +167,8 @@ def test_too_few_candidates_are_no_ground_to_choose_by(tmp_path: Path) -> None:
     P1(inner=inner).search(run)
 
     assert inner.run is run
-    assert run.steps == [{"filter": "no: 2 candidates for 12 examples are too few to choose 2 by", "candidates": 2}]
+    short = "no: 2 candidates for 12 examples are too few to choose 2 by"
+    assert run.steps == [{"filter": short, "candidates": 2, "rejected": 60, "why": "copy 60"}]
 
 
 # ---------------------------------------------------------------- the probe
@@ -267,7 +268,8 @@ def test_the_papers_filter_is_its_algorithm_1(tmp_path: Path) -> None:
     strategy = replace(P1.paper(), replicates=8, inner=Seen())
     run = a_run(tmp_path, FakeModel(telling))
     strategy.search(run)
-    rewards = probe(run.aside(), list(run.history), 8, planned=False).rewards
+    prompts = [prompt for prompt in run.history if prompt != SEED]  # all from the writer, in answer to one message
+    rewards = probe(run.aside(), prompts, 8, planned=False).rewards
     p = rewards.mean(axis=2)
 
     def score(pair: tuple[int, int]) -> float:
@@ -280,13 +282,86 @@ def test_the_papers_filter_is_its_algorithm_1(tmp_path: Path) -> None:
     assert run.steps[0]["chosen"] == " ".join(ITEMS[k].id for k in best)
 
 
+def test_the_papers_candidates_are_answers_to_one_message_without_a_score(tmp_path: Path) -> None:
+    asked: list[Request] = []
+
+    def writer(request: Request) -> str:
+        asked.append(request)
+        return numbered(request)
+
+    run = a_run(tmp_path, FakeModel(telling))
+    run.writer = FakeModel(writer, "writer")
+    replace(P1.paper(), replicates=2, inner=Seen()).search(run)
+
+    assert len({request.context for request in asked}) == 1
+    assert [request.replicate for request in asked] == list(range(16))
+    assert {request.temperature for request in asked} == {1.0}
+    assert "score" not in toys.text_of(asked[0].context)
+    assert len(run.history) == 17
+
+
+@pytest.mark.parametrize(("strategy", "cut"), [(P1(), math.nan), (P1.paper(), 0.0)])
+def test_a_reply_that_was_cut_off_is_a_gap_and_in_the_paper_nothing(strategy: P1, cut: float, tmp_path: Path) -> None:
+    def handler(request: Request) -> Response:
+        prompt, item, _ = read(request)
+        return Response("yes", finish_reason="length" if prompt == item == 3 else "stop")
+
+    zeros = strategy.cut_off == "zero"
+    rewards = probe(a_run(tmp_path, FakeModel(handler)), PROMPTS, 2, planned=False, zeros=zeros).rewards
+
+    assert np.array_equal(rewards[3, 3], [cut, cut], equal_nan=True)
+    assert np.nansum(rewards) == 8 * 12 * 2 - 2
+
+
+@pytest.mark.parametrize(
+    ("inner", "writes", "unlabelled"),
+    [("hillclimb", True, False), ("promptquine", False, False), ("unsupervised", False, True), (Seen(), True, False)],
+)
+def test_it_asks_for_what_its_inner_strategy_asks_for(inner: object, writes: bool, unlabelled: bool) -> None:  # noqa: FBT001
+    strategy = P1(inner=inner)
+
+    assert (strategy.writes, strategy.unlabelled) == (writes, unlabelled)
+    assert needs_no_labels(strategy) is unlabelled
+    assert P1(inner=strategy).writes is writes
+
+
+def test_an_inner_strategy_that_looks_at_no_label_gets_all_examples_unprobed(tmp_path: Path) -> None:
+    class Blind(Seen):
+        unlabelled = True
+
+    inner = Blind()
+    bare = tuple(replace(item, target=None) for item in ITEMS)
+    run = a_run(tmp_path, FakeModel(telling), train=bare, reward=lambda _, __: 0.0)
+    P1(inner=inner).search(run)
+
+    assert inner.run is run
+    assert calls_of(run) == len(ITEMS)
+    assert run.steps[0]["filter"].startswith("no: ")
+
+
+def test_no_writer_is_called_where_the_inner_strategy_writes_nothing(tmp_path: Path) -> None:
+    strategy = P1(inner=PromptQuine(shortest=5, max_prompts=40), subset=4)
+    result = optimize(
+        toys.TASK,
+        FakeModel(toys.answer),
+        strategy,
+        writer=FakeModel(toys.writer, "w"),
+        budget="9000 calls",
+        memo=tmp_path,
+    )
+
+    assert "writer" not in result.models
+
+
 def test_the_papers_constants() -> None:
     assert settings_of(P1.paper()) == {
         "inner": "hillclimb",
         "systems": 16,
         "replicates": 128,
         "subset": 2,
+        "candidates": "one message",
         "aligned": False,
+        "cut_off": "zero",
         "noise": "plug-in",
         "worth": 0.0,
     }

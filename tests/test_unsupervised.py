@@ -31,7 +31,7 @@ from promptopt import (
 from promptopt.pseudolabels import PseudoLabel, confident
 from promptopt.run import label_shares
 from promptopt.settings import find_strategy
-from promptopt.strategies import BUILT_IN, Unlabelled
+from promptopt.strategies import BUILT_IN, needs_no_labels
 from promptopt.strategies.ppd import PPD
 
 if TYPE_CHECKING:
@@ -391,7 +391,7 @@ def test_the_paper_settings_are_those_of_the_sources() -> None:
 
 
 def test_only_unsupervised_strategies_say_that_they_need_no_labels() -> None:
-    assert sorted(name for name, make in BUILT_IN.items() if isinstance(make(), Unlabelled)) == [
+    assert sorted(name for name, make in BUILT_IN.items() if needs_no_labels(make())) == [
         "unsupervised",
         "unsupervised.paper",
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from promptopt.strategies.hillclimb import HillClimb as HillClimb
 from promptopt.strategies.p1 import P1 as P1
@@ -25,10 +25,12 @@ class Strategy(Protocol):
     """What a strategy is.
 
     Attributes:
-        writes: whether it asks a prompt writer, so that one is looked for before anything is spent.
+        writes: whether it asks a prompt writer, so that one is looked for before anything is spent; a class variable, or a
+            property where it follows from the settings.
     """
 
-    writes: ClassVar[bool]
+    @property
+    def writes(self) -> bool: ...
 
     def search(self, run: Run) -> None:
         """Score prompts through `run` until the search is done; the harness picks the winner."""
@@ -37,13 +39,19 @@ class Strategy(Protocol):
 
 @runtime_checkable
 class Unlabelled(Strategy, Protocol):
-    """A strategy that looks at no label of the training items, so that they need have none.
+    """A strategy that says whether it looks at labels of the training items.
 
     Attributes:
-        unlabelled: true.
+        unlabelled: whether it looks at none, so that they need have none.
     """
 
-    unlabelled: ClassVar[bool]
+    @property
+    def unlabelled(self) -> bool: ...
+
+
+def needs_no_labels(strategy: Strategy) -> bool:
+    """Tell whether the training items need no labels; a strategy that does not say so needs them."""
+    return isinstance(strategy, Unlabelled) and strategy.unlabelled
 
 
 BUILT_IN: dict[str, Callable[[], Strategy]] = {

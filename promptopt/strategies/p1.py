@@ -7,20 +7,21 @@ from the paper's text; no code is released. "System prompt" is what the task cal
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from promptopt.errors import BudgetExhaustedError, InputError, nearest
 from promptopt.scores import Response
 from promptopt.variance import Components, best_subset, components, covariance, held_out_score, shrunk
-from promptopt.writing import Shown, improve, paraphrase, proposals
+from promptopt.writing import Shown, ask, blind, by_reason, improve, paraphrase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from promptopt.prompt import Prompt
+    from promptopt.prompt import Context, Prompt
     from promptopt.run import Run
     from promptopt.scores import Floats, Scores
     from promptopt.strategies import Strategy
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 PILOT = 2  # replicates by which the others are planned; the fewest that show noise
 
 _FEWEST = 4  # candidates, two to choose by and two to check
-_ROUNDS = 3  # of asking the writer, until there are enough candidates
 _TRIES = 10  # draws for each pruning that is wanted
 _MOST_CUT = 0.5  # where more replies are cut off, that is how the task works
 
@@ -63,28 +63,36 @@ class P1:
 
     Not for deterministic replies with rewards of 0 and 1 unless `subset` is raised: of two examples such a search sees
     three values. Not for even data and an ample budget: there the paper's own filter lost to all examples (IFBench).
-    Truncated and failed replies are gaps; replies that a reward cannot read are what the reward says.
+    Failed replies are gaps; replies that a reward cannot read are what the reward says.
+
+    It asks a writer, and does without labels, where the inner strategy does. An inner strategy that looks at no label gets
+    all examples at once: there is nothing to choose them by.
 
     Args:
         inner: the strategy that searches, or its name, such as "hillclimb" or "promptquine.paper".
-        systems: candidate prompts of the probe (paper: 16): the seed prompt and others, from the writer, or random
-            prunings of the seed prompt where the inner strategy writes nothing.
+        systems: candidate prompts of the probe (paper: 16), from the writer, or, where the inner strategy writes nothing,
+            the seed prompt and random prunings of it.
+        candidates: what the writer is asked. "varied": the seed prompt and others, half of them paraphrases, half made from
+            the seed prompt and its score. "one message": all of them in answer to one message, which shows the task and the
+            seed prompt without a score (paper; its meta-prompt, of a sentence or a few, is not published).
         replicates: most samples of a cell; fewer where they pay less. At least 2: one shows no noise.
         subset: examples to choose (paper: 2). No score can choose it: the smaller, the higher the score.
         aligned: only choose examples that agree with the others, on the whole.
         noise: "unbiased" or the paper's "plug-in", which needs rewards of 0 and 1, takes all replicates, and does not
             shrink.
+        cut_off: what a reply is that was cut off at the length limit: a "gap", or "zero", a reward of 0 (paper, on AIME). As a
+            gap it says nothing, unless most replies are cut off: then that is how the task works, and rewards stay.
         worth: smallest standard deviation of prompt quality, in units of the reward, that is worth filtering for; where
             its interval lies below, the inner strategy gets all examples. 0 always filters.
     """
-
-    writes: ClassVar[bool] = True  # the inner strategy says whether it is asked
 
     inner: object = "hillclimb"
     systems: int = 16
     replicates: int = 8
     subset: int = 2
+    candidates: Literal["varied", "one message"] = "varied"
     aligned: bool = True
+    cut_off: Literal["gap", "zero"] = "gap"
     noise: Literal["unbiased", "plug-in"] = "unbiased"
     worth: float = 0.02
 
@@ -102,6 +110,10 @@ class P1:
             raise InputError(f"subset must be at least 1, not {self.subset}")
         if self.noise not in ("unbiased", "plug-in"):
             raise InputError(f"noise must be 'unbiased' or 'plug-in', not {self.noise!r}")
+        if self.candidates not in ("varied", "one message"):
+            raise InputError(f"candidates must be 'varied' or 'one message', not {self.candidates!r}")
+        if self.cut_off not in ("gap", "zero"):
+            raise InputError(f"cut_off must be 'gap' or 'zero', not {self.cut_off!r}")
         if not 0 <= self.worth < math.inf:
             raise InputError(f"worth must be 0 or more, not {self.worth}")
         self.strategy()
@@ -109,7 +121,19 @@ class P1:
     @classmethod
     def paper(cls) -> P1:
         """Return the paper's filter: 16 system prompts, 128 responses a cell (its analyses), 2 user prompts, eq. 5."""
-        return cls(replicates=128, aligned=False, noise="plug-in", worth=0.0)
+        return cls(replicates=128, candidates="one message", aligned=False, cut_off="zero", noise="plug-in", worth=0.0)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the inner strategy asks a prompt writer; then the probe's candidates are written, too."""
+        return self.strategy().writes
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether the inner strategy looks at no label of the training items; then there is no probe either."""
+        from promptopt.strategies import needs_no_labels  # noqa: PLC0415  as in `strategy`
+
+        return needs_no_labels(self.strategy())
 
     def strategy(self) -> Strategy:
         """Return the inner strategy."""
@@ -126,24 +150,38 @@ class P1:
 
     def search(self, run: Run) -> None:
         """Probe, choose, and search on what was chosen."""
-        inner, aside = self.strategy(), run.aside()
+        inner, aside, seed = self.strategy(), run.aside(), run.task.seed_prompt
+        if self.unlabelled:
+            run.step(filter="no: the inner strategy looks at no label, and examples are chosen by rewards")
+            inner.search(run)
+            return
         try:
-            prompts = written(aside, self.systems) if inner.writes else pruned(aside, self.systems)
-            found = probe(aside, prompts, self.replicates, planned=self.noise == "unbiased")
+            prompts = self._candidates(aside)
+            found = probe(
+                aside, prompts, self.replicates, planned=self.noise == "unbiased", zeros=self.cut_off == "zero"
+            )
         except BudgetExhaustedError:
-            if aside.history:
-                run.score(list(aside.history))  # free: what was paid for is a candidate all the same
+            run.score(
+                list(dict.fromkeys([seed, *aside.history]))
+            )  # free: what was paid for is a candidate all the same
             raise
         narrowed = self.narrowed(run, found)
-        narrowed.score(prompts, parents=[None, *[prompts[0]] * (len(prompts) - 1)])
+        others = [prompt for prompt in prompts if prompt != seed]
+        narrowed.score([seed, *others], parents=[None, *[seed] * len(others)])
         inner.search(narrowed)
+
+    def _candidates(self, run: Run) -> tuple[Prompt, ...]:
+        if not self.writes:
+            return pruned(run, self.systems)
+        return written(run, self.systems) if self.candidates == "varied" else sampled(run, self.systems)
 
     def narrowed(self, run: Run, found: Probe) -> Run:
         """Report what the probe showed, and return the run on the chosen examples, or the run itself."""
         train = run.task.train
         if len(found.prompts) < _FEWEST or len(train) <= self.subset:
             short = f"{len(found.prompts)} candidates for {len(train)} examples"
-            run.step(filter=f"no: {short} are too few to choose {self.subset} by", candidates=len(found.prompts))
+            why = f"no: {short} are too few to choose {self.subset} by"
+            run.step(filter=why, candidates=len(found.prompts), **_rejected(run))
             return run
         parts = components(found.rewards)
         subset, held_out = self.choose(found.rewards), self.held_out(found.rewards)
@@ -153,6 +191,7 @@ class P1:
         run.step(
             filter=f"no: {why}" if why else "yes",
             candidates=len(found.prompts),
+            **_rejected(run),
             chosen=" ".join(train[k].id for k in subset or ()),
             repeats=repeats,
             held_out=held_out,
@@ -191,16 +230,30 @@ def written(run: Run, count: int) -> tuple[Prompt, ...]:
 
     Fewer than `count` where the writer's replies are no new prompts.
     """
-    seed = run.task.seed_prompt
-    out = dict.fromkeys([seed])
-    better = improve(run.task, [Shown(seed, run.score([seed]).mean.item())], (), 1)
-    for context, share in ((paraphrase(run.task, seed), (count + 1) // 2), (better, count)):
-        for _ in range(_ROUNDS):
-            if len(out) < share:
-                replies = run.write(context, count=share - len(out))
-                out |= dict.fromkeys(prompt for reply in replies for prompt in proposals(run.task, reply, seed, out))
-                out = dict.fromkeys(list(out)[:share])
-    return tuple(out)
+    task, seed = run.task, run.task.seed_prompt
+    first = (seed, *_asked(run, lambda n: paraphrase(task, seed, n), (count + 1) // 2 - 1, [seed]))
+    score = run.score([seed]).mean.item()
+    better = _asked(run, lambda n: improve(task, [Shown(seed, score)], (), n), count - len(first), first)
+    return (*first, *better)
+
+
+def sampled(run: Run, count: int) -> tuple[Prompt, ...]:
+    """Return prompts that the writer gives in answer to one message; the seed prompt, without a score, is not among them.
+
+    Fewer than `count` where the writer's replies are no new prompts.
+    """
+    task, seed = run.task, run.task.seed_prompt
+    return tuple(_asked(run, lambda n: blind(task, [seed], n), count, [seed]))
+
+
+def _rejected(run: Run) -> dict[str, float | str]:
+    """Return what a step reports of the proposals so far that were no use."""
+    rejected = run.proposed - Counter(usable=run.proposed["usable"])
+    return {"rejected": rejected.total(), "why": by_reason(rejected)}
+
+
+def _asked(run: Run, message: Callable[[int], Context], count: int, known: Sequence[Prompt]) -> list[Prompt]:
+    return ask(run, message, count, each=1, like=run.task.seed_prompt, known=known).prompts if count > 0 else []
 
 
 def pruned(run: Run, count: int) -> tuple[Prompt, ...]:
@@ -220,7 +273,7 @@ def pruned(run: Run, count: int) -> tuple[Prompt, ...]:
     return tuple(out)
 
 
-def probe(run: Run, prompts: Sequence[Prompt], replicates: int, *, planned: bool = True) -> Probe:
+def probe(run: Run, prompts: Sequence[Prompt], replicates: int, *, planned: bool = True, zeros: bool = False) -> Probe:
     """Score prompts on all training examples, with replicates.
 
     Args:
@@ -229,13 +282,14 @@ def probe(run: Run, prompts: Sequence[Prompt], replicates: int, *, planned: bool
         replicates: of each cell, at most.
         planned: look at all cells twice; then take as many replicates as measure differences best (M* of the
             components), and none where no candidate and no reply made a difference.
+        zeros: replies that were cut off have a reward of 0; they are gaps otherwise.
 
     Raises:
         BudgetExhaustedError: the budget does not pay for it.
     """
     train = run.task.train
     first = run.score(prompts, replicates=PILOT if planned else replicates)
-    rewards, cut = _apart(first)
+    rewards, cut = _apart(first, zeros=zeros)
     if not planned or len(prompts) < _FEWEST or len(train) < 2:  # noqa: PLR2004  what examples agree on is of two
         return Probe(tuple(prompts), rewards, cut)
     wanted = components(rewards).replicates
@@ -243,15 +297,15 @@ def probe(run: Run, prompts: Sequence[Prompt], replicates: int, *, planned: bool
     open_ = [k for k in range(len(train)) if _differs(rewards[:, k])]
     if replicates == PILOT or not open_:
         return Probe(tuple(prompts), rewards, cut)
-    more, cut = _apart(run.score(prompts, [train[k] for k in open_], replicates))
+    more, cut = _apart(run.score(prompts, [train[k] for k in open_], replicates), zeros=zeros)
     whole = np.full((len(prompts), len(train), replicates), np.nan)
     whole[..., :PILOT] = rewards
     whole[:, open_] = more
     return Probe(tuple(prompts), whole, cut)
 
 
-def _apart(scores: Scores) -> tuple[Floats, float]:
-    """Return rewards with NaN for replies that were cut off, and the share of those.
+def _apart(scores: Scores, *, zeros: bool) -> tuple[Floats, float]:
+    """Return rewards with NaN, or 0, for replies that were cut off, and the share of those.
 
     A prompt that makes replies long is not a prompt that makes them wrong. Where most replies are cut off, that is
     how the task works, and they stay.
@@ -263,6 +317,8 @@ def _apart(scores: Scores) -> tuple[Floats, float]:
         ]
     )
     share = float(cut.mean())
+    if zeros:
+        return np.where(cut, 0.0, scores.rewards), share
     return (scores.rewards if share > _MOST_CUT else np.where(cut, np.nan, scores.rewards)), share
 
 
