@@ -15,6 +15,7 @@ import toys
 from toys import TASK, TOYS
 
 from promptopt import (
+    Exact,
     Example,
     FakeLabelModel,
     FakeModel,
@@ -191,7 +192,7 @@ def test_gga_counts_draws_and_ssga_counts_what_it_scored(tmp_path: Path) -> None
     gga = search(TASK, TOYS[1].model(), PAPER, tmp_path)
     ssga = search(TASK, TOYS[1].model(), SSGA, tmp_path)
 
-    assert [step["drawn"] for step in gga.steps] == [50 * (i + 1) for i in range(len(gga.steps))]
+    assert [step["drawn"] for step in gga.steps] == [1 + 50 * (i + 1) for i in range(len(gga.steps))]
     assert any(later["drawn"] - earlier["drawn"] < 50 for earlier, later in pairwise(ssga.steps))
     assert ssga.steps[-1]["drawn"] <= 300 + 50
 
@@ -414,6 +415,26 @@ def test_the_trajectory_is_the_golden_one(name: str, tmp_path: Path) -> None:
     assert found == json.loads(file.read_text())
 
 
+@pytest.mark.parametrize("preset", [PAPER, SSGA])
+def test_without_labels_the_second_half_is_met_by_what_the_worst_survivor_does_not_beat(
+    preset: PromptQuine, tmp_path: Path
+) -> None:
+    """Successive halving, as the authors run it for reasoning and generation; never for classification."""
+    labelled = replace(TASK, seed_prompt=Prompt("keep a b c d e f g h i j {text}"))
+    texts = replace(labelled, labels=(), reward=Exact())
+    model = FakeModel(lambda request: toys.answer(request) if "keep" in toys.text_of(request.context) else "unsure")
+    strategy = replace(preset, population=6, offspring=10, max_prompts=60, shortest=1)
+    halved, whole, classified = (
+        search(task, model, replace(strategy, halving=halving), tmp_path)
+        for task, halving in ((texts, True), (texts, False), (labelled, True))
+    )
+    items = len(TASK.train)
+
+    assert {record.cells for record in halved.history} == {items, (items + 1) // 2}
+    assert all((record.cells == items) is ("keep" in record.prompt.text) for record in halved.history)
+    assert {record.cells for record in (*whole.history, *classified.history)} == {items}
+
+
 # Names and settings.
 
 
@@ -431,6 +452,7 @@ def test_the_presets_have_names() -> None:
         ("promptquine", {"guide": "1.5"}, r"guide must be a share in \[0, 1\], not 1.5"),
         ("promptquine", {"elite": "-1"}, "elite must be at least 0, not -1"),
         ("promptquine", {"confidence": "0.5"}, "confidence must be in"),
+        ("promptquine", {"halving": "true"}, "halving and block both .* set block=0"),
         ("promptquine", {"mode": "both"}, "mode cannot be 'both'"),
         ("tapruning", {"threshold": "0"}, "threshold must be a share"),
         ("steepest", {"fitness": "loss"}, "fitness cannot be 'loss'"),

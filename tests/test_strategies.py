@@ -113,10 +113,10 @@ def test_survivors_come_from_the_newest(tmp_path: Path) -> None:
 
 
 def test_draws_are_counted_whether_new_or_not(tmp_path: Path) -> None:
-    strategy = replace(PromptQuine.paper(), population=10, offspring=20, shortest=1, max_prompts=60)
+    strategy = replace(PromptQuine.paper(), population=10, offspring=20, shortest=1, max_prompts=61)
     result = run(TOYS[0], strategy, tmp_path)
 
-    assert result.steps[-1]["drawn"] <= 60
+    assert [step["drawn"] for step in result.steps] == [21, 41, 61]  # the counter starts at 1
     assert len(result.history) <= 61
 
 
@@ -132,10 +132,12 @@ def test_paper_settings_are_those_of_table_9() -> None:
         "most_deletions": 4,
         "tournament": 0.2,
         "recent": 50,
-        "max_prompts": 10_000,
+        "max_prompts": 100_000,
         "shortest": 15,
         "fitness": "margin",
+        "halving": True,
     }
+    assert PromptQuine.paper("ssga").max_prompts == 10_000
 
 
 def test_settings_are_read_from_text() -> None:

@@ -81,7 +81,8 @@ class PromptQuine:
         largest_share: to this share of the tokens of the prompt that it was started from, where that is more (paper: 0).
         tournament: share of the population that competes to be a parent, drawn with replacement (paper: 0.2).
         recent: entries, newest last, among which survivors are sought; older ones die whatever their rank (paper: 50).
-        max_prompts: children drawn ("gga") or scored ("ssga") in all (paper: 10,000).
+        max_prompts: children drawn ("gga") or scored ("ssga") in all, the prompts started from with them (code) (paper: 10,000
+            for one demonstration per class, 100,000 for four, where most searches end by about 10,000).
         shortest: the search ends when the population's mean length in tokens is at most this (paper: 15).
         fitness: "margin" searches by the label margin where the task has labels, "reward" by the task's reward.
         elite: best prompts so far that do not die of age (paper: 0).
@@ -93,6 +94,9 @@ class PromptQuine:
             generations bring no better best. 0 takes all from the start (paper: 0).
         block: of these items, those that children are scored on first; then as many again, and so on doubling, without those
             that are clearly worse than the mean survivor. 0 scores on all of them at once (paper: 0).
+        halving: where the task has no labels, as in reasoning and generation, children are scored on the first half of the
+            items, and on the others only where their mean there is not below the worst survivor's; else that mean is their
+            fitness (paper; on in the authors' scripts for GSM8K, and refused there for classification). Needs `block=0`.
         confidence: that a child which a block rules out is worse than the mean survivor.
         patience: the search ends after so many generations without a better best on all items; 0 never (paper: 0).
         starts: prompts to start from: the seed prompt, and the same with other training items shown. They race on the
@@ -119,6 +123,7 @@ class PromptQuine:
     guide: float = 0.8
     items: int = 16
     block: int = 8
+    halving: bool = False
     confidence: float = 0.8
     patience: int = 30
     starts: int = 16
@@ -137,13 +142,21 @@ class PromptQuine:
             raise InputError(f"tournament must be a share in (0, 1], not {self.tournament}")
         if not 0.5 < self.confidence < 1:  # noqa: PLR2004  at 0.5 the better half of all would be all that is left
             raise InputError(f"confidence must be in (0.5, 1), not {self.confidence}")
+        self._check_modes()
+        check_fitness(self.fitness)
+
+    def _check_modes(self) -> None:
+        if self.halving and self.block:
+            raise InputError("halving and block both choose the items that children are scored on first: set block=0")
         if self.mode not in ("gga", "ssga"):
             raise InputError(f"mode must be 'gga' or 'ssga', not {self.mode!r}")
-        check_fitness(self.fitness)
 
     @classmethod
     def paper(cls, mode: Literal["gga", "ssga"] = "gga") -> PromptQuine:
-        """Return the paper's settings (table 9): "ssga" for one demonstration per class, "gga" for four."""
+        """Return the paper's settings (table 9): "ssga" for one demonstration per class, "gga" for four.
+
+        `max_prompts` goes with them: 10,000 and 100,000.
+        """
         return cls(
             mode=mode,
             population=30,
@@ -153,8 +166,10 @@ class PromptQuine:
             restore=0.0,
             swap=0.0,
             guide=0.0,
+            max_prompts=100_000 if mode == "gga" else 10_000,
             items=0,
             block=0,
+            halving=True,
             patience=0,
             starts=1,
         )
@@ -171,7 +186,7 @@ class PromptQuine:
         rivals = self._fastest(inner, starts, reward)
         for rival in rivals:
             rival.begin()
-        drawn = 0
+        drawn = len(rivals)  # the authors' counter starts at 1, too (code)
         while drawn < self.max_prompts:
             alone = len(rivals) == 1
             going = [rival for rival in rivals if rival.goes_on(alone=alone)]
@@ -350,6 +365,8 @@ class Evolution:
     def _scored(self, children: Sequence[Child]) -> list[Genome]:
         """Score children on blocks of training items that double, and leave out those that a block rules out."""
         examples = self.run.task.train[: self.size]
+        if self.settings.halving and not self.run.task.labels:
+            return self._halved(children, examples)
         rewards = np.full((len(children), len(examples)), np.nan)
         order = self.run.rng.permutation(len(examples)) if self.settings.block else np.arange(len(examples))
         rival = nanmean(np.array([genome.rewards for genome in self.pool]), axis=0)  # [E] of the mean survivor
@@ -363,6 +380,17 @@ class Evolution:
             if done < len(examples):
                 alive = self._still_in(children, alive, rewards, rival)
         return self._entered([children[i] for i in alive], rewards[alive])
+
+    def _halved(self, children: Sequence[Child], examples: Sequence[Example]) -> list[Genome]:
+        """Score children on half of the items, and on the rest those whose mean is not below the worst survivor's."""
+        half, worst = (len(examples) + 1) // 2, min(genome.fitness for genome in self.pool)
+        rewards = np.full((len(children), len(examples)), np.nan)
+        if children:
+            rewards[:, :half] = self._rewards(children, examples[:half])
+        able = [i for i, mean in enumerate(nanmean(rewards, axis=1)) if mean >= worst]
+        if able and half < len(examples):
+            rewards[able, half:] = self._rewards([children[i] for i in able], examples[half:])
+        return self._entered(children, rewards)
 
     def _still_in(self, children: Sequence[Child], alive: Sequence[int], rewards: Floats, rival: Floats) -> list[int]:
         """Return those of the children that are not clearly worse than the mean survivor on the items of both."""

@@ -8,6 +8,7 @@ algorithms 1 to 3, equation 3 and appendix C; (code) is the authors' release, wh
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
@@ -19,7 +20,7 @@ from promptopt.environment import advice
 from promptopt.errors import InputError
 from promptopt.forecast import Change, fitted
 from promptopt.scores import Response, nanmean
-from promptopt.writing import MetaPrompts, Seen, Shown, ask, combine, edit, shorten, summarise
+from promptopt.writing import MetaPrompts, Seen, Shown, ask, by_reason, combine, edit, shorten, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -81,14 +82,17 @@ class Promst:
     What differs from the released code, in the paper's settings too: a global archive (the code descends depth first,
     also to worse prompts); the score model, which it lacks, as a ridge regression over words; advice is keyed by enum, so
     that no kind of error is lost by a misspelling; every failed episode counts for each kind of error in it; proposals
-    are drawn at a temperature, where the code's at 0 differ by the order of the feedback alone.
+    are drawn at a temperature, where the code's at 0 differ by the order of the feedback alone; the messages are in our
+    words.
 
     Args:
         first: children of the seed prompt (paper: 20).
         children: of each parent afterwards (paper: 8).
         parents: best prompts so far that have children (paper: 5).
         patience: generations without a better best, after which the search ends (paper: 3).
-        shown: episodes of one kind of error that a summary sees (paper: 10).
+        shown: episodes of one kind of error that a summary sees, or of all kinds that a child is made from (paper: 10).
+        feedback: which episodes these are. "worst": those that lost most, of each kind, summed up once for all children of a
+            prompt. "random": drawn anew for each child, and summed up anew (paper).
         operators: besides mending all kinds of errors, children mend one, join two parents, or shorten (paper: no).
         racing: children first meet some of the instances that their parent lost; the best of those that do better there, at
             most as many as there are parents, meet all, in blocks, and drop out where they are clearly worse (paper: no).
@@ -105,6 +109,7 @@ class Promst:
     parents: int = 3
     patience: int = 10
     shown: int = 3
+    feedback: Literal["worst", "random"] = "worst"
     operators: bool = True
     racing: bool = True
     forecast: Literal["change", "paper", "off"] = "change"
@@ -115,6 +120,12 @@ class Promst:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         MetaPrompts(self.meta)  # refuses a folder that is none
+        if self.feedback not in ("worst", "random"):
+            raise InputError(f"feedback must be 'worst' or 'random', not {self.feedback!r}")
+        if self.feedback == "random" and self.operators:
+            raise InputError(
+                "feedback='random' is drawn for children that mend all kinds of errors: set operators=False"
+            )
         if self.forecast not in ("change", "paper", "off"):
             raise InputError(f"forecast must be 'change', 'paper' or 'off', not {self.forecast!r}")
 
@@ -122,8 +133,9 @@ class Promst:
     def paper(cls) -> Promst:
         """Return the paper's settings."""
         return cls(
-            first=20, children=8, parents=5, patience=3, shown=10, operators=False, racing=False, forecast="paper"
-        )
+            first=20, children=8, parents=5, patience=3, shown=10, feedback="random", operators=False, racing=False,
+            forecast="paper",
+        )  # fmt: skip
 
     def search(self, run: Run) -> None:
         """Breed until the best prompt stays the best for some generations, or wins all there is to win."""
@@ -171,7 +183,8 @@ class _Colony:
                 self._measure([child for child, _ in kept], [parent.prompt for _, parent in kept], parents)
             best = self._best()[0]
             flat = 0 if best.score > before else flat + 1
-            run.step(best=best.score, proposed=len(made), measured=len(kept), rejected=rejected, **facts)
+            lost: dict[str, float | str] = {"rejected": rejected.total(), "why": by_reason(rejected)}
+            run.step(best=best.score, proposed=len(made), measured=len(kept), **lost, **facts)
             if flat == s.patience:
                 return
 
@@ -267,22 +280,24 @@ class _Colony:
                 out.append(Lesson(kind, Seen(example, last, words, reward), best - reward))
         return tuple(sorted(out, key=lambda lesson: -lesson.lost))
 
-    def _children(self, parents: Sequence[Member], count: int) -> tuple[list[tuple[Prompt, Member]], int]:
-        """Return new prompts, each with its parent, and how many proposals were no use."""
+    def _children(self, parents: Sequence[Member], count: int) -> tuple[list[tuple[Prompt, Member]], Counter[str]]:
+        """Return new prompts, each with its parent, and the proposals that were no use, counted by reason."""
         made: dict[Prompt, Member] = {}
-        rejected = 0
+        rejected = Counter[str]()
         for parent in parents:
             for message, share in self._messages(parent, parents, count):
                 known = [*self.members, *made]
                 answer = ask(self.run, message, share, each=share, like=parent.prompt, known=known)
                 made |= {prompt: parent for prompt in answer.prompts if prompt not in made}
-                rejected += answer.rejected.total()
+                rejected.update(answer.rejected)
         return list(made.items()), rejected
 
     def _messages(self, parent: Member, parents: Sequence[Member], count: int) -> list[tuple[_Message, int]]:
         """Return what to ask about one parent, and for how many children."""
         run, meta = self.run, self.meta
         task, kinds = run.task, self._kinds(parent)
+        if self.settings.feedback == "random":
+            return [(self._drawn(parent), 1) for _ in range(count)] if kinds else []
         out: list[tuple[_Message, int]] = []
         if self.settings.operators and count > 1:
             others = [other for other in parents if other.prompt != parent.prompt]
@@ -308,23 +323,39 @@ class _Colony:
             lost[lesson.kind] = lost.get(lesson.kind, 0.0) + lesson.lost
         return sorted(lost, key=lambda kind: -lost[kind])
 
+    def _drawn(self, parent: Member) -> _Message:
+        """Return what asks for one child, from feedback that is drawn and summed up for it alone (paper)."""
+        drawn = self.run.rng.permutation(len(parent.lessons))[: self.settings.shown].tolist()
+        shown = [parent.lessons[i] for i in drawn]
+        kinds = [kind for kind in self._kinds(parent) if kind in {lesson.kind for lesson in shown}]
+        summaries = {kind: self._said(parent, kind, [one.seen for one in shown if one.kind == kind]) for kind in kinds}
+        return partial(self._edit, parent, summaries)
+
     def _mend(self, parent: Member, kinds: Sequence[str], count: int) -> Context:
+        """Return the message that mends some kinds of errors of a prompt."""
+        return self._edit(parent, {kind: self._summary(parent, kind) for kind in kinds}, count)
+
+    def _edit(self, parent: Member, summaries: Mapping[str, str], count: int) -> Context:
         """Return the message that shows a prompt, its forebears, and the summaries of its errors (GenLLM)."""
-        parts = [f"{n}. {kind}: {self._summary(parent, kind)}" for n, kind in enumerate(kinds, start=1)]
+        parts = [f"{n}. {kind}: {summary}" for n, (kind, summary) in enumerate(summaries.items(), start=1)]
         lineage = self._forebears(parent)
         return edit(self.run.task, parent.prompt, "\n".join(parts), count, lineage=lineage, meta=self.meta)
 
     def _summary(self, member: Member, kind: str) -> str:
-        """Return what the writer says of one kind of error (SumLLM); asked once for each prompt and kind."""
+        """Return what the writer says of one kind of error; asked once for each prompt and kind."""
         key = (member.prompt, kind)
         if key not in self.summaries:
             lessons = [lesson.seen for lesson in member.lessons if lesson.kind == kind]
-            share = f"{len(lessons)} of {len(self.run.task.train)} episodes."
-            message = summarise(self.run.task, member.prompt, lessons[: self.settings.shown], meta=self.meta)
-            said = self.run.write(message)
-            # Without a usable reply the rules' own words must do.
-            self.summaries[key] = " ".join([share, *(said or dict.fromkeys(seen.reason for seen in lessons[:1]))])
+            self.summaries[key] = self._said(member, kind, lessons[: self.settings.shown])
         return self.summaries[key]
+
+    def _said(self, member: Member, kind: str, shown: Sequence[Seen]) -> str:
+        """Return what the writer says of some episodes of one kind of error (SumLLM)."""
+        count = sum(lesson.kind == kind for lesson in member.lessons)
+        said = self.run.write(summarise(self.run.task, member.prompt, shown, meta=self.meta))
+        # Without a usable reply the rules' own words must do.
+        words = said or [seen.reason for seen in shown[:1]]
+        return " ".join([f"{count} of {len(self.run.task.train)} episodes.", *words])
 
     def _forebears(self, member: Member) -> list[Shown]:
         """Return the prompts that this one descends from, the oldest first."""
