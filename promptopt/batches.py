@@ -21,7 +21,7 @@ from promptopt.scores import Arrival, Failure, Response
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from promptopt.memo import Memo
+    from promptopt.memo_base import ReplyCache
     from promptopt.models.base import Request
     from promptopt.models.batches import BatchModel, Reply
 
@@ -46,7 +46,7 @@ class BatchArrival(Arrival):
 
 
 def ask_in_batches(
-    memo: Memo,
+    memo: ReplyCache,
     model: BatchModel,
     keys: Sequence[str],
     requests: Sequence[Request],
@@ -85,7 +85,7 @@ def ask_in_batches(
 class _Journal:
     """Where each request stands: in a batch, in a submission of which it is not known whether it led to one, or nowhere."""
 
-    def __init__(self, memo: Memo, fingerprint: Mapping[str, Any]) -> None:
+    def __init__(self, memo: ReplyCache, fingerprint: Mapping[str, Any]) -> None:
         self._memo = memo
         self._name = KeyMaker(fingerprint, "batch")
 
@@ -111,7 +111,7 @@ class _Journal:
 class _Asking:
     """One call of `ask_in_batches`; `left` are the requests still without a reply, with the reason if there is one."""
 
-    memo: Memo
+    memo: ReplyCache
     model: BatchModel
     requests: Mapping[str, Request]
     check: Callable[[], None]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from promptopt.ledger import Ledger
-    from promptopt.memo import Memo
+    from promptopt.memo_base import ReplyCache
     from promptopt.models.base import LabelModel, Model, Price, Request, Unit
     from promptopt.prompt import Context
     from promptopt.scores import Arrival
@@ -59,7 +59,7 @@ class Caller:
         watch: called after each reply, to show progress.
     """
 
-    memo: Memo
+    memo: ReplyCache
     ledger: Ledger
     stop: Stop = field(default_factory=Stop)
     watch: Callable[[], None] = lambda: None

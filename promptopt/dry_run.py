@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from promptopt.environment import Environment, FeedbackRule, Trajectory
     from promptopt.ledger import Budget
-    from promptopt.memo_base import Claim
+    from promptopt.memo_base import Claim, ReplyCache
     from promptopt.models.base import LabelModel, Model, Price, Request, Unit
     from promptopt.prompt import Context
     from promptopt.strategies import Strategy
@@ -183,10 +183,10 @@ def _counted(job: Job, caller: _Rehearsal, notes: tuple[str, ...]) -> Estimate:
     )
 
 
-class _Overlay(Memo):
-    """A memo that is read, with what is new kept in memory and claimed here alone."""
+class _Overlay:
+    """A memo that is only read, with new values kept in memory and claimed here alone."""
 
-    def __init__(self, memo: Memo) -> None:
+    def __init__(self, memo: ReplyCache) -> None:
         self._memo = memo
         self._new: dict[str, Any] = {}
         self._flights = Flights()
@@ -195,6 +195,10 @@ class _Overlay(Memo):
         """Return the values that are there, in the order of `keys`."""
         found = self._memo.get_many([key for key in keys if key not in self._new]) | self._new
         return {key: found[key] for key in keys if key in found}
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep one value until the overlay is gone."""
+        self._new[key] = value
 
     def put_many(self, values: Mapping[str, Any]) -> None:
         """Keep the values until the overlay is gone."""

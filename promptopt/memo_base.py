@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from promptopt.memo_format import Row
@@ -84,6 +84,26 @@ class Flights:
                 for key in mine:
                     del self._flights[key]
             flight.set()
+
+
+class ReplyCache(Protocol):
+    """What a run needs of a memo: JSON values by key, and shared claims on the work for those that are missing."""
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
+        """Return the values that are there, in the order of `keys`."""
+        ...
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep one value."""
+        ...
+
+    def put_many(self, values: Mapping[str, Any]) -> None:
+        """Keep all values or none."""
+        ...
+
+    def claim(self, keys: Iterable[str]) -> AbstractContextManager[Claim]:
+        """Share out the work on `keys`."""
+        ...
 
 
 class Store(Protocol):

@@ -25,7 +25,7 @@ from promptopt import (
     Task,
     optimize,
 )
-from promptopt.dry_run import Estimate, estimate
+from promptopt.dry_run import Estimate, _Overlay, estimate
 from promptopt.strategies import BUILT_IN
 
 if TYPE_CHECKING:
@@ -310,3 +310,15 @@ def test_errors_of_simulated_episodes_give_promst_something_to_mend(tmp_path: Pa
     writer = [need for need in needs.needs if need.role == "writer" and need.stage == "search"]
 
     assert writer[0].asked.calls > 3
+
+
+def test_a_dry_run_reads_the_memo_and_keeps_what_is_new_to_itself(tmp_path: Path) -> None:
+    with Memo(tmp_path) as memo:
+        memo.put("a", 1)
+        overlay = _Overlay(memo)
+        overlay.put("b", 2)
+        overlay.put_many({"c": 3})
+
+        assert not isinstance(overlay, Memo)  # of which it would hold no store
+        assert overlay.get_many(["c", "a", "b", "d"]) == {"c": 3, "a": 1, "b": 2}
+        assert memo.get_many(["a", "b", "c"]) == {"a": 1}

@@ -257,6 +257,12 @@ def test_the_command_names_the_nearest_strategy_and_what_differs_from_it() -> No
         "promptopt optimize TASK.toml --model openai:m --base-url https://x/v1 --writer python:MODULE:NAME "
         "--strategy random --set prompts=32 --budget '5000 calls, 2 dollars' --seed 7"
     )
+    scores_chats = {"provider": "completions", "model": "q", "endpoint": "http://localhost:8000/v1", "template": "0af"}
+    models = {"task": scores_chats, "writer": {key: scores_chats[key] for key in ("provider", "model", "endpoint")}}
+    assert (
+        "--model completions:q --base-url http://localhost:8000/v1 --tokenizer TOKENIZER "
+        "--writer completions:q --writer-base-url http://localhost:8000/v1 --strategy"
+    ) in command(a_result(models=models))
     assert "--strategy STRATEGY" in command(a_result(strategy={"name": "Mine", "settings": {}}))
 
 

@@ -22,9 +22,10 @@ import toys
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from promptopt import FakeModel, InputError, Prompt, Request, Run, optimize
+from promptopt import FakeModel, HillClimb, InputError, Prompt, RandomSearch, Request, Run, optimize
 from promptopt.cli import app
 from promptopt.errors import StoppedError
+from promptopt.strategies import P1
 from promptopt.tracking import Begun, Ended, MLflow, OptunaStudy, Stepped, begun, optuna_study
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from optuna.trial import FrozenTrial
 
-    from promptopt import Result
+    from promptopt import Result, Strategy
     from promptopt.tracking import Callback, Event
 
 COMPLETE, PRUNED, FAIL = (getattr(optuna.trial.TrialState, name) for name in ("COMPLETE", "PRUNED", "FAIL"))
@@ -241,6 +242,22 @@ def test_another_task_of_the_same_name_is_another_study(changes: dict[str, Any])
 
     assert name(toys.TASK) == name(replace(toys.TASK))
     assert name(replace(toys.TASK, **changes)) != name(toys.TASK)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (P1(inner=HillClimb()), P1(inner=HillClimb(pool=3))),
+        (P1(inner=HillClimb()), P1(inner=RandomSearch())),
+        (HillClimb(prompts=("A",)), HillClimb(prompts=("B",))),
+    ],
+)
+def test_another_inner_strategy_or_pool_is_another_study(first: Strategy, second: Strategy) -> None:
+    def name(strategy: Strategy) -> str:
+        return begun(toys.TASK, strategy, {"task": {"model": "fake"}}, 0, "1 call").name
+
+    assert name(first) != name(second)
+    assert name(first) == name(replace(first))  # type: ignore[type-var]  # a dataclass
 
 
 def test_a_study_of_another_run_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _MOST_KINDS = 12
 _LONGEST_KIND = 80  # characters
-_PROVIDERS = ("local", "openai", "anthropic")
+_PROVIDERS = ("local", "local-clip", "openai", "completions", "anthropic")
 
 
 class Point(NamedTuple):
@@ -134,4 +134,5 @@ def _model(option: str, url_option: str, fingerprint: dict[str, Any]) -> list[st
     if provider not in _PROVIDERS or not model:
         return [option, "python:MODULE:NAME"]
     endpoint = [url_option, str(fingerprint["endpoint"])] if fingerprint.get("endpoint") else []
-    return [option, f"{provider}:{model}", *endpoint]
+    scores_chats = provider == "completions" and "template" in fingerprint and option == "--model"
+    return [option, f"{provider}:{model}", *endpoint, *(["--tokenizer", "TOKENIZER"] if scores_chats else [])]

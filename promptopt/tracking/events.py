@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from promptopt.errors import InputError
-from promptopt.settings import settings_of
+from promptopt.settings import identity_of, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -109,7 +109,7 @@ def begun(task: Task, strategy: Strategy, models: Mapping[str, Mapping[str, Any]
     """Return the first event of a run."""
     name, settings = type(strategy).__name__, settings_of(strategy)
     fingerprints = {role: dict(fingerprint) for role, fingerprint in models.items()}
-    decisive = [_identity(task), name, settings, fingerprints, seed, budget]
+    decisive = [_identity(task), name, identity_of(strategy), fingerprints, seed, budget]
     text = json.dumps(decisive, sort_keys=True, default=_named)
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:10]
     return Begun(
