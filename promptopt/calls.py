@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from promptopt.characters import whole_characters
 from promptopt.errors import BudgetExhaustedError, InputError, StoppedError
 from promptopt.memo import KeyMaker
 from promptopt.scores import Failure, Response
@@ -57,12 +58,14 @@ class Caller:
         ledger: what the run may use.
         stop: when to end early.
         watch: called after each reply, to show progress.
+        halved: keys of the replies that held half of a surrogate pair, for which U+FFFD was delivered.
     """
 
     memo: ReplyCache
     ledger: Ledger
     stop: Stop = field(default_factory=Stop)
     watch: Callable[[], None] = lambda: None
+    halved: set[str] = field(default_factory=set)
 
     def generate(self, role: str, model: Model, requests: Sequence[Request]) -> list[Reply]:
         """Return a reply to each request, in order.
@@ -149,6 +152,16 @@ class Caller:
         """
         costs = model.price is None or any(model.price)
         return model.unit == "reply" and (costs or self.ledger.limit.tokens is not None)
+
+    def delivered(self, key: str, reply: Reply) -> Reply:
+        """Return a reply in whole characters; the memo keeps what came, so that a replay counts the same."""
+        if isinstance(reply, Failure):
+            return Failure(whole_characters(reply.reason))
+        text = whole_characters(reply.text)
+        if text == reply.text:
+            return reply
+        self.halved.add(key)
+        return replace(reply, text=text)
 
     def stored(self, keys: Iterable[str]) -> dict[str, Response]:
         """Return the replies that the memo holds."""
@@ -274,18 +287,18 @@ class _Asking:
     def _take(self, known: Mapping[str, Response]) -> None:
         for key, reply in known.items():
             counted = self._counted(key, reply)
-            self.replies[key] = without_thinking(counted)
+            self.replies[key] = self.caller.delivered(key, without_thinking(counted))
             self.caller.ledger.record(self.role, key, counted.usage, self.price, paid=False)
         if known:
             self.caller.watch()
 
     def _record(self, key: str, reply: Reply, share: float = 1.0) -> None:
         if isinstance(reply, Failure):
-            self.replies[key] = reply
+            self.replies[key] = self.caller.delivered(key, reply)
             self.caller.ledger.record_failure(self.role, key)
         else:
             counted = self._counted(key, reply)
-            self.replies[key] = without_thinking(counted)
+            self.replies[key] = self.caller.delivered(key, without_thinking(counted))
             self.caller.ledger.record(self.role, key, counted.usage, self.price, paid=True, share=share)
         self.caller.watch()
 

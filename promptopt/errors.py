@@ -2,6 +2,7 @@
 
     PromptoptError
     ├── InputError (also a ValueError)        the user's data, settings or arguments; says the culprit and the mend
+    │   └── RewardError                       the user's reward raised, or returned no number; ends a search in good order
     ├── MissingExtraError (also ImportError)  an optional part is not installed; says the install command
     ├── BudgetExhaustedError                  the next call would overstep the budget; ends a search in good order
     ├── StoppedError                          the user asked the run to end (Ctrl-C); ends a search in good order
@@ -17,16 +18,25 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from promptopt.characters import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
 class PromptoptError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose; their words may quote models, servers and data."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InputError(PromptoptError, ValueError):
     """Something the user gave cannot be used; the message names the culprit, the value and the mend."""
+
+
+class RewardError(InputError):
+    """A reward raised, or returned what is no finite number; the message names the reward, the item and the reply."""
 
 
 class MissingExtraError(PromptoptError, ImportError):

@@ -7,46 +7,51 @@ budget, so that running it again continues it: everything that it asked before i
 from __future__ import annotations
 
 import math
-import os
 import platform
-import signal
-import threading
 import time
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptopt._version import __version__
-from promptopt.calls import Caller, Stop
-from promptopt.errors import BudgetExhaustedError, InputError, ModelError, PassingModelError, StoppedError
+from promptopt.calls import Caller
+from promptopt.errors import (
+    BudgetExhaustedError,
+    InputError,
+    ModelError,
+    PassingModelError,
+    PromptoptError,
+    RewardError,
+    StoppedError,
+)
 from promptopt.ledger import Budget, Ledger
 from promptopt.memo import Memo
 from promptopt.models import load_model
 from promptopt.models.base import Request
 from promptopt.near_duplicates import near_duplicates
-from promptopt.outcomes import FILE as OUTCOMES
-from promptopt.outcomes import write_outcomes
 from promptopt.prompt import Message
 from promptopt.randomness import named_generator
-from promptopt.report import write_report
 from promptopt.result import Record, Result
 from promptopt.rewards import MEETS_TARGET, Exact, Judge
 from promptopt.run import Run
+from promptopt.run_folder import open_folder, save, spare_descriptors
 from promptopt.scorer import Scorer
 from promptopt.scores import Failure, Response
 from promptopt.selection import Choice, choose, compare, shortlist
 from promptopt.settings import find_strategy, settings_of
+from promptopt.signals import stop_on_signals
 from promptopt.stages import Stages, least_calls, too_small
 from promptopt.strategies import needs_no_labels
 from promptopt.task import Task
 from promptopt.tracking import Ended, Teller, begun, study
+from promptopt.tracking.identity import digest_of
 from promptopt.writing import rejections
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
-    from types import FrameType
+    from collections.abc import Mapping, Sequence
 
     from promptopt.models.base import Model
     from promptopt.outcomes import Comparison
@@ -56,12 +61,13 @@ if TYPE_CHECKING:
     from promptopt.run import Candidate
     from promptopt.selection import Validated
     from promptopt.strategies import Strategy
-    from promptopt.tracking import Callback
+    from promptopt.tracking import Begun, Callback
 
 _FAILED_SHARE = 0.01  # above this share of failed replies a run is unfinished (design, decision 4)
 _ITEMS_A_LABEL = 5  # answers that stand so often look like labels
 _FIRST_PROPOSAL = 3  # messages that a writer may be sent for one, some of which are rejected
 _FIRST_CALL = 2.0  # one call says to this factor what the others will take
+_ENDS = (StoppedError, ModelError, RewardError)  # what ends a run in good order, unfinished
 
 
 def optimize(
@@ -78,11 +84,13 @@ def optimize(
     display: Display | None = None,
     tracking: bool | str = True,
     callbacks: Sequence[Callback] = (),
+    overwrite: bool = False,
 ) -> Result:
     """Search for a better prompt, choose on validation data, and compare with the seed prompt once on test data.
 
-    Stopped in any way and started again with the same arguments, it goes on where it was. Ctrl-C ends the search and
-    returns the best so far, marked unfinished; a second one leaves at once.
+    Stopped in any way and started again with the same arguments, it goes on where it was. Ctrl-C, SIGTERM and SIGHUP end
+    the search and return the best so far, marked unfinished; Ctrl-C again leaves at once. Where a callback or a strategy
+    raises, what was found until then is written to `run_dir` as an unfinished result before the exception goes on.
 
     Args:
         task: a task, or the path of a task file.
@@ -100,16 +108,26 @@ def optimize(
             (False). It decides nothing.
         callbacks: are told when the run begins, when a step of the search ends, and when the run has ended; what one raises
             ends the run.
+        overwrite: write over the result of another run in `run_dir`; without it that is refused, and the same run goes on.
 
     Returns:
         The result; look at `finished` and `improved` before using its prompt.
 
     Raises:
-        InputError: something given cannot be used; said before anything is spent where it can be known.
+        InputError: something given cannot be used, or `run_dir` holds another run's result; said before anything is spent
+            where it can be known.
         FinalModelError, PassingModelError: a model cannot be used at all; later failures end the search instead.
     """
     job = prepare(task, model, strategy, writer=writer, budget=budget, seed=seed, settings=settings)
-    return run_job(job, run_dir=run_dir, memo=memo, display=display, tracking=tracking, callbacks=callbacks)
+    return run_job(
+        job,
+        run_dir=run_dir,
+        memo=memo,
+        display=display,
+        tracking=tracking,
+        callbacks=callbacks,
+        overwrite=overwrite,
+    )
 
 
 def run_job(
@@ -121,6 +139,7 @@ def run_job(
     tracking: bool | str = True,
     callbacks: Sequence[Callback] = (),
     ledger: Ledger | None = None,
+    overwrite: bool = False,
 ) -> Result:
     """Do what `optimize` does once its arguments are read.
 
@@ -134,38 +153,43 @@ def run_job(
     job.check()
     job.check_budget()
     if run_dir is not None:
-        _open_folder(Path(run_dir))
+        open_folder(Path(run_dir), job.begun, job.digest, overwrite=overwrite)
     tracker = study(tracking, run_dir)
     told: tuple[Callback, ...] = (tracker, *callbacks) if tracker else tuple(callbacks)
+
+    def finished(result: Result) -> Result:
+        release()
+        result = replace(
+            result, seconds=time.monotonic() - started, run_dir=str(run_dir or ""), digest=job.digest if run_dir else ""
+        )
+        return result if run_dir is None else save(result, Path(run_dir))
+
     with (
         display or nullcontext(),
         closing(tracker) if tracker else nullcontext(),
         nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store,
-        _stop_on_interrupt(display) as stop,
+        spare_descriptors() as release,
+        stop_on_signals(display) as stop,
     ):
-        result = job.run(Caller(store, ledger or Ledger(), stop), display, told)
-        result = replace(result, seconds=time.monotonic() - started, run_dir=str(run_dir or ""))
-        _finish(result, run_dir, told)
+        try:
+            result = finished(job.run(Caller(store, ledger or Ledger(), stop), display, told))
+        except _CrashedError as crash:
+            saved = finished(crash.result)
+            if saved.run_dir:
+                crash.cause.add_note(f"what was found until then is in {saved.run_dir}")
+            raise crash.cause from crash.cause.__cause__
+        for callback in told:
+            callback(Ended(result))
     return result
 
 
-def _open_folder(folder: Path) -> None:
-    """Make the folder of the run before anything is spent."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError("not writable")
-    except OSError as error:
-        raise InputError(f"the run's folder {folder} cannot be used ({error}): name another one in run_dir") from error
+class _CrashedError(Exception):
+    """Something of the user's, or of ours, raised what nobody expected; carries what was found until then."""
 
-
-def _finish(result: Result, run_dir: Path | str | None, told: Sequence[Callback]) -> None:
-    if run_dir is not None:
-        result.save(Path(run_dir) / "result.json")
-        write_outcomes(result.test.outcomes if result.test else (), Path(run_dir) / OUTCOMES)
-        write_report(result, Path(run_dir) / "report.md")
-    for callback in told:
-        callback(Ended(result))
+    def __init__(self, result: Result, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.result = result
+        self.cause = cause
 
 
 def prepare(
@@ -238,6 +262,18 @@ class Job:
             roles["judge"] = self.task.reward.model
         return roles
 
+    @property
+    def begun(self) -> Begun:
+        """What the run is, as callbacks are told."""
+        models = {role: model.fingerprint for role, model in self.roles.items()}
+        return begun(self.task, self.strategy, models, self.seed, str(self.budget))
+
+    @cached_property
+    def digest(self) -> str:
+        """The same for the same run, and for no other."""
+        prices = {role: model.price for role, model in self.roles.items()}
+        return digest_of([self.begun.name, prices])[:32]
+
     def check(self) -> None:
         """Refuse, before anything is spent, what cannot work."""
         if not isinstance(self.seed, int) or self.seed < 0:
@@ -304,20 +340,25 @@ class Job:
             caller.watch = lambda: display.show(run)
         run.watch = watch
         if callbacks:
-            fingerprints = {role: model.fingerprint for role, model in self.roles.items()}
-            first = begun(self.task, self.strategy, fingerprints, self.seed, str(self.budget))
+            first = self.begun
             for callback in callbacks:
                 callback(first)
         notes = self._notes()
+        crashes: list[Exception] = []
         unfinished = self._prepare(scorer, stages)
         if not unfinished:
             stages.search()
-            unfinished = self._search(run)
-        choice, test, unfinished = self._choose_and_test(run, stages, unfinished, notes)
+            unfinished = self._search(run, crashes)
+        choice, test, unfinished = self._choose_and_test(run, stages, unfinished, notes, crashes)
         unfinished = unfinished or self._too_many_failures(run)
         notes += [*stages.notes, *ledger.notes(), *filter(None, [rejections(run.proposed)])]
         notes += [*scorer.silence.notes(self.task.max_tokens), *scorer.tally.notes]
-        return Result(
+        if caller.halved:
+            notes.append(
+                f"{len(caller.halved)} replies held half of a surrogate pair, as an emoji that was cut in two: U+FFFD "
+                "replaces it"
+            )
+        result = Result(
             task=self.task.name,
             prompt=choice.prompt,
             seed_prompt=self.task.seed_prompt,
@@ -340,6 +381,9 @@ class Job:
             paid=ledger.paid,
             seconds=math.nan,
         )
+        if crashes:
+            raise _CrashedError(result, crashes[0])
+        return result
 
     def _prepare(self, scorer: Scorer, stages: Stages) -> str:
         """Call every model, and the task model with the seed prompt; return why the run ends here already, or ""."""
@@ -352,7 +396,7 @@ class Job:
         stages.check(_FIRST_CALL)
         try:
             scorer.score([self.task.seed_prompt], self.task.train, reward=self._start)
-        except (StoppedError, ModelError) as error:
+        except _ENDS as error:
             return str(error)
         except BudgetExhaustedError as error:
             raise stages.too_small() from error
@@ -378,21 +422,24 @@ class Job:
             hello = Request(context=(Message("user", "Reply with the word ready."),), max_tokens=8)
             _must_answer("writer", *scorer.caller.generate("writer", writer, [hello]))
 
-    def _search(self, run: Run) -> str:
-        """Let the strategy search; return why the run is unfinished, or ""."""
+    def _search(self, run: Run, crashes: list[Exception]) -> str:
+        """Let the strategy search; return why the run is unfinished, or "". What nobody expected goes into `crashes`."""
         try:
             self.strategy.search(run)
         except BudgetExhaustedError as error:
             if not run.history:
                 raise InputError(f"the budget of {self.budget} ends before the search can begin: {error}") from error
-        except (StoppedError, ModelError) as error:
+        except _ENDS as error:
             return str(error)
+        except Exception as error:  # noqa: BLE001  of strategies and callbacks: what was found until then is saved first
+            crashes.append(error)
+            return _in_words(error)
         if not run.history:
             raise InputError(f"the strategy {type(self.strategy).__name__} scored nothing: it must call run.score")
         return ""
 
     def _choose_and_test(
-        self, run: Run, stages: Stages, unfinished: str, notes: list[str]
+        self, run: Run, stages: Stages, unfinished: str, notes: list[str], crashes: list[Exception]
     ) -> tuple[Choice, Comparison | None, str]:
         """Return the choice, the test where the run came so far, and why it is unfinished, or ""."""
         seed = self.task.seed_prompt
@@ -406,8 +453,11 @@ class Job:
             if listed:
                 choice = self._choose(run, stages, listed, choice, notes)
             return choice, self._test(run, stages, choice, notes), ""
-        except (StoppedError, ModelError) as error:
+        except _ENDS as error:
             return choice, None, str(error)
+        except Exception as error:  # noqa: BLE001  as in `_search`
+            crashes.append(error)
+            return choice, None, _in_words(error)
 
     def _choose(
         self, run: Run, stages: Stages, listed: Sequence[Candidate], before: Choice, notes: list[str]
@@ -543,26 +593,5 @@ def _versions() -> dict[str, str]:
     return out
 
 
-@contextmanager
-def _stop_on_interrupt(display: Display | None) -> Generator[Stop]:
-    """Turn the first Ctrl-C into a request to stop; the second raises KeyboardInterrupt as ever.
-
-    Signals belong to the main thread; and where Ctrl-C is ignored, as in what a script started with `&`, it stays so.
-    """
-    stop = Stop()
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    if ignored or threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def request(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        stop.requested = True
-        signal.signal(signal.SIGINT, before)
-        if display is not None:
-            display.say("ending with the best so far; Ctrl-C again leaves at once")
-
-    before = signal.signal(signal.SIGINT, request)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, PromptoptError) else f"{type(error).__name__}: {error}"

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError
+from promptopt.files import write_private
 from promptopt.scores import Failure
 from promptopt.statistics import Interval
 
@@ -140,10 +141,8 @@ def outcomes(scores: Scores) -> tuple[Outcome, ...]:
 
 def write_outcomes(found: Sequence[Outcome], path: Path) -> None:
     """Write the outcomes, one line each; the file is there whole or not at all."""
-    partial = path.with_suffix(".partial")
     lines = [json.dumps(asdict(one), ensure_ascii=False, allow_nan=False) + "\n" for one in found]
-    partial.write_text("".join(lines), encoding="utf-8")
-    partial.replace(path)
+    write_private(path, "".join(lines))
 
 
 def read_outcomes(path: Path) -> tuple[Outcome, ...]:

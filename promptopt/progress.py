@@ -6,7 +6,10 @@ import logging
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from promptopt.characters import printable
+from promptopt.streams import lasting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +43,8 @@ class Display:
         from rich.live import Live  # noqa: PLC0415
 
         notebook = console is None and not quiet and _in_notebook()
-        self.console = console or Console(stderr=True, highlight=False, force_jupyter=False)
+        self.console = console or Console(file=lasting(sys.stderr), highlight=False, force_jupyter=False)
+        self._given_file: IO[str] | None = None
         terminal = self.console.is_terminal and not quiet and not notebook
         self._quiet = quiet
         self._plain = not (quiet or notebook or terminal)
@@ -62,6 +66,7 @@ class Display:
         self._entered += 1
         if self._entered > 1:
             return self
+        self._given_file, self.console.file = self.console.file, lasting(self.console.file)
         self._level = self._logger.level
         if not self._quiet:
             self._logger.setLevel(logging.INFO)  # such as how far a batch is
@@ -90,6 +95,8 @@ class Display:
             self._live.stop()
         self._logger.removeHandler(self._said)
         self._logger.setLevel(self._level)
+        if self._given_file is not None:
+            self.console.file = self._given_file
 
     def show(self, run: Run) -> None:
         """Show where a run is, if it is time to."""
@@ -101,7 +108,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Show a sentence at once."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(printable(text), markup=False, soft_wrap=True)
 
     def _show(self, made: Callable[[], str]) -> None:
         now = self._moved = time.monotonic()
@@ -119,7 +126,7 @@ class Display:
         now = time.monotonic()
         waited = now - self._moved
         waiting = f" | waiting for {waited:.0f} s" if waited >= _WAITING_SECONDS else ""
-        return f"{self._line} | {_clock(now - self._began)}{waiting}"
+        return printable(f"{self._line} | {_clock(now - self._began)}{waiting}")
 
     def _rendered(self) -> Text:
         from rich.text import Text  # noqa: PLC0415  loaded when used
@@ -128,7 +135,7 @@ class Display:
 
     def _print(self) -> None:
         self._shown = time.monotonic()
-        self.console.print(self._whole(), markup=False, soft_wrap=True)
+        self.say(self._whole())
 
     def _beat(self) -> None:
         """Print a line where none was for long: whoever reads a log should see that the run is alive."""

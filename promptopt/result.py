@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from promptopt.characters import printable
 from promptopt.errors import InputError
+from promptopt.files import make_private_folder, write_private
 from promptopt.ledger import Spending
 from promptopt.masks import pareto
 from promptopt.models.base import Price
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 SPENDING = ("role", "calls", "saved", "input", "of it cached", "output", "dollars", "dollars saved")
 """Heads of the table that `Result.spending` gives: calls, tokens and dollars spent, and what memo and batches saved."""
+
+FILE = "result.json"
+"""Name of the result's file in the folder of a run."""
 
 _FORMAT = 1
 _FREE = Price(0.0, 0.0)
@@ -92,6 +97,7 @@ class Result:
         paid: what each role used beyond the memo, in this process.
         seconds: that this process took.
         run_dir: where the run's files lie, or "".
+        digest: the same for the same run, and for no other; "" in results of earlier versions.
     """
 
     task: str
@@ -116,6 +122,7 @@ class Result:
     seed_number: int | None = None
     run_dir: str = field(default="", compare=False)
     warnings: tuple[str, ...] = ()
+    digest: str = field(default="", compare=False)
 
     @property
     def finished(self) -> bool:
@@ -298,7 +305,7 @@ class Result:
         for row in (SPENDING, *self.spending()):
             lines.append("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
         lines += ["", *(f"note: {note}" for note in self.notes), "chosen prompt:", str(self.prompt)]
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values that `from_json` reads back; NaN and infinities become null, outcomes are left out."""
@@ -308,8 +315,9 @@ class Result:
             record["prompt"] = mine.prompt.to_json()
         if out["test"] is not None:
             del out["test"]["outcomes"]
-        if not self.warnings:
-            del out["warnings"]  # as in results of earlier versions
+        for name in ("warnings", "digest"):
+            if not out[name]:
+                del out[name]  # as in results of earlier versions
         return out
 
     @classmethod
@@ -349,20 +357,22 @@ class Result:
     def save(self, path: Path | str) -> None:
         """Write the result as JSON; the file is there whole or not at all."""
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".partial")
-        partial.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-        partial.replace(target)
+        make_private_folder(target.parent)
+        write_private(target, json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False))
 
     @classmethod
     def load(cls, path: Path | str) -> Result:
         """Read a saved result.
 
+        Args:
+            path: of the file, or of the run's folder that holds it as `result.json`.
+
         Raises:
             InputError: the file is not there, or holds none.
         """
         try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+            file = Path(path) / FILE if Path(path).is_dir() else Path(path)
+            return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
         except OSError as error:
             raise InputError(f"cannot read {path} ({error}): name a result.json of a run") from error
         except ValueError as error:  # of JSON, of UTF-8, or our own

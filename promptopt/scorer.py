@@ -7,7 +7,7 @@ Knows nothing of strategies; memo, budget and dispatch are the caller's.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from promptopt.rollouts import roll_out
 from promptopt.scores import Failure, Response, Scores
 from promptopt.silence import Silence
 from promptopt.tally import Tally
+from promptopt.verdicts import verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from promptopt.prompt import Context, Example, Prompt
     from promptopt.rewards import Reward
     from promptopt.task import Task
-
-Verdict: TypeAlias = tuple[float, str]
+    from promptopt.verdicts import Verdict
 
 _JUDGE_TOKENS = 256  # a sentence and a score
 
@@ -75,7 +75,7 @@ class Scorer:
             Scores with rewards [P, E, R].
 
         Raises:
-            InputError: nothing to score, or a reward that returned no number.
+            InputError: nothing to score, or (as RewardError) a reward that raised or returned no number.
             BudgetExhaustedError, FinalModelError, StoppedError: as `Caller.generate`.
         """
         if not prompts or not examples or replicates < 1:
@@ -100,7 +100,7 @@ class Scorer:
         flat = [(e, cell) for row in cells for e, column in zip(examples, row, strict=True) for cell in column]
         failures = (f"example {e.id!r}: {cell.reason}" for e, cell in flat if isinstance(cell, Failure))
         self.first_failure = self.first_failure or next(failures, "")
-        verdicts = self._judged(flat, reward) if isinstance(reward, Judge) else [_verdict(reward, *c) for c in flat]
+        verdicts = self._judged(flat, reward) if isinstance(reward, Judge) else [verdict(reward, *c) for c in flat]
         shape = (len(prompts), len(examples), len(cells[0][0]))
         rewards = np.array([value for value, _ in verdicts], dtype=np.float64).reshape(shape)
         reasons = np.array([why for _, why in verdicts], dtype=object).reshape(shape).tolist()
@@ -178,14 +178,3 @@ def _in_shape(flat: list[Reply], examples: int, replicates: int) -> list[list[li
         [flat[start + e * replicates : start + (e + 1) * replicates] for e in range(examples)]
         for start in range(0, len(flat), examples * replicates)
     ]
-
-
-def _verdict(reward: Reward, example: Example, reply: Reply) -> Verdict:
-    """Return (reward, the reward's words); NaN and the reason for a failure."""
-    if isinstance(reply, Failure):
-        return np.nan, reply.reason
-    given = reward(example, reply)
-    value, why = given if isinstance(given, tuple) and len(given) == 2 else (given, "")  # noqa: PLR2004  a pair
-    if not isinstance(value, int | float | np.floating | np.integer) or not np.isfinite(value):
-        raise InputError(f"the reward {reward!r} returned {value!r} for example {example.id!r}: return a finite number")
-    return float(value), str(why)

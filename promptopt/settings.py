@@ -51,22 +51,6 @@ def settings_of(strategy: Strategy) -> dict[str, Any]:
     return {f.name: value for f in fields(strategy) if _is_plain(value := vars(strategy)[f.name])}
 
 
-def identity_of(strategy: Strategy) -> dict[str, Any]:
-    """Return all settings of a strategy as JSON values, strategies and pools among them too; {} for one that is no dataclass."""
-    return {f.name: _identified(vars(strategy)[f.name]) for f in fields(strategy)} if is_dataclass(strategy) else {}
-
-
-def _identified(value: Any) -> Any:
-    if _is_plain(value):
-        return value
-    if isinstance(value, list | tuple):
-        return [_identified(each) for each in value]
-    parts = (
-        {f.name: vars(value)[f.name] for f in fields(value)} if is_dataclass(value) else getattr(value, "__dict__", {})
-    )
-    return [type(value).__qualname__, {name: _identified(part) for name, part in parts.items()}]
-
-
 def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 

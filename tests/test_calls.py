@@ -321,7 +321,7 @@ def test_an_entry_that_is_no_response_is_asked_again_and_replaced(memo: Memo, ga
 
 @pytest.mark.parametrize("finish", ["stop", "length", "refusal"])
 def test_every_kind_of_reply_comes_back_from_the_memo_as_it_was(memo: Memo, finish: Finish) -> None:
-    reply = Response("two\nlines \ud83d", (-0.5, -1.0), Usage(5, 2, 1), finish)
+    reply = Response("two\nlines 😀", (-0.5, -1.0), Usage(5, 2, 1), finish)
 
     def handler(request: Request) -> Response:
         return reply
@@ -332,6 +332,23 @@ def test_every_kind_of_reply_comes_back_from_the_memo_as_it_was(memo: Memo, fini
 
     assert Caller(memo, Ledger()).generate("task", silent, wanted) == [reply]
     assert silent.asked == []
+
+
+@pytest.mark.parametrize("half", ["\ud83d", "\ude00 and \ud83d"])
+def test_half_a_surrogate_pair_is_replaced_and_counted_the_same_from_the_memo(memo: Memo, half: str) -> None:
+    (wanted,) = requests("a")
+
+    def counted(model: Recorder) -> tuple[list[str], int]:
+        caller = Caller(memo, Ledger())
+        return texts(caller.generate("task", model, [wanted])), len(caller.halved)
+
+    first = counted(Recorder(lambda _: Response(f"fine {half}")))
+
+    assert first == counted(Recorder())
+    assert first[1] == 1
+    assert "\ufffd" in first[0][0]
+    first[0][0].encode()
+    assert memo.get(key_of(wanted))["text"] == f"fine {half}"  # type: ignore[index]  # as entries of before
 
 
 @pytest.mark.parametrize(("usage", "written"), [(Usage(5, 2, 1), [5, 2, 1]), (Usage(5, 2, 1, 3), [5, 2, 1, 3])])

@@ -16,6 +16,7 @@ import numpy as np
 from promptopt.errors import InputError
 from promptopt.outcomes import FILE, SAME, read_outcomes
 from promptopt.report.curves import Point, best_at, best_so_far
+from promptopt.result import FILE as RESULT
 from promptopt.result import Result
 from promptopt.statistics import paired_interval
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from promptopt.statistics import Interval
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)  # of the calls that all runs made, at which their best is compared
-_RESULT = "result.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ def read_run(folder: Path | str) -> SavedRun:
         InputError: it holds no result.
     """
     given = Path(folder)
-    file = given if given.name == _RESULT else given / _RESULT
+    file = given if given.name == RESULT else given / RESULT
     result = Result.load(file)
     return SavedRun(name=file.resolve().parent.name, result=result, outcomes=read_outcomes(file.parent / FILE))
 

@@ -66,7 +66,7 @@ def comparison_page(compared: Compared) -> str:
 def write_page(text: str, path: Path) -> None:
     """Write a page, whole or not at all."""
     partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     partial.replace(path)
 
 
@@ -90,7 +90,7 @@ def _json(data: dict[str, Any]) -> str:
 
 def _packed(text: str) -> str:
     """Return a text as one that holds nothing of HTML, a fraction as long: prompts of one search resemble each other."""
-    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    return base64.b64encode(zlib.compress(text.encode("utf-8", "backslashreplace"), 9)).decode()
 
 
 def _data(result: Result, outcomes: tuple[Outcome, ...]) -> dict[str, Any]:

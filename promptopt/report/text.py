@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from promptopt.characters import printable
+from promptopt.files import write_private
 from promptopt.report.curves import command
 from promptopt.result import SPENDING
 
@@ -19,9 +21,7 @@ _BEST = 20
 
 def write_report(result: Result, path: Path) -> None:
     """Write the report, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(markdown(result), encoding="utf-8")
-    partial.replace(path)
+    write_private(path, markdown(result))
 
 
 def markdown(result: Result) -> str:
@@ -53,7 +53,7 @@ def markdown(result: Result) -> str:
     lines += [f"* price of the {role} model: {price_in_words(price)}" for role, price in result.prices.items()]
     lines += [f"* {role} model: {json.dumps(found, sort_keys=True)}" for role, found in result.models.items()]
     lines += [f"* {name} {number}" for name, number in result.versions.items()]
-    return "\n".join(lines) + "\n"
+    return printable("\n".join(lines)) + "\n"
 
 
 def price_in_words(price: Price | None) -> str:

@@ -12,12 +12,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt.errors import BudgetExhaustedError, InputError, PromptoptError
+from promptopt.files import make_private_folder, write_private
 from promptopt.harness import Job, prepare, run_job
 from promptopt.ledger import Budget, Ledger, Spending
 from promptopt.models import load_model
 from promptopt.outcomes import FILE as OUTCOMES
 from promptopt.outcomes import Outcome, read_outcomes, write_outcomes
 from promptopt.report import write_report
+from promptopt.result import FILE as RESULT
 from promptopt.result import Result
 from promptopt.taskfile import load_task
 from promptopt.tracking import OptunaStudy
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from promptopt.task import Task
     from promptopt.usage import Bound
 
-RESULT, CALLS = "result.json", "calls.json"
+CALLS = "calls.json"
 _KEY_DIGITS = 16  # of a memo key; of a million calls, two agree in these once in thirty million sweeps
 _MODELS = 4  # kept in a process: weights that one run loaded serve the next
 
@@ -186,10 +188,10 @@ def keep(ran: Ran, folder: Path) -> None:
     """Write what came of a cell; the result comes last, so that where it is, all is."""
     if ran.result is None:
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
     write_outcomes(ran.outcomes, folder / OUTCOMES)
     calls = {"sure": ran.calls.sure, "calls": [[key, *use] for key, use in ran.calls.uses.items()]}
-    (folder / CALLS).write_text(json.dumps(calls), encoding="utf-8")
+    write_private(folder / CALLS, json.dumps(calls))
     result = replace(ran.result, run_dir=str(folder))
     write_report(result, folder / "report.md")
     result.save(folder / RESULT)

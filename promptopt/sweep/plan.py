@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from promptopt.errors import InputError
 from promptopt.sweep.cells import Cell
 from promptopt.taskfile import load_task
-from promptopt.tracking.events import begun
+from promptopt.tracking.identity import digest_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,11 +103,7 @@ def plan(spec: SweepSpec, file: Path) -> Plan:
 
 def _name(cell: Cell, task: Task) -> str:
     """Return words to know a cell by, and a digest of all that decides its run."""
-    job = cell.job(task)
-    models = {role: dict(model.fingerprint) for role, model in job.roles.items()}
-    whole = begun(job.task, job.strategy, models, cell.seed, str(cell.budget)).name
-    prices = {role: model.price for role, model in job.roles.items()}
-    digest = hashlib.sha256(json.dumps([whole, prices, cell.rung is None], sort_keys=True).encode()).hexdigest()[:8]
+    digest = digest_of([cell.job(task).digest, cell.rung is None])[:8]
     words = [cell.task, cell.model.name, cell.strategy.label, f"seed-{cell.seed}"]
     words += [] if cell.rung is None else [f"rung-{cell.rung}"]
     return "-".join([*(re.sub(r"[^A-Za-z0-9.]+", "-", word).strip("-")[:_LONGEST] for word in words), digest])

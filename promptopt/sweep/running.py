@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from promptopt.characters import printable
 from promptopt.errors import MissingExtraError
+from promptopt.files import make_private_folder, write_private
 from promptopt.ledger import Spending
 from promptopt.memo import Memo, default_place
 from promptopt.report.compare import SavedRun, compare_runs
@@ -66,7 +68,7 @@ def run_sweep(
     if spec.portfolio:
         check_rungs(planned, str(path))
     home = Path(folder) if folder is not None else Path("runs") / path.stem
-    home.mkdir(parents=True, exist_ok=True)
+    make_private_folder(home)
     place = memo or default_place()
     place = place if "://" in place else str(Path(place).expanduser().absolute())
     Memo(place).close()  # refused here, not in every run
@@ -216,9 +218,9 @@ def _written(table: Table, kept: dict[str, tuple[Cell, Ran]], folder: Path) -> T
             write_page(comparison_page(compare_runs(runs)), folder / name)
     except MissingExtraError as error:
         table = replace(table, notes=(*table.notes, f"no page that compares the runs: {error}"))
-    (folder / "sweep.md").write_text(table.markdown(), encoding="utf-8")
+    write_private(folder / "sweep.md", printable(table.markdown()))
     text = json.dumps(table.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / "sweep.json").write_text(text, encoding="utf-8")
+    write_private(folder / "sweep.json", text)
     return table
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from promptopt.errors import InputError
-from promptopt.settings import identity_of, settings_of
+from promptopt.settings import settings_of
+from promptopt.tracking.identity import digest_of, task_identity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +35,7 @@ class Begun:
         models: role -> fingerprint.
         seed: of all randomness.
         budget: in words.
+        seed_prompt: where the search starts, as JSON values.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Begun:
     models: dict[str, dict[str, Any]]
     seed: int
     budget: str
+    seed_prompt: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +110,7 @@ def begun(task: Task, strategy: Strategy, models: Mapping[str, Mapping[str, Any]
     """Return the first event of a run."""
     name, settings = type(strategy).__name__, settings_of(strategy)
     fingerprints = {role: dict(fingerprint) for role, fingerprint in models.items()}
-    decisive = [_identity(task), name, identity_of(strategy), fingerprints, seed, budget]
-    text = json.dumps(decisive, sort_keys=True, default=_named)
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    digest = digest_of([task_identity(task), name, strategy, fingerprints, seed, budget])[:10]
     return Begun(
         name=f"{task.name} {name} seed {seed} {digest}",
         task=task.name,
@@ -119,6 +118,7 @@ def begun(task: Task, strategy: Strategy, models: Mapping[str, Mapping[str, Any]
         models=fingerprints,
         seed=seed,
         budget=budget,
+        seed_prompt=task.seed_prompt.to_json(),
     )
 
 
@@ -148,40 +148,3 @@ def first_line(error: Exception) -> str:
     """Return what an error says first; some databases say pages."""
     cause = error.__cause__ or error  # Optuna's own words are the same for all that a database does not like
     return (str(cause) or repr(cause)).splitlines()[0]
-
-
-def _identity(task: Task) -> dict[str, Any]:
-    """Return what tells a task from others, as JSON values; functions by their names."""
-    splits = {
-        split: [[example.id, example.target, dict(example.inputs)] for example in getattr(task, split)]
-        for split in ("train", "validation", "test")
-    }
-    plain = (
-        "name",
-        "labels",
-        "template",
-        "format",
-        "description",
-        "max_tokens",
-        "temperature",
-        "top_p",
-        "top_k",
-        "stop",
-    )
-    return {
-        **splits,
-        **{name: getattr(task, name) for name in plain},
-        "seed_prompt": task.seed_prompt.to_json(),
-        "reward": task.reward,
-        "environment": task.environment,
-        "history": task.history,
-        **({} if task.logprobs else {"logprobs": False}),  # keeps the names of old studies
-    }
-
-
-def _named(thing: Any) -> Any:
-    """Return a name for what is no JSON: a class, a function, or an object with its plain fields."""
-    if is_dataclass(thing) and not isinstance(thing, type):
-        fields = {name: value for name, value in vars(thing).items() if isinstance(value, str | int | float | tuple)}
-        return [type(thing).__qualname__, {name: repr(value) for name, value in fields.items()}]
-    return getattr(thing, "__qualname__", type(thing).__qualname__)

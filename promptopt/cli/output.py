@@ -1,0 +1,55 @@
+"""What commands print: text that steers no terminal, tables that show names as they are, JSON in plain ASCII."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from promptopt.characters import printable
+from promptopt.streams import lasting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+def say(text: object = "", *, aside: bool = False) -> None:
+    """Print a line on standard output, or `aside` on standard error."""
+    stream = lasting(sys.stderr if aside else sys.stdout)
+    stream.write(f"{printable(str(text))}\n")
+    stream.flush()
+
+
+def say_json(value: Any) -> None:
+    """Print a JSON value on one line; in ASCII, which every console and pipe can hold."""
+    say(json.dumps(value))
+
+
+def say_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", left: Sequence[int] = (0,), plain: bool = False
+) -> None:
+    """Print a table.
+
+    Args:
+        heads: of the columns; where all are empty, none are shown.
+        rows: cells as they are: nothing in them is markup.
+        title: above it.
+        left: columns whose cells begin at the left; the others end at the right.
+        plain: without lines between the cells.
+    """
+    table = Table(title=_cell(title) if title else None, title_justify="left", show_header=any(heads))
+    if plain:
+        table.box = None
+    for number, head in enumerate(heads):
+        table.add_column(_cell(head), justify="left" if number in left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    Console(file=lasting(sys.stdout), highlight=False).print(table)
+
+
+def _cell(text: str) -> Text:
+    return Text(printable(text))
