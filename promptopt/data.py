@@ -16,10 +16,12 @@ from collections import Counter
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from promptopt.characters import character_fault
 from promptopt.errors import InputError, MissingExtraError, nearest
 from promptopt.prompt import Example
 from promptopt.randomness import named_generator
@@ -28,11 +30,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 HUB = "hf://"
+_LISTED, _LONGEST = 5, 100  # rows that were left out, in a note, and characters of what is wrong with each
 
 _TABLES = (".csv", ".tsv", ".txt")
 ENDINGS = (".jsonl", ".ndjson", ".json", *_TABLES)
 _QUOTED_FIELD = r'(?:"(?:[^"]|"")*"|[^"\t]*)'
 _QUOTED_LINE = re.compile(rf"{_QUOTED_FIELD}(?:\t{_QUOTED_FIELD})*")
+
+
+_FILL = "fill it in or drop the row (drop_unusable, --drop-unusable)"
 
 
 class Row(NamedTuple):
@@ -51,6 +57,21 @@ class Row(NamedTuple):
     number: int
 
 
+class UnusableRowError(InputError):
+    """A row cannot be used.
+
+    Args:
+        where: which row.
+        fault: what is wrong with it.
+        mend: what to do about it.
+    """
+
+    def __init__(self, where: str, fault: str, mend: str) -> None:
+        super().__init__(f"{where}: {fault}; {mend}")
+        self.where = where
+        self.fault = fault
+
+
 class Splits(NamedTuple):
     """Three sets of examples that share none."""
 
@@ -59,7 +80,12 @@ class Splits(NamedTuple):
     test: tuple[Example, ...]
 
 
-def read_rows(source: str | Path | Iterable[Mapping[str, Any]], *, quoting: bool | None = None) -> list[Row]:
+def read_rows(
+    source: str | Path | Iterable[Mapping[str, Any]],
+    *,
+    quoting: bool | None = None,
+    dropped: list[UnusableRowError] | None = None,
+) -> list[Row]:
     """Read a file, a data set of the hub, or mappings that are at hand.
 
     Args:
@@ -69,6 +95,7 @@ def read_rows(source: str | Path | Iterable[Mapping[str, Any]], *, quoting: bool
             no comma is separated by semicolons. Files are UTF-8.
         quoting: whether a table quotes fields as CSV does. By default a .csv does. A .tsv or .txt does where it holds
             quotes and each of them belongs to a field that is in quotes, whole on its line, inner quotes doubled.
+        dropped: takes what is wrong with lines that are no rows, which are left out then; None refuses them.
 
     Returns:
         The rows in their order. Numbers, truth values and nested values become JSON text; a null has no entry.
@@ -80,7 +107,7 @@ def read_rows(source: str | Path | Iterable[Mapping[str, Any]], *, quoting: bool
     if isinstance(source, str) and source.startswith(HUB):
         rows = _hub_rows(source)
     elif isinstance(source, str | Path):
-        rows = _file_rows(Path(source), quoting=quoting)
+        rows = _file_rows(Path(source), quoting, dropped)
     else:
         rows = [_row(item, f"item {number}", "item", number) for number, item in enumerate(source, 1)]
     if not rows:
@@ -121,6 +148,7 @@ def to_examples(
     id: str | None = None,  # noqa: A002 - the name of the column's role, as in Example
     labels: Mapping[str, str] | Sequence[str] | None = None,
     split: str = "",
+    dropped: list[UnusableRowError] | None = None,
 ) -> tuple[Example, ...]:
     """Turn rows into examples.
 
@@ -132,9 +160,10 @@ def to_examples(
         id: column of the ids; without it an id is "test:17", made of the split (else the file's stem) and the line.
         labels: the answers that may occur, or data value -> label word.
         split: "train", "validation" or "test"; keeps the ids of files of the same name apart.
+        dropped: takes what is wrong with rows that cannot be used, which are left out then; None refuses them.
 
     Raises:
-        InputError: a column or value is missing or blank, a label is not allowed, the label is an input too, or an id
+        InputError: no row is left, or a column or value is missing or blank, a label is not allowed, the label is an input too, or an id
             occurs twice.
     """
     if not inputs:
@@ -147,16 +176,31 @@ def to_examples(
     if label in columns.values():
         raise InputError(f"the column {label!r} is the label and an input: the model would be shown the answer")
     words = labels if isinstance(labels, Mapping) or labels is None else {word: word for word in labels}
-    examples = tuple(
-        Example(
-            inputs=_inputs(row, columns),
-            target=None if label is None else _target(row, label, words),
-            id=f"{split or row.stem}:{row.number}" if id is None else _filled(row, id),
-        )
-        for row in rows
-    )
-    _refuse_repeated_ids(examples, rows)
-    return examples
+    examples: dict[str, tuple[Example, Row]] = {}
+    for row in rows:
+        try:
+            example = Example(
+                inputs=_inputs(row, columns),
+                target=None if label is None else _target(row, label, words),
+                id=f"{split or row.stem}:{row.number}" if id is None else _filled(row, id),
+            )
+            _refuse_repeated_id(example, row, examples)
+        except UnusableRowError as error:
+            if dropped is None:
+                raise
+            dropped.append(error)
+        else:
+            examples[example.id] = (example, row)
+    if dropped and not examples:
+        raise InputError(f"none of the {len(rows)} rows can be used; the first: {dropped[0]}")
+    return tuple(example for example, _ in examples.values())
+
+
+def dropped_note(dropped: Sequence[UnusableRowError], rows: int) -> str:
+    """Say how many of the rows were left out, and what is wrong with the first of them."""
+    first = ", ".join(f"{error.where} ({shorten(error.fault, _LONGEST)})" for error in dropped[:_LISTED])
+    more = "" if len(dropped) <= _LISTED else ", ..."
+    return f"{len(dropped)} of {rows} rows were left out, because they cannot be used: {first}{more}"
 
 
 def split_examples(examples: Sequence[Example], seed: int, shares: Sequence[float] = (0.4, 0.3, 0.3)) -> Splits:
@@ -204,7 +248,7 @@ def _hub_rows(source: str) -> list[Row]:
     return [_row(item, f"{source}, row {number}", parts[-1], number) for number, item in enumerate(data, 1)]
 
 
-def _file_rows(path: Path, *, quoting: bool | None) -> list[Row]:
+def _file_rows(path: Path, quoting: bool | None, dropped: list[UnusableRowError] | None) -> list[Row]:  # noqa: FBT001
     ending = path.suffix.lower()
     if ending not in ENDINGS:
         raise InputError(
@@ -215,7 +259,8 @@ def _file_rows(path: Path, *, quoting: bool | None) -> list[Row]:
         raise InputError(f"{path} is empty: give a file with data")
     if ending == ".json":
         return [_row(item, f"{path}, item {n}", path.stem, n) for n, item in _json_items(path, text)]
-    items = _table_items(path, text, quoting=quoting) if ending in _TABLES else _json_lines(path, text)
+    table = ending in _TABLES
+    items = _table_items(path, text, dropped, quoting=quoting) if table else _json_lines(path, text, dropped)
     return [_row(item, f"{path}, line {n}", path.stem, n) for n, item in items]
 
 
@@ -229,21 +274,29 @@ def _json_items(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     return enumerate(items, 1)
 
 
-def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+def _json_lines(path: Path, text: str, dropped: list[UnusableRowError] | None) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             item = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InputError(
-                f"{path}, line {number}: no valid JSON: {error.msg} (column {error.colno}); "
-                "every line must be one whole object"
-            ) from error
-        yield number, item
+            fault = f"no valid JSON: {error.msg} (column {error.colno})"
+            _refuse_or_drop(f"{path}, line {number}", fault, "every line must be one whole object", dropped)
+        else:
+            yield number, item
 
 
-def _table_items(path: Path, text: str, *, quoting: bool | None) -> Iterator[tuple[int, dict[str, str]]]:
+def _refuse_or_drop(where: str, fault: str, mend: str, dropped: list[UnusableRowError] | None) -> None:
+    error = UnusableRowError(where, fault, mend)
+    if dropped is None:
+        raise error
+    dropped.append(error)
+
+
+def _table_items(
+    path: Path, text: str, dropped: list[UnusableRowError] | None, *, quoting: bool | None
+) -> Iterator[tuple[int, dict[str, str]]]:
     comma = path.suffix.lower() == ".csv"
     delimiter = _comma(text) if comma else "\t"
     quoted = quoting if quoting is not None else comma or _is_quoted(text)
@@ -257,11 +310,11 @@ def _table_items(path: Path, text: str, *, quoting: bool | None) -> Iterator[tup
     other = "off" if quoted else "on"
     for number, cells in records[1:]:
         if len(cells) != len(header):
-            raise InputError(
-                f"{path}, line {number}: {len(cells)} fields where the header has {len(header)} "
-                f"({', '.join(header)}); mend the line, or read the file with quoting {other}"
-            )
-        yield number, dict(zip(header, cells, strict=True))
+            fault = f"{len(cells)} fields where the header has {len(header)} ({', '.join(header)})"
+            mend = f"mend the line, or read the file with quoting {other}"
+            _refuse_or_drop(f"{path}, line {number}", fault, mend, dropped)
+        else:
+            yield number, dict(zip(header, cells, strict=True))
 
 
 def _comma(text: str) -> str:
@@ -341,7 +394,7 @@ def _column(rows: Sequence[Row], accepted: Sequence[str]) -> str:
 def _inputs(row: Row, columns: Mapping[str, str]) -> dict[str, str]:
     texts = {field: _value(row, column) for field, column in columns.items()}
     if not any(text.strip() for text in texts.values()):
-        raise InputError(f"{row.where}: {', '.join(map(repr, columns.values()))} is blank; fill it in or drop the row")
+        raise UnusableRowError(row.where, f"{', '.join(map(repr, columns.values()))} is blank", _FILL)
     return texts
 
 
@@ -350,9 +403,12 @@ def _target(row: Row, column: str, words: Mapping[str, str] | None) -> str:
     if words is None:
         return value
     if value not in words:
-        raise InputError(
-            f"{row.where}: {column!r} is {value!r}, which is none of {', '.join(map(repr, words))}"
-            f"{nearest(value, words)}; mend the row, or let labels map every value to its word"
+        marked = any(mark in value for mark in ",=")
+        hint = "; on the command line, --labels several times takes labels that hold ',' or '='" if marked else ""
+        raise UnusableRowError(
+            row.where,
+            f"{column!r} is {value!r}, which is none of {', '.join(map(repr, words))}{nearest(value, words)}",
+            f"mend the row, or let labels map every value to its word{hint}",
         )
     return words[value]
 
@@ -360,25 +416,27 @@ def _target(row: Row, column: str, words: Mapping[str, str] | None) -> str:
 def _filled(row: Row, column: str) -> str:
     value = _value(row, column).strip()
     if not value:
-        raise InputError(f"{row.where}: {column!r} is blank; fill it in or drop the row")
+        raise UnusableRowError(row.where, f"{column!r} is blank", _FILL)
     return value
 
 
 def _value(row: Row, column: str) -> str:
     if column not in row.values:
-        raise InputError(f"{row.where}: {column!r} is missing or null; fill it in or drop the row")
-    return row.values[column]
+        raise UnusableRowError(row.where, f"{column!r} is missing or null", _FILL)
+    text = row.values[column]
+    fault = character_fault(text)
+    if fault:
+        raise UnusableRowError(row.where, f"{column!r} holds {fault}", _FILL.replace("fill it in", "mend it"))
+    return text
 
 
-def _refuse_repeated_ids(examples: Sequence[Example], rows: Sequence[Row]) -> None:
-    first: dict[str, str] = {}
-    for example, row in zip(examples, rows, strict=True):
-        if example.id in first:
-            raise InputError(
-                f"{row.where}: the id {example.id!r} stands already in {first[example.id]}; "
-                "make ids unique, or name no id column"
-            )
-        first[example.id] = row.where
+def _refuse_repeated_id(example: Example, row: Row, examples: Mapping[str, tuple[Example, Row]]) -> None:
+    if example.id in examples:
+        raise UnusableRowError(
+            row.where,
+            f"the id {example.id!r} stands already in {examples[example.id][1].where}",
+            "make ids unique, or name no id column",
+        )
 
 
 def _dealt(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import platform
+import re
 import time
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
@@ -68,6 +69,7 @@ _ITEMS_A_LABEL = 5  # answers that stand so often look like labels
 _FIRST_PROPOSAL = 3  # messages that a writer may be sent for one, some of which are rejected
 _FIRST_CALL = 2.0  # one call says to this factor what the others will take
 _ENDS = (StoppedError, ModelError, RewardError)  # what ends a run in good order, unfinished
+_LONGEST_NAME = 60  # characters of a task's name in that of a folder: a file system takes 255 bytes
 
 
 def optimize(
@@ -273,6 +275,12 @@ class Job:
         """The same for the same run, and for no other."""
         prices = {role: model.price for role, model in self.roles.items()}
         return digest_of([self.begun.name, prices])[:32]
+
+    @property
+    def folder_name(self) -> str:
+        """Return a name for the run's folder: the same for the same run, so that running again goes on in place."""
+        words = re.sub(r"[^\w.+-]+", "-", self.task.name).strip("-.")[:_LONGEST_NAME]
+        return f"{words or 'task'}-{self.digest[:8]}"
 
     def check(self) -> None:
         """Refuse, before anything is spent, what cannot work."""
@@ -497,7 +505,8 @@ class Job:
         return found
 
     def _notes(self) -> list[str]:
-        notes = [
+        notes = list(self.task.notes)
+        notes += [
             f"the price of the {role} model is not known: what it costs is not counted; --price says it"
             for role, model in self.roles.items()
             if model.price is None

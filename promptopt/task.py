@@ -6,15 +6,16 @@ Pure values; reading files is `promptopt.data`, reading task files is `promptopt
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from promptopt.answers import check_labels
+from promptopt.characters import character_fault
 from promptopt.errors import InputError, nearest
 from promptopt.prompt import IMAGE, LABEL, Demonstrations, Example, Format, Layout, Prompt
 from promptopt.rewards import Exact, Judge, Label, LabelMargin, Number, Progress, Reward
+from promptopt.slots import check_slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,6 +51,7 @@ class Task:
             `instance`, in JSON, and prompts one slot, `{observation}`; a reply is a whole episode. Budgets hold back
             what episodes may take for validation and test: `cap` rounds, where instances say so.
         history: rounds of the episode that are shown before the observation.
+        notes: what a reader of the result should know of the data.
 
     Raises:
         InputError: no training items, duplicate ids, a target outside the labels or without one number for `Number`, labels
@@ -74,6 +76,7 @@ class Task:
     stop: tuple[str, ...] = ()
     environment: Callable[[], Environment] | None = None
     history: int = 3
+    notes: tuple[str, ...] = field(default=(), compare=False)
     layout: Layout = field(init=False, repr=False, compare=False)
     # The reward, if it is a default; an argument so that `dataclasses.replace` hands it on.
     _default_reward: Reward | None = field(default=None, repr=False, compare=False)
@@ -82,7 +85,7 @@ class Task:
         if not self.train:
             raise InputError("the task has no training items: give at least one")
         self._check_kinds()
-        for name in ("train", "validation", "test", "labels", "stop"):
+        for name in ("train", "validation", "test", "labels", "stop", "notes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         fields = tuple(self.train[0].inputs) if self.environment is None else ("observation",)
         if self.format == "caption":
@@ -124,9 +127,15 @@ class Task:
             odd = texts if isinstance(texts, str) else next((t for t in texts if not isinstance(t, str)), None)
             if odd is not None:
                 raise InputError(f"{name} must be several texts, such as ('yes', 'no'), not {odd!r}")
+        for text in (self.name, self.description, *self.labels, *self.stop):
+            _refuse_fault(text, f"the task's text {text!r}")
         if isinstance(self.reward, str):
             raise InputError(f"reward must be a reward such as Exact(), or a function, not {self.reward!r}")
-        for item in (*self.train, *self.validation, *self.test, *(shown.items if shown else ())):
+        self._check_items((*self.train, *self.validation, *self.test, *(shown.items if shown else ())))
+
+    @staticmethod
+    def _check_items(items: Sequence[Example]) -> None:
+        for item in items:
             if not isinstance(item, Example):
                 raise InputError(
                     f"items must be Examples, such as Example({{'text': '...'}}, 'yes', '1'), not {item!r}"
@@ -139,6 +148,8 @@ class Task:
                 raise InputError(
                     f"item {item.id!r} holds {odd!r}: inputs, target and id must be texts, such as {str(odd)!r}"
                 )
+            for value in values:
+                _refuse_fault(value, f"item {item.id!r}")
 
     def _check(self) -> None:
         if self.format not in ("chat", "completion", "caption"):
@@ -159,7 +170,7 @@ class Task:
         check_slots(self.template, self.fields, "the template")
         if not self.layout.has_slot(self.template):
             raise InputError(f"the template {self.template!r} has no slot: name a field, such as {{{self.fields[0]}}}")
-        check_slots(self.seed_prompt.text, self.fields, "the seed prompt")
+        check_slots(self.seed_prompt.text, self.fields, "the seed prompt", self.template)
         seen: dict[str, str] = {}
         for split in ("train", "validation", "test"):
             for example in getattr(self, split):
@@ -220,30 +231,17 @@ class Task:
             )
 
 
+def _refuse_fault(text: str, what: str) -> None:
+    fault = character_fault(text)
+    if fault:
+        raise InputError(f"{what} holds {fault}")
+
+
 def _is_object(text: str) -> bool:
     try:
         return isinstance(json.loads(text), dict)
     except ValueError:
         return False
-
-
-def check_slots(text: str, fields: Sequence[str], where: str) -> None:
-    """Refuse a slot that looks meant but names no field.
-
-    `{word}` is taken for a slip where it is close to a field's name, a common slot name, or the text has no slot of
-    the task at all; other braces are text.
-
-    Raises:
-        InputError: names the slot and the nearest field.
-    """
-    slots = re.findall(r"\{([A-Za-z_]\w*)\}", text)
-    no_field = not any(slot in fields for slot in slots)
-    for slot in slots:
-        if slot not in fields and (no_field or nearest(slot, fields) or slot in ("input", "text", "sentence")):
-            raise InputError(
-                f"{where} has the slot {{{slot}}}, for which the data has no field{nearest(slot, fields)}; "
-                f"fields: {', '.join(fields)}"
-            )
 
 
 def default_template(fields: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import reprlib
 import sys
 import tomllib
@@ -18,7 +19,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from promptopt.data import ENDINGS, HUB, Splits, read_rows, read_text, sample_examples, split_examples, to_examples
+from promptopt.data import (
+    ENDINGS,
+    HUB,
+    Splits,
+    dropped_note,
+    read_rows,
+    read_text,
+    sample_examples,
+    split_examples,
+    to_examples,
+)
 from promptopt.environments import task as environment_task
 from promptopt.errors import InputError, nearest
 from promptopt.images import reference
@@ -32,6 +43,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
+    from promptopt.data import UnusableRowError
     from promptopt.prompt import Example
     from promptopt.rewards import Reward
 
@@ -93,6 +105,7 @@ class DataSpec(_Section):
     label: str | None = None
     id: str | None = None
     quoting: bool | None = None
+    drop_unusable: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     shares: Annotated[tuple[float, ...], Field(strict=False)] = (0.4, 0.3, 0.3)
     limit: LimitSpec = LimitSpec()
@@ -241,7 +254,8 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
         return _played(spec, spec.environment, folder)
     if spec.data is None:
         raise InputError("the task names no data")  # its check has said so
-    splits = _read(spec, spec.data, folder)
+    notes: list[str] = []
+    splits = _read(spec, spec.data, folder, notes)
     shown = _drawn(splits.train, spec, spec.data.seed)
     if len(shown) == len(splits.train):
         raise InputError(
@@ -268,6 +282,7 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
         top_p=spec.top_p,
         top_k=spec.top_k,
         stop=spec.stop,
+        notes=tuple(notes),
     )
 
 
@@ -291,21 +306,32 @@ def _played(spec: TaskSpec, world: EnvironmentSpec, folder: Path) -> Task:
     )
 
 
-def _read(spec: TaskSpec, data: DataSpec, folder: Path) -> Splits:
+def _read(spec: TaskSpec, data: DataSpec, folder: Path, notes: list[str]) -> Splits:
     if data.file is not None:
-        return split_examples(_examples(data.file, "", spec, data, folder), data.seed, data.shares)
+        return split_examples(_examples(data.file, "", spec, data, folder, notes=notes), data.seed, data.shares)
     named = {"train": data.train, "validation": data.validation, "test": data.test}
     return Splits(
-        **{name: () if path is None else _examples(path, name, spec, data, folder) for name, path in named.items()}
+        **{
+            name: () if path is None else _examples(path, name, spec, data, folder, notes=notes)
+            for name, path in named.items()
+        }
     )
 
 
-def _examples(source: str, split: str, spec: TaskSpec, data: DataSpec, folder: Path) -> tuple[Example, ...]:
-    rows = read_rows(source if source.startswith(HUB) else folder / source, quoting=data.quoting)
+def _examples(
+    source: str, split: str, spec: TaskSpec, data: DataSpec, folder: Path, *, notes: list[str]
+) -> tuple[Example, ...]:
+    dropped: list[UnusableRowError] | None = [] if data.drop_unusable else None
+    rows = read_rows(source if source.startswith(HUB) else folder / source, quoting=data.quoting, dropped=dropped)
+    given = len(rows) + len(dropped or ())
     # Texts to learn from may be without labels where those to choose and test by have them.
     free = split == "train" and bool(data.validation or data.test) and all(data.label not in row.values for row in rows)
     label = None if free else data.label
-    items = to_examples(rows, inputs=data.inputs, label=label, id=data.id, labels=spec.labels or None, split=split)
+    items = to_examples(
+        rows, inputs=data.inputs, label=label, id=data.id, labels=spec.labels or None, split=split, dropped=dropped
+    )
+    if dropped:
+        notes.append(dropped_note(dropped, given))
     if spec.format != "caption":
         return items
     if IMAGE not in data.inputs:
@@ -362,7 +388,21 @@ def _reward(name: str, words: Sequence[str], folder: Path) -> Reward:
             f"functions: {', '.join(functions) or 'none'}"
         )
     found: Reward = known[function]
+    _check_signature(found, name)
     return found
+
+
+def _check_signature(reward: Reward, name: str) -> None:
+    """Refuse what cannot be called as a reward: a class, a command of the system, a function of one argument."""
+    if isinstance(reward, type):
+        raise InputError(f"reward = {name!r} is a class: name a function, or an object that was made of it")
+    try:
+        inspect.signature(reward).bind(None, None)
+    except (TypeError, ValueError) as error:
+        taken = f"takes {inspect.signature(reward)}" if isinstance(error, TypeError) else "does not say what it takes"
+        raise InputError(
+            f"reward = {name!r} is no reward: it {taken}, and a reward is a function of (example, response)"
+        ) from error
 
 
 def _imported(module: str, folder: Path) -> ModuleType:

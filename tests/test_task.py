@@ -8,7 +8,8 @@ import pytest
 from promptopt.errors import InputError
 from promptopt.prompt import Demonstrations, Example, Prompt
 from promptopt.rewards import Exact, Label, LabelMargin, Number
-from promptopt.task import Task, check_slots, default_template
+from promptopt.slots import check_slots
+from promptopt.task import Task, default_template
 
 
 def item(text: str, target: str | None = "yes", name: str = "", **more: str) -> Example:

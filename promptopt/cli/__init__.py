@@ -14,6 +14,8 @@ from promptopt import __version__
 from promptopt.cli.catalogue import models, strategies
 from promptopt.cli.diagnose import diagnose
 from promptopt.cli.memo import memo
+from promptopt.cli.output import say
+from promptopt.cli.process import prepare_process
 from promptopt.cli.report import compare, report
 from promptopt.cli.run import optimize, score
 from promptopt.cli.sweep import sweep
@@ -40,7 +42,7 @@ app.add_typer(memo, name="memo")
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001  typer's signature
     if wanted:
-        typer.echo(__version__)
+        say(__version__)
         raise typer.Exit
 
 
@@ -56,13 +58,28 @@ def _options(
 
 def main() -> None:
     """Run the command line; errors are one sentence unless --debug is given."""
+    prepare_process()
+    debug = "--debug" in sys.argv[1:]
     try:
         app()
     except PromptoptError as error:
-        if "--debug" in sys.argv[1:]:
+        if debug:
             raise
-        typer.echo(f"error: {error}", err=True)
+        say(f"error: {error}", aside=True)
+        _say_notes(error)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
-        typer.echo("stopped; what had arrived is in the memo, the same command goes on from there", err=True)
+        say("stopped; what had arrived is in the memo, the same command goes on from there", aside=True)
         sys.exit(1)
+    except Exception as error:
+        if debug or not getattr(error, "__notes__", ()):  # nobody has looked after it
+            raise
+        say(f"error: {type(error).__name__}: {error}", aside=True)
+        _say_notes(error)
+        say("--debug shows where it was raised", aside=True)
+        sys.exit(1)
+
+
+def _say_notes(error: Exception) -> None:
+    for note in getattr(error, "__notes__", ()):
+        say(note, aside=True)

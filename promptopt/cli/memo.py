@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from promptopt.cli.output import say, say_json
 from promptopt.memo import Memo, default_place, parse_age, place_name
 
 memo = typer.Typer(help="The memo: every reply that was ever paid for.", no_args_is_help=True, rich_markup_mode=None)
@@ -20,7 +20,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard
 @memo.command()
 def path() -> None:
     """Say where the memo lies."""
-    typer.echo(place_name(default_place()))
+    say(place_name(default_place()))
 
 
 @memo.command()
@@ -29,26 +29,26 @@ def stats(place: Place = None, json_: Json = False) -> None:
     with Memo(place) as store:
         found = store.stats()
     if json_:
-        typer.echo(json.dumps(found._asdict()))
+        say_json(found._asdict())
         return
-    typer.echo(f"place    {found.place}\nentries  {found.entries:,}\nbytes    {found.bytes:,}")
+    say(f"place    {found.place}\nentries  {found.entries:,}\nbytes    {found.bytes:,}")
     for name, moment in (("oldest", found.oldest), ("newest", found.newest)):
         if moment is not None:
-            typer.echo(f"{name}   {datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC")
+            say(f"{name}   {datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC")
 
 
 @memo.command()
 def export(file: Annotated[Path, typer.Argument(help="JSONL file to write.")], place: Place = None) -> None:
     """Write all entries to a file, one JSON object a line."""
     with Memo(place) as store:
-        typer.echo(f"{store.export(file):,} entries written to {file}")
+        say(f"{store.export(file):,} entries written to {file}")
 
 
 @memo.command("import")
 def import_(file: Annotated[Path, typer.Argument(help="JSONL file to read.")], place: Place = None) -> None:
     """Add the entries of an exported file."""
     with Memo(place) as store:
-        typer.echo(f"{store.import_(file):,} new entries")
+        say(f"{store.import_(file):,} new entries")
 
 
 @memo.command()
@@ -58,4 +58,4 @@ def prune(
     """Delete entries that were stored longer ago than an age."""
     seconds = parse_age(older_than)
     with Memo(place) as store:
-        typer.echo(f"{store.prune(seconds):,} entries deleted")
+        say(f"{store.prune(seconds):,} entries deleted")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,18 +19,27 @@ if TYPE_CHECKING:
 
 def say(text: object = "", *, aside: bool = False) -> None:
     """Print a line on standard output, or `aside` on standard error."""
-    stream = lasting(sys.stderr if aside else sys.stdout)
-    stream.write(f"{printable(str(text))}\n")
-    stream.flush()
+    _write(printable(str(text)), sys.stderr if aside else sys.stdout)
 
 
 def say_json(value: Any) -> None:
     """Print a JSON value on one line; in ASCII, which every console and pipe can hold."""
-    say(json.dumps(value))
+    _write(json.dumps(value).replace("\x7f", "\\u007f"), sys.stdout)
+
+
+def _write(line: str, stream: IO[str]) -> None:
+    safe = lasting(stream)
+    safe.write(f"{line}\n")
+    safe.flush()
 
 
 def say_table(
-    heads: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", left: Sequence[int] = (0,), plain: bool = False
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str = "",
+    left: Sequence[int] = (0,),
+    plain: bool = False,
 ) -> None:
     """Print a table.
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from promptopt.cli.output import say, say_json, say_table
 from promptopt.report.compare import compare_runs, read_run
 
 if TYPE_CHECKING:
@@ -32,7 +29,7 @@ def report(
     folder = run if run.is_dir() else run.parent
     target = output or folder / "report.html"
     write_page(page(found.result, found.outcomes), target)
-    typer.echo(target)
+    say(target)
 
 
 def compare(
@@ -47,18 +44,13 @@ def compare(
 
         write_page(comparison_page(compared), html)
     if json_:
-        typer.echo(json.dumps(compared.to_json(), ensure_ascii=False))
+        say_json(compared.to_json())
     else:
         _print(compared)
 
 
 def _print(compared: Compared) -> None:
     heads, rows = compared.table()
-    table = Table()
-    for head in heads:
-        table.add_column(Text(head), justify="right" if head else "left")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console(highlight=False).print(table)
+    say_table(heads, rows)
     for note in compared.notes:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")

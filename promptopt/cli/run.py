@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -11,34 +9,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from promptopt.calls import Caller
+from promptopt.cli.output import say, say_json, say_table
+from promptopt.cli.source import Source, read_prompts
 from promptopt.dry_run import estimate
 from promptopt.errors import InputError
-from promptopt.harness import optimize as run_optimize
+from promptopt.harness import prepare, run_job
 from promptopt.ledger import Budget, Ledger
 from promptopt.memo import Memo
 from promptopt.models import load_model
 from promptopt.models.base import LabelModel, Price
 from promptopt.outcomes import SAME
 from promptopt.progress import Display
-from promptopt.prompt import Prompt
 from promptopt.result import SPENDING
 from promptopt.scorer import Scorer
 from promptopt.silence import Silence
 from promptopt.statistics import mean_interval, paired_interval
-from promptopt.task import check_slots
-from promptopt.taskfile import build_task, load_task, parse_spec
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from promptopt.models.base import Model
+    from promptopt.prompt import Prompt
     from promptopt.result import Result
     from promptopt.statistics import Interval
-    from promptopt.task import Task
 
 TaskArgument = Annotated[
     Path | None, typer.Argument(help="A task file (TOML), in place of --data.", show_default=False)
@@ -46,7 +41,17 @@ TaskArgument = Annotated[
 Data = Annotated[str | None, typer.Option(help="Data file: CSV, TSV, JSON or JSONL; split by --split-seed.")]
 Input = Annotated[list[str] | None, typer.Option(help="Input column; may be given several times.")]
 Label = Annotated[str | None, typer.Option(help="Column of the right answer.")]
-Labels = Annotated[str | None, typer.Option(help="The labels, as a,b or as VALUE=WORD,VALUE=WORD.")]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="The labels, as a,b or as VALUE=WORD,VALUE=WORD; or several times, with one label or VALUE=WORD in each."
+    ),
+]
+DropUnusable = Annotated[
+    bool,
+    typer.Option("--drop-unusable", help="Leave out rows that cannot be used, and say which, in place of refusing."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write over another run's result in --run-dir.")]
 PromptText = Annotated[str | None, typer.Option("--seed-prompt", help="Where the search starts.")]
 NoLogprobs = Annotated[
     bool, typer.Option("--no-logprobs", help="Read labels from the reply's text; ask for no log-probabilities.")
@@ -80,38 +85,6 @@ MemoPlace = Annotated[str | None, typer.Option("--memo", help="Folder of the mem
 HOSTED = ("openai:", "completions:", "anthropic:")
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Where the task comes from: a task file, or options."""
-
-    file: Path | None
-    data: str | None
-    inputs: list[str] | None
-    label: str | None
-    labels: str | None
-    seed_prompt: str | None
-    reward: str | None
-    split_seed: int
-    no_logprobs: bool = False
-
-    def task(self) -> Task:
-        """Read the task."""
-        given = {"seed_prompt": self.seed_prompt, "reward": self.reward}
-        top: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        top |= {"logprobs": False} if self.no_logprobs else {}
-        if self.file is not None:
-            if self.data or self.inputs or self.label or self.labels:
-                raise InputError("give a task file, or --data with its columns, but not both")
-            return load_task(self.file, top)
-        if not self.data or not self.inputs:
-            raise InputError("give a task file, or --data FILE with --input COLUMN (and --label COLUMN, --labels a,b)")
-        section: dict[str, Any] = {"file": self.data, "inputs": self.inputs, "seed": self.split_seed}
-        section |= {"label": self.label} if self.label else {}
-        top |= {"labels": _read_labels(self.labels)} if self.labels else {}
-        name = Path(self.data).stem
-        return build_task(parse_spec({"name": name, **top, "data": section}, "the command line"), Path.cwd())
 
 
 @dataclass(frozen=True)
@@ -156,6 +129,7 @@ def optimize(
     seed_prompt: PromptText = None,
     reward: Reward = None,
     no_logprobs: NoLogprobs = False,
+    drop_unusable: DropUnusable = False,
     split_seed: SplitSeed = 0,
     base_url: BaseUrl = None,
     tokenizer: Tokenizer = None,
@@ -173,7 +147,11 @@ def optimize(
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of the strategy, NAME=VALUE.")] = None,
     budget: Annotated[str | None, typer.Option(help="'500 calls', '2 dollars' or '1M tokens'.")] = None,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
-    run_dir: Annotated[Path | None, typer.Option(help="Where the result and the report go.")] = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where the result and the report go.", show_default="runs/ and a name that no other run has"),
+    ] = None,
+    overwrite: Overwrite = False,
     memo: MemoPlace = None,
     study: Annotated[
         str | None,
@@ -187,7 +165,7 @@ def optimize(
     json_: Json = False,
 ) -> None:
     """Search for a better prompt, choose on validation data, compare once on test data."""
-    source = _Source(task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs)
+    source = Source(task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs, drop_unusable)
     settings = _read_settings(set_ or [])
     read = source.task()
     pace = _Pace(concurrency, timeout, rpm, tpm)
@@ -201,16 +179,22 @@ def optimize(
     }
     if dry_run:
         needs = estimate(read, loaded, strategy, memo=memo, **given)
-        typer.echo(json.dumps(needs.to_json(), ensure_ascii=False) if json_ else str(needs))
+        say_json(needs.to_json()) if json_ else say(needs)
         return
     if study is not None and no_study:
         raise InputError("--study and --no-study contradict each other: give one of them")
-    given["tracking"] = study or not no_study
-    folder = run_dir or Path("runs") / _run_name(read.name, [model, strategy, settings, writer, budget, seed])
+    job = prepare(read, loaded, strategy, **given)
     with Display(quiet=quiet) as display, Memo(memo) as store, _libraries_speak_aside():
-        result = run_optimize(read, loaded, strategy, run_dir=folder, memo=store, display=display, **given)
+        result = run_job(
+            job,
+            run_dir=run_dir or Path("runs") / job.folder_name,
+            memo=store,
+            display=display,
+            tracking=study or not no_study,
+            overwrite=overwrite,
+        )
     if json_:
-        typer.echo(json.dumps(result.to_json(), ensure_ascii=False))
+        say_json(result.to_json())
     else:
         _print_result(result)
     raise typer.Exit(0 if result.finished else 1)
@@ -219,7 +203,9 @@ def optimize(
 def score(
     task: TaskArgument = None,
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be given several times.")] = None,
-    prompt_file: Annotated[list[Path] | None, typer.Option(help="A file that holds a prompt.")] = None,
+    prompt_file: Annotated[
+        list[Path] | None, typer.Option(help="A file that holds a prompt, or the folder of a run.")
+    ] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
     replicates: Annotated[int, typer.Option(min=1, help="Samples of each cell.")] = 1,
     model: ModelName = "local:smollm2",
@@ -230,6 +216,7 @@ def score(
     seed_prompt: PromptText = None,
     reward: Reward = None,
     no_logprobs: NoLogprobs = False,
+    drop_unusable: DropUnusable = False,
     split_seed: SplitSeed = 0,
     base_url: BaseUrl = None,
     tokenizer: Tokenizer = None,
@@ -247,14 +234,12 @@ def score(
     json_: Json = False,
 ) -> None:
     """Score prompts on a task, with 95 % intervals; the seed prompt where none is given."""
-    source = _Source(task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs)
+    source = Source(task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs, drop_unusable)
     read = source.task()
     splits = {"train": read.train, "validation": read.validation, "test": read.test}
     if split not in splits or not splits[split]:
         raise InputError(f"the task has no items in the split {split!r}: it has {[k for k, v in splits.items() if v]}")
-    prompts = [Prompt(text) for text in prompt or []] + [Prompt(_read_text(path)) for path in prompt_file or []]
-    for given in prompts:
-        check_slots(given.text, read.fields, "the prompt")
+    prompts = read_prompts(prompt or [], prompt_file or [], read)
     loaded = _Pace(concurrency, timeout, rpm, tpm).load(model, base_url, price, tokenizer, replicas, ray)
     loaded = _with_batches(loaded) if batch else loaded
     with Display(quiet=quiet) as display, Memo(memo) as store, _libraries_speak_aside():
@@ -262,12 +247,12 @@ def score(
         caller = Caller(store, ledger, watch=lambda: display.count(ledger))
         scorer = Scorer(read, loaded, caller)
         rows = _scored(scorer, prompts or [read.seed_prompt], split, replicates)
+    for note in (*read.notes, *ledger.notes(), *scorer.tally.notes):
+        say(f"note: {note}", aside=json_)
     if json_:
-        typer.echo(json.dumps(rows, ensure_ascii=False))
+        say_json(rows)
     else:
         _print_scores(rows)
-    for note in (*ledger.notes(), *scorer.tally.notes):
-        typer.echo(f"note: {note}", err=json_)
     raise typer.Exit(1 if any(row["failed"] for row in rows) else 0)
 
 
@@ -311,46 +296,32 @@ def _interval(interval: Interval) -> list[float | None]:
 
 
 def _print_result(result: Result) -> None:
-    console = Console(highlight=False)
-    table = Table(title=result.task, title_justify="left")
-    for column in ("", "seed prompt", "chosen prompt"):
-        table.add_column(column, justify="left" if not column else "right")
-    for row in result.rows():
-        table.add_row(*row)
-    console.print(table)
-    facts = Table(box=None, show_header=False)
-    for name, value in result.facts():
-        facts.add_row(name, value)
-    console.print(facts)
-    spending = Table(box=None)
-    for column in SPENDING:
-        spending.add_column(column, justify="left" if column == "role" else "right")
-    for cells in result.spending():
-        spending.add_row(*cells)
-    console.print(spending)
+    say_table(["", "seed prompt", "chosen prompt"], result.rows(), title=result.task)
+    say_table(["", ""], result.facts(), left=(0, 1), plain=True)
+    say_table(SPENDING, result.spending(), plain=True)
     for note in result.notes:
-        typer.echo(f"note: {note}")
-    # Not through rich, which would break a prompt's lines.
-    typer.echo(f"\nchosen prompt:\n{result.prompt}\n\n{result.headline}")
+        say(f"note: {note}")
+    # No table, which would break a prompt's lines.
+    say(f"\nchosen prompt:\n{result.prompt}\n\n{result.headline}")
 
 
 def _print_scores(rows: list[dict[str, Any]]) -> None:
-    table = Table()
-    for column in ("prompt", "reward", "95 % interval", "less the first, paired", "failed"):
-        table.add_column(column)
-    for row in rows:
-        mean, low, high = row["reward"]
-        table.add_row(
-            _escaped(row["prompt"]),
-            "-" if mean is None else f"{mean:.3f}",
-            _span(low, high, ""),
-            "" if row["less_first"] is None else _difference(*row["less_first"]),
-            str(row["failed"]),
-        )
-    Console(highlight=False).print(table)
+    heads = ["prompt", "reward", "95 % interval", "less the first, paired", "failed"]
+    say_table(heads, map(_score_cells, rows), left=range(len(heads)))
     for row in rows:
         for note in row["notes"]:
-            typer.echo(f"note: {note}")
+            say(f"note: {note}")
+
+
+def _score_cells(row: dict[str, Any]) -> list[str]:
+    mean, low, high = row["reward"]
+    return [
+        row["prompt"],
+        "-" if mean is None else f"{mean:.3f}",
+        _span(low, high, ""),
+        "" if row["less_first"] is None else _difference(*row["less_first"]),
+        str(row["failed"]),
+    ]
 
 
 def _difference(mean: float, low: float | None, high: float | None) -> str:
@@ -361,12 +332,6 @@ def _span(low: float | None, high: float | None, sign: str) -> str:
     return f"{'-inf' if low is None else format(low, sign + '.3f')} to {'inf' if high is None else format(high, sign + '.3f')}"
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape  # noqa: PLC0415  one name
-
-    return escape(text)
-
-
 def _read_settings(given: list[str]) -> dict[str, str]:
     out = {}
     for item in given:
@@ -375,13 +340,6 @@ def _read_settings(given: list[str]) -> dict[str, str]:
             raise InputError(f"cannot read the setting {item!r}: write NAME=VALUE")
         out[name.strip()] = value.strip()
     return out
-
-
-def _read_labels(text: str) -> dict[str, str] | list[str]:
-    parts = [part.strip() for part in text.split(",")]
-    if all("=" in part for part in parts):
-        return dict(part.split("=", 1) for part in parts)
-    return parts
 
 
 def _read_price(text: str | None) -> Price | None:
@@ -398,15 +356,3 @@ def _read_price(text: str | None) -> Price | None:
     if not all(0 <= number < float("inf") for number in numbers):
         raise InputError(f"a price must be 0 or more, and finite: {text!r}")
     return price
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").rstrip("\n")
-    except OSError as error:
-        raise InputError(f"cannot read the prompt file {path}: {error.strerror}") from error
-
-
-def _run_name(task: str, decisive: list[Any]) -> str:
-    """A folder name that is the same for the same run, so that running again continues in place."""
-    return f"{task}-{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:8]}"

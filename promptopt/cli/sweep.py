@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from promptopt.cli.output import say, say_json, say_table
 from promptopt.cli.report import Json
 from promptopt.cli.run import Quiet
 from promptopt.sweep.table import HEADS
@@ -52,26 +49,22 @@ def sweep(
 
     def tell(said: str) -> None:
         if not quiet:
-            typer.echo(said, err=True)
+            say(said, aside=True)
 
     found = run_sweep(file, folder=run_dir, memo=memo, storage=study, workers=workers, address=ray, tell=tell)
     if json_:
-        typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
+        say_json(found.to_json())
     else:
         _print(found.rows)
         for line in [*(f"failed: {line}" for line in found.failures), *(f"note: {note}" for note in found.notes)]:
-            typer.echo(line)
+            say(line)
     raise typer.Exit(0 if found.finished else 1)
 
 
-def _print(rows: Sequence[Row]) -> None:
+def _print(found: Sequence[Row]) -> None:
     """Print a table for each task and model, its intervals under their means: lines of a terminal are short."""
-    for (task, model), group in groupby(rows, key=lambda row: (row.task, row.model)):
-        table = Table(title=Text(f"{task}, {model}"), title_justify="left")
+    for (task, model), group in groupby(found, key=lambda row: (row.task, row.model)):
         heads, here = HEADS[2:], [row.cells()[2:] for row in group]
         kept = [i for i in range(len(heads)) if any(cells[i] for cells in here)]
-        for i in kept:
-            table.add_column(Text(heads[i]), justify="right" if i else "left", overflow="fold")
-        for cells in here:
-            table.add_row(*(Text(cells[i].replace(" (", "\n(", 1) if i else cells[i]) for i in kept))
-        Console(highlight=False).print(table)
+        rows = [[cells[i].replace(" (", "\n(", 1) if i else cells[i] for i in kept] for cells in here]
+        say_table([heads[i] for i in kept], rows, title=f"{task}, {model}")

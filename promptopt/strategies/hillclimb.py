@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from promptopt.errors import InputError
 from promptopt.forecast import Change
 from promptopt.prompt import Prompt
+from promptopt.slots import check_slots
 from promptopt.strategies.chain import Chain
-from promptopt.task import check_slots
 from promptopt.writing import (
     LONGEST,
     MetaPrompts,
@@ -170,7 +170,7 @@ class HillClimb:
         seed = run.task.seed_prompt
         texts = given(self.prompts)
         for text in texts:
-            check_slots(text, run.task.fields, f"the prompt {text[:60]!r} of the pool")
+            check_slots(text, run.task.fields, f"the prompt {text[:60]!r} of the pool", run.task.template)
         if texts:
             drawn = run.rng.permutation(len(texts))[: self.pool]
             others = [Prompt(texts[i], seed.demonstrations) for i in drawn]

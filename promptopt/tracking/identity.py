@@ -30,7 +30,8 @@ def task_identity(task: Task) -> dict[str, Any]:
 
     What has its default is left out, so that a field that a later version adds leaves the digests of old tasks as they are.
     """
-    held = {f.name: getattr(task, f.name) for f in fields(task) if f.name not in _FOLLOWS}
+    decisive = [f.name for f in fields(task) if f.name not in _FOLLOWS and not f.name.startswith("_")]
+    held = {name: getattr(task, name) for name in decisive}
     defaults = {f.name: f.default for f in fields(task)}
     return {name: value for name, value in held.items() if value != defaults[name]}
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from promptopt._version import __version__
 from promptopt.errors import InputError
+from promptopt.files import make_private_folder
 from promptopt.tracking.events import Begun, Stepped, Tracker, first_line
 
 if TYPE_CHECKING:
@@ -42,6 +45,19 @@ def study(tracking: bool | str, run_dir: Path | str | None) -> OptunaStudy | Non
     return OptunaStudy(Path(run_dir) / FILE) if tracking and run_dir is not None else None
 
 
+def sqlite_url(file: Path) -> str:
+    """Return the URL of an SQLite file, whatever characters are in its path."""
+    from sqlalchemy.engine import make_url  # noqa: PLC0415  loaded when used
+
+    path = file.resolve().as_posix()
+    plain = f"sqlite:///{path}"
+    if make_url(plain).database == path and "{" not in path:  # which Optuna takes for a field to be filled in
+        return plain
+    quoted = f"file:{quote(path, safe='/:')}"  # SQLite's own URL, within SQLAlchemy's, which some versions unquote
+    urls = [f"sqlite:///{text}?uri=true" for text in (quoted, quote(quoted, safe="/:"))]
+    return next(url for url in urls if make_url(url).database == quoted)
+
+
 class OptunaStudy(Tracker):
     """Writes a run as an Optuna study: a candidate is a trial of the same number, written at the end of its step.
 
@@ -61,8 +77,8 @@ class OptunaStudy(Tracker):
         from sqlalchemy.engine import make_url  # noqa: PLC0415  loaded when used
         from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
 
-        self._ours = isinstance(storage, Path)  # a file that running again makes anew
-        self.url = f"sqlite:///{storage.resolve().as_posix()}" if isinstance(storage, Path) else storage
+        self._file = storage.resolve() if isinstance(storage, Path) else None  # that running again makes anew
+        self.url = storage if isinstance(storage, str) else sqlite_url(storage)
         try:
             url = make_url(self.url)
             url.get_dialect().import_dbapi()
@@ -71,7 +87,7 @@ class OptunaStudy(Tracker):
                 f"cannot use the study {self.url!r} ({first_line(error)}): give a storage URL of Optuna, such as "
                 "sqlite:///study.db or postgresql://USER:PASSWORD@HOST/NAME, with its driver installed"
             ) from error
-        self._shown = url.render_as_string(hide_password=True)
+        self._shown = url.render_as_string(hide_password=True) if isinstance(storage, str) else self.url
         self._storage: RDBStorage | None = None
         self._study: Study | None = None
         self._there: list[FrozenTrial] = []
@@ -93,7 +109,7 @@ class OptunaStudy(Tracker):
         elif isinstance(event, Stepped):
             if self._study is not None and not self._written:  # not where the first call fails
                 name = self._study.study_name
-                _log.info("optuna-dashboard '%s' shows the run while it goes (study %r)", self._shown, name)
+                _log.info("optuna-dashboard %s shows the run while it goes (study %r)", shlex.quote(self._shown), name)
             self._add(event.candidates)
         else:
             self._end(event.result)
@@ -101,8 +117,9 @@ class OptunaStudy(Tracker):
     def _open(self, event: Begun) -> None:
         import optuna  # noqa: PLC0415  a second
 
-        if self._ours:
-            Path(self.url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        if self._file is not None:
+            make_private_folder(self._file.parent)
+            self._file.touch(mode=0o600)
         loud = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
@@ -127,7 +144,7 @@ class OptunaStudy(Tracker):
         if not self.url.startswith("sqlite"):
             return RDBStorage(self.url)
         storage = RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": _LOCKED_SECONDS}})
-        if self._ours:  # not to wait for the disk halves the time of a trial
+        if self._file is not None:  # not to wait for the disk halves the time of a trial
 
             @event.listens_for(storage.engine, "connect")
             def _quick(connection: Any, record: object) -> None:  # noqa: ARG001  SQLAlchemy's signature
