@@ -35,6 +35,7 @@ from promptopt.models.base import Request as Request
 from promptopt.models.base import TokenModel as TokenModel
 from promptopt.models.fake import FakeLabelModel as FakeLabelModel
 from promptopt.models.fake import FakeModel as FakeModel
+from promptopt.models.fake import FunctionModel as FunctionModel
 from promptopt.progress import Display as Display
 from promptopt.prompt import Demonstrations as Demonstrations
 from promptopt.prompt import Example as Example

@@ -225,7 +225,7 @@ def _model(given: Model | str) -> Model:
     if isinstance(given, type) or not hasattr(given, "fingerprint"):
         raise InputError(
             f"{given!r} is no model: give a name such as 'openai:gpt-4.1-mini', or a model; a function goes into "
-            "FakeModel(function)"
+            "FunctionModel(function, name=..., version=...)"
         )
     return given
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import toys
 
-from promptopt import FakeModel, Memo, Prompt, PromptQuine, RandomSearch, Request, Strategy, optimize
+from promptopt import FunctionModel, Memo, Prompt, PromptQuine, RandomSearch, Request, Strategy, optimize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +30,7 @@ def log(path: str, record: Any) -> None:
     os.close(handle)
 
 
-def fake(path: str) -> FakeModel:
+def fake(path: str) -> FunctionModel:
     def handler(request: Request) -> str:
         body = {
             "context": request.context,
@@ -42,7 +42,7 @@ def fake(path: str) -> FakeModel:
         time.sleep(0.001)  # as slow as a fast endpoint, so that a kill lands in the middle
         return toys.answer(request) if "item" in toys.text_of(request.context)[-9:] else toys.writer(request)
 
-    return FakeModel(handler, "killed")
+    return FunctionModel(handler, name="killed", version="1")
 
 
 def local(path: str, folder: str) -> Any:

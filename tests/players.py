@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from toys import text_of
 
-from promptopt import FakeModel, Prompt, Task
+from promptopt import FunctionModel, Prompt, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -139,7 +139,7 @@ def reply(
     return legal(rng) if lapse[PLAN] else best()
 
 
-def player(make: Callable[[], Played], name: str = "player") -> FakeModel:
+def player(make: Callable[[], Played], name: str = "player") -> FunctionModel:
     """A task model that plays this environment."""
 
     def at(log: str) -> Played:
@@ -168,7 +168,7 @@ def player(make: Callable[[], Played], name: str = "player") -> FakeModel:
             legal=lambda rng: at(log).random_reply(rng),
         )
 
-    return FakeModel(handler, name)
+    return FunctionModel(handler, name=name, version="1")
 
 
 def competence(make: Callable[[], Played], prompt: str, instances: Sequence[Mapping[str, Any]]) -> float:
@@ -186,7 +186,7 @@ def competence(make: Callable[[], Played], prompt: str, instances: Sequence[Mapp
     return float(np.mean(scores))
 
 
-def writer(kind: str = "heeding") -> FakeModel:
+def writer(kind: str = "heeding") -> FunctionModel:
     """A prompt writer: "heeding" reads the kinds of error, "blind" does not, "adversarial" adds noise whatever it reads."""
 
     def handler(request: Request) -> str:
@@ -214,7 +214,7 @@ def writer(kind: str = "heeding") -> FakeModel:
             out.append(f"<prompt>{' '.join([base, *[sentence] * times])}</prompt>")
         return "\n".join(out)
 
-    return FakeModel(handler, f"{kind} writer")
+    return FunctionModel(handler, name=f"{kind} writer", version="1")
 
 
 def playable(task: Task, *, silent: bool = False) -> Task:

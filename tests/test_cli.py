@@ -27,7 +27,7 @@ label = "answer"
 """
 MODEL = """
 import re, sys
-from promptopt import FakeModel
+from promptopt import FakeModel, FunctionModel
 
 def handler(request):
     text = str(request.context[-1][1])
@@ -39,9 +39,9 @@ def handler(request):
 def paid(request):
     raise SystemExit("a call was made")
 
-model = FakeModel(handler, "numbers")
+model = FunctionModel(handler, name="numbers", version="1")
 mumbling = FakeModel(lambda request: "hm", "mumbling")
-forbidden = FakeModel(paid, "numbers")
+forbidden = FunctionModel(paid, name="numbers", version="1")
 costly = FakeModel(handler, "costly")
 costly.price = None
 nothing = 3

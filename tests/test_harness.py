@@ -182,7 +182,7 @@ def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
         ({"budget": 100}, "a budget is a text such as '500 calls' or '2 dollars', or a Budget, not 100"),
         ({"budget": 0}, "or a Budget, not 0"),
         ({"task": {"train": []}}, "a task is a Task, or the path of a task file, not {'train': []}"),
-        ({"model": str.upper}, "a function goes into FakeModel(function)"),
+        ({"model": str.upper}, "a function goes into FunctionModel"),
         ({"model": FakeModel}, "FakeModel'> is no model: give a name such as 'openai:gpt-4.1-mini', or a model"),
         ({"writer": print}, "is no model"),
         ({"strategy": PromptQuine}, "PromptQuine is a class: give a strategy, such as PromptQuine()"),

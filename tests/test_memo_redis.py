@@ -18,7 +18,7 @@ import toys
 from memo_places import RedisServer, running
 from typer.testing import CliRunner
 
-from promptopt import FakeModel, InputError, Memo, MissingExtraError, Result, estimate, optimize
+from promptopt import FakeModel, FunctionModel, InputError, Memo, MissingExtraError, Result, estimate, optimize
 from promptopt.cli import app
 from promptopt.memo import place_name
 
@@ -66,7 +66,7 @@ RUNS = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
 import toys
-from promptopt import FakeModel, optimize
+from promptopt import FunctionModel, optimize
 
 log = open(sys.argv[4], "a")
 
@@ -78,7 +78,7 @@ def answer(request):
 
 print("ready", flush=True)
 sys.stdin.readline()
-optimize(toys.TASK, FakeModel(answer), "tapruning", memo=sys.argv[2], run_dir=sys.argv[3])
+optimize(toys.TASK, FunctionModel(answer, name="fake", version="1"), "tapruning", memo=sys.argv[2], run_dir=sys.argv[3])
 """
 
 
@@ -108,7 +108,7 @@ def alone(folder: Path) -> tuple[Result, int]:
         asked.append(request)
         return toys.answer(request)  # type: ignore[arg-type]
 
-    return optimize(toys.TASK, FakeModel(answer), "tapruning", memo=folder), len(asked)
+    return optimize(toys.TASK, FunctionModel(answer, name="fake", version="1"), "tapruning", memo=folder), len(asked)
 
 
 def results(folder: Path, numbers: range) -> list[Result]:
@@ -293,7 +293,7 @@ def test_a_server_that_stays_away_ends_the_run_with_its_name_and_what_it_did_not
         return toys.answer(request)  # type: ignore[arg-type]
 
     with pytest.raises(InputError, match=r"cannot be used .*start it, or mend the way to it") as caught:
-        optimize(toys.TASK, FakeModel(answer), "tapruning", memo=own.url())
+        optimize(toys.TASK, FunctionModel(answer, name="fake", version="1"), "tapruning", memo=own.url())
     (file,) = (tmp_path / "caches" / "promptopt" / "unstored").iterdir()
     assert f"127.0.0.1:{own.port}/0" in str(caught.value)
     assert f"what it did not take (entries: 1) is in {file}" in str(caught.value)
@@ -301,7 +301,7 @@ def test_a_server_that_stays_away_ends_the_run_with_its_name_and_what_it_did_not
     with Memo(own.url()) as memo:
         assert memo.stats().entries == 29
         assert memo.import_(file) == 1
-        assert optimize(toys.TASK, FakeModel(answer), "tapruning", memo=memo) == expected
+        assert optimize(toys.TASK, FunctionModel(answer, name="fake", version="1"), "tapruning", memo=memo) == expected
     assert len(asked) == calls
 
 

@@ -20,6 +20,7 @@ from promptopt import (
     Failure,
     FakeLabelModel,
     FakeModel,
+    FunctionModel,
     HillClimb,
     InputError,
     Memo,
@@ -403,7 +404,12 @@ def test_killed_and_run_again_it_ends_the_same_and_repeats_no_call(dies: int, tm
     def whole(folder: str) -> Result:
         writer = FakeModel(toys.writer, "w")
         return optimize(
-            toys.TASK, FakeModel(counting), P1(), writer=writer, budget="2000 calls", memo=tmp_path / folder
+            toys.TASK,
+            FunctionModel(counting, name="counting", version="1"),
+            P1(),
+            writer=writer,
+            budget="2000 calls",
+            memo=tmp_path / folder,
         )
 
     limit = -1

@@ -214,9 +214,10 @@ def test_the_last_step_of_an_unfinished_run_waits_for_the_run_to_go_on(tmp_path:
             raise StoppedError("stopped in the middle of a step")
         return toys.answer(request)
 
-    result = search(tmp_path / "a", model=FakeModel(flaky))
+    model = FakeModel(flaky)
+    result = search(tmp_path / "a", model=model)
     early = trials(tmp_path / "a")
-    search(tmp_path / "a", model=FakeModel(flaky))
+    search(tmp_path / "a", model=model)
     search(tmp_path / "b")
 
     assert result.unfinished

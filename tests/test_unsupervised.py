@@ -144,7 +144,9 @@ def run(handler: Callable[[Context, Sequence[str]], list[float]], memo: Path, se
     assert isinstance(given, Task)
     assert isinstance(strategy, Unsupervised | PPD)
     assert budget is None or isinstance(budget, str)
-    return optimize(given, FakeLabelModel(handler, handler.__name__), strategy, seed=seed, memo=memo, budget=budget)
+    model = FakeLabelModel(handler)
+    model.fingerprint = {"provider": "fake", "model": handler.__name__}  # whatever the handler counts beside
+    return optimize(given, model, strategy, seed=seed, memo=memo, budget=budget)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
-"""Fake models for tests and for trying things out: a Python function answers. Free, offline, and as fast as the function."""
+"""Models that are Python functions: for real use, and fakes for tests and for trying things out, free and offline."""
 
 from __future__ import annotations
 
+import uuid
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from promptopt.errors import InputError
 from promptopt.models.base import Price, Request
+from promptopt.models.identity import code_digest
 from promptopt.scores import Arrival, Response
 
 if TYPE_CHECKING:
@@ -15,33 +17,66 @@ if TYPE_CHECKING:
     from promptopt.prompt import Context
 
 
-class FakeModel:
+class FunctionModel:
     """A model whose replies are `handler(request)`: a text, or a whole `Response`.
 
-    `name` stands in for the model id in the memo: change it when the handler changes.
+    Args:
+        handler: called with one request after the other.
+        name: of the model, in results and in the memo.
+        version: change it whenever the function answers otherwise: the memo gives the replies of the same name and version.
+
+    Raises:
+        InputError: name or version is no text, or empty.
     """
 
     unit: Literal["reply"] = "reply"
     price = Price(0.0, 0.0)
+    fingerprint: Mapping[str, Any]
 
-    def __init__(self, handler: Callable[[Request], str | Response], name: str = "fake") -> None:
+    def __init__(self, handler: Callable[[Request], str | Response], *, name: str, version: str) -> None:
+        for argument, value in (("name", name), ("version", version)):
+            if not isinstance(value, str) or not value:
+                raise InputError(f"the {argument} of a FunctionModel must be a text such as 'v1', not {value!r}")
         self.handler = handler
-        self.fingerprint: Mapping[str, Any] = {"provider": "fake", "model": name}
+        self.fingerprint = {"provider": "function", "model": name, "version": version}
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
-        """Answer one request after the other."""
+        """Answer one request after the other.
+
+        Raises:
+            InputError: the function returned something else than a text or a Response.
+        """
         for index, request in enumerate(requests):
             reply = self.handler(request)
             if not isinstance(reply, str | Response):
-                raise InputError(f"a fake model's function must return a text or a Response, not {reply!r}")
+                raise InputError(f"a model's function must return a text or a Response, not {reply!r}")
             yield Arrival(index, Response(reply) if isinstance(reply, str) else reply)
+
+
+class FakeModel(FunctionModel):
+    """A model whose replies are `handler(request)`, known to the memo by what the function does.
+
+    A digest of its code, defaults, closure and the globals that it reads is in the fingerprint, as they are when the model
+    is made: an edited function is asked anew. Where there is something that cannot be compared across processes, such as a
+    callable object or a closure over one, the memo gives back replies to this very model alone; `FunctionModel` has a
+    version instead. Files and environment variables that the function reads are not seen.
+
+    Args:
+        handler: called with one request after the other.
+        name: of the model, in results and in the memo.
+    """
+
+    def __init__(self, handler: Callable[[Request], str | Response], name: str = "fake") -> None:
+        self.handler = handler
+        self.fingerprint = _fingerprint(name, type(self), handler)
 
 
 class FakeLabelModel(FakeModel):
     """A fake that also scores labels: `logprobs(context, labels)` gives one natural log-probability a label."""
 
     def __init__(self, logprobs: Callable[[Context, Sequence[str]], Sequence[float]], name: str = "fake") -> None:
-        super().__init__(lambda request: str(request.context), name)
+        self.handler = lambda request: str(request.context)
+        self.fingerprint = _fingerprint(name, type(self), logprobs)
         self.logprobs = logprobs
 
     def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
@@ -50,3 +85,9 @@ class FakeLabelModel(FakeModel):
             values = tuple(float(value) for value in self.logprobs(context, labels))
             likeliest = max(zip(values, labels, strict=False), key=itemgetter(0), default=(0.0, ""))[1]
             yield Arrival(index, Response(likeliest, values))
+
+
+def _fingerprint(name: str, *code: Any) -> dict[str, Any]:
+    digest = code_digest(*code)
+    fingerprint = {"provider": "fake", "model": name}
+    return fingerprint | ({"instance": uuid.uuid4().hex} if digest is None else {"code": digest})
