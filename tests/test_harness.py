@@ -657,10 +657,8 @@ def test_the_result_says_how_it_came_about(tmp_path: Path) -> None:
     result = search(tmp_path / "memo", settings={"prompts": "16"}, seed=3, run_dir=tmp_path / "run")
 
     assert result.strategy == {"name": "RandomSearch", "settings": {"prompts": 16, "batch": 8}}
-    assert result.models == {
-        "task": {"provider": "watched"},
-        "writer": {"provider": "fake", "model": "w"},
-    }
+    assert result.models["task"] == {"provider": "watched"}
+    assert result.models["writer"].items() >= {"provider": "fake", "model": "w"}.items()
     assert (result.seed, result.budget) == (3, "5,000 calls")
     assert result.lengths == (len(words(toys.SEED)), len(words(result.prompt.text)))
     assert {"promptopt", "python", "numpy"} <= set(result.versions)

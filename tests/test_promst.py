@@ -61,7 +61,7 @@ def test_what_went_wrong_teaches_what_no_blind_search_finds(tmp_path: Path) -> N
     """One writer for all; only the first search is told of the kinds of error. One run says little: they differ by 0.2."""
 
     def found(strategy: Strategy) -> float:
-        runs = [play(strategy, tmp_path, seed=seed, budget="1200 calls") for seed in range(16)]
+        runs = [play(strategy, tmp_path, seed=seed, budget="1200 calls") for seed in range(24)]
         return sum(competence(run.prompt.text) for run in runs) / len(runs)
 
     heeding = found(Promst())

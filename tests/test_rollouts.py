@@ -17,6 +17,7 @@ from promptopt import (
     Failure,
     FakeLabelModel,
     FakeModel,
+    FunctionModel,
     InputError,
     Memo,
     Prompt,
@@ -243,12 +244,13 @@ def test_an_environment_that_never_ends_is_stopped(tmp_path: Path) -> None:
 
 
 def test_what_was_asked_is_not_asked_again(tmp_path: Path) -> None:
-    score(FakeModel(climbing, "one"), tmp_path, "Say up .")
+    score(FunctionModel(climbing, name="one", version="1"), tmp_path, "Say up .")
 
     def paid(request: Request) -> str:
         raise AssertionError("a call was made")
 
-    assert score(FakeModel(paid, "one"), tmp_path, "Say up .").rewards.mean() == 1
+    model = FunctionModel(paid, name="one", version="1")
+    assert score(model, tmp_path, "Say up .").rewards.mean() == 1
 
 
 def test_a_reward_may_look_at_the_whole_episode(tmp_path: Path) -> None:

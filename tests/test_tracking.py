@@ -22,7 +22,7 @@ import toys
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from promptopt import FakeModel, HillClimb, InputError, Prompt, RandomSearch, Request, Run, optimize
+from promptopt import FakeModel, FunctionModel, HillClimb, InputError, Prompt, RandomSearch, Request, Run, optimize
 from promptopt.cli import app
 from promptopt.errors import StoppedError
 from promptopt.strategies import P1
@@ -262,11 +262,14 @@ def test_another_inner_strategy_or_pool_is_another_study(first: Strategy, second
 
 
 def test_a_study_of_another_run_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    search(tmp_path)
+    def other(_: Request) -> str:
+        return "<prompt>Now {text}</prompt><prompt>Then {text}</prompt>"
+
+    search(tmp_path, writer=FunctionModel(toys.writer, name="writer", version="1"))
     before = trials(tmp_path)
     tracker = OptunaStudy(tmp_path / "run/study.db")
-    writer = FakeModel(lambda _: "<prompt>Now {text}</prompt><prompt>Then {text}</prompt>", "writer")
-    search(tmp_path / "b", writer=writer, callbacks=[tracker], run_dir=None)
+    edited = FunctionModel(other, name="writer", version="1")  # edited, and the version was forgotten
+    search(tmp_path / "b", writer=edited, callbacks=[tracker], run_dir=None)
     tracker.close()
 
     assert trials(tmp_path) == before
@@ -357,9 +360,10 @@ def test_what_a_callback_raises_ends_the_run_and_loses_no_reply(tmp_path: Path) 
         asked.append(request)
         return toys.answer(request)
 
+    model = FunctionModel(counted, name="counted", version="1")
     with pytest.raises(ZeroDivisionError):
-        search(tmp_path, model=FakeModel(counted), callbacks=[stopping(1, ZeroDivisionError())])
-    result = search(tmp_path, model=FakeModel(counted))
+        search(tmp_path, model=model, callbacks=[stopping(1, ZeroDivisionError())])
+    result = search(tmp_path, model=model)
 
     assert result.finished
     assert len(asked) == len({(request.context, request.replicate) for request in asked})

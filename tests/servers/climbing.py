@@ -68,7 +68,7 @@ def answer(text: str) -> str:
 
 def _proposals(text: str) -> str:
     """Put another word before the best prompt shown, three times."""
-    best = re.findall(r"<prompt>(.*?)</prompt>", text)[-1 if "in other words" in text else 1]
+    best = re.findall(r"<prompt>(.*?)</prompt>", text)[0 if "in other words" in text else 1]
     first = int(_chance(text) * len(WORDS))
     words = [WORDS[(first + n) % len(WORDS)] for n in range(3)]
     return "\n".join(f"<prompt>{word} {best}</prompt>" for word in words)
