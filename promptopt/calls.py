@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from promptopt.characters import whole_characters
 from promptopt.errors import BudgetExhaustedError, InputError, StoppedError
 from promptopt.memo import KeyMaker
+from promptopt.models.base import Vouched
 from promptopt.scores import Failure, Response
 from promptopt.thinking import without_thinking
 from promptopt.usage import cleaned, extent, label_extent, size
@@ -135,7 +136,8 @@ class Caller:
         places: dict[str, int] = {}
         for index, key in enumerate(keys):
             places.setdefault(key, index)
-        asking = _Asking(self, role, model.price, self._measures(model), places, extent_of, dispatch)
+        vouch = model.vouch if isinstance(model, Vouched) else _nothing
+        asking = _Asking(self, role, model.price, self._measures(model), places, extent_of, dispatch, vouch)
         try:
             if model.unit == "batch":
                 asking.whole()
@@ -181,6 +183,7 @@ class _Asking:
         places: each distinct key, in order, and the index of its request.
         extent_of: what the request of an index can take.
         dispatch: asks the model for the requests of some indices.
+        vouch: tells the model that the memo holds replies of it.
         replies: by key, so far.
     """
 
@@ -191,6 +194,7 @@ class _Asking:
     places: Mapping[str, int]
     extent_of: Callable[[int], Extent]
     dispatch: Callable[[Iterable[int]], Iterator[Arrival]]
+    vouch: Callable[[], None]
     replies: dict[str, Reply] = field(default_factory=dict)
 
     def whole(self) -> None:
@@ -212,6 +216,8 @@ class _Asking:
             BudgetExhaustedError: the next call does not fit, and nothing is in flight that could give something back.
         """
         known = self.caller.stored(self.places)
+        if known:
+            self.vouch()
         pending = deque(self.places)
         while pending:
             with self.caller.memo.claim([key for key in pending if key not in known]) as claim:
@@ -311,6 +317,10 @@ class _Asking:
             return reply
         self.caller.ledger.unreported.setdefault(self.role, set()).add(key)
         return replace(reply, usage=usage)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _given(unit: Unit, items: Iterable[T]) -> Iterable[T]:

@@ -137,9 +137,15 @@ class Response:
 
 @dataclass(frozen=True)
 class Failure:
-    """A reply that never came, after all retries; data beside a NaN score, never a score, never memoised."""
+    """A reply that never came, after all retries; data beside a NaN score, never a score, never memoised.
+
+    Args:
+        reason: for people.
+        refused: whether the endpoint answers others, and refused this request for what it holds.
+    """
 
     reason: str
+    refused: bool = False
 
 
 class Arrival(NamedTuple):

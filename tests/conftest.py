@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from promptopt.models.catalog import KNOWN, model_file
-from promptopt.models.dispatch import endpoint
+from promptopt.models.dispatch import endpoint_of
 
 # A slow machine is no defect: no test is timed.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -34,7 +34,7 @@ def _own_memo_and_no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.fixture(autouse=True)
 def _unknown_endpoints() -> None:
     """Forget what endpoints did: a port that an earlier test's failing server had may come again."""
-    endpoint.cache_clear()
+    endpoint_of.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,9 @@ from typing import Any
 from promptopt import Example, Judge, Prompt, Request, Response, Result, Task, Usage, optimize
 from promptopt.images import Image, content, parts, reference
 from promptopt.models.base import Price
-from promptopt.models.hosted import HostedModel, at, json_object, unsupported
+from promptopt.models.bodies import at, json_object
+from promptopt.models.dialect import Dialect
+from promptopt.models.hosted import HostedModel
 from promptopt.models.openai import OpenAIModel
 from promptopt.scores import Failure
 
@@ -47,18 +49,21 @@ class PictureModel(HostedModel):
         super().__init__(name, **settings)
         self.folder, self.size = folder, size
         self.fingerprint = {**self.fingerprint, "size": size, "folder": folder.as_posix()}
-        self._refused: set[str] = set()  # fields that the model does not take
 
     def path(self, request: Request) -> str:  # noqa: ARG002  the base class's
         """Return where a request goes."""
         return "/v1/images/generations"
 
-    def body(self, request: Request) -> dict[str, Any]:
+    def written(self, request: Request, dialect: Dialect) -> dict[str, Any]:
         """Return the JSON that is sent: the whole message is the image model's prompt."""
         context = request.context
         text = context if isinstance(context, str) else "\n\n".join(turn.content for turn in context)
         body = {"model": self.name, "prompt": text, "n": 1, "size": self.size, "response_format": "b64_json"}
-        return {name: value for name, value in body.items() if name not in self._refused}
+        return {name: value for name, value in body.items() if name not in dialect.left_out}
+
+    def optional(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what newer models do not take: they always send the picture itself."""
+        return {name: body[name] for name in ("response_format",) if name in body}
 
     async def _send(self, client: Any, body: dict[str, Any]) -> Any:
         return await client.images.with_raw_response.generate(prompt="", extra_body=body)
@@ -68,12 +73,6 @@ class PictureModel(HostedModel):
         if status == 400 and at(json_object(text), "error", "code") in REFUSALS:
             return 200, headers, json.dumps({"refused": True})
         return status, headers, text
-
-    def _adapt(self, error: Mapping[str, Any]) -> None:
-        if (
-            "response_format" in f"{unsupported(error)} {error.get('param')}"
-        ):  # newer models always send the picture itself
-            self._refused.add("response_format")
 
     def _read(self, body: Mapping[str, Any], request: Request) -> Response | Failure:  # noqa: ARG002  the base class's
         if body.get("refused"):
@@ -105,9 +104,9 @@ class SeeingModel(OpenAIModel):
         super().__init__(name, **settings)
         self.fingerprint = {**self.fingerprint, "sees": "pictures"}
 
-    def body(self, request: Request) -> dict[str, Any]:
+    def written(self, request: Request, dialect: Dialect) -> dict[str, Any]:
         """Return the JSON that is sent for a request."""
-        body = super().body(request)
+        body = super().written(request, dialect)
         for turn in body.get("messages", ()):
             pieces = list(parts(turn["content"]))
             if any(isinstance(piece, Image) for piece in pieces):

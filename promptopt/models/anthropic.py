@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import FinalModelError
-from promptopt.models.hosted import HostedModel, Service, at, reply, unsupported
+from promptopt.models.bodies import at, reply, said
+from promptopt.models.hosted import HostedModel, Service
 from promptopt.scores import Usage
 from promptopt.usage import count
 
@@ -13,13 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from promptopt.models.base import Request
-    from promptopt.scores import Failure, Finish, Response
+    from promptopt.models.dialect import Dialect
+    from promptopt.scores import Failure, Response
 
-_FINISHES: Mapping[str, Finish] = {
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "refusal": "refusal",
-}
 _SAMPLING = {"temperature": 1, "top_p": 1, "top_k": 0}  # and the API's defaults: newer models refuse the fields
 # Characters of a system prompt from which it is marked for the provider's cache: the least that any of its models
 # caches is 1,024 tokens. What is written there costs a quarter more, what is read from there a tenth.
@@ -43,10 +40,6 @@ class AnthropicModel(HostedModel):
         headers={"anthropic-version": "2023-06-01"},
     )
 
-    def __init__(self, name: str, **settings: Any) -> None:
-        super().__init__(name, **settings)
-        self._sampled = True
-
     async def _send(self, client: Any, body: dict[str, Any]) -> Any:
         # As extra body: newer SDKs have no arguments for the sampling, and typed messages take longer to look through
         # than to send.
@@ -57,8 +50,8 @@ class AnthropicModel(HostedModel):
         """Return where a request goes, behind the base URL's host."""
         return "/v1/messages"
 
-    def body(self, request: Request) -> dict[str, Any]:
-        """Return the JSON that is sent for a request.
+    def written(self, request: Request, dialect: Dialect) -> dict[str, Any]:
+        """Return the JSON of a request in a dialect.
 
         Raises:
             FinalModelError: it is plain text, which the protocol does not continue.
@@ -77,25 +70,18 @@ class AnthropicModel(HostedModel):
             body["system"] = [{"type": "text", "text": system, "cache_control": {"type": "ephemeral"}}]
         elif system:
             body["system"] = system
-        if request.stop:
+        if request.stop and "stop" not in dialect.left_out:
             body["stop_sequences"] = list(request.stop)
-        if self._sampled:
-            body |= {name: value for name, default in _SAMPLING.items() if (value := vars(request)[name]) != default}
-        return body
+        sampling = {name: value for name, default in _SAMPLING.items() if (value := vars(request)[name]) != default}
+        return body | {name: value for name, value in sampling.items() if name not in dialect.left_out}
 
-    def _adapt(self, error: Mapping[str, Any]) -> None:
-        named = unsupported(error)
-        if any(field in named for field in _SAMPLING):
-            self._sampled = False
-            self._say_once(f"takes no {', '.join(_SAMPLING)}: its own hold, and replies vary from call to call")
+    def optional(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields that a request may do without."""
+        out = {name: body[name] for name in _SAMPLING if name in body}
+        return out | ({"stop": body["stop_sequences"]} if "stop_sequences" in body else {})
 
     def _read(self, body: Mapping[str, Any], request: Request) -> Response | Failure:  # noqa: ARG002  as OpenAI's
-        blocks = at(body, "content")
-        shown = (
-            [at(block, "text") for block in blocks if at(block, "type") == "text"] if isinstance(blocks, list) else []
-        )
-        text = "".join(shown) if shown and all(isinstance(part, str) for part in shown) else None
-        return reply(text, _usage(at(body, "usage")), _FINISHES.get(str(at(body, "stop_reason")), "stop"))
+        return reply(said(at(body, "content")), _usage(at(body, "usage")), at(body, "stop_reason"))
 
 
 def _usage(usage: Any) -> Usage:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from promptopt.models.batches import HostedBatches, Line, NoSuchPlaceError
-from promptopt.models.hosted import at
+from promptopt.models.bodies import at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

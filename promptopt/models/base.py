@@ -138,6 +138,14 @@ class TokenModel(Model, Protocol):
 
 
 @runtime_checkable
+class Vouched(Model, Protocol):
+    """A model at an endpoint, whose refusal of a request means less once others are known to be answered."""
+
+    def vouch(self) -> None:
+        """Take it as known that the endpoint answers: a memo holds replies of it."""
+
+
+@runtime_checkable
 class LabelReader(Model, Protocol):
     """A model whose replies may come with log-probabilities of the labels in a request, or without: known by asking only."""
 

@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 import weakref
 from abc import ABC, abstractmethod
-from functools import cached_property
 from http import HTTPStatus
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-from promptopt.errors import FinalModelError, InputError, PassingModelError
+from promptopt.errors import FinalModelError, InputError, ModelError, PassingModelError
 from promptopt.models.base import Model
-from promptopt.models.hosted import at, json_object
+from promptopt.models.bodies import json_object
+from promptopt.models.connection import sync_client
+from promptopt.models.dispatch import AttemptError, RefusedError
+from promptopt.models.refusals import read_refusal
 from promptopt.scores import Failure, Response
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ _PATIENCE = 30  # tries of what may be repeated, each with its retries: some 25 
 _SUBMISSIONS = 3  # tries to create one batch
 _TIMEOUT = 600.0  # seconds; a provider reads a whole batch before it answers
 _PAGES = 10  # of 100 batches each, newest first, that are looked through for a lost one
+_OF_FIELDS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
 _NO_SUCH_PLACE = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
 
 
@@ -153,6 +157,7 @@ class HostedBatches(ABC):
     def __init__(self, model: HostedModel, longest_pause: float) -> None:
         self.model = model
         self._longest_pause = longest_pause
+        self._clients: dict[int, Any] = {}  # by process
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model!r})"
@@ -171,6 +176,10 @@ class HostedBatches(ABC):
     def endpoint(self) -> str:
         """The base URL."""
         return self.model.endpoint
+
+    def vouch(self) -> None:
+        """Take it as known that the model answers."""
+        self.model.vouch()
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
         """Yield each reply as the adapter does, without a batch."""
@@ -215,24 +224,20 @@ class HostedBatches(ABC):
         except NoSuchPlaceError as error:
             _log.warning("the batch %s is lost (%s): what it was asked counts as unanswered", batch, error)
             return
-        model = self.model
         # A field that the model does not take is left out from now on, and then the request is worth another try.
-        bodies = {line.key: model.body(requests[line.key]) for line in lines if line.status == HTTPStatus.BAD_REQUEST}
+        again = {line.key for line in lines if line.status in _OF_FIELDS and self._leaves_out(line, requests[line.key])}
+        answers = any(line.status == HTTPStatus.OK for line in lines)
+        end: ModelError | None = None
         for line in lines:
-            if line.key in bodies:
-                model._adapt(at(line.body, "error") or {})
-        refusal: FinalModelError | None = None
-        for line in lines:
-            request = requests[line.key]
-            reply = self._read(line, request)
-            if not isinstance(reply, FinalModelError):
+            reply = self._read(line, requests[line.key], answers=answers)
+            if not isinstance(reply, ModelError):
                 yield line.key, reply
-            elif line.key in bodies and model.body(request) != bodies[line.key]:
+            elif line.key in again:
                 yield line.key, Failure(str(reply))
             else:  # the others are paid for
-                refusal = refusal or reply
-        if refusal is not None:
-            raise refusal
+                end = end or reply
+        if end is not None:
+            raise end
 
     @abstractmethod
     def find(self, submission: Submission, keys: Iterable[str], check: Callable[[], None]) -> str | None:
@@ -293,15 +298,18 @@ class HostedBatches(ABC):
         try:
             return call(client)
         except sdk.APIStatusError as error:
-            status, body = error.status_code, error.response.text
+            status, headers, body = error.status_code, error.response.headers, error.response.text
         except sdk.APIConnectionError:
-            status, body = 0, ""
+            status, headers, body = 0, {}, ""
         # Outside the except blocks, for the SDK's error, which a traceback would show, may quote the key.
         if not status:
             raise PassingModelError(f"{self.endpoint} could not be reached")
         if status in _NO_SUCH_PLACE:
             raise NoSuchPlaceError(f"{self.endpoint} answered {status}")
-        raise self.model.refusal(status, body) or PassingModelError(f"{self.endpoint} answered {status}")
+        meaning = self.model.meaning(read_refusal(status, headers, body))
+        if isinstance(meaning, RefusedError):
+            raise meaning.final
+        raise meaning if isinstance(meaning, ModelError) else PassingModelError(f"{self.endpoint} answered {status}")
 
     def get(self, path: str, **params: str | int) -> str:
         """Return what lies at a path below the endpoint.
@@ -341,22 +349,34 @@ class HostedBatches(ABC):
                 return
             params[cursor] = batches[-1]["id"]
 
-    @cached_property
+    @property
     def _client(self) -> Any:
-        self.model.check_key()
-        settings = self.model.client_settings() | {"timeout": _TIMEOUT, "max_retries": _RETRIES}
-        client = getattr(self.model._sdk, self.model.service.client)(**settings)
-        weakref.finalize(self, client.close)
-        return client
+        """The client of this process: a fork of it has connections of its own."""
+        process = os.getpid()
+        if process not in self._clients:
+            self.model.check_key()
+            settings = self.model.client_settings() | {"timeout": _TIMEOUT, "max_retries": _RETRIES}
+            sdk = self.model._sdk
+            client = getattr(sdk, self.model.service.client)(**settings, http_client=sync_client(sdk))
+            weakref.finalize(self, client.close)
+            self._clients = {process: client}
+        return self._clients[process]
 
-    def _read(self, line: Line, request: Request) -> Reply | FinalModelError:
+    def _leaves_out(self, line: Line, request: Request) -> bool:
+        return self.model.leave_out(request, read_refusal(line.status, {}, encoded(line.body)))
+
+    def _read(self, line: Line, request: Request, *, answers: bool) -> Reply | ModelError:
         if line.status == HTTPStatus.OK:
             whole = isinstance(line.body, dict)
             return self.model._read(line.body, request) if whole else Failure("the reply is no JSON object")
         if not line.status:
             return Failure(f"{self.endpoint} did not run this request of a batch ({line.body})")
-        refusal = self.model.refusal(line.status, encoded(line.body))
-        return refusal or Failure(f"{self.endpoint} answered {line.status} in a batch")
+        meaning = self.model.meaning(read_refusal(line.status, {}, encoded(line.body)), answers=answers)
+        if isinstance(meaning, AttemptError):
+            return Failure(f"{self.endpoint} answered {line.status} in a batch")
+        if isinstance(meaning, RefusedError):
+            return Failure(meaning.reason, refused=True)
+        return meaning
 
     def _pauses(self) -> Iterator[float]:
         """Yield seconds to wait, growing by halves to the longest."""

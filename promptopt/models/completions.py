@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from promptopt.errors import FinalModelError, InputError, PassingModelError
 from promptopt.models.base import Request
+from promptopt.models.bodies import at, logprob
 from promptopt.models.dispatch import dispatch
-from promptopt.models.hosted import at
 from promptopt.models.openai import OpenAIModel
 from promptopt.prompt import Message
 from promptopt.scores import Arrival, Failure, Response, Usage
@@ -25,6 +25,7 @@ from promptopt.scores import Arrival, Failure, Response, Usage
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from promptopt.models.dialect import Dialect
     from promptopt.prompt import Context
 
 Way: TypeAlias = Literal["echo", "prompt_logprobs"]
@@ -132,7 +133,7 @@ class CompletionsModel(OpenAIModel):
                 yield cell
 
         most = self._concurrency
-        for arrival in dispatch(self.endpoint, cells(), self._score, lambda: most):
+        for arrival in dispatch(self.endpoint, cells(), self._score, lambda: most, self._probe_cell):
             yield Arrival(numbers[arrival.number], arrival.reply)
 
     def way(self, *, chat: bool = False) -> Way:
@@ -146,13 +147,9 @@ class CompletionsModel(OpenAIModel):
             self._ways[chat] = self._find(self._text(_PROBES[chat]))
         return self._ways[chat]
 
-    def body(self, request: Request) -> dict[str, Any]:
-        """Return the JSON that is sent for a request."""
-        return super().body(request) | (_FIELDS[request.how] if isinstance(request, _Asked) else {})
-
-    def _adapt(self, error: Mapping[str, Any]) -> None:
-        if "logprobs" not in f"{error.get('param')} {error.get('message')}":  # scoring does not go without
-            super()._adapt(error)
+    def written(self, request: Request, dialect: Dialect) -> dict[str, Any]:
+        """Return the JSON of a request in a dialect."""
+        return super().written(request, dialect) | (_FIELDS[request.how] if isinstance(request, _Asked) else {})
 
     def _read(self, body: Mapping[str, Any], request: Request) -> Response | Failure:
         read = super()._read(body, request)
@@ -164,7 +161,7 @@ class CompletionsModel(OpenAIModel):
         texts, logprobs = at(choice, "logprobs", "tokens"), at(choice, "logprobs", "token_logprobs")
         if not isinstance(texts, list) or not isinstance(logprobs, list):
             return _Scored("", usage=read.usage)
-        tokens = tuple(Token(str(text), _number(logprob)) for text, logprob in zip(texts, logprobs, strict=False))
+        tokens = tuple(Token(str(text), logprob(value)) for text, value in zip(texts, logprobs, strict=False))
         return _Scored("", usage=read.usage, tokens=tokens, written=read.usage.output)
 
     def _text(self, context: Context) -> str:
@@ -198,6 +195,10 @@ class CompletionsModel(OpenAIModel):
     def _cell(self, context: Context, labels: Sequence[str]) -> _Cell:
         text = self._text(context)
         return _Cell(context, text, labels, " " if context == text and text and not text[-1].isspace() else "")
+
+    async def _probe_cell(self, cell: _Cell) -> Response | Failure:
+        how = self.way(chat=not isinstance(cell.context, str))
+        return await self._probe(_Asked(context=cell.text, max_tokens=1, how=how))
 
     async def _score(self, cell: _Cell) -> Response | Failure:
         how = self.way(chat=not isinstance(cell.context, str))
@@ -258,7 +259,9 @@ class CompletionsModel(OpenAIModel):
         request = _Asked(context=text, max_tokens=1, how=how)
         reply = next(dispatch(self.endpoint, [request], self._answer, lambda: 1)).reply
         if not isinstance(reply, _Scored):
-            raise PassingModelError(reply.reason if isinstance(reply, Failure) else f"{self.endpoint} gave no choices")
+            reason = reply.reason if isinstance(reply, Failure) else f"{self.endpoint} gave no choices"
+            refused = isinstance(reply, Failure) and reply.refused
+            raise FinalModelError(reason) if refused else PassingModelError(reason)
         return reply
 
 
@@ -327,12 +330,8 @@ def _prompt_tokens(positions: Any) -> tuple[Token, ...]:
     out = []
     for position in positions if isinstance(positions, list) else ():
         own = next(iter(position.values()), None) if isinstance(position, dict) else None
-        out.append(Token(str(at(own, "decoded_token") or ""), _number(at(own, "logprob"))))
+        out.append(Token(str(at(own, "decoded_token") or ""), logprob(at(own, "logprob"))))
     return tuple(out)
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _shown(tokens: Sequence[Token]) -> str:

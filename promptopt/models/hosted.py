@@ -1,51 +1,51 @@
-"""What hosted adapters share: the pool of calls, what each error means, and the care taken of the key.
+"""What hosted adapters share: the pool of calls, what follows from each error, and the care taken of the key.
 
-An adapter says how a request is sent and how a reply's JSON is read; everything else is here. Of the official SDKs this
-knows what they have in common: how a client is made, and the names of two errors. They are imported with the first call.
+An adapter says how a request is sent and how a reply's JSON is read. What an error says is `refusals`, which fields are left
+out `dialect`, the HTTP client `connection`. Of the official SDKs this knows what they have in common: how a client is made,
+and the names of two errors. They are imported with the first call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-import json
 import logging
 import os
 import re
 import weakref
 from abc import ABC, abstractmethod
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NoReturn, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-from promptopt.errors import FinalModelError, InputError
-from promptopt.models.dispatch import AttemptError, dispatch, loop
-from promptopt.scores import Arrival, Failure, Response, Usage
+from promptopt.errors import FinalModelError, InputError, ModelError, PassingModelError
+from promptopt.models.bodies import beginning, json_value
+from promptopt.models.connection import UnreadableReplyError, async_client
+from promptopt.models.dialect import Change, Dialect, Negotiation, changes, cut, negotiate
+from promptopt.models.dispatch import AttemptError, RefusedError, dispatch, loop
+from promptopt.models.refusals import Refusal, error_in, read_refusal
+from promptopt.prompt import Message
+from promptopt.scores import Arrival, Failure, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from promptopt.models.base import Price, Request
-    from promptopt.scores import Finish
+    from promptopt.prompt import Context
 
 NO_PAID_CALLS = "PROMPTOPT_NO_PAID_CALLS"
 """Environment variable that, set to anything, makes every call beyond this machine an error: for test suites."""
 
 _log = logging.getLogger(__name__)
 
-_PASSING = (  # of the 4xx, those that another try may get past
-    HTTPStatus.REQUEST_TIMEOUT,
-    HTTPStatus.CONFLICT,
-    HTTPStatus.TOO_EARLY,
-    HTTPStatus.TOO_MANY_REQUESTS,
-)
-_OVERLOADED = 529  # Anthropic's own
-_CROWDED = (HTTPStatus.TOO_MANY_REQUESTS, _OVERLOADED)
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _SHORTEST_KEY = 8  # what is shorter is a placeholder, for a server that asks for no key
+_NEUTRAL: Mapping[bool, Context] = {  # what no server can object to, as plain text or not
+    True: "one, two, three,",
+    False: (Message("user", "Reply with the word ready."),),
+}
 
 
 class Service(NamedTuple):
@@ -124,8 +124,10 @@ class HostedModel(ABC):
         self._concurrency = concurrency
         self._timeout = timeout
         self._rates = (requests_per_minute, tokens_per_minute)
-        self._answered = False
+        self._answered = self._vouched = False
         self._changes: set[str] = set()
+        self._negotiation = Negotiation(Dialect(), self._say_once)
+        self._made: _Session | None = None
         self.endpoint = public_endpoint(self._base_url)
         self.fingerprint: Mapping[str, Any] = {
             "provider": self.service.sdk,
@@ -146,13 +148,6 @@ class HostedModel(ABC):
 
         return known_price(self.service.sdk, self.name)
 
-    @cached_property
-    def _limiters(self) -> list[tuple[Any, Callable[[Request], float]]]:
-        from aiolimiter import AsyncLimiter  # noqa: PLC0415  loaded when used
-
-        amounts: tuple[Callable[[Request], float], ...] = (lambda _: 1.0, _guessed_tokens)
-        return [(AsyncLimiter(rate), amount) for rate, amount in zip(self._rates, amounts, strict=True) if rate]
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, base_url={self.endpoint!r})"
 
@@ -161,24 +156,38 @@ class HostedModel(ABC):
         """What was left out of requests, because the model does not take it, in words."""
         return tuple(sorted(self._changes))
 
+    def vouch(self) -> None:
+        """Take it as known that the model answers: a memo holds replies of it. What it refuses is then a request's own fault."""
+        self._vouched = True
+
     def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
         """Yield each reply as soon as it is there; a request is pulled when there is a place for its call.
 
-        Until the model has answered once its calls go one by one, so that a bad key or a wrong name costs one call.
+        Until the model has answered once its calls go one by one, so that a bad key or a wrong name costs one call. Where
+        requests fail in a row, a small call that no account counts finds out whether the model answers at all.
 
         Raises:
             FinalModelError: no later call can work either; the message says what to change.
             PassingModelError: the endpoint answers nothing any more.
         """
-        return dispatch(self.endpoint, requests, self._answer, lambda: self._concurrency if self._answered else 1)
+        most = self._concurrency
+        return dispatch(self.endpoint, requests, self._answer, lambda: most if self._answered else 1, self._probe)
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """Return the JSON that is sent for a request, without what the model is known not to take."""
+        return self.written(request, self._negotiation.dialect)
 
     @abstractmethod
     def path(self, request: Request) -> str:
         """Return where a request goes, behind the endpoint's host."""
 
     @abstractmethod
-    def body(self, request: Request) -> dict[str, Any]:
-        """Return the JSON that is sent for a request."""
+    def written(self, request: Request, dialect: Dialect) -> dict[str, Any]:
+        """Return the JSON of a request in a dialect."""
+
+    @abstractmethod
+    def optional(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a request's JSON that it may do without, under `dialect`'s names."""
 
     @abstractmethod
     async def _send(self, client: Any, body: dict[str, Any]) -> Any:
@@ -188,20 +197,26 @@ class HostedModel(ABC):
     def _read(self, body: Mapping[str, Any], request: Request) -> Response | Failure:
         """Read the JSON of a reply."""
 
-    @abstractmethod
-    def _adapt(self, error: Mapping[str, Any]) -> None:
-        """Leave out of all bodies from here on what the error of a 400 says that the model does not take, and say so."""
-
     @cached_property
     def _sdk(self) -> Any:
         return importlib.import_module(self.service.sdk)
 
-    @cached_property
-    def _client(self) -> Any:
-        self.check_key()
-        client = getattr(self._sdk, f"Async{self.service.client}")(**self.client_settings(), max_retries=0)
-        weakref.finalize(self, _close, client).atexit = False
-        return client
+    @property
+    def _session(self) -> _Session:
+        """What this process calls with: a fork of it has connections, limits and locks of its own."""
+        if self._made is None or self._made.process != os.getpid():
+            self.check_key()
+            make = getattr(self._sdk, f"Async{self.service.client}")
+            client = make(**self.client_settings(), max_retries=0, http_client=async_client(self._sdk))
+            self._made = _Session(client, self._limiters())
+            weakref.finalize(self, _close, client, os.getpid()).atexit = False
+        return self._made
+
+    def _limiters(self) -> list[tuple[Any, Callable[[Request], float]]]:
+        from aiolimiter import AsyncLimiter  # noqa: PLC0415  loaded when used
+
+        amounts: tuple[Callable[[Request], float], ...] = (lambda _: 1.0, _guessed_tokens)
+        return [(AsyncLimiter(rate), amount) for rate, amount in zip(self._rates, amounts, strict=True) if rate]
 
     def client_settings(self) -> dict[str, Any]:
         """Return what an SDK's client of this endpoint is made with."""
@@ -231,33 +246,74 @@ class HostedModel(ABC):
             raise FinalModelError(f"no call to {self.endpoint}: {NO_PAID_CALLS} is set, as in tests")
 
     async def _answer(self, request: Request) -> Response | Failure:
-        """Make one attempt; where the model does not take a field of it, leave that out and ask again.
+        """Make one attempt; where the model does not take a field of it, find out which, and ask without it.
 
         Raises:
             AttemptError: another may do better.
-            FinalModelError: none can.
+            RefusedError: none can, because of what this request holds.
+            FinalModelError: none can, whatever is asked.
+            PassingModelError: none can for a long time.
         """
-        client = self._client
-        for limiter, amount in self._limiters:
+        session = self._session
+        for limiter, amount in session.limiters:
             await limiter.acquire(min(amount(request), limiter.max_rate))
-        sent = self.body(request)
+        dialect = self._negotiation.dialect
+        reply = await self._asked(request, dialect)
+        if isinstance(reply, Refusal) and not reply.crowded:
+            async with session.negotiating:
+                if self._negotiation.dialect != dialect:  # somebody else found it out meanwhile
+                    reply = await self._asked(request, self._negotiation.dialect)
+                if isinstance(reply, Refusal):
+                    reply = await negotiate(
+                        self._negotiation,
+                        reply,
+                        lambda known, words: self._possible_changes(request, known, words),
+                        lambda known: self._asked(request, known),
+                    )
+        if isinstance(reply, Refusal):
+            raise self.meaning(reply)
+        self._answered = True
+        self._negotiation.accept(self._possible_changes(request, self._negotiation.dialect))
+        return self._stopped(request, reply)
+
+    async def _probe(self, request: Request) -> Response | Failure:
+        return await self._answer(replace(request, context=_NEUTRAL[isinstance(request.context, str)], labels=()))
+
+    def _possible_changes(self, request: Request, dialect: Dialect, words: str = "") -> list[Change]:
+        return changes(dialect, self.optional(self.written(request, dialect)), words)
+
+    def _stopped(self, request: Request, reply: Response) -> Response:
+        """Do what a server that takes no stop would have done."""
+        if "stop" not in self._negotiation.dialect.left_out:
+            return reply
+        text = cut(reply.text, request.stop)
+        return reply if text == reply.text else replace(reply, text=text, finish_reason="stop")
+
+    async def _asked(self, request: Request, dialect: Dialect) -> Response | Refusal:
+        """Send a request in a dialect, once.
+
+        Raises:
+            AttemptError: no reply came, or a broken one.
+        """
         try:
             async with asyncio.timeout(self._timeout):
-                status, headers, body = await self._exchange(client, sent)
+                status, headers, body = await self._exchange(self._session.client, self.written(request, dialect))
         except (TimeoutError, self._sdk.APITimeoutError):
             raise AttemptError(f"{self.endpoint} gave no answer within {self._timeout:g} s") from None
-        except self._sdk.APIConnectionError:
+        except (UnreadableReplyError, self._sdk.APIConnectionError) as error:
+            unreadable = error if isinstance(error, UnreadableReplyError) else error.__cause__
+            if isinstance(unreadable, UnreadableReplyError):
+                raise AttemptError(f"{self.endpoint} cannot be read: {unreadable}") from None
             raise AttemptError(f"{self.endpoint} could not be reached, or broke off") from None
-        if status >= HTTPStatus.BAD_REQUEST:
-            if status == HTTPStatus.BAD_REQUEST:
-                self._adapt(_error(body))
-                if self.body(request) != sent:
-                    return await self._answer(request)
-            self._refuse(status, headers, body)
-        reply = self._checked(body, request)
+        value = json_value(body)
+        failed = error_in(value) if status < HTTPStatus.MULTIPLE_CHOICES else status
+        if failed is not None:
+            return read_refusal(failed, headers, body)
+        if not isinstance(value, dict):
+            raise AttemptError(self._without_key(f"{self.endpoint} sent no JSON object but {beginning(body)}"))
+        reply = self._read(value, request)
         if isinstance(reply, Failure):
-            raise AttemptError(reply.reason)
-        self._answered = True
+            raise AttemptError(self._without_key(reply.reason))
         return reply
 
     async def _exchange(self, client: Any, sent: dict[str, Any]) -> tuple[int, Mapping[str, str], str]:
@@ -266,55 +322,72 @@ class HostedModel(ABC):
             response = (await self._send(client, sent)).http_response
         except self._sdk.APIStatusError as error:
             response = error.response
-        return response.status_code, response.headers, response.text
-
-    def _checked(self, text: str, request: Request) -> Response | Failure:
-        body = json_object(text)
-        if body is None:
-            return Failure(self._without_key(f"{self.endpoint} sent no JSON object but {_beginning(text)}"))
-        return self._read(body, request)
+        return (
+            response.status_code,
+            response.headers,
+            response.content.decode("utf-8", "replace").removeprefix("\ufeff"),
+        )
 
     def _say_once(self, change: str) -> None:
         if change not in self._changes:
             self._changes.add(change)
             _log.warning("%s at %s %s", self.name, self.endpoint, change)
 
-    def _refuse(self, status: int, headers: Mapping[str, str], body: str) -> NoReturn:
-        """Raise what an HTTP error means.
-
-        Raises:
-            AttemptError: another try may get past it.
-            FinalModelError: none gets past it.
-        """
-        error = self.refusal(status, body)
-        if error is not None:
-            raise error
-        words = self._without_key(_server_words(body))
-        raise AttemptError(
-            f"{self.endpoint} answered {status} ({words})", wait=_retry_after(headers), crowded=status in _CROWDED
+    def leave_out(self, request: Request, refusal: Refusal) -> bool:
+        """Leave out from here on what a refusal names and the model does not take; return whether it names such a field."""
+        found = self._negotiation.suspects(
+            refusal, self._possible_changes(request, self._negotiation.dialect, refusal.words)
         )
+        self._negotiation.adopt(found[:1])
+        return bool(found)
 
-    def refusal(self, status: int, body: str) -> FinalModelError | None:
-        """Return the error of an HTTP status that no other try gets past, else None."""
-        variable, says = self.service.key_variable, self._without_key(_server_words(body))
-        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+    def meaning(self, refusal: Refusal, *, answers: bool = False) -> AttemptError | RefusedError | ModelError:
+        """Return what follows from a refusal: another try, a gap, or the end.
+
+        Args:
+            refusal: the endpoint's.
+            answers: whether the model is known to answer other requests; besides those that were answered here.
+        """
+        answers = answers or self._answered or self._vouched
+        says, status = self._without_key(beginning(refusal.says)[1:-1]), refusal.status
+        if refusal.of_content and not refusal.of_quota:
+            return RefusedError(f"{self.endpoint} refuses the request ({status}, {says})", self._final(refusal, says))
+        if refusal.of_day and not refusal.of_quota:
+            return PassingModelError(
+                f"a limit at {self.endpoint} is reached ({status}, {says}): run again when it is reset"
+            )
+        own = answers and not (refusal.of_key or refusal.of_quota or status < HTTPStatus.BAD_REQUEST)
+        if refusal.passing and not refusal.of_quota:
+            return AttemptError(
+                f"{self.endpoint} answered {status} ({says})", wait=refusal.wait, crowded=refusal.crowded
+            )
+        final = self._final(refusal, says)
+        return RefusedError(f"{self.endpoint} refuses the request ({status}, {says})", final) if own else final
+
+    def _final(self, refusal: Refusal, says: str) -> FinalModelError:
+        """Return the error of a refusal that every request gets."""
+        variable, status = self.service.key_variable, refusal.status
+        if status < HTTPStatus.BAD_REQUEST:
+            return FinalModelError(
+                f"{self.endpoint} redirects ({status}) to {refusal.host or 'another address'}, to which nothing was sent: set "
+                "--base-url to the address that answers"
+            )
+        if refusal.of_quota:
+            return FinalModelError(
+                f"the quota at {self.endpoint} is spent ({status}): add credit there, or set {variable} to another key"
+            )
+        if refusal.of_key or (status == HTTPStatus.FORBIDDEN and not refusal.of_content):
             # Without the server's words, which are where keys get quoted.
             return FinalModelError(
                 f"{self.endpoint} does not let this key use {self.name!r} ({status}): check {variable} and what the key may do"
             )
-        if status == HTTPStatus.NOT_FOUND:
+        if refusal.of_model:
             return FinalModelError(
                 f"model {self.name!r} is unknown at {self.endpoint} ({status}, {says}): check the name and the base URL"
             )
-        if status == HTTPStatus.PAYMENT_REQUIRED or _quota_spent(body):
-            return FinalModelError(
-                f"the quota at {self.endpoint} is spent ({status}): add credit there, or set {variable} to another key"
-            )
-        if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _PASSING:
-            return FinalModelError(
-                f"{self.endpoint} refused the request to {self.name!r} ({status}, {says}): change what it names"
-            )
-        return None
+        return FinalModelError(
+            f"{self.endpoint} refused the request to {self.name!r} ({status}, {says}): change what it names"
+        )
 
     def _without_key(self, text: str) -> str:
         """Hide each word that shows the key or an end of it, for servers quote keys as `sk-ab***yz`."""
@@ -342,27 +415,6 @@ def public_endpoint(url: str) -> str:
     return url.rstrip("/")
 
 
-def reply(text: object, usage: Usage, finish: Finish) -> Response | Failure:
-    """Return the response with that text; without one only a refusal or a reply cut off while thinking is a response."""
-    if isinstance(text, str):
-        return Response(text, usage=usage, finish_reason=finish)
-    if text is None and finish != "stop":
-        return Response("", usage=usage, finish_reason=finish)
-    return Failure("the reply holds no text")
-
-
-def at(value: Any, *path: str | int) -> Any:
-    """Return what stands at `path` in JSON values, or None where the path leads nowhere."""
-    for step in path:
-        if isinstance(value, dict) and isinstance(step, str):
-            value = value.get(step)
-        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
-            value = value[step]
-        else:
-            return None
-    return value
-
-
 def _guessed_tokens(request: Request) -> float:
     """Return about how many tokens a request may take: four bytes each, and its longest reply."""
     context = request.context
@@ -370,57 +422,18 @@ def _guessed_tokens(request: Request) -> float:
     return len(text.encode()) / 4 + request.max_tokens
 
 
-def unsupported(error: Mapping[str, Any]) -> str:
-    """Return what an error says where it says that something is not supported, else ""."""
-    named = f"{error.get('param')} {error.get('code')} {error.get('message')}"
-    return named if re.search("unsupported|not support|deprecated|only the default", named, re.IGNORECASE) else ""
+@dataclass
+class _Session:
+    """What one process calls with."""
+
+    client: Any
+    limiters: list[tuple[Any, Callable[[Request], float]]]
+    process: int = field(default_factory=os.getpid)
+    negotiating: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-def _close(client: Any) -> None:
+def _close(client: Any, process: int) -> None:
+    if process != os.getpid():  # its connections are another process's
+        return
     running = loop()
     running.call_soon_threadsafe(lambda: running.create_task(client.close()))
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that a server asks to be left alone, given in milliseconds, in seconds or as a date."""
-    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        try:
-            return max(float(headers[name]) * unit, 0.0)
-        except (KeyError, ValueError):
-            continue
-    try:
-        until = parsedate_to_datetime(headers["retry-after"])
-        return max((until - datetime.now(UTC)).total_seconds(), 0.0)
-    except (KeyError, ValueError, TypeError):  # none, no date, or one without a zone
-        return None
-
-
-def _quota_spent(body: str) -> bool:
-    error = _error(body)
-    return "insufficient_quota" in (error.get("code"), error.get("type"))
-
-
-def _server_words(body: str) -> str:
-    """Return the server's own message, or the beginning of a body that has none."""
-    message = _error(body).get("message")
-    return message if isinstance(message, str) else _beginning(body)
-
-
-def _error(body: str) -> Mapping[str, Any]:
-    """Return the error object of a body: `{"error": {...}}`, `{"error": "..."}` or the body itself."""
-    whole = json_object(body) or {}
-    error = whole.get("error", whole)
-    return error if isinstance(error, dict) else {"message": error}
-
-
-def json_object(text: str) -> dict[str, Any] | None:
-    """Return the object that a text is, or None."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _beginning(text: str) -> str:
-    return repr(" ".join(text[:1000].split())[:100])

@@ -7,20 +7,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from promptopt.errors import InputError
-from promptopt.models.hosted import HostedModel, Service, at, reply, unsupported
+from promptopt.models.bodies import Said, at, logprob, reply, said, words
+from promptopt.models.dialect import LENGTH, LOGPROBS, NO_LOGPROBS, Dialect, Negotiation
+from promptopt.models.hosted import HostedModel, Service
 from promptopt.scores import Failure, Response, Usage
+from promptopt.thinking import part
 from promptopt.usage import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from promptopt.models.base import Request
-    from promptopt.scores import Arrival, Finish
+    from promptopt.scores import Arrival
 
-_FINISHES: Mapping[str, Finish] = {"length": "length", "content_filter": "refusal"}
-_LIKELIEST = 20  # tokens whose log-probabilities the protocol gives at most
-_LOGPROBS = ("logprobs", "top_logprobs")
-_NO_LOGPROBS = "gives no log-probabilities: labels are read from the text, as votes"
+_MOST_MASS = 1.01  # of the likeliest tokens' probabilities, rounded
 
 
 class OpenAIModel(HostedModel):
@@ -46,9 +46,9 @@ class OpenAIModel(HostedModel):
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)
-        self._refused: set[str] = set()  # fields that the model does not take
         # OpenAI's newer chat models take the new name only, other servers may know the old one only.
-        self._new_length = self.endpoint == self.service.endpoint
+        if self.endpoint == self.service.endpoint:
+            self._negotiation = Negotiation(Dialect(length="max_completion_tokens"), self._say_once)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
         """Yield each reply as `HostedModel.generate` does.
@@ -78,60 +78,87 @@ class OpenAIModel(HostedModel):
         """Return where a request goes, behind the base URL's host."""
         return "/v1/completions" if isinstance(request.context, str) else "/v1/chat/completions"
 
-    def body(self, request: Request) -> dict[str, Any]:
-        """Return the JSON that is sent for a request."""
-        plain = isinstance(request.context, str)
+    def written(self, request: Request, dialect: Dialect) -> dict[str, Any]:
+        """Return the JSON of a request in a dialect."""
         body: dict[str, Any] = {"model": self.name}
+        plain = isinstance(request.context, str)
         if isinstance(request.context, str):
             body["prompt"] = request.context
         else:
             body["messages"] = [turn._asdict() for turn in request.context]
         body["temperature"] = request.temperature
-        body["max_completion_tokens" if self._new_length and not plain else "max_tokens"] = request.max_tokens
+        body[LENGTH if plain else dialect.length] = request.max_tokens
         if request.top_p != 1:
             body["top_p"] = request.top_p
         if request.stop:
             body["stop"] = list(request.stop)
-        if request.labels and not plain:
-            body |= {"logprobs": True, "top_logprobs": _LIKELIEST}
-        return {name: value for name, value in body.items() if name not in self._refused}
+        if request.labels and not plain and LOGPROBS not in dialect.left_out:
+            body |= {"logprobs": True, "top_logprobs": dialect.likeliest}
+        return {name: value for name, value in body.items() if name not in dialect.left_out}
 
-    def _adapt(self, error: Mapping[str, Any]) -> None:
-        named = unsupported(error)
-        if "max_completion_tokens" in named:
-            self._new_length = True
-            self._say_once("takes max_completion_tokens in place of max_tokens")
-        elif "logprobs" in named:
-            self._refused.update(_LOGPROBS)
-            self._say_once(_NO_LOGPROBS)
-        elif "temperature" in named:
-            self._refused.add("temperature")
-            self._say_once("takes no temperature: its own holds, and replies vary from call to call")
+    def optional(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields that a request may do without, or whose name may differ."""
+        out = {name: body[name] for name in ("temperature", "top_p", "stop") if name in body}
+        if "top_logprobs" in body:
+            out[LOGPROBS] = body["top_logprobs"]
+        if "messages" in body:
+            out[LENGTH] = body.get(LENGTH, body.get("max_completion_tokens"))
+        return out
 
     def _read(self, body: Mapping[str, Any], request: Request) -> Response | Failure:
         choice = at(body, "choices", 0)
         if choice is None:
             return Failure(f"{self.endpoint} sent a reply that has no choices")
-        message = at(choice, "message")
-        text = at(choice, "text") if message is None else at(message, "content")
-        finish = _FINISHES.get(str(at(choice, "finish_reason")), "stop")
+        message, reason = at(choice, "message"), at(choice, "finish_reason")
+        found = _said(choice, message)
         refusal = at(message, "refusal")
-        if refusal:
-            text, finish = text or refusal, "refusal"
-        read = reply(text, _usage(at(body, "usage")), finish)
-        if isinstance(read, Failure) or not request.labels or message is None:
+        if isinstance(refusal, str) and refusal:
+            found, reason = Said(found.text or refusal, found.thinking), "refusal"
+        read = reply(found, _usage(at(body, "usage")), reason)
+        if isinstance(read, Failure) or not request.labels or message is None or _thinks(read):
             return read
         likeliest = at(choice, "logprobs", "content", 0, "top_logprobs")
         if not likeliest:
             if read.finish_reason == "stop" and read.text:
-                self._say_once(_NO_LOGPROBS)
+                self._say_once(NO_LOGPROBS)
             return read
         return replace(read, label_logprobs=label_logprobs(read.text, likeliest, request.labels))
+
+
+def _said(choice: Any, message: Any) -> Said:
+    """Return what a choice says, its thoughts beside the text as servers name them, or among the parts of the content."""
+    if message is None:
+        return said(at(choice, "text"))
+    found = said(at(message, "content"))
+    beside = next(
+        filter(None, (words(at(message, name)) for name in ("reasoning_content", "reasoning", "thinking"))), ""
+    )
+    return Said(found.text, "\n".join(filter(None, (beside, found.thinking))))
+
+
+def _thinks(read: Response) -> bool:
+    """Whether the first tokens are those of a thought."""
+    return bool(read.thinking) or part(read.text).answer is not read.text
 
 
 class _Token(NamedTuple):
     text: str
     logprob: float
+
+
+def _tokens(likeliest: Any, wanted: Sequence[str]) -> list[_Token] | None:
+    """Read the likeliest first tokens, None where what is given for a label can be no log-probability."""
+    out = []
+    for entry in likeliest if isinstance(likeliest, list) else ():
+        text, given = at(entry, "token"), at(entry, "logprob")
+        if not isinstance(text, str):
+            continue
+        value = logprob(given)
+        if value is not None:
+            out.append(_Token(_plain(text), value))
+        elif given != -math.inf and _plain(text) in wanted:  # minus infinity is that of a token that cannot come
+            return None
+    return out
 
 
 def label_logprobs(text: str, likeliest: Any, labels: Sequence[str]) -> tuple[float, ...] | None:
@@ -144,16 +171,14 @@ def label_logprobs(text: str, likeliest: Any, labels: Sequence[str]) -> tuple[fl
         likeliest: first tokens as the protocol gives them, [{"token", "logprob"}, ...].
         labels: what they are compared with, case and blanks aside.
     """
-    tokens = [
-        _Token(_plain(at(entry, "token")), float(at(entry, "logprob")))
-        for entry in likeliest
-        if isinstance(at(entry, "token"), str) and isinstance(at(entry, "logprob"), int | float)
-    ]
     wanted = [_plain(label) for label in labels]
-    said = {_plain(text), _plain(text).rstrip(".!")}
-    if not said & set(wanted) or not set(wanted) & {token.text for token in tokens}:
+    tokens = _tokens(likeliest, wanted)
+    answer = {_plain(text), _plain(text).rstrip(".!")}
+    if not tokens or not answer & set(wanted) or not set(wanted) & {token.text for token in tokens}:
         return None
     rest = 1 - math.fsum(math.exp(token.logprob) for token in tokens)
+    if rest < 1 - _MOST_MASS:
+        return None
     bound = min(*(token.logprob for token in tokens), math.log(max(rest, 1e-12)))
     out = []
     for label in wanted:

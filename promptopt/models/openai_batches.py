@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from promptopt.errors import FinalModelError
 from promptopt.models.batches import HostedBatches, Line, encoded
-from promptopt.models.hosted import at
+from promptopt.models.bodies import at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
