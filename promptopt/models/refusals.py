@@ -257,7 +257,7 @@ def _wait_in(error: Any, says: str) -> float | None:
         if isinstance(delay, str) and (found := re.fullmatch(r"(\d{1,9}(?:\.\d+)?)s", delay)):
             return float(found[1])
     found = re.search(
-        r"(?:try again|retry) (?:in|after) (?:(\d{1,4}) ?h\w* ?)?(?:(\d{1,4}) ?m(?!s)\w* ?)?(?:(\d{1,9}(?:\.\d+)?) ?(ms|s))?",
+        r"(?:try again|retry) (?:in|after) (?:(\d{1,4}) ?h[a-z]* ?)?(?:(\d{1,4}) ?m(?!s)[a-z]* ?)?(?:(\d{1,9}(?:\.\d+)?) ?(ms|s))?",
         says,
     )
     if found is None or not any(found.groups()):
