@@ -225,7 +225,7 @@ class HostedBatches(ABC):
             _log.warning("the batch %s is lost (%s): what it was asked counts as unanswered", batch, error)
             return
         # A field that the model does not take is left out from now on, and then the request is worth another try.
-        again = {line.key for line in lines if line.status in _OF_FIELDS and self._leaves_out(line, requests[line.key])}
+        again = self._otherwise_written([line for line in lines if line.status in _OF_FIELDS], requests)
         answers = any(line.status == HTTPStatus.OK for line in lines)
         end: ModelError | None = None
         for line in lines:
@@ -362,8 +362,12 @@ class HostedBatches(ABC):
             self._clients = {process: client}
         return self._clients[process]
 
-    def _leaves_out(self, line: Line, request: Request) -> bool:
-        return self.model.leave_out(request, read_refusal(line.status, {}, encoded(line.body)))
+    def _otherwise_written(self, refused: Sequence[Line], requests: Mapping[str, Request]) -> set[str]:
+        """Leave out the fields that refusals name; return the keys of those whose requests are written otherwise now."""
+        bodies = {line.key: self.model.body(requests[line.key]) for line in refused}
+        for line in refused:
+            self.model.leave_out(requests[line.key], read_refusal(line.status, {}, encoded(line.body)))
+        return {key for key, body in bodies.items() if self.model.body(requests[key]) != body}
 
     def _read(self, line: Line, request: Request, *, answers: bool) -> Reply | ModelError:
         if line.status == HTTPStatus.OK:

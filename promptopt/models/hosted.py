@@ -333,13 +333,12 @@ class HostedModel(ABC):
             self._changes.add(change)
             _log.warning("%s at %s %s", self.name, self.endpoint, change)
 
-    def leave_out(self, request: Request, refusal: Refusal) -> bool:
-        """Leave out from here on what a refusal names and the model does not take; return whether it names such a field."""
+    def leave_out(self, request: Request, refusal: Refusal) -> None:
+        """Leave out from here on what a refusal names and the model does not take."""
         found = self._negotiation.suspects(
             refusal, self._possible_changes(request, self._negotiation.dialect, refusal.words)
         )
         self._negotiation.adopt(found[:1])
-        return bool(found)
 
     def meaning(self, refusal: Refusal, *, answers: bool = False) -> AttemptError | RefusedError | ModelError:
         """Return what follows from a refusal: another try, a gap, or the end.
