@@ -188,7 +188,7 @@ class _Asking:
         refusal: FinalModelError | None = None
         try:
             for key, reply in self.model.collect(batch, wanted, self.check):
-                if isinstance(reply, Response):
+                if isinstance(reply, Response) or reply.refused:  # it would be again
                     del self.left[key]
                     yield key, reply
                 else:

@@ -376,7 +376,7 @@ class HostedBatches(ABC):
         if not line.status:
             return Failure(f"{self.endpoint} did not run this request of a batch ({line.body})")
         meaning = self.model.meaning(read_refusal(line.status, {}, encoded(line.body)), answers=answers)
-        if isinstance(meaning, AttemptError):
+        if isinstance(meaning, AttemptError | PassingModelError):
             return Failure(f"{self.endpoint} answered {line.status} in a batch")
         if isinstance(meaning, RefusedError):
             return Failure(meaning.reason, refused=True)
