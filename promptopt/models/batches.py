@@ -28,7 +28,7 @@ from promptopt.models.refusals import read_refusal
 from promptopt.scores import Failure, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from promptopt.models.base import Price, Request
     from promptopt.models.hosted import HostedModel
