@@ -15,7 +15,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from promptopt.characters import whole_characters
-from promptopt.errors import BudgetExhaustedError, InputError, StoppedError
+from promptopt.errors import BudgetExhaustedError, InputError, MemoError, StoppedError
 from promptopt.memo import KeyMaker
 from promptopt.models.base import Vouched
 from promptopt.scores import Failure, Response
@@ -75,6 +75,7 @@ class Caller:
             BudgetExhaustedError: more calls than the budget allows, and nothing was sent; or its tokens or dollars ended
                 on the way, and what was sent is stored.
             FinalModelError: the model refuses for good.
+            MemoError: the memo can be read or written no more; what arrived is in a file.
             InputError: the budget is in dollars and the model's price is not known.
             StoppedError: the user asked to end; what arrived is stored.
         """
@@ -196,6 +197,8 @@ class _Asking:
     dispatch: Callable[[Iterable[int]], Iterator[Arrival]]
     vouch: Callable[[], None]
     replies: dict[str, Reply] = field(default_factory=dict)
+    _lost: MemoError | None = None
+    _unkept: dict[str, Any] = field(default_factory=dict)
 
     def whole(self) -> None:
         """Ask for all that is missing at once, and store it at once."""
@@ -238,12 +241,28 @@ class _Asking:
         first = next(passing, None)
         if first is None:  # a model is not asked for nothing
             return
-        for arrival in self.dispatch(chain([first], passing)):
-            key, reply = sent[arrival.number], arrival.reply
-            if isinstance(reply, Response):
-                reply = cleaned(reply)
-                self.caller.memo.put(key, reply.to_json())
-            self._record(key, reply, arrival.share)
+        try:
+            for arrival in self.dispatch(chain([first], passing)):
+                key, reply = sent[arrival.number], arrival.reply
+                if isinstance(reply, Response):
+                    reply = cleaned(reply)
+                    self._keep(key, reply)
+                self._record(key, reply, arrival.share)
+        finally:
+            if self._lost is not None:
+                if self._unkept:  # there may be room again; where not, they go to a file together
+                    self.caller.memo.put_many(self._unkept)
+                raise self._lost
+
+    def _keep(self, key: str, reply: Response) -> None:
+        """Store a reply. Once that failed nothing more is asked, and what is still in flight is stored at the end."""
+        if self._lost is not None:
+            self._unkept[key] = reply.to_json()
+            return
+        try:
+            self.caller.memo.put(key, reply.to_json())
+        except MemoError as error:
+            self._lost = error
 
     def _passing(
         self, pending: deque[str], known: Mapping[str, Response], theirs: Collection[str], sent: list[str]
@@ -254,7 +273,7 @@ class _Asking:
         to know what that used.
         """
         stop, ledger = self.caller.stop, self.caller.ledger
-        while pending and not stop.requested and pending[0] not in theirs:
+        while pending and not stop.requested and self._lost is None and pending[0] not in theirs:
             key = pending[0]
             if ledger.weighs:
                 try:

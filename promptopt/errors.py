@@ -2,7 +2,8 @@
 
     PromptoptError
     ├── InputError (also a ValueError)        the user's data, settings or arguments; says the culprit and the mend
-    │   └── RewardError                       the user's reward raised, or returned no number; ends a search in good order
+    │   ├── RewardError                       the user's reward raised, or returned no number; ends a search in good order
+    │   └── MemoError                         the memo can be read or written no more; ends a search in good order
     ├── MissingExtraError (also ImportError)  an optional part is not installed; says the install command
     ├── BudgetExhaustedError                  the next call would overstep the budget; ends a search in good order
     ├── StoppedError                          the user asked the run to end (Ctrl-C); ends a search in good order
@@ -37,6 +38,10 @@ class InputError(PromptoptError, ValueError):
 
 class RewardError(InputError):
     """A reward raised, or returned what is no finite number; the message names the reward, the item and the reply."""
+
+
+class MemoError(InputError):
+    """The memo is full, broken, read-only or away; the message names it and the mend. What had arrived is kept in a file."""
 
 
 class MissingExtraError(PromptoptError, ImportError):

@@ -22,6 +22,7 @@ from promptopt.calls import Caller
 from promptopt.errors import (
     BudgetExhaustedError,
     InputError,
+    MemoError,
     ModelError,
     PassingModelError,
     PromptoptError,
@@ -68,7 +69,7 @@ _FAILED_SHARE = 0.01  # above this share of failed replies a run is unfinished (
 _ITEMS_A_LABEL = 5  # answers that stand so often look like labels
 _FIRST_PROPOSAL = 3  # messages that a writer may be sent for one, some of which are rejected
 _FIRST_CALL = 2.0  # one call says to this factor what the others will take
-_ENDS = (StoppedError, ModelError, RewardError)  # what ends a run in good order, unfinished
+_ENDS = (StoppedError, ModelError, RewardError, MemoError)  # what ends a run in good order, unfinished
 _LONGEST_NAME = 60  # characters of a task's name in that of a folder: a file system takes 255 bytes
 
 

@@ -21,9 +21,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import platformdirs
 
-from promptopt.errors import InputError, MissingExtraError
+from promptopt.errors import InputError, MemoError, MissingExtraError
 from promptopt.memo_format import checked, encode_sorted, from_line, pack, to_json, to_line, unpack, utf8
-from promptopt.memo_store import FolderStore
+from promptopt.memo_store import open_folder
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -84,7 +84,8 @@ class Memo:
             `default_place()`.
 
     Raises:
-        InputError: the folder cannot be made, or holds something that is no memo; the server cannot be reached, or evicts.
+        InputError: the folder cannot be made; the server evicts entries.
+        MemoError: the folder holds something that is no memo, the server cannot be reached.
         MissingExtraError: a server is named, and its client is not installed.
     """
 
@@ -125,15 +126,15 @@ class Memo:
         """Store all values or, where that fails or the process dies, none.
 
         Raises:
-            InputError: one of them is no JSON: NaN and infinity are none; or the store cannot be written. Then they are
-                in a file that the message names.
+            InputError: one of them is no JSON: NaN and infinity are none.
+            MemoError: the store cannot be written; they are in a file that the message names.
         """
         now = time.time()
-        rows = [(checked(key), now, pack(value, f"the value of {key}")) for key, value in values.items()]
+        rows = [(checked(key), now, pack(key, value, f"the value of {key}")) for key, value in values.items()]
         try:
             self._store.write([rows])
-        except InputError as error:
-            raise InputError(f"{error}{_kept_aside(rows)}") from error
+        except MemoError as error:
+            raise MemoError(f"{error}{_kept_aside(rows)}") from error
 
     def claim(self, keys: Iterable[str]) -> AbstractContextManager[Claim]:
         """Share out the work on `keys`: what nobody else is computing is ours until the context ends.
@@ -148,6 +149,13 @@ class Memo:
         """Return how much is stored, in bytes on disk or, of a server, in memory, and since when."""
         return self._store.census()
 
+    def lines(self) -> Iterator[bytes]:
+        """Yield what `export` writes, line by line."""
+        for key, stored, data in self._store.rows():
+            value = self._value(key, data)
+            if value is not _BROKEN:
+                yield to_line(key, value, stored)
+
     def export(self, path: str | Path) -> int:
         """Write one line of JSON, {"key", "value", "stored"}, for each entry; return how many. Broken ones are left out.
 
@@ -158,8 +166,8 @@ class Memo:
         """
         path = Path(path)
         try:
-            with _written_at_once(path) as file:
-                return sum(file.write(line) > 0 for line in self._lines())
+            with written_at_once(path) as file:
+                return sum(file.write(line) > 0 for line in self.lines())
         except OSError as error:
             raise InputError(f"the export cannot be written to {path} ({error}): name another file") from error
 
@@ -218,18 +226,12 @@ class Memo:
     def _value(self, key: str, data: bytes) -> Any:
         """Return the value of an entry, or `_BROKEN`, and count it."""
         try:
-            return unpack(data)
+            return unpack(key, data)
         except ValueError as error:
             if not self._broken:
                 _log.warning("the memo in %s has a broken entry, %s (%s): it counts as missing", self.place, key, error)
             self._broken.add(key)
             return _BROKEN
-
-    def _lines(self) -> Iterator[bytes]:
-        for key, stored, data in self._store.rows():
-            value = self._value(key, data)
-            if value is not _BROKEN:
-                yield to_line(key, value, stored)
 
 
 def default_place() -> str:
@@ -273,8 +275,13 @@ def _opened(place: str | Path) -> Store:
             raise MissingExtraError("a memo on a server", "scale") from error
         scheme, _, rest = place.partition("://")
         return RedisStore(f"{_SCHEMES[scheme]}://{rest}", name)
+    return open_folder(folder_at(place))
+
+
+def folder_at(place: str | Path) -> Path:
+    """Return the folder that a place names."""
     # diskcache expands variables on its own; done here first, so that both mean the same folder.
-    return FolderStore(Path(os.path.expandvars(Path(place).expanduser())).absolute())
+    return Path(os.path.expandvars(Path(place).expanduser())).absolute()
 
 
 def parse_age(text: str) -> float:
@@ -300,8 +307,8 @@ def _kept_aside(rows: Sequence[Row]) -> str:
     path = platformdirs.user_cache_path("promptopt") / "unstored" / f"{uuid.uuid4().hex}.jsonl"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _written_at_once(path) as file:
-            file.writelines(to_line(key, unpack(data), stored) for key, stored, data in rows)
+        with written_at_once(path) as file:
+            file.writelines(to_line(key, unpack(key, data), stored) for key, stored, data in rows)
     except OSError as error:
         return f"; what it did not take (entries: {len(rows)}) is lost, for {path} cannot be written either ({error})"
     return f"; what it did not take (entries: {len(rows)}) is in {path}: `promptopt memo import` adds it"
@@ -319,7 +326,7 @@ def _is_checkout(folder: Path) -> bool:
 
 
 @contextmanager
-def _written_at_once(path: Path) -> Generator[IO[bytes]]:
+def written_at_once(path: Path) -> Generator[IO[bytes]]:
     """Give a file that takes the name `path` when the context ends well, and else vanishes."""
     file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115  # closed below, renamed after
     try:

@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 from redis.retry import Retry
 
-from promptopt.errors import InputError
+from promptopt.errors import InputError, MemoError
 from promptopt.memo_base import Claim, MemoStats
 from promptopt.memo_format import END_OF_TIME, checked
 
@@ -91,7 +91,8 @@ class RedisStore:
         place: the same without user and password.
 
     Raises:
-        InputError: the server cannot be reached or used, or evicts entries.
+        InputError: the server evicts entries.
+        MemoError: it cannot be reached or used.
     """
 
     def __init__(self, url: str, place: str) -> None:
@@ -136,9 +137,9 @@ class RedisStore:
             entries = [(_ENTRY + checked(key), _TIME.pack(stored) + data) for key, stored, data in rows]
             try:
                 self._ask(self._set, entries)
-            except InputError as error:
+            except MemoError as error:
                 if done:
-                    raise InputError(f"{error}; the first {done:,} entries are stored, again adds the rest") from error
+                    raise MemoError(f"{error}; the first {done:,} entries are stored, again adds the rest") from error
                 raise
             done += len(rows)
 
@@ -220,7 +221,7 @@ class RedisStore:
             if not cursor:
                 break
         if self._ask(self._info).get("run_id") != run:
-            raise InputError(f"the memo at {self.place} was started again while it was read: do it again")
+            raise MemoError(f"the memo at {self.place} was started again while it was read: do it again")
 
     def _heads(self) -> Iterator[tuple[str, float | None, int]]:
         """Yield the key of each entry, when it was stored, if it says so, and its length."""
@@ -288,7 +289,7 @@ class RedisStore:
 
     def _refuse(self, error: RedisError, mend: str) -> NoReturn:
         reason = str(error).rpartition(" of pipeline caused error: ")[2]  # before it stands what was to be stored
-        raise InputError(f"the memo at {self.place} cannot be used ({reason}): {mend}") from error
+        raise MemoError(f"the memo at {self.place} cannot be used ({reason}): {mend}") from error
 
 
 @dataclass(frozen=True)

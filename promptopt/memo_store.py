@@ -6,14 +6,16 @@ Never a pickle, neither written nor read, and nothing is ever evicted. Knows not
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import diskcache
 from diskcache.core import DBNAME, MODE_RAW, UNKNOWN
 
-from promptopt.errors import InputError
+from promptopt.errors import InputError, MemoError
 from promptopt.memo_base import Flights, MemoStats
 from promptopt.memo_format import checked
 
@@ -77,7 +79,8 @@ class FolderStore(diskcache.Cache):  # type: ignore[misc]  # diskcache has no ty
         folder: made, for its user alone, where it is missing.
 
     Raises:
-        InputError: the folder cannot be made, or holds something that is no memo.
+        InputError: the folder cannot be made.
+        MemoError: it holds something that is no memo, or cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -178,7 +181,123 @@ class FolderStore(diskcache.Cache):  # type: ignore[misc]  # diskcache has no ty
             self._refuse(error)
 
     def _refuse(self, error: sqlite3.Error) -> NoReturn:
-        raise InputError(
-            f"the memo in {self.place} cannot be used ({error}): make room, make it writable, or move the folder away "
-            "to start an empty one; PROMPTOPT_CACHE_DIR names another place"
-        ) from error
+        _refuse(self.place, error)
+
+
+class ReadOnlyStore:
+    """A folder's entries where its file can be read and not written: what they answer is answered, and nothing is added.
+
+    Args:
+        folder: holds the file of a `FolderStore`.
+
+    Raises:
+        MemoError: it cannot be read either.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.place = str(folder)
+        self.folder = folder
+        self.claims = Flights()
+        self._lock = threading.Lock()
+        name = (folder / DBNAME).resolve().as_uri()
+        # A file beside a log can only be read with the log's index, which must be written: without it the file alone.
+        for mode in ("mode=ro", "mode=ro&immutable=1"):
+            self._connection = sqlite3.connect(
+                f"{name}?{mode}", uri=True, check_same_thread=False, isolation_level=None
+            )
+            try:
+                self._rows("SELECT COUNT(*) FROM Cache")
+            except sqlite3.OperationalError as error:
+                self._connection.close()
+                failed = error
+            except sqlite3.Error as error:
+                self._connection.close()
+                _refuse(self.place, error)
+            else:
+                return
+        _refuse(self.place, failed)
+
+    def read_one(self, key: str) -> bytes | None:
+        """Return the packed value, or None where there is none."""
+        return dict(self.read_many([key])).get(key)
+
+    def read_many(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield the packed values that are there."""
+        for start in range(0, len(keys), _KEYS_A_QUERY):
+            chunk = keys[start : start + _KEYS_A_QUERY]
+            for key, *row in self._asked(_SELECT_MANY.format(",".join("?" * len(chunk))), chunk):
+                yield key, _bytes(*row)
+
+    def rows(self) -> Iterator[Row]:
+        """Yield all entries, by time and key."""
+        for stored, key, *row in self._asked(_SELECT_ALL):
+            yield key, stored, _bytes(*row)
+
+    def write(self, batches: Iterable[Sequence[Row]]) -> None:
+        """Refuse to write.
+
+        Raises:
+            MemoError: always, but where there is nothing to write.
+        """
+        if any(len(rows) for rows in batches):
+            raise MemoError(f"the memo in {self.place} can be read only: make it writable, or name another with --memo")
+
+    def delete_before(self, moment: float) -> int:
+        """Refuse to delete.
+
+        Raises:
+            MemoError: always.
+        """
+        raise MemoError(f"the memo in {self.place} can be read only: nothing stored before {moment:.0f} was deleted")
+
+    def census(self) -> MemoStats:
+        """Return how much is stored, in bytes on disk, and since when."""
+        ((count, oldest, newest),) = self._asked("SELECT COUNT(*), MIN(store_time), MAX(store_time) FROM Cache")
+        size = sum(file.stat().st_size for file in self.folder.glob(f"{DBNAME}*"))
+        return MemoStats(self.place, count, size, oldest, newest)
+
+    def claim(self, keys: Iterable[str]) -> AbstractContextManager[Claim]:
+        """Share out the work on `keys` among the threads of this process."""
+        return self.claims.claim(keys)
+
+    def close(self) -> None:
+        """Do nothing: the file stays open until the store is forgotten, for others may be reading."""
+
+    def _asked(self, statement: str, values: Sequence[str] = ()) -> list[Any]:
+        try:
+            return self._rows(statement, values)
+        except sqlite3.Error as error:
+            _refuse(self.place, error)
+
+    def _rows(self, statement: str, values: Sequence[str] = ()) -> list[Any]:
+        with self._lock:
+            return self._connection.execute(statement, values).fetchall()
+
+
+def open_folder(folder: Path) -> FolderStore | ReadOnlyStore:
+    """Return the store of a folder; where there is one that cannot be written, what can be read of it.
+
+    Raises:
+        InputError: the folder cannot be made.
+        MemoError: it holds something that is no memo.
+    """
+    try:
+        return FolderStore(folder)
+    except InputError:
+        if not (folder / DBNAME).is_file() or not os.access(folder / DBNAME, os.R_OK):
+            raise
+        with suppress(MemoError):
+            store = ReadOnlyStore(folder)
+            _log.warning("the memo in %s can be read only: what it lacks can be asked for, and not kept", store.place)
+            return store
+        raise
+
+
+def _refuse(place: str, error: sqlite3.Error) -> NoReturn:
+    mend = "make room, make it writable"
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        mend = "`promptopt memo salvage FILE` writes what can still be read to a file"
+    raise MemoError(
+        f"the memo in {place} cannot be used ({error}): {mend}, or move the folder away to start an empty one; "
+        "PROMPTOPT_CACHE_DIR names another place"
+    ) from error

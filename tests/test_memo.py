@@ -134,7 +134,7 @@ def test_all_is_in_the_database_and_nothing_is_a_pickle(memo: Memo) -> None:
         "SELECT key, raw, mode, filename, typeof(value), hex(substr(value, 1, 1)) FROM Cache"
     ).fetchall()
     connection.close()
-    assert sorted(rows) == [("long", 1, 1, None, "blob", "01"), ("short", 1, 1, None, "blob", "00")]
+    assert sorted(rows) == [("long", 1, 1, None, "blob", "03"), ("short", 1, 1, None, "blob", "02")]
 
 
 def test_the_disk_takes_text_and_bytes_only(memo: Memo) -> None:
@@ -183,7 +183,7 @@ def test_a_pickle_in_the_database_is_a_miss_and_is_not_run(memo: Memo, tmp_path:
 
 def test_a_file_that_is_no_database_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
     (tmp_path / "cache.db").write_bytes(b"this is no database" * 100)
-    with pytest.raises(InputError, match=r"file is not a database.*move the folder away") as caught:
+    with pytest.raises(InputError, match=r"file is not a database.*memo salvage FILE.*move the folder away") as caught:
         Memo(tmp_path)
     assert str(tmp_path) in str(caught.value)
 

@@ -19,7 +19,7 @@ from promptopt.cli.process import prepare_process
 from promptopt.cli.report import compare, report
 from promptopt.cli.run import optimize, score
 from promptopt.cli.sweep import sweep
-from promptopt.errors import InputError, PromptoptError
+from promptopt.errors import InputError, MemoError, PromptoptError, RewardError
 
 app = typer.Typer(
     name="promptopt",
@@ -67,7 +67,8 @@ def main() -> None:
             raise
         say(f"error: {error}", aside=True)
         _say_notes(error)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+        slip = isinstance(error, InputError) and not isinstance(error, MemoError | RewardError)
+        sys.exit(2 if slip else 1)
     except KeyboardInterrupt:
         say("stopped; what had arrived is in the memo, the same command goes on from there", aside=True)
         sys.exit(1)

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
-from promptopt.cli.output import say, say_json
-from promptopt.memo import Memo, default_place, parse_age, place_name
+from promptopt.cli.output import say, say_json, say_lines
+from promptopt.errors import InputError
+from promptopt.memo import Memo, default_place, folder_at, parse_age, place_name, written_at_once
+from promptopt.memo_salvage import salvage as salvaged
 
 memo = typer.Typer(help="The memo: every reply that was ever paid for.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -37,11 +39,38 @@ def stats(place: Place = None, json_: Json = False) -> None:
             say(f"{name}   {datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC")
 
 
+Target = Annotated[Path, typer.Argument(help="JSONL file to write; - is standard output.", allow_dash=True)]
+
+
 @memo.command()
-def export(file: Annotated[Path, typer.Argument(help="JSONL file to write.")], place: Place = None) -> None:
+def export(file: Target, place: Place = None) -> None:
     """Write all entries to a file, one JSON object a line."""
     with Memo(place) as store:
+        if str(file) == "-":
+            say_lines(store.lines())
+            return
         say(f"{store.export(file):,} entries written to {file}")
+
+
+@memo.command()
+def salvage(file: Target, place: Place = None) -> None:
+    """Write what can still be read of a damaged memo to a file, for `import` into a new one.
+
+    Entries that were deleted and not yet written over are found too.
+    """
+    name = place or default_place()
+    if "://" in name:
+        raise InputError(f"{place_name(name)} is a server: only the file of a memo in a folder can be salvaged")
+    entries = salvaged(folder_at(name))
+    lines = (entry.line for entry in entries)
+    if str(file) == "-":
+        say_lines(lines)
+        return
+    with written_at_once(file) as out:
+        out.writelines(lines)
+    say(
+        f"{len(entries):,} entries written to {file}: move {name} away, then `promptopt memo import {file}` adds them anew"
+    )
 
 
 @memo.command("import")

@@ -27,6 +27,13 @@ def say_json(value: Any) -> None:
     _write(json.dumps(value).replace("\x7f", "\\u007f"), sys.stdout)
 
 
+def say_lines(lines: Iterable[bytes]) -> None:
+    """Write lines on standard output as they are, for another program to read."""
+    for line in lines:
+        sys.stdout.buffer.write(line)
+    sys.stdout.flush()
+
+
 def _write(line: str, stream: IO[str]) -> None:
     safe = lasting(stream)
     safe.write(f"{line}\n")
