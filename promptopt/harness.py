@@ -32,7 +32,7 @@ from promptopt.errors import (
 from promptopt.ledger import Budget, Ledger
 from promptopt.memo import Memo
 from promptopt.models import load_model
-from promptopt.models.base import Request
+from promptopt.models.base import LabelModel, Request
 from promptopt.near_duplicates import near_duplicates
 from promptopt.prompt import Message
 from promptopt.randomness import named_generator
@@ -307,7 +307,13 @@ class Job:
         """The calls below which not even one candidate can be compared with the seed prompt."""
         apart = self.writer is not None and self.writer is not self.model
         writing = apart + _FIRST_PROPOSAL if self.strategy.writes else 0
-        return least_calls(self.task, len(self.roles.keys() - {"writer"}), writing)
+        return least_calls(self.task, len(self.roles.keys() - {"writer"}), writing, self._test_replies)
+
+    @property
+    def _test_replies(self) -> int:
+        """Replies to each prompt on each test item: two where it is written, and chosen among the labels beside that."""
+        scored = isinstance(self.model, LabelModel) and bool(self.task.labels) and self.task.logprobs
+        return 2 if scored and self.task.read == "text" else 1
 
     def check_budget(self) -> None:
         """Refuse to spend money without a limit."""
@@ -328,7 +334,7 @@ class Job:
             callbacks: are told of beginning and steps.
         """
         ledger = caller.ledger
-        stages = Stages(self.task, self.budget, ledger, self.seed)
+        stages = Stages(self.task, self.budget, ledger, self.seed, self._test_replies)
         stages.start()
         scorer = Scorer(self.task, self.model, caller)
         run = Run(
@@ -386,6 +392,7 @@ class Job:
             models={role: dict(model.fingerprint) for role, model in self.roles.items()},
             seed=self.seed,
             budget=str(self.budget),
+            request=self._request,
             versions=_versions(),
             paid=ledger.paid,
             seconds=math.nan,
@@ -393,6 +400,18 @@ class Job:
         if crashes:
             raise _CrashedError(result, crashes[0])
         return result
+
+    @property
+    def _request(self) -> dict[str, Any]:
+        """What is sent beside the prompt, and is needed to do the same elsewhere."""
+        task = self.task
+        settings: dict[str, Any] = {
+            "format": task.format,
+            "max_tokens": task.max_tokens,
+            "temperature": task.temperature,
+        }
+        more = {"top_p": (task.top_p, 1), "top_k": (task.top_k, 0), "stop": (list(task.stop), [])}
+        return settings | {name: value for name, (value, default) in more.items() if value != default}
 
     def _prepare(self, scorer: Scorer, stages: Stages) -> str:
         """Call every model, and the task model with the seed prompt; return why the run ends here already, or ""."""

@@ -77,6 +77,23 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ByLabels:
+    """The same test with each answer chosen among the labels by log-probability, where the claim reads what is written.
+
+    Args:
+        seed: mean test reward of the seed prompt, with its 95 % interval.
+        chosen: the same of the chosen prompt.
+        seed_apart: the seed prompt's reward by choosing less that by its text, paired, with its 95 % interval.
+        chosen_apart: the same of the chosen prompt.
+    """
+
+    seed: Interval
+    chosen: Interval
+    seed_apart: Interval
+    chosen_apart: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The chosen prompt against the seed prompt, once, paired, on test items that no search saw.
 
@@ -88,6 +105,9 @@ class Comparison:
         spread: standard deviation of the paired differences; None in results of earlier versions.
         costs: dollars for a thousand such replies, by the seed prompt and by the chosen one; None where the price is not
             known. The judge's part is left out.
+        read: "labels" where each answer was chosen among the labels by log-probability, "text" where it was written while
+            the search chose among the labels, "" where the search read texts too.
+        by_labels: beside "text", what choosing among the labels gives on the same items.
         outcomes: what both did on each item; a loaded result has none, they lie beside it in `test.jsonl`.
     """
 
@@ -97,6 +117,8 @@ class Comparison:
     examples: int
     spread: float | None = None
     costs: tuple[float, float] | None = None
+    read: str = ""
+    by_labels: ByLabels | None = None
     outcomes: tuple[Outcome, ...] = field(default=(), compare=False, repr=False)
 
     @property
@@ -113,8 +135,8 @@ class Comparison:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Comparison:
-        """Read back what a result's JSON holds; results of earlier versions have neither costs nor spread."""
-        costs = data.get("costs")
+        """Read back what a result's JSON holds; results of earlier versions have neither costs, spread nor reading."""
+        costs, labelled = data.get("costs"), data.get("by_labels")
         return cls(
             seed=_interval(data["seed"]),
             chosen=_interval(data["chosen"]),
@@ -122,6 +144,8 @@ class Comparison:
             examples=data["examples"],
             spread=data.get("spread"),
             costs=None if costs is None else (costs[0], costs[1]),
+            read=data.get("read", ""),
+            by_labels=ByLabels(**{name: _interval(part) for name, part in labelled.items()}) if labelled else None,
         )
 
 

@@ -42,9 +42,9 @@ class Reserves(NamedTuple):
         return self.race.cells + 2 * self.test_items
 
 
-def least_cells(train: int, validation: int, test: int) -> int:
+def least_cells(train: int, validation: int, test: int, test_replies: int = 1) -> int:
     """Return what it takes to compare one candidate: it and the seed prompt on every stage's first items."""
-    return 2 * (train + min(BLOCK, validation) + min(BLOCK, test))
+    return 2 * (train + min(BLOCK, validation) + test_replies * min(BLOCK, test))
 
 
 def before_search(cells: float, train: int, validation: int, test: int) -> Reserves:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 SPENDING = ("role", "calls", "saved", "input", "of it cached", "output", "dollars", "dollars saved")
 """Heads of the table that `Result.spending` gives: calls, tokens and dollars spent, and what memo and batches saved."""
 
+CHOSEN = "each answer was chosen among the labels by log-probability, not read from what the model writes"
+"""What a reader must know of rewards of a model that scores labels."""
+
 FILE = "result.json"
 """Name of the result's file in the folder of a run."""
 
@@ -98,6 +101,8 @@ class Result:
         seconds: that this process took.
         run_dir: where the run's files lie, or "".
         digest: the same for the same run, and for no other; "" in results of earlier versions.
+        request: what is sent beside the prompt, as the task's settings name it: without it the claim is of another prompt.
+            {} in results of earlier versions.
     """
 
     task: str
@@ -123,6 +128,7 @@ class Result:
     run_dir: str = field(default="", compare=False)
     warnings: tuple[str, ...] = ()
     digest: str = field(default="", compare=False)
+    request: dict[str, Any] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -163,7 +169,25 @@ class Result:
         """The outcome in one sentence."""
         said = f"Unfinished ({self.unfinished}). {self._outcome}" if self.unfinished else self._outcome
         failed = [f"Failed replies: {self.failed}."] if self.failed and not self.unfinished else []
-        return " ".join([said, *failed, *self.warnings])
+        return " ".join([said, *failed, *self._reading, *self.warnings])
+
+    @property
+    def _reading(self) -> list[str]:
+        """How the answers of the test were read, where that is not what users read."""
+        if self.test is None or not self.test.read:
+            return []
+        if self.test.by_labels is None:
+            return [f"{CHOSEN[0].upper()}{CHOSEN[1:]}."]
+        told = (("seed", self.test.by_labels.seed_apart), ("chosen", self.test.by_labels.chosen_apart))
+        apart = {name: found for name, found in told if not found.low <= 0 <= found.high}
+        if not apart:
+            return []
+        words = " and ".join(
+            f"{found.estimate:+.3f} ({_span(found, '+')}) for the {name} prompt" for name, found in apart.items()
+        )
+        return [
+            f"Choosing among the labels, as the search did, gives other rewards than what the model writes: {words}."
+        ]
 
     @property
     def _outcome(self) -> str:
@@ -251,6 +275,16 @@ class Result:
                 ("95 % interval", _span(self.test.seed), _span(self.test.chosen)),
             ]
             out += [("difference, paired", "", "0: the same prompt")] if self.kept else self._difference(self.test)
+            labelled = self.test.by_labels
+            if labelled is not None:
+                out += [
+                    ("chosen among the labels", f"{labelled.seed.estimate:.3f}", f"{labelled.chosen.estimate:.3f}"),
+                    (
+                        "less what is written",
+                        f"{labelled.seed_apart.estimate:+.3f}",
+                        f"{labelled.chosen_apart.estimate:+.3f}",
+                    ),
+                ]
         out.append(("tokens in the prompt", str(self.lengths[0]), str(self.lengths[1])))
         if self.test is not None and self.test.costs is not None and any(self.test.costs):
             out.append(("$ per 1,000 replies", f"{self.test.costs[0]:.4f}", f"{self.test.costs[1]:.4f}"))
@@ -315,9 +349,12 @@ class Result:
             record["prompt"] = mine.prompt.to_json()
         if out["test"] is not None:
             del out["test"]["outcomes"]
-        for name in ("warnings", "digest"):
+            for name in ("read", "by_labels"):
+                if not out["test"][name]:
+                    del out["test"][name]  # as in results of earlier versions
+        for name in ("warnings", "digest", "request"):
             if not out[name]:
-                del out[name]  # as in results of earlier versions
+                del out[name]  # likewise
         return out
 
     @classmethod

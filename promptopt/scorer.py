@@ -62,6 +62,8 @@ class Scorer:
         examples: Sequence[Example],
         replicates: int = 1,
         reward: Reward | Judge | None = None,
+        *,
+        written: bool = False,
     ) -> Scores:
         """Score every prompt on every example.
 
@@ -70,6 +72,7 @@ class Scorer:
             examples: [E].
             replicates: R, samples of each cell; log-probabilities are the same in each.
             reward: in place of the task's own.
+            written: whether replies are written where labels could be scored.
 
         Returns:
             Scores with rewards [P, E, R].
@@ -82,7 +85,7 @@ class Scorer:
             raise InputError(
                 f"nothing to score: {len(prompts)} prompts, {len(examples)} examples, {replicates} replicates"
             )
-        cells = self._replies(prompts, examples, replicates)
+        cells = self._replies(prompts, examples, replicates, written=written)
         flat = [cell for row in cells for column in row for cell in column]
         self.tally.add(prompts, examples, cells)
         self.silence += Silence.of(flat)
@@ -107,12 +110,17 @@ class Scorer:
         return Scores(tuple(prompts), tuple(examples), rewards, cells, reasons)
 
     @property
+    def chooses(self) -> bool:
+        """Whether the model's answers are chosen among the labels by log-probability, not read from what it writes."""
+        return isinstance(self.model, LabelModel) and bool(self._scored_labels) and self.task.environment is None
+
+    @property
     def _scored_labels(self) -> tuple[str, ...]:
         """The labels whose log-probabilities are wanted."""
         return self.task.labels if self.task.logprobs else ()
 
     def _replies(
-        self, prompts: Sequence[Prompt], examples: Sequence[Example], replicates: int
+        self, prompts: Sequence[Prompt], examples: Sequence[Example], replicates: int, *, written: bool
     ) -> list[list[list[Reply]]]:
         if self.task.environment is not None:
             cells = [(p, e, r) for p in prompts for e in examples for r in range(replicates)]
@@ -124,7 +132,7 @@ class Scorer:
                 "and such a model that format"
             )
         contexts = [self.task.layout.render(prompt, example) for prompt in prompts for example in examples]
-        if isinstance(self.model, LabelModel) and self._scored_labels:
+        if isinstance(self.model, LabelModel) and self._scored_labels and not written:
             once = self.caller.label_logprobs("task", self.model, contexts, self._scored_labels)
             flat = [reply for reply in once for _ in range(replicates)]
         else:

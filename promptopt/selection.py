@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from promptopt.outcomes import SAME, Comparison, outcomes
+from promptopt.outcomes import SAME, ByLabels, Comparison, outcomes
 from promptopt.racing import race
 from promptopt.reserves import SHORTLIST
 from promptopt.scores import Response
@@ -121,10 +121,15 @@ def _together(candidate: Candidate, validation: Floats) -> float:
 def compare(scorer: Scorer, seed: Prompt, chosen: Prompt, examples: Sequence[Example]) -> Comparison:
     """Measure the seed prompt and the chosen one on the same test items, in one batch; once where they are the same.
 
+    Where labels are scored and the task is read as text, what the model writes is the claim, and the labels' choice
+    stands beside it.
+
     Raises:
         BudgetExhaustedError: they do not fit the budget.
     """
-    scores = scorer.score([seed, chosen] if chosen != seed else [seed], examples)
+    prompts = [seed, chosen] if chosen != seed else [seed]
+    written = scorer.chooses and scorer.task.read == "text"
+    scores = scorer.score(prompts, examples, written=written)
     first, second = scores.per_example[0], scores.per_example[-1]
     both = (second - first)[~np.isnan(second - first)]
     return Comparison(
@@ -134,7 +139,20 @@ def compare(scorer: Scorer, seed: Prompt, chosen: Prompt, examples: Sequence[Exa
         examples=both.size,
         spread=float(both.std(ddof=1)) if both.size > 1 else None,
         costs=_costs(scores, scorer.model.price),
+        read="text" if written else "labels" if scorer.chooses else "",
+        by_labels=_by_labels(scorer.score(prompts, examples), first, second) if written else None,
         outcomes=outcomes(scores),
+    )
+
+
+def _by_labels(scores: Scores, first: Floats, second: Floats) -> ByLabels:
+    """Return what choosing among the labels gives, given what the texts give."""
+    seed, chosen = scores.per_example[0], scores.per_example[-1]
+    return ByLabels(
+        seed=mean_interval(seed),
+        chosen=mean_interval(chosen),
+        seed_apart=paired_interval(seed, first),
+        chosen_apart=paired_interval(chosen, second),
     )
 
 

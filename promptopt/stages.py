@@ -35,6 +35,7 @@ class Stages:
         budget: of all stages.
         ledger: of the run.
         seed: of the samples.
+        test_replies: to each prompt on each test item.
         cut: items that validation and test got, and all that there are, by split, where they are fewer.
     """
 
@@ -42,6 +43,7 @@ class Stages:
     budget: Budget
     ledger: Ledger
     seed: int
+    test_replies: int = 1
     cut: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def start(self) -> None:
@@ -55,7 +57,8 @@ class Stages:
             InputError: by what the seed prompt took, the budget does not pay for comparing one candidate.
         """
         self.check()
-        self._begin("search", self._planned(self.task.train).cells)
+        planned = self._planned(self.task.train)
+        self._begin("search", planned.race.cells + 2 * self.test_replies * planned.test_items)
 
     def validation(self, candidates: int, cells: int) -> tuple[int, tuple[Example, ...]]:
         """Let the choice use what the search left and the test will not need.
@@ -69,7 +72,7 @@ class Stages:
         """
         each = self._each(cells)
         reserves = after_search(self._cells(each), len(self.task.validation), len(self.task.test), candidates)
-        self._begin("validation", 2 * reserves.test_items, each)
+        self._begin("validation", 2 * self.test_replies * reserves.test_items, each)
         return reserves.race.listed, self._sample("validation", reserves.race.items)
 
     def test(self, prompts: int, cells: int) -> Iterator[tuple[Example, ...]]:
@@ -79,6 +82,7 @@ class Stages:
             prompts: one, or two to be compared.
             cells: measured before the test.
         """
+        prompts *= self.test_replies
         self.ledger.limit, self.ledger.stage = self.budget, "test"
         every, done = len(self.task.test), 0
         while done < every:
@@ -182,7 +186,7 @@ class Stages:
     def _least(self) -> dict[str, float]:
         """Return what it takes to compare one candidate, by the calls so far."""
         mean = self._mean(len(self.task.train))
-        cells = least_cells(len(self.task.train), len(self.task.validation), len(self.task.test))
+        cells = least_cells(len(self.task.train), len(self.task.validation), len(self.task.test), self.test_replies)
         written = self.ledger.logical.get("writer", Spending())
         return {name: cells * mean[name] + self._widest(name) + getattr(written, name) for name in mean}
 
@@ -206,9 +210,9 @@ class Stages:
         return tuple(examples[i] for i in order[:most])
 
 
-def least_calls(task: Task, roles_per_cell: int, writer_calls: int) -> int:
+def least_calls(task: Task, roles_per_cell: int, writer_calls: int, test_replies: int = 1) -> int:
     """Return the calls below which no candidate can be compared, whatever the replies: episodes may take more."""
-    cells = least_cells(len(task.train), len(task.validation), len(task.test))
+    cells = least_cells(len(task.train), len(task.validation), len(task.test), test_replies)
     return cells * roles_per_cell + writer_calls
 
 

@@ -35,6 +35,8 @@ class Task:
         reward: what a reply is worth; by default `Label` where there are labels, `Progress` where there is an
             environment, else `Exact`. A default follows the labels in `dataclasses.replace(task, labels=...)`.
         labels: the words that the model chooses among, or () for free text.
+        read: "text" lets the test read what the model writes, where the search scores labels by log-probability; what
+            choosing among the labels gives is then said beside it. "labels" tests as the search scores.
         logprobs: whether labels may be scored by log-probabilities, where the model gives them; False reads them from the
             text that the model writes.
         template: how an example is written where a prompt has no slot; by default its only field.
@@ -65,6 +67,7 @@ class Task:
     reward: Reward | Judge | None = None
     labels: tuple[str, ...] = ()
     logprobs: bool = True
+    read: str = "labels"
     template: str = ""
     format: Format = "chat"
     description: str = ""
@@ -184,6 +187,8 @@ class Task:
             self._check_fit(example, "demonstration")
 
     def _check_sampling(self) -> None:
+        if self.read not in ("labels", "text"):
+            raise InputError(f"read must be 'labels' or 'text', not {self.read!r}")
         if self.seed_prompt.turns and self.format != "chat":
             raise InputError(f"only a chat has turns: set the task's format to 'chat', not {self.format!r}")
         if not self.temperature >= 0:

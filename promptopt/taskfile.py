@@ -148,6 +148,7 @@ class TaskSpec(_Section):
     labels: Annotated[dict[str, str], BeforeValidator(_named_words)] = Field(default_factory=dict)
     reward: str | None = None
     logprobs: bool = True
+    read: Literal["labels", "text"] = "labels"
     max_tokens: _Count = 256
     temperature: Annotated[float, Field(ge=0)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -273,6 +274,7 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
         reward=None if spec.reward is None else _reward(spec.reward, spec.words, folder),
         labels=spec.words,
         logprobs=spec.logprobs,
+        read=spec.read,
         template=spec.template,
         format=spec.format,
         description=spec.description,

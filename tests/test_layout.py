@@ -94,7 +94,10 @@ def test_wheel_holds_one_top_level_name_and_runs_in_a_clean_environment(tmp_path
     (tmp_path / "constraints.txt").write_text("\n".join(lowest if versions == "lowest" else []), encoding="utf-8")
     venv.create(tmp_path / "clean", with_pip=True)
     python = tmp_path / "clean" / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--constraint", tmp_path / "constraints.txt", wheel]
+    install = [
+        str(word)
+        for word in (python, "-m", "pip", "install", "--quiet", "--constraint", tmp_path / "constraints.txt", wheel)
+    ]
     subprocess.run(install, check=True)
     rows = "".join(f"item {number},{number % 7 / 7}\n" for number in range(60))
     (tmp_path / "rows.csv").write_text(f"text,label\n{rows}", encoding="utf-8")

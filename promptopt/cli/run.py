@@ -22,7 +22,7 @@ from promptopt.models import load_model
 from promptopt.models.base import LabelModel, Price
 from promptopt.outcomes import SAME
 from promptopt.progress import Display
-from promptopt.result import SPENDING
+from promptopt.result import CHOSEN, SPENDING
 from promptopt.scorer import Scorer
 from promptopt.silence import Silence
 from promptopt.statistics import mean_interval, paired_interval
@@ -55,6 +55,14 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write over another
 PromptText = Annotated[str | None, typer.Option("--seed-prompt", help="Where the search starts.")]
 NoLogprobs = Annotated[
     bool, typer.Option("--no-logprobs", help="Read labels from the reply's text; ask for no log-probabilities.")
+]
+Read = Annotated[
+    str | None,
+    typer.Option(
+        "--read",
+        help="text: test what the model writes, beside its choice among the labels.",
+        show_default="the task file's, or labels",
+    ),
 ]
 Reward = Annotated[str | None, typer.Option(help="Built-in reward, or MODULE:FUNCTION.")]
 SplitSeed = Annotated[int, typer.Option(help="Seed of the split of one data file.")]
@@ -129,6 +137,7 @@ def optimize(
     seed_prompt: PromptText = None,
     reward: Reward = None,
     no_logprobs: NoLogprobs = False,
+    read_as: Read = None,
     drop_unusable: DropUnusable = False,
     split_seed: SplitSeed = 0,
     base_url: BaseUrl = None,
@@ -165,7 +174,9 @@ def optimize(
     json_: Json = False,
 ) -> None:
     """Search for a better prompt, choose on validation data, compare once on test data."""
-    source = Source(task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs, drop_unusable)
+    source = Source(
+        task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs, drop_unusable, read_as
+    )
     settings = _read_settings(set_ or [])
     read = source.task()
     pace = _Pace(concurrency, timeout, rpm, tpm)
@@ -216,6 +227,7 @@ def score(
     seed_prompt: PromptText = None,
     reward: Reward = None,
     no_logprobs: NoLogprobs = False,
+    read_as: Read = None,
     drop_unusable: DropUnusable = False,
     split_seed: SplitSeed = 0,
     base_url: BaseUrl = None,
@@ -234,7 +246,9 @@ def score(
     json_: Json = False,
 ) -> None:
     """Score prompts on a task, with 95 % intervals; the seed prompt where none is given."""
-    source = Source(task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs, drop_unusable)
+    source = Source(
+        task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs, drop_unusable, read_as
+    )
     read = source.task()
     splits = {"train": read.train, "validation": read.validation, "test": read.test}
     if split not in splits or not splits[split]:
@@ -247,7 +261,8 @@ def score(
         caller = Caller(store, ledger, watch=lambda: display.count(ledger))
         scorer = Scorer(read, loaded, caller)
         rows = _scored(scorer, prompts or [read.seed_prompt], split, replicates)
-    for note in (*read.notes, *ledger.notes(), *scorer.tally.notes):
+    chosen = [CHOSEN] if scorer.chooses and read.read == "labels" else []
+    for note in (*read.notes, *ledger.notes(), *scorer.tally.notes, *chosen):
         say(f"note: {note}", aside=json_)
     if json_:
         say_json(rows)
@@ -271,7 +286,7 @@ def _with_batches(model: Model) -> Model:
 
 def _scored(scorer: Scorer, prompts: list[Prompt], split: str, replicates: int) -> list[dict[str, Any]]:
     examples = getattr(scorer.task, split)
-    scores = scorer.score(prompts, examples, replicates)
+    scores = scorer.score(prompts, examples, replicates, written=scorer.chooses and scorer.task.read == "text")
     first = scores.per_example[0]
     out = []
     for i, prompt in enumerate(prompts):

@@ -33,6 +33,7 @@ class Source:
     split_seed: int
     no_logprobs: bool = False
     drop_unusable: bool = False
+    read: str | None = None
 
     def task(self) -> Task:
         """Read the task.
@@ -41,7 +42,7 @@ class Source:
             InputError: an option, the task file or the data cannot be used.
         """
         self._check_characters()
-        given = {"seed_prompt": self.seed_prompt, "reward": self.reward}
+        given = {"seed_prompt": self.seed_prompt, "reward": self.reward, "read": self.read}
         top: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         top |= {"logprobs": False} if self.no_logprobs else {}
         dropping = {"drop_unusable": True} if self.drop_unusable else {}

@@ -38,6 +38,7 @@ def markdown(result: Result) -> str:
         "",
         _block(str(result.prompt)),
         "",
+        *_requested(result),
         "## Seed prompt",
         "",
         _block(str(result.seed_prompt)),
@@ -54,6 +55,14 @@ def markdown(result: Result) -> str:
     lines += [f"* {role} model: {json.dumps(found, sort_keys=True)}" for role, found in result.models.items()]
     lines += [f"* {name} {number}" for name, number in result.versions.items()]
     return printable("\n".join(lines)) + "\n"
+
+
+def _requested(result: Result) -> list[str]:
+    """Return what is sent beside the prompt: who uses it must send the same."""
+    if not result.request:
+        return []
+    settings = ", ".join(f"{name} {value!r}" for name, value in result.request.items())
+    return [f"Ask with the same settings: {settings}.", ""]
 
 
 def price_in_words(price: Price | None) -> str:
