@@ -159,7 +159,7 @@ class Caller:
     def delivered(self, key: str, reply: Reply) -> Reply:
         """Return a reply in whole characters; the memo keeps what came, so that a replay counts the same."""
         if isinstance(reply, Failure):
-            return Failure(whole_characters(reply.reason))
+            return replace(reply, reason=whole_characters(reply.reason))
         text = whole_characters(reply.text)
         if text == reply.text:
             return reply

@@ -70,6 +70,7 @@ _ITEMS_A_LABEL = 5  # answers that stand so often look like labels
 _FIRST_PROPOSAL = 3  # messages that a writer may be sent for one, some of which are rejected
 _FIRST_CALL = 2.0  # one call says to this factor what the others will take
 _ENDS = (StoppedError, ModelError, RewardError, MemoError)  # what ends a run in good order, unfinished
+_SHOWN_IDS = 5  # items that a message names
 _LONGEST_NAME = 60  # characters of a task's name in that of a folder: a file system takes 255 bytes
 
 
@@ -556,7 +557,9 @@ class Job:
         if failed > _FAILED_SHARE * calls:
             share = f"{failed} of {calls} replies failed, more than {_FAILED_SHARE:.0%}"
             first = run.scorer.first_failure  # none where only the writer's replies failed
-            return f"{share}; run again to ask for them again{first and f'. The first was {first}'}"
+            refused = sorted(run.scorer.refused)
+            out = f"; leave out what is refused for what it holds: {', '.join(refused[:_SHOWN_IDS])}" if refused else ""
+            return f"{share}{out}; run again to ask for them again{first and f'. The first was {first}'}"
         # A judge's verdict may hold no score although it came.
         empty = sum(candidate.failed for candidate in run.history.values())
         cells = empty + sum(candidate.cells for candidate in run.history.values())

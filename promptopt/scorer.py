@@ -42,6 +42,7 @@ class Scorer:
         model: the task model.
         caller: the way to it.
         first_failure: which example's reply failed first, and why; "" while none did.
+        refused: examples of which a request was refused for what it holds.
         tally: of labels that the replies name.
         silence: replies without text.
     """
@@ -50,6 +51,7 @@ class Scorer:
     model: Model
     caller: Caller
     first_failure: str = ""
+    refused: set[str] = field(default_factory=set)
     tally: Tally = field(init=False)
     silence: Silence = field(default_factory=Silence)
 
@@ -103,6 +105,7 @@ class Scorer:
         flat = [(e, cell) for row in cells for e, column in zip(examples, row, strict=True) for cell in column]
         failures = (f"example {e.id!r}: {cell.reason}" for e, cell in flat if isinstance(cell, Failure))
         self.first_failure = self.first_failure or next(failures, "")
+        self.refused |= {e.id for e, cell in flat if isinstance(cell, Failure) and cell.refused}
         verdicts = self._judged(flat, reward) if isinstance(reward, Judge) else [verdict(reward, *c) for c in flat]
         shape = (len(prompts), len(examples), len(cells[0][0]))
         rewards = np.array([value for value, _ in verdicts], dtype=np.float64).reshape(shape)

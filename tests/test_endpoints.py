@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers.loopback import Fault, Loopback
 
+from promptopt import Exact, Example, Prompt, Task, optimize
 from promptopt.errors import FinalModelError, ModelError, PassingModelError
 from promptopt.models import connection, dispatch
 from promptopt.models.anthropic import AnthropicModel
@@ -29,6 +30,7 @@ from promptopt.scores import Failure, Response
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from pathlib import Path
 
 KEY = "sk-canary-0123456789abcdefWXYZ"
 LABELS = ("great", "poor")
@@ -484,3 +486,14 @@ def test_a_server_that_refuses_one_way_of_scoring_is_asked_the_next() -> None:
     error = {"message": "echo is not supported"}
     with Loopback(score=score, fault=Fault(400, error=error, text='"echo"')) as server:
         assert CompletionsModel("m", base_url=f"{server.url}/v1", api_key=KEY).way() == "prompt_logprobs"
+
+
+def test_a_run_names_the_items_to_leave_out(tmp_path: Path) -> None:
+    items = [
+        Example({"text": f"item {n}" + (" with a knife" if n == 3 else "")}, "9 words", f"row {n}") for n in range(12)
+    ]
+    task = Task(train=items, seed_prompt=Prompt("Say loudly how many words: {text}"), reward=Exact())
+    error = {"code": "content_filter", "message": "filtered"}
+    with Loopback(fault=Fault(400, error=error, text="knife")) as server:
+        result = optimize(task, openai(server.url), "tapruning", budget="200 calls", memo=tmp_path, tracking=False)
+    assert "; leave out what is refused for what it holds: row 3; run again" in result.unfinished
