@@ -492,7 +492,7 @@ def test_a_run_names_the_items_to_leave_out(tmp_path: Path) -> None:
     items = [
         Example({"text": f"item {n}" + (" with a knife" if n == 3 else "")}, "9 words", f"row {n}") for n in range(12)
     ]
-    task = Task(train=items, seed_prompt=Prompt("Say loudly how many words: {text}"), reward=Exact())
+    task = Task(train=tuple(items), seed_prompt=Prompt("Say loudly how many words: {text}"), reward=Exact())
     error = {"code": "content_filter", "message": "filtered"}
     with Loopback(fault=Fault(400, error=error, text="knife")) as server:
         result = optimize(task, openai(server.url), "tapruning", budget="200 calls", memo=tmp_path, tracking=False)
