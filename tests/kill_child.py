@@ -1,14 +1,17 @@
-"""A run in a process of its own, for test_kill.py to kill: python kill_child.py KIND MEMO RESULT LOG [MODEL].
+"""Runs in processes of their own, for test_kill.py to kill: `python kill_child.py` forks one for each line that it reads.
 
-KIND is "fake", "local" or the name of a strategy.
+A line is a JSON list, [KIND, MEMO, RESULT, LOG, MODEL], KIND being "fake", "local" or the name of a strategy; the answer
+is the number of the process. What they import is imported once, before the first fork.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
+import traceback
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,5 +81,24 @@ def main(kind: str, memo: str, result: str, path: str, folder: str = "") -> None
         optimize(task, model, strategy, memo=store, budget="6000 calls").save(result)
 
 
+def serve() -> None:
+    """Fork a process for each line of standard input."""
+    import promptopt.models.local  # noqa: F401  takes longest
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that none is left behind
+    for line in sys.stdin:
+        process = os.fork()
+        if not process:
+            try:
+                main(*json.loads(line))
+            except BaseException:  # noqa: BLE001  shown, for there is nobody to hand it to
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(0)
+        sys.stdout.write(f"{process}\n")
+        sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    serve()

@@ -3,33 +3,75 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import kill_child
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from promptopt import Memo, Result
 from promptopt.memo import memo_key
 from promptopt.strategies import BUILT_IN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CHILD = Path(__file__).with_name("kill_child.py")
 KILLS = 10
 PAUSE = {"fake": 0.01, "local": 0.2}  # seconds: about ten calls, or one batch, further on
 
 
-def start(kind: str, folder: Path, model: str = "") -> subprocess.Popen[bytes]:
-    command = [sys.executable, CHILD, kind, folder / "memo", folder / "result.json", folder / "log", model]
-    return subprocess.Popen([str(part) for part in command if part], stderr=subprocess.PIPE)
+@dataclass
+class Runs:
+    """Starts runs, each in a process of its own that is forked from one where everything is imported."""
+
+    parent: subprocess.Popen[str]
+
+    def start(self, kind: str, folder: Path, model: str = "") -> int:
+        """Return the number of the process."""
+        assert self.parent.stdin is not None
+        assert self.parent.stdout is not None
+        words = [kind, *(str(folder / name) for name in ("memo", "result.json", "log")), model]
+        self.parent.stdin.write(json.dumps(words) + "\n")
+        self.parent.stdin.flush()
+        return int(self.parent.stdout.readline())
+
+    def finish(self, kind: str, folder: Path, model: str = "") -> Result:
+        """Run to the end, and return the result."""
+        process = self.start(kind, folder, model)
+        while lives(process):
+            time.sleep(0.01)
+        return Result.load(folder / "result.json")
 
 
-def finish(process: subprocess.Popen[bytes]) -> None:
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors.decode()
+@pytest.fixture(scope="module")
+def runs() -> Iterator[Runs]:
+    command, environment = [sys.executable, str(CHILD)], os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        yield Runs(parent)
+        parent.kill()
+
+
+def lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def kill(process: int) -> None:
+    os.kill(process, signal.SIGKILL)  # the kill hits a living run
+    while lives(process):
+        time.sleep(0.001)
 
 
 def lines(folder: Path) -> list[Any]:
@@ -44,14 +86,13 @@ def flat(kind: str, records: list[Any]) -> list[Any]:
 
 @pytest.mark.parametrize("kind", ["fake", "local"])
 def test_killed_ten_times_a_run_ends_the_same_and_repeats_nothing(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+    kind: str, tmp_path: Path, runs: Runs, request: pytest.FixtureRequest
 ) -> None:
     model = str(request.getfixturevalue("tiny_llama")) if kind == "local" else ""
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     calm.mkdir()
     killed.mkdir()
-    finish(start(kind, calm, model))
-    expected = Result.load(calm / "result.json")
+    expected = runs.finish(kind, calm, model)
     (fingerprint,) = [expected.models["task"]]
     operation = "generate" if kind == "fake" else "label_logprobs"
     rng = np.random.default_rng(7)
@@ -60,43 +101,39 @@ def test_killed_ten_times_a_run_ends_the_same_and_repeats_nothing(
     repeated = []
     for _ in range(KILLS):
         seen = len(lines(killed))
-        process = start(kind, killed, model)
+        process = runs.start(kind, killed, model)
         wait_for(killed, seen + int(rng.integers(1, each + 1)), process)
         time.sleep(float(rng.uniform(0, PAUSE[kind])))
-        assert process.poll() is None  # the kill hits a living run
-        process.kill()
-        process.communicate()
+        kill(process)
         repeated += completed(kind, killed, seen, fingerprint, operation)
-    finish(start(kind, killed, model))
+    ended = runs.finish(kind, killed, model)
     with Memo(killed / "memo") as memo:
         keys = [memo_key(fingerprint, operation, body, replicate) for body, replicate in flat(kind, lines(killed))]
         stored = memo.get_many(keys)
 
-    assert Result.load(killed / "result.json") == expected
+    assert ended == expected
     assert set(keys) <= set(stored)
     assert not repeated
 
 
 @pytest.mark.parametrize("strategy", BUILT_IN)
-def test_every_strategy_killed_once_ends_the_same(strategy: str, tmp_path: Path) -> None:
+def test_every_strategy_killed_once_ends_the_same(strategy: str, tmp_path: Path, runs: Runs) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     calm.mkdir()
     killed.mkdir()
     kill_child.main(strategy, *(str(calm / name) for name in ("memo", "result.json", "log")))
-    process = start(strategy, killed)
+    process = runs.start(strategy, killed)
     wait_for(killed, len(lines(calm)) // 3, process)
-    assert process.poll() is None  # the kill hits a living run
-    process.kill()
-    process.communicate()
+    kill(process)
     kill_child.main(strategy, *(str(killed / name) for name in ("memo", "result.json", "log")))
 
     assert Result.load(killed / "result.json") == Result.load(calm / "result.json")
     assert len(lines(killed)) <= len(lines(calm)) + 1  # the call that was cut off, and none that was complete
 
 
-def wait_for(folder: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for(folder: Path, count: int, process: int) -> None:
     """Wait until the run has logged so many calls."""
-    while len(lines(folder)) < count and process.poll() is None:
+    while len(lines(folder)) < count and lives(process):
         time.sleep(0.002)
 
 
