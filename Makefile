@@ -1,6 +1,6 @@
 # make demo    optimise a real prompt on this machine's processor: no key, no account
 # make test    run the tests            make check   linters, types, layers
-# make bench   measurements, some minutes
+# make bench   measurements, some minutes          make proofs   that searches find more than their controls, simulated
 # make docs    the documentation as a site, in site/     make newcomer    follow docs/getting-started.md in a fresh environment
 #
 # All of them install what they need into .venv first.
@@ -10,7 +10,7 @@ BIN := .venv/bin
 # The newest torch that the tests ran with; the package itself allows any from 2.6 on.
 TESTED := "torch<2.14"
 
-.PHONY: demo test check bench docs newcomer clean
+.PHONY: demo test check bench proofs docs newcomer clean
 
 demo: .venv/.local
 	@$(BIN)/promptopt models fetch smollm2 > /dev/null
@@ -26,6 +26,9 @@ check: .venv/.dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+proofs: .venv/.dev
+	@$(BIN)/python -m pytest -n 2 -m proof
 
 bench: .venv/.dev
 	@$(BIN)/python benchmarks/imports.py

@@ -133,6 +133,7 @@ def quality(strategy: Strategy, memo: Path, seed: int) -> float:
     return competence(result.prompt.text)
 
 
+@pytest.mark.proof
 def test_it_beats_random_search_and_the_control_without_scores_at_equal_calls_over_twenty_seeds(tmp_path: Path) -> None:
     rivals: dict[str, Strategy] = {
         "climb": HillClimb(restarts=20),

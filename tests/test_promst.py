@@ -57,6 +57,7 @@ def skilled(text: str) -> bool:
     return all(skill.word in text for skill in SKILLS)
 
 
+@pytest.mark.proof
 def test_what_went_wrong_teaches_what_no_blind_search_finds(tmp_path: Path) -> None:
     """One writer for all; only the first search is told of the kinds of error. One run says little: they differ by 0.2."""
 
@@ -75,6 +76,7 @@ def test_without_rules_it_finds_less(tmp_path: Path) -> None:
     assert competence(heeding.prompt.text) > competence(without.prompt.text) + 0.05
 
 
+@pytest.mark.proof
 def test_racing_and_forecast_find_the_best_with_less_than_half_the_calls(tmp_path: Path) -> None:
     def calls(strategy: Strategy, seed: int) -> int:
         history = play(strategy, tmp_path, seed=seed, budget="4000 calls").history
