@@ -63,9 +63,13 @@ def _refuse_another_run(folder: Path, run: Begun, digest: str) -> None:
     differing = _differing(there, run)
     if not differing and not there.digest:  # as far as a result of an earlier version can say
         return
+    fake = "model" in differing and any(model.get("provider") == "fake" for model in run.models.values())
+    hint = (
+        " (a fake is known by what its function does and holds; FunctionModel by its name and version)" if fake else ""
+    )
     raise InputError(
         f"{folder} holds the result of another run, {_named(_facts_of(there), there.digest)}; this one is "
-        f"{_named(_facts(run), digest)}. They differ in {' and '.join(differing) or _REST}: {mend}"
+        f"{_named(_facts(run), digest)}. They differ in {' and '.join(differing) or _REST}{hint}: {mend}"
     )
 
 

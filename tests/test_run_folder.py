@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import toys
 
-from promptopt import FunctionModel, InputError, Prompt, Result, optimize
+from promptopt import FakeModel, FunctionModel, InputError, Prompt, Result, optimize
 from promptopt.errors import StoppedError
 from promptopt.result import FILE
 
@@ -102,3 +102,20 @@ def test_a_folder_that_cannot_be_written_is_found_out_first(tmp_path: Path) -> N
     (tmp_path / "run").mkdir(mode=0o500)
     with pytest.raises(InputError, match="cannot be used"):
         run(tmp_path / "run")
+
+
+def test_a_fake_that_has_become_another_is_hinted_at(tmp_path: Path) -> None:
+    asked: list[object] = []
+
+    def counted(request: Any) -> str:
+        asked.append(request)
+        return toys.answer(request)
+
+    def again() -> Result:
+        return optimize(
+            toys.TASK, FakeModel(counted), "tapruning", memo=tmp_path, run_dir=tmp_path / "run", tracking=False
+        )
+
+    again()
+    with pytest.raises(InputError, match=r"They differ in model \(a fake is known by what its function does and holds"):
+        again()
