@@ -129,7 +129,7 @@ def faulty(table: Table, case: str, fault: Fault) -> None:
     """A run that meets a fault; where it does not end as the healthy one did, the same again with a healthy server."""
     with server() as running:
         running.fail(fault)
-        climb = Climb.at(table.climb(), running.url)
+        climb = Climb.at(table.climb(), running.url, timeout=2.0)
         code, seconds, err = finish(climb)
         said = "".join(line for line in err.splitlines() if line.startswith("error: "))
         table.row(case, running, climb, code=code, seconds=seconds, note=said.replace(running.url, "http://127.0.0.1"))

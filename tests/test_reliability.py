@@ -83,7 +83,7 @@ class Case(NamedTuple):
     ended: Ended
 
 
-def run_all(folder: Path, faults: Sequence[Fault], timeout: float = 5.0) -> Iterator[dict[Any, Case]]:
+def run_all(folder: Path, faults: Sequence[Fault], timeout: float = 30.0) -> Iterator[dict[Any, Case]]:
     """Run once against each fault, at the same time, for most of it is waiting; yield the runs by kind of fault."""
     with ExitStack() as stack:
         servers = [stack.enter_context(healthy_server()) for _ in faults]
@@ -103,7 +103,7 @@ def run_all(folder: Path, faults: Sequence[Fault], timeout: float = 5.0) -> Iter
 def finish(climb: Climb, process: subprocess.Popen[str] | None = None) -> Ended:
     """Let a run end, and see that it left the key nowhere."""
     process = process or climb.start()
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=900)
     assert not climb.leaks(out, err)
     assert "Traceback" not in err
     return Ended(process.returncode, out, err)

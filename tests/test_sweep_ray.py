@@ -45,7 +45,7 @@ def start(home: Path, *more: str, pause: float = 0.0) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    printed, errors = process.communicate(timeout=300)
+    printed, errors = process.communicate(timeout=1200)
     assert process.returncode == 0, errors
     return printed
 
@@ -123,7 +123,7 @@ def test_postgresql_holds_the_studies_of_all_runs(calm: Path, tmp_path: Path) ->
 def test_an_error_in_the_users_code_ends_a_sweep_on_workers_too(tmp_path: Path) -> None:
     write_sweep(tmp_path, SWEEP.replace("sweep_parts:model", "sweep_parts:faulty"))
     process = start(tmp_path)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=1200)
 
     assert process.returncode == 1
     assert "no such thing" in errors

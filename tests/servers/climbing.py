@@ -92,10 +92,10 @@ class Climb:
     folder: Path
     url: str
     memo: Path
-    timeout: float = 2.0
+    timeout: float = 30.0
 
     @classmethod
-    def at(cls, folder: Path, url: str, memo: Path | None = None, timeout: float = 2.0) -> Climb:
+    def at(cls, folder: Path, url: str, memo: Path | None = None, timeout: float = 30.0) -> Climb:
         """Write the task, and return the run."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "task.toml").write_text(TASK, encoding="utf-8")
