@@ -65,7 +65,8 @@ def after_search(cells: float, validation: int, test: int, candidates: int) -> R
     spare = cells - least
     found = _reserves(validation, test, spare * validation_share, spare * (1 - validation_share), candidates)
     rest = cells - 2 * found.test_items  # what the test does not need
-    return found._replace(race=race_plan(rest, validation, candidates))
+    race = race_plan(rest, validation, candidates)
+    return Reserves(race, affordable(cells - race.cells, 2, test))  # and what the race does not need goes back
 
 
 def race_plan(cells: float, items: int, candidates: int = SHORTLIST) -> RacePlan:

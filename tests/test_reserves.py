@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from promptopt.reserves import SHORTLIST, RacePlan, affordable, after_search, before_search, least_cells, race_plan
@@ -27,6 +27,7 @@ def test_search_choice_and_test_each_get_what_one_candidate_takes(
     assert cells - held.cells >= 0.55 * more  # the search's share
 
 
+@example(validation=0, test=10, cells=20.0, candidates=1)  # no race: its share is the test's
 @given(ITEMS, ITEMS, st.floats(0, 20_000), st.integers(1, 60))
 def test_what_the_search_left_is_shared_out_and_no_more(
     validation: int, test: int, cells: float, candidates: int
