@@ -63,11 +63,11 @@ class UnusableRowError(InputError):
     Args:
         where: which row.
         fault: what is wrong with it.
-        mend: what to do about it.
+        fix: what to do about it.
     """
 
-    def __init__(self, where: str, fault: str, mend: str) -> None:
-        super().__init__(f"{where}: {fault}; {mend}")
+    def __init__(self, where: str, fault: str, fix: str) -> None:
+        super().__init__(f"{where}: {fault}; {fix}")
         self.where = where
         self.fault = fault
 
@@ -287,8 +287,8 @@ def _json_lines(path: Path, text: str, dropped: list[UnusableRowError] | None) -
             yield number, item
 
 
-def _refuse_or_drop(where: str, fault: str, mend: str, dropped: list[UnusableRowError] | None) -> None:
-    error = UnusableRowError(where, fault, mend)
+def _refuse_or_drop(where: str, fault: str, fix: str, dropped: list[UnusableRowError] | None) -> None:
+    error = UnusableRowError(where, fault, fix)
     if dropped is None:
         raise error
     dropped.append(error)
@@ -311,8 +311,8 @@ def _table_items(
     for number, cells in records[1:]:
         if len(cells) != len(header):
             fault = f"{len(cells)} fields where the header has {len(header)} ({', '.join(header)})"
-            mend = f"mend the line, or read the file with quoting {other}"
-            _refuse_or_drop(f"{path}, line {number}", fault, mend, dropped)
+            fix = f"fix the line, or read the file with quoting {other}"
+            _refuse_or_drop(f"{path}, line {number}", fault, fix, dropped)
         else:
             yield number, dict(zip(header, cells, strict=True))
 
@@ -408,7 +408,7 @@ def _target(row: Row, column: str, words: Mapping[str, str] | None) -> str:
         raise UnusableRowError(
             row.where,
             f"{column!r} is {value!r}, which is none of {', '.join(map(repr, words))}{nearest(value, words)}",
-            f"mend the row, or let labels map every value to its word{hint}",
+            f"fix the row, or add the value to labels{hint}",
         )
     return words[value]
 
@@ -426,7 +426,7 @@ def _value(row: Row, column: str) -> str:
     text = row.values[column]
     fault = character_fault(text)
     if fault:
-        raise UnusableRowError(row.where, f"{column!r} holds {fault}", _FILL.replace("fill it in", "mend it"))
+        raise UnusableRowError(row.where, f"{column!r} holds {fault}", _FILL.replace("fill it in", "fix it"))
     return text
 
 

@@ -41,7 +41,7 @@ class RewardError(InputError):
 
 
 class MemoError(InputError):
-    """The memo is full, broken, read-only or away; the message names it and the mend. What had arrived is kept in a file."""
+    """The memo is full, broken, read-only or unreachable; names it and the fix. Replies that had arrived are kept in a file."""
 
 
 class MissingExtraError(PromptoptError, ImportError):

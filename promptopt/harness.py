@@ -32,7 +32,7 @@ from promptopt.errors import (
 from promptopt.ledger import Budget, Ledger
 from promptopt.memo import Memo
 from promptopt.models import load_model
-from promptopt.models.base import LabelModel, Request
+from promptopt.models.base import Request
 from promptopt.near_duplicates import near_duplicates
 from promptopt.prompt import Message
 from promptopt.randomness import named_generator
@@ -40,7 +40,7 @@ from promptopt.result import Record, Result
 from promptopt.rewards import MEETS_TARGET, Exact, Judge
 from promptopt.run import Run
 from promptopt.run_folder import open_folder, save, spare_descriptors
-from promptopt.scorer import Scorer
+from promptopt.scorer import Scorer, chooses_labels
 from promptopt.scores import Failure, Response
 from promptopt.selection import Choice, choose, compare, shortlist
 from promptopt.settings import find_strategy, settings_of
@@ -312,9 +312,8 @@ class Job:
 
     @property
     def _test_replies(self) -> int:
-        """Replies to each prompt on each test item: two where it is written, and chosen among the labels beside that."""
-        scored = isinstance(self.model, LabelModel) and bool(self.task.labels) and self.task.logprobs
-        return 2 if scored and self.task.read == "text" else 1
+        """Calls for each prompt and test item: two where both the text and the choice among the labels are tested."""
+        return 2 if self.task.read == "text" and chooses_labels(self.task, self.model) else 1
 
     def check_budget(self) -> None:
         """Refuse to spend money without a limit."""
@@ -371,8 +370,7 @@ class Job:
         notes += [*scorer.silence.notes(self.task.max_tokens), *scorer.tally.notes]
         if caller.halved:
             notes.append(
-                f"{len(caller.halved)} replies held half of a surrogate pair, as an emoji that was cut in two: U+FFFD "
-                "replaces it"
+                f"{len(caller.halved)} replies contained half of a surrogate pair (an emoji cut in two), replaced by U+FFFD"
             )
         result = Result(
             task=self.task.name,
@@ -558,8 +556,10 @@ class Job:
             share = f"{failed} of {calls} replies failed, more than {_FAILED_SHARE:.0%}"
             first = run.scorer.first_failure  # none where only the writer's replies failed
             refused = sorted(run.scorer.refused)
-            out = f"; leave out what is refused for what it holds: {', '.join(refused[:_SHOWN_IDS])}" if refused else ""
-            return f"{share}{out}; run again to ask for them again{first and f'. The first was {first}'}"
+            advice = (
+                f"; leave out items that the endpoint refuses: {', '.join(refused[:_SHOWN_IDS])}" if refused else ""
+            )
+            return f"{share}{advice}; run again to ask for them again{first and f'. The first was {first}'}"
         # A judge's verdict may hold no score although it came.
         empty = sum(candidate.failed for candidate in run.history.values())
         cells = empty + sum(candidate.cells for candidate in run.history.values())

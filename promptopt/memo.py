@@ -164,12 +164,7 @@ class Memo:
         Raises:
             InputError: the file cannot be written.
         """
-        path = Path(path)
-        try:
-            with written_at_once(path) as file:
-                return sum(file.write(line) > 0 for line in self.lines())
-        except OSError as error:
-            raise InputError(f"the export cannot be written to {path} ({error}): name another file") from error
+        return write_lines(Path(path), self.lines())
 
     def import_(self, path: str | Path) -> int:
         """Add the entries of an exported file; return how many were new. What is there already stays as it is.
@@ -307,7 +302,7 @@ def _kept_aside(rows: Sequence[Row]) -> str:
     path = platformdirs.user_cache_path("promptopt") / "unstored" / f"{uuid.uuid4().hex}.jsonl"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with written_at_once(path) as file:
+        with _written_at_once(path) as file:
             file.writelines(to_line(key, unpack(key, data), stored) for key, stored, data in rows)
     except OSError as error:
         return f"; what it did not take (entries: {len(rows)}) is lost, for {path} cannot be written either ({error})"
@@ -325,8 +320,21 @@ def _is_checkout(folder: Path) -> bool:
     return False
 
 
+def write_lines(path: Path, lines: Iterable[bytes]) -> int:
+    """Write lines to a file, whole or not at all; return how many.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
+        with _written_at_once(path) as file:
+            return sum(file.write(line) > 0 for line in lines)
+    except OSError as error:
+        raise InputError(f"the export cannot be written to {path} ({error}): name another file") from error
+
+
 @contextmanager
-def written_at_once(path: Path) -> Generator[IO[bytes]]:
+def _written_at_once(path: Path) -> Generator[IO[bytes]]:
     """Give a file that takes the name `path` when the context ends well, and else vanishes."""
     file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115  # closed below, renamed after
     try:

@@ -88,7 +88,7 @@ def _log_pages(log: bytes, size: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _overlaid(pages: list[bytes], later: dict[int, bytes]) -> list[bytes]:
-    count = max(len(pages), 1 + max(number for number in later if number < len(pages) + len(later)))
+    count = max(len(pages), 1 + max((number for number in later if number < len(pages) + len(later)), default=-1))
     return [later.get(number, pages[number] if number < len(pages) else b"") for number in range(count)]
 
 

@@ -6,10 +6,9 @@ Never a pickle, neither written nor read, and nothing is ever evicted. Knows not
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import diskcache
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("promptopt.memo")
 
 _KEYS_A_QUERY = 500  # below the 999 variables of the oldest SQLite
+_UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
 _BUSY_SECONDS = 60.0  # between two lines in the log while another process writes
 
 _SELECT_ONE = "SELECT mode, filename, value FROM Cache WHERE raw = 1 AND key = ?"
@@ -240,15 +240,15 @@ class ReadOnlyStore:
             MemoError: always, but where there is nothing to write.
         """
         if any(len(rows) for rows in batches):
-            raise MemoError(f"the memo in {self.place} can be read only: make it writable, or name another with --memo")
+            raise MemoError(f"the memo in {self.place} is read-only: make it writable, or name another with --memo")
 
-    def delete_before(self, moment: float) -> int:
+    def delete_before(self, moment: float) -> int:  # noqa: ARG002  as of other stores
         """Refuse to delete.
 
         Raises:
             MemoError: always.
         """
-        raise MemoError(f"the memo in {self.place} can be read only: nothing stored before {moment:.0f} was deleted")
+        raise MemoError(f"the memo in {self.place} is read-only: nothing was deleted")
 
     def census(self) -> MemoStats:
         """Return how much is stored, in bytes on disk, and since when."""
@@ -283,21 +283,24 @@ def open_folder(folder: Path) -> FolderStore | ReadOnlyStore:
     """
     try:
         return FolderStore(folder)
-    except InputError:
-        if not (folder / DBNAME).is_file() or not os.access(folder / DBNAME, os.R_OK):
+    except InputError as error:
+        if not _is_unwritable(error.__cause__) or not (folder / DBNAME).is_file():
             raise
-        with suppress(MemoError):
-            store = ReadOnlyStore(folder)
-            _log.warning("the memo in %s can be read only: what it lacks can be asked for, and not kept", store.place)
-            return store
-        raise
+        store = ReadOnlyStore(folder)
+        _log.warning("the memo in %s can be read but not written: new replies cannot be kept", store.place)
+        return store
+
+
+def _is_unwritable(cause: BaseException | None) -> bool:
+    """Whether a store failed to open because its disk or file takes no writes; a busy or damaged one is another matter."""
+    return isinstance(cause, OSError) or getattr(cause, "sqlite_errorcode", 0) & 0xFF in _UNWRITABLE
 
 
 def _refuse(place: str, error: sqlite3.Error) -> NoReturn:
-    mend = "make room, make it writable"
+    fix = "make room, make it writable"
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        mend = "`promptopt memo salvage FILE` writes what can still be read to a file"
+        fix = "`promptopt memo salvage FILE` writes what can still be read to a file"
     raise MemoError(
-        f"the memo in {place} cannot be used ({error}): {mend}, or move the folder away to start an empty one; "
+        f"the memo in {place} cannot be used ({error}): {fix}, or move the folder away to start an empty one; "
         "PROMPTOPT_CACHE_DIR names another place"
     ) from error

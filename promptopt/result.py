@@ -178,15 +178,16 @@ class Result:
             return []
         if self.test.by_labels is None:
             return [f"{CHOSEN[0].upper()}{CHOSEN[1:]}."]
-        told = (("seed", self.test.by_labels.seed_apart), ("chosen", self.test.by_labels.chosen_apart))
-        apart = {name: found for name, found in told if not found.low <= 0 <= found.high}
+        differences = {"seed": self.test.by_labels.seed_apart, "chosen": self.test.by_labels.chosen_apart}
+        apart = {name: interval for name, interval in differences.items() if not interval.low <= 0 <= interval.high}
         if not apart:
             return []
         words = " and ".join(
-            f"{found.estimate:+.3f} ({_span(found, '+')}) for the {name} prompt" for name, found in apart.items()
+            f"{interval.estimate:+.3f} ({_span(interval, '+')}) for the {name} prompt"
+            for name, interval in apart.items()
         )
         return [
-            f"Choosing among the labels, as the search did, gives other rewards than what the model writes: {words}."
+            f"Choosing among the labels, as the search did, scores differently from what the model writes: {words}."
         ]
 
     @property
@@ -280,7 +281,7 @@ class Result:
                 out += [
                     ("chosen among the labels", f"{labelled.seed.estimate:.3f}", f"{labelled.chosen.estimate:.3f}"),
                     (
-                        "less what is written",
+                        "difference from text",
                         f"{labelled.seed_apart.estimate:+.3f}",
                         f"{labelled.chosen_apart.estimate:+.3f}",
                     ),

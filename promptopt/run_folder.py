@@ -53,11 +53,11 @@ def open_folder(folder: Path, run: Begun, digest: str, *, overwrite: bool) -> No
 
 
 def _refuse_another_run(folder: Path, run: Begun, digest: str) -> None:
-    mend = "name another folder (--run-dir, run_dir=), or write over it (--overwrite, overwrite=True)"
+    fix = "name another folder (--run-dir, run_dir=), or write over it (--overwrite, overwrite=True)"
     try:
         there = Result.load(folder / FILE)
     except InputError as error:
-        raise InputError(f"{folder} holds a {FILE} that cannot be told from another run's ({error}): {mend}") from error
+        raise InputError(f"{folder} holds a {FILE} that cannot be told from another run's ({error}): {fix}") from error
     if there.digest == digest:
         return
     differing = _differing(there, run)
@@ -68,35 +68,24 @@ def _refuse_another_run(folder: Path, run: Begun, digest: str) -> None:
         " (a fake is known by what its function does and holds; FunctionModel by its name and version)" if fake else ""
     )
     raise InputError(
-        f"{folder} holds the result of another run, {_named(_facts_of(there), there.digest)}; this one is "
-        f"{_named(_facts(run), digest)}. They differ in {' and '.join(differing) or _REST}{hint}: {mend}"
+        f"{folder} holds the result of another run, {_named(_facts(there), there.digest)}; this one is "
+        f"{_named(_facts(run), digest)}. They differ in {' and '.join(differing) or _REST}{hint}: {fix}"
     )
 
 
-def _facts(run: Begun) -> dict[str, Any]:
+def _facts(run: Begun | Result) -> dict[str, Any]:
     return {
         "task": run.task,
         "strategy": run.strategy,
         "model": run.models,
         "seed": run.seed,
         "budget": run.budget,
-        "seed prompt": run.seed_prompt,
-    }
-
-
-def _facts_of(result: Result) -> dict[str, Any]:
-    return {
-        "task": result.task,
-        "strategy": result.strategy,
-        "model": result.models,
-        "seed": result.seed,
-        "budget": result.budget,
-        "seed prompt": result.seed_prompt.to_json(),
+        "seed prompt": run.seed_prompt.to_json() if isinstance(run, Result) else run.seed_prompt,
     }
 
 
 def _differing(there: Result, run: Begun) -> list[str]:
-    ours, theirs = _facts(run), _facts_of(there)
+    ours, theirs = _facts(run), _facts(there)
     return [name for name, value in ours.items() if _canonical(value) != _canonical(theirs[name])]
 
 
@@ -116,7 +105,7 @@ def save(result: Result, folder: Path) -> Result:
     """Write a run's files; where its folder cannot be written to, elsewhere, which makes the run unfinished.
 
     Returns:
-        The result, with the folder that it lies in ("" where it could be written nowhere), and why that is not the run's.
+        The result, with the folder that it was written to ("" if none could be), and why that is not the run's.
     """
     try:
         _write(result, folder)
@@ -131,8 +120,7 @@ def _rescued(result: Result, folder: Path, error: OSError) -> Result:
     for home in (tempfile.gettempdir, os.getcwd):
         with suppress(OSError):
             other = Path(tempfile.mkdtemp(prefix="promptopt-run-", dir=home()))
-            said = f"{before}{why}: its files lie in {other}"
-            moved = replace(result, run_dir=str(other), unfinished=said)
+            moved = replace(result, run_dir=str(other), unfinished=f"{before}{why}: its files are in {other}")
             _write(moved, other)
             return moved
     return replace(result, run_dir="", unfinished=f"{before}{why}, nor could any other: keep what is printed")

@@ -114,8 +114,13 @@ class Scorer:
 
     @property
     def chooses(self) -> bool:
-        """Whether the model's answers are chosen among the labels by log-probability, not read from what it writes."""
-        return isinstance(self.model, LabelModel) and bool(self._scored_labels) and self.task.environment is None
+        """As `chooses_labels`, of this task and model."""
+        return chooses_labels(self.task, self.model)
+
+    @property
+    def tests_text(self) -> bool:
+        """Whether a test reads what the model writes where the search chooses among the labels."""
+        return self.chooses and self.task.read == "text"
 
     @property
     def _scored_labels(self) -> tuple[str, ...]:
@@ -135,7 +140,7 @@ class Scorer:
                 "and such a model that format"
             )
         contexts = [self.task.layout.render(prompt, example) for prompt in prompts for example in examples]
-        if isinstance(self.model, LabelModel) and self._scored_labels and not written:
+        if self.chooses and isinstance(self.model, LabelModel) and not written:
             once = self.caller.label_logprobs("task", self.model, contexts, self._scored_labels)
             flat = [reply for reply in once for _ in range(replicates)]
         else:
@@ -181,6 +186,11 @@ class Scorer:
             read = judge.read(said.text) if isinstance(said, Response) else None
             out[i] = read or (np.nan, said.reason if isinstance(said, Failure) else f"no score in: {said.text[:200]}")
         return out
+
+
+def chooses_labels(task: Task, model: Model) -> bool:
+    """Whether a model's answers are chosen among the labels by log-probability, not read from what it writes."""
+    return isinstance(model, LabelModel) and bool(task.labels) and task.logprobs and task.environment is None
 
 
 def _in_shape(flat: list[Reply], examples: int, replicates: int) -> list[list[list[Reply]]]:

@@ -128,7 +128,7 @@ def compare(scorer: Scorer, seed: Prompt, chosen: Prompt, examples: Sequence[Exa
         BudgetExhaustedError: they do not fit the budget.
     """
     prompts = [seed, chosen] if chosen != seed else [seed]
-    written = scorer.chooses and scorer.task.read == "text"
+    written = scorer.tests_text
     scores = scorer.score(prompts, examples, written=written)
     first, second = scores.per_example[0], scores.per_example[-1]
     both = (second - first)[~np.isnan(second - first)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,6 +44,15 @@ class LastingStream(io.TextIOBase):
             except (OSError, ValueError):  # EPIPE, EIO; "I/O operation on closed file"
                 self._lose()
         return len(text)
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write bytes as they are, past the encoding, or drop them where nobody can read them any more."""
+        below: Any = self.buffer
+        if below is not None:
+            try:
+                below.write(data)
+            except (OSError, ValueError):
+                self._lose()
 
     def writelines(self, lines: Iterable[str]) -> None:  # type: ignore[override]  # of text, not of bytes
         """Write several texts."""

@@ -207,7 +207,7 @@ def test_a_folder_cannot_be_read(tmp_path: Path) -> None:
         ("a.csv", "text,label\n", "a.csv has a header and no rows"),
         ("a.json", "[]", "a.json holds no rows"),
         ("a.csv", "text,text\na,b\n", "a.csv, line 1: the header names 'text' twice"),
-        ("a.csv", "text,label\na,1\n\nb,c,0\n", "a.csv, line 4: 3 fields where the header has 2 (text, label); mend"),
+        ("a.csv", "text,label\na,1\n\nb,c,0\n", "a.csv, line 4: 3 fields where the header has 2 (text, label); fix"),
         ("a.csv", "text,label\na,b,0\n", "or read the file with quoting off"),
         ("a.tsv", "text\tlabel\na\n", "a.tsv, line 2: 1 fields where the header has 2"),
         ("a.tsv", 'text\tlabel\n"a\nb"\t1\n', "or read the file with quoting on"),
@@ -337,7 +337,7 @@ def test_a_field_may_be_held_by_several_columns_of_which_the_first_present_is_ta
         ({"id": "id"}, "item 2: the id 'x' stands already in item 1; make ids unique, or name no id column"),
         (
             {"labels": ["positive", "negative"]},
-            "item 2: 'label' is 'postive', which is none of 'positive', 'negative', did you mean 'positive'?; mend the row",
+            "item 2: 'label' is 'postive', which is none of 'positive', 'negative', did you mean 'positive'?; fix the row",
         ),
     ],
 )

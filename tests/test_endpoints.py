@@ -496,4 +496,4 @@ def test_a_run_names_the_items_to_leave_out(tmp_path: Path) -> None:
     error = {"code": "content_filter", "message": "filtered"}
     with Loopback(fault=Fault(400, error=error, text="knife")) as server:
         result = optimize(task, openai(server.url), "tapruning", budget="200 calls", memo=tmp_path, tracking=False)
-    assert "; leave out what is refused for what it holds: row 3; run again" in result.unfinished
+    assert "; leave out items that the endpoint refuses: row 3; run again" in result.unfinished

@@ -156,6 +156,42 @@ def test_an_export_to_standard_output_is_the_file(folder: Path, tmp_path: Path) 
     assert command("memo", "export", "-", "--memo", str(folder)).stdout == (tmp_path / "file.jsonl").read_bytes()
 
 
+def test_a_file_that_cannot_be_written_is_named(folder: Path, tmp_path: Path) -> None:
+    done = command("memo", "salvage", str(tmp_path / "nowhere/left.jsonl"), "--memo", str(folder))
+    assert done.returncode == 2
+    assert "nowhere/left.jsonl" in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+
+
+def test_a_reader_of_an_export_may_leave(folder: Path) -> None:
+    words = [sys.executable, "-m", "promptopt", "memo", "export", "-", "--memo", str(folder)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        _, errors = process.communicate()
+    assert process.returncode == 0
+    assert errors == b""
+
+
+def test_a_log_of_noise_is_no_hindrance(folder: Path) -> None:
+    database = checkpointed(folder)
+    database.with_name("cache.db-wal").write_bytes(b"\xff" * 20_000)
+    assert len(salvage(folder)) == len(KEYS)
+
+
+def test_a_memo_that_is_only_busy_is_not_taken_for_read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: object, *given: object, **settings: object) -> None:
+        error = sqlite3.OperationalError("database is locked")
+        error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+        raise error
+
+    monkeypatch.setattr(diskcache.Cache, "__init__", refuse)
+    monkeypatch.setattr(diskcache.Cache, "close", lambda _: None)
+    with pytest.raises(MemoError, match="database is locked"):
+        Memo(folder)
+
+
 def command(*words: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([sys.executable, "-m", "promptopt", *words], cwd=ROOT, capture_output=True, check=False)
 
@@ -181,7 +217,9 @@ def make_unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let SQLite say what it says of a file on a read-only disk; the superuser may write any other."""
 
     def refuse(self: object, *given: object, **settings: object) -> None:
-        raise sqlite3.OperationalError("attempt to write a readonly database")
+        error = sqlite3.OperationalError("attempt to write a readonly database")
+        error.sqlite_errorcode = sqlite3.SQLITE_READONLY
+        raise error
 
     monkeypatch.setattr(diskcache.Cache, "__init__", refuse)
     monkeypatch.setattr(diskcache.Cache, "close", lambda _: None)
@@ -199,13 +237,13 @@ def test_a_read_only_memo_replays_a_whole_run_and_keeps_nothing_new(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
 
     assert search(tmp_path / "memo", answer=paid) == first
-    assert "can be read only" in caplog.text
+    assert "can be read but not written" in caplog.text
     other = search(tmp_path / "memo", seed=1)
-    assert "can be read only" in other.unfinished
+    assert "is read-only" in other.unfinished
     assert (tmp_path / "memo/cache.db").read_bytes() == before
     with Memo(tmp_path / "memo") as memo:
         assert memo.stats().entries > 0
-        with pytest.raises(MemoError, match="can be read only"):
+        with pytest.raises(MemoError, match="is read-only"):
             memo.prune(0)
 
 

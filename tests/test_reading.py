@@ -72,8 +72,7 @@ def test_read_as_text_the_claim_is_of_what_is_written_and_says_where_the_choice_
     assert test.chosen.estimate < 0.8  # the mumbled replies are no answers
     assert test.by_labels.chosen_apart.low > 0
     assert (
-        "Choosing among the labels, as the search did, gives other rewards than what the model writes"
-        in result.headline
+        "Choosing among the labels, as the search did, scores differently from what the model writes" in result.headline
     )
     assert "for the chosen prompt" in result.headline
     assert {answer.chosen.text for answer in test.outcomes} == {LABELS[1], "It depends."}

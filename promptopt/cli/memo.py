@@ -10,7 +10,7 @@ import typer
 
 from promptopt.cli.output import say, say_json, say_lines
 from promptopt.errors import InputError
-from promptopt.memo import Memo, default_place, folder_at, parse_age, place_name, written_at_once
+from promptopt.memo import Memo, default_place, folder_at, parse_age, place_name, write_lines
 from promptopt.memo_salvage import salvage as salvaged
 
 memo = typer.Typer(help="The memo: every reply that was ever paid for.", no_args_is_help=True, rich_markup_mode=None)
@@ -66,8 +66,7 @@ def salvage(file: Target, place: Place = None) -> None:
     if str(file) == "-":
         say_lines(lines)
         return
-    with written_at_once(file) as out:
-        out.writelines(lines)
+    write_lines(file, lines)
     say(
         f"{len(entries):,} entries written to {file}: move {name} away, then `promptopt memo import {file}` adds them anew"
     )

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from promptopt.characters import printable
-from promptopt.streams import lasting
+from promptopt.streams import LastingStream, lasting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,9 +29,10 @@ def say_json(value: Any) -> None:
 
 def say_lines(lines: Iterable[bytes]) -> None:
     """Write lines on standard output as they are, for another program to read."""
+    stream = LastingStream(sys.stdout)
     for line in lines:
-        sys.stdout.buffer.write(line)
-    sys.stdout.flush()
+        stream.write_bytes(line)
+    stream.flush()
 
 
 def _write(line: str, stream: IO[str]) -> None:

@@ -261,7 +261,7 @@ def score(
         caller = Caller(store, ledger, watch=lambda: display.count(ledger))
         scorer = Scorer(read, loaded, caller)
         rows = _scored(scorer, prompts or [read.seed_prompt], split, replicates)
-    chosen = [CHOSEN] if scorer.chooses and read.read == "labels" else []
+    chosen = [CHOSEN] if scorer.chooses and not scorer.tests_text else []
     for note in (*read.notes, *ledger.notes(), *scorer.tally.notes, *chosen):
         say(f"note: {note}", aside=json_)
     if json_:
@@ -286,7 +286,7 @@ def _with_batches(model: Model) -> Model:
 
 def _scored(scorer: Scorer, prompts: list[Prompt], split: str, replicates: int) -> list[dict[str, Any]]:
     examples = getattr(scorer.task, split)
-    scores = scorer.score(prompts, examples, replicates, written=scorer.chooses and scorer.task.read == "text")
+    scores = scorer.score(prompts, examples, replicates, written=scorer.tests_text)
     first = scores.per_example[0]
     out = []
     for i, prompt in enumerate(prompts):
