@@ -1,18 +1,21 @@
 """Runs in processes of their own, for test_kill.py to kill: `python kill_child.py` forks one for each line that it reads.
 
-A line is a JSON list, [KIND, MEMO, RESULT, LOG, MODEL], KIND being "fake", "local" or the name of a strategy; the answer
-is the number of the process. What they import is imported once, before the first fork.
+A line is a JSON list, [KIND, MEMO, RESULT, LOG, MOST, MODEL], KIND being "fake", "local" or the name of a strategy; the
+answer is the number of the process. What they import is imported once, before the first fork. A run that is to be killed
+waits for that once its log has MOST lines: it never ends before it is killed.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
 import time
 import traceback
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import toys
@@ -33,7 +36,13 @@ def log(path: str, record: Any) -> None:
     os.close(handle)
 
 
-def fake(path: str) -> FunctionModel:
+def wait_if_long(path: str, most: float) -> None:
+    """Wait to be killed, if the log has that many lines."""
+    if most < math.inf and len(Path(path).read_bytes().splitlines()) >= most:
+        time.sleep(600)
+
+
+def fake(path: str, most: float) -> FunctionModel:
     def handler(request: Request) -> str:
         body = {
             "context": request.context,
@@ -42,13 +51,14 @@ def fake(path: str) -> FunctionModel:
             "stop": list(request.stop),
         }
         log(path, [body, request.replicate])
+        wait_if_long(path, most)
         time.sleep(0.001)  # as slow as a fast endpoint, so that a kill lands in the middle
         return toys.answer(request) if "item" in toys.text_of(request.context)[-9:] else toys.writer(request)
 
     return FunctionModel(handler, name="killed", version="1")
 
 
-def local(path: str, folder: str) -> Any:
+def local(path: str, folder: str, most: float) -> Any:
     import torch
 
     from promptopt.models.local import LocalModel
@@ -58,24 +68,25 @@ def local(path: str, folder: str) -> Any:
     class Logged(LocalModel):
         def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
             log(path, [[{"context": context, "labels": list(labels)}, 0] for context in contexts])
+            wait_if_long(path, most)
             yield from super().label_logprobs(contexts, labels)
 
     return Logged(folder, dtype="float32")
 
 
-def main(kind: str, memo: str, result: str, path: str, folder: str = "") -> None:
+def main(kind: str, memo: str, result: str, path: str, most: float = math.inf, folder: str = "") -> None:
     strategy: Strategy | str
     if kind != "local":
         train, validation, test = (
             tuple(replace(item, inputs={"text": f"some other {item.inputs['text']}"}) for item in items)
             for items in toys.splits(24).values()
         )
-        task, model = replace(toys.TASK, train=train, validation=validation, test=test), fake(path)
+        task, model = replace(toys.TASK, train=train, validation=validation, test=test), fake(path, most)
         strategy = RandomSearch(prompts=24, batch=8) if kind == "fake" else kind
     else:
         text = "Review: {text}\nIn one word, the sentiment of this item, as a careful reader would put it, is:"
         task = replace(toys.TASK, seed_prompt=Prompt(text), format="completion", template="")
-        model = local(path, folder)
+        model = local(path, folder, most)
         strategy = replace(PromptQuine.paper(), population=10, offspring=20, recent=20, shortest=8)
     with Memo(memo) as store:
         optimize(task, model, strategy, memo=store, budget="6000 calls").save(result)

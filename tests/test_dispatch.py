@@ -137,7 +137,7 @@ def test_an_endpoint_that_answers_nothing_is_given_up_after_bounded_tries() -> N
     with pytest.raises(PassingModelError, match=r"does not answer \(it broke; 8 attempts at 2 requests\): run again"):
         plan.run(range(1000), most=8)
 
-    assert len(plan.tries) <= TRIES * 8
+    assert len(plan.tries) <= TRIES * 9  # the place of the first that was given up is taken once, before the second is
 
 
 def test_an_endpoint_that_dies_on_the_way_is_given_up_after_bounded_tries() -> None:
@@ -147,7 +147,7 @@ def test_an_endpoint_that_dies_on_the_way_is_given_up_after_bounded_tries() -> N
         arrived.extend(dispatch(plan.name, range(1000), plan, lambda: 8))
 
     assert {arrival.number for arrival in arrived} >= set(range(50))
-    assert len(plan.tries) <= 50 + TRIES * 8
+    assert len(plan.tries) <= 50 + TRIES * 9
 
 
 def test_jobs_are_pulled_only_when_there_is_room_and_what_was_pulled_is_answered() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -35,11 +36,11 @@ class Runs:
 
     parent: subprocess.Popen[str]
 
-    def start(self, kind: str, folder: Path, model: str = "") -> int:
-        """Return the number of the process."""
+    def start(self, kind: str, folder: Path, model: str = "", most: float = math.inf) -> int:
+        """Return the number of the process; once its log has `most` lines it waits to be killed."""
         assert self.parent.stdin is not None
         assert self.parent.stdout is not None
-        words = [kind, *(str(folder / name) for name in ("memo", "result.json", "log")), model]
+        words = [kind, *(str(folder / name) for name in ("memo", "result.json", "log")), most, model]
         self.parent.stdin.write(json.dumps(words) + "\n")
         self.parent.stdin.flush()
         return int(self.parent.stdout.readline())
@@ -101,7 +102,7 @@ def test_killed_ten_times_a_run_ends_the_same_and_repeats_nothing(
     repeated = []
     for _ in range(KILLS):
         seen = len(lines(killed))
-        process = runs.start(kind, killed, model)
+        process = runs.start(kind, killed, model, len(lines(calm)))
         wait_for(killed, seen + int(rng.integers(1, each + 1)), process)
         time.sleep(float(rng.uniform(0, PAUSE[kind])))
         kill(process)
@@ -122,7 +123,7 @@ def test_every_strategy_killed_once_ends_the_same(strategy: str, tmp_path: Path,
     calm.mkdir()
     killed.mkdir()
     kill_child.main(strategy, *(str(calm / name) for name in ("memo", "result.json", "log")))
-    process = runs.start(strategy, killed)
+    process = runs.start(strategy, killed, most=len(lines(calm)))
     wait_for(killed, len(lines(calm)) // 3, process)
     kill(process)
     kill_child.main(strategy, *(str(killed / name) for name in ("memo", "result.json", "log")))
