@@ -410,7 +410,9 @@ class Job:
             "temperature": task.temperature,
         }
         more = {"top_p": (task.top_p, 1), "top_k": (task.top_k, 0), "stop": (list(task.stop), [])}
-        return settings | {name: value for name, (value, default) in more.items() if value != default}
+        extra = self.roles["task"].fingerprint.get("extra_body")
+        settings |= {name: value for name, (value, default) in more.items() if value != default}
+        return settings | ({"extra_body": extra} if extra else {})
 
     def _prepare(self, scorer: Scorer, stages: Stages) -> str:
         """Call every model, and the task model with the seed prompt; return why the run ends here already, or ""."""

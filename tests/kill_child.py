@@ -1,6 +1,6 @@
 """Runs in processes of their own, for test_kill.py to kill: `python kill_child.py` forks one for each line that it reads.
 
-A line is a JSON list, [KIND, MEMO, RESULT, LOG, MOST, MODEL], KIND being "fake", "local" or the name of a strategy; the
+A line is a JSON list, [KIND, [MEMO, RESULT, LOG], MOST, MODEL], KIND being "fake", "local" or the name of a strategy; the
 answer is the number of the process. What they import is imported once, before the first fork. A run that is to be killed
 waits for that once its log has MOST lines: it never ends before it is killed.
 """
@@ -74,7 +74,8 @@ def local(path: str, folder: str, most: float) -> Any:
     return Logged(folder, dtype="float32")
 
 
-def main(kind: str, memo: str, result: str, path: str, most: float = math.inf, folder: str = "") -> None:
+def main(kind: str, places: Sequence[str], most: float = math.inf, folder: str = "") -> None:
+    memo, result, path = places
     strategy: Strategy | str
     if kind != "local":
         train, validation, test = (

@@ -11,13 +11,15 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import toys
 from servers.loopback import Fault, Loopback
 
-from promptopt import Exact, Example, Prompt, Task, optimize
-from promptopt.errors import FinalModelError, ModelError, PassingModelError
+from promptopt import Exact, Example, Prompt, Task, load_model, optimize
+from promptopt.errors import FinalModelError, InputError, ModelError, PassingModelError
 from promptopt.models import connection, dispatch
 from promptopt.models.anthropic import AnthropicModel
 from promptopt.models.base import Request
@@ -26,6 +28,8 @@ from promptopt.models.dialect import Dialect, Negotiation, changes, negotiate
 from promptopt.models.openai import OpenAIModel
 from promptopt.models.refusals import Refusal, error_in, read_refusal
 from promptopt.prompt import Message
+from promptopt.report.curves import command
+from promptopt.report.text import markdown
 from promptopt.scores import Failure, Response
 
 if TYPE_CHECKING:
@@ -497,3 +501,51 @@ def test_a_run_names_the_items_to_leave_out(tmp_path: Path) -> None:
     with Loopback(fault=Fault(400, error=error, text="knife")) as server:
         result = optimize(task, openai(server.url), "tapruning", budget="200 calls", memo=tmp_path, tracking=False)
     assert "; leave out items that the endpoint refuses: row 3; run again" in result.unfinished
+
+
+# ---------------------------------------------------------------- further fields of a request
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+def test_further_fields_are_sent_with_every_request_and_make_another_model(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"{kind.upper()}_API_KEY", KEY)
+    extra = {"logit_bias": {"1904": 100}}
+    with Loopback(lambda _: "great") as server:
+        url = f"{server.url}/v1" if kind == "openai" else server.url
+        spec = f"{kind}:some-model"
+        plain, biased = load_model(spec, base_url=url), load_model(spec, base_url=url, extra_body=extra)
+        ask(biased, request(), request())
+
+        assert [seen.body["logit_bias"] for seen in server.requests] == [{"1904": 100}] * 2
+    assert dict(biased.fingerprint) == {**plain.fingerprint, "extra_body": extra}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": 1}, "'temperature', which is set by the task"),
+        ({"stream": True}, "'stream', which is set by promptopt"),
+        ({"logit_bias": {1, 2}}, "must be a JSON object: .*set"),
+        ({"penalty": float("nan")}, "must be a JSON object"),
+    ],
+)
+def test_further_fields_that_cannot_be_sent_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_model("openai:some-model", extra_body=fields)
+    with pytest.raises(InputError, match="sends no requests"):
+        load_model("local:smollm2", extra_body=fields)
+
+
+def test_a_result_and_its_command_repeat_the_further_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    task = replace(toys.TASK, max_tokens=1)
+    with Loopback(toys.right_answer) as server:
+        model = load_model("openai:some-model", base_url=f"{server.url}/v1", extra_body={"logit_bias": {"1904": 100}})
+        result = optimize(task, model, "random", budget="200 calls", settings={"prompts": 2})
+
+    assert result.request["max_tokens"] == 1
+    assert result.request["extra_body"] == {"logit_bias": {"1904": 100}}
+    assert """--extra-body '{"logit_bias": {"1904": 100}}'""" in command(result)
+    assert "logit_bias" in markdown(result)

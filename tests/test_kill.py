@@ -40,7 +40,7 @@ class Runs:
         """Return the number of the process; once its log has `most` lines it waits to be killed."""
         assert self.parent.stdin is not None
         assert self.parent.stdout is not None
-        words = [kind, *(str(folder / name) for name in ("memo", "result.json", "log")), most, model]
+        words = [kind, places(folder), most, model]
         self.parent.stdin.write(json.dumps(words) + "\n")
         self.parent.stdin.flush()
         return int(self.parent.stdout.readline())
@@ -59,6 +59,10 @@ def runs() -> Iterator[Runs]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         yield Runs(parent)
         parent.kill()
+
+
+def places(folder: Path) -> list[str]:
+    return [str(folder / name) for name in ("memo", "result.json", "log")]
 
 
 def lives(process: int) -> bool:
@@ -122,11 +126,11 @@ def test_every_strategy_killed_once_ends_the_same(strategy: str, tmp_path: Path,
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     calm.mkdir()
     killed.mkdir()
-    kill_child.main(strategy, *(str(calm / name) for name in ("memo", "result.json", "log")))
+    kill_child.main(strategy, places(calm))
     process = runs.start(strategy, killed, most=len(lines(calm)))
     wait_for(killed, len(lines(calm)) // 3, process)
     kill(process)
-    kill_child.main(strategy, *(str(killed / name) for name in ("memo", "result.json", "log")))
+    kill_child.main(strategy, places(killed))
 
     assert Result.load(killed / "result.json") == Result.load(calm / "result.json")
     assert len(lines(killed)) <= len(lines(calm)) + 1  # the call that was cut off, and none that was complete

@@ -17,6 +17,7 @@ from promptopt.cli.run import (
     Concurrency,
     Data,
     DropUnusable,
+    ExtraBody,
     Input,
     Json,
     Label,
@@ -245,6 +246,7 @@ def diagnose(
     timeout: Timeout = None,
     rpm: Rpm = None,
     tpm: Tpm = None,
+    extra_body: ExtraBody = None,
     batch: Batch = False,
     replicas: Replicas = None,
     ray: RayAddress = None,
@@ -257,7 +259,7 @@ def diagnose(
     source = Source(task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs, drop_unusable)
     read = _few(source.task(), examples, seed)
     pace = _Pace(concurrency, timeout, rpm, tpm)
-    loaded = pace.load(model, base_url, price, tokenizer, replicas, ray)
+    loaded = pace.load(model, base_url, price, tokenizer, replicas, ray, extra_body)
     loaded = _with_batches(loaded) if batch else loaded
     asked = pace.load(writer, None, None) if writer else loaded
     _refuse_unlimited([loaded] if pruned_ else [loaded, asked], budget, systems * len(read.train) * replicates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -81,6 +82,13 @@ Concurrency = Annotated[int | None, typer.Option(min=1, help="Most calls in flig
 Timeout = Annotated[float | None, typer.Option(help="Seconds to wait for a hosted model's reply, each try anew.")]
 Rpm = Annotated[int | None, typer.Option(min=1, help="Most requests a minute to a hosted model.")]
 Tpm = Annotated[int | None, typer.Option(min=1, help="Most tokens a minute to a hosted model.")]
+ExtraBody = Annotated[
+    str | None,
+    typer.Option(
+        help="Further fields of every request to --model, a JSON object such as "
+        '\'{"logit_bias": {"1904": 100}}\'; the report repeats them.'
+    ),
+]
 Batch = Annotated[
     bool, typer.Option("--batch", help="Score through the provider's batch endpoint: half the price, within a day.")
 ]
@@ -112,6 +120,7 @@ class _Pace:
         tokenizer: str | None = None,
         replicas: int | None = None,
         ray: str | None = None,
+        extra_body: str | None = None,
     ) -> Model:
         """Return the model of that name; models that are not hosted have no use for a pace."""
         pace = self if spec.startswith(HOSTED) else _Pace(None, None, None, None)
@@ -122,6 +131,7 @@ class _Pace:
             price=_read_price(price),
             replicas=replicas,
             ray_address=ray,
+            extra_body=_read_extra_body(extra_body),
             **vars(pace),
         )
 
@@ -150,6 +160,7 @@ def optimize(
     timeout: Timeout = None,
     rpm: Rpm = None,
     tpm: Tpm = None,
+    extra_body: ExtraBody = None,
     batch: Batch = False,
     replicas: Replicas = None,
     ray: RayAddress = None,
@@ -180,7 +191,7 @@ def optimize(
     settings = _read_settings(set_ or [])
     read = source.task()
     pace = _Pace(concurrency, timeout, rpm, tpm)
-    loaded = pace.load(model, base_url, price, tokenizer, replicas, ray)
+    loaded = pace.load(model, base_url, price, tokenizer, replicas, ray, extra_body)
     loaded = _with_batches(loaded) if batch else loaded
     given: dict[str, Any] = {
         "writer": pace.load(writer, writer_base_url, writer_price) if writer else None,
@@ -237,6 +248,7 @@ def score(
     timeout: Timeout = None,
     rpm: Rpm = None,
     tpm: Tpm = None,
+    extra_body: ExtraBody = None,
     batch: Batch = False,
     replicas: Replicas = None,
     ray: RayAddress = None,
@@ -254,7 +266,7 @@ def score(
     if split not in splits or not splits[split]:
         raise InputError(f"the task has no items in the split {split!r}: it has {[k for k, v in splits.items() if v]}")
     prompts = read_prompts(prompt or [], prompt_file or [], read)
-    loaded = _Pace(concurrency, timeout, rpm, tpm).load(model, base_url, price, tokenizer, replicas, ray)
+    loaded = _Pace(concurrency, timeout, rpm, tpm).load(model, base_url, price, tokenizer, replicas, ray, extra_body)
     loaded = _with_batches(loaded) if batch else loaded
     with Display(quiet=quiet) as display, Memo(memo) as store, _libraries_speak_aside():
         ledger = Ledger(Budget.parse(budget) if budget else Budget())
@@ -355,6 +367,16 @@ def _read_settings(given: list[str]) -> dict[str, str]:
             raise InputError(f"cannot read the setting {item!r}: write NAME=VALUE")
         out[name.strip()] = value.strip()
     return out
+
+
+def _read_extra_body(text: str | None) -> dict[str, Any] | None:
+    try:
+        fields = json.loads(text or "{}")
+    except ValueError as error:
+        raise InputError(f"--extra-body must be a JSON object: {error}") from None
+    if not isinstance(fields, dict):
+        raise InputError(f"--extra-body must be a JSON object, not {text}")
+    return fields or None
 
 
 def _read_price(text: str | None) -> Price | None:

@@ -12,6 +12,8 @@ from promptopt.errors import InputError, nearest
 from promptopt.models.base import Model
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from promptopt.models.base import Price
 
 KINDS = {
@@ -22,6 +24,8 @@ KINDS = {
     "anthropic": "Anthropic's messages, or any server that speaks them (--base-url)",
     "python": "a model of your own: MODULE:ATTRIBUTE",
 }
+HOSTED = ("openai", "completions", "anthropic")
+"""Kinds that send requests to an endpoint."""
 
 
 def load_model(
@@ -34,6 +38,7 @@ def load_model(
     timeout: float | None = None,
     requests_per_minute: float | None = None,
     tokens_per_minute: float | None = None,
+    extra_body: Mapping[str, Any] | None = None,
     replicas: int | None = None,
     ray_address: str | None = None,
 ) -> Model:
@@ -48,6 +53,7 @@ def load_model(
         timeout: seconds to wait for an answer.
         requests_per_minute: the most to send.
         tokens_per_minute: the most to ask for.
+        extra_body: further fields of every request to a hosted model, such as {"logit_bias": {"1904": 100}}.
         replicas: so many copies of a model that is not hosted, as actors on Ray; None is the model itself.
         ray_address: of the Ray cluster for them, HOST:PORT or "auto"; None starts Ray on this machine.
 
@@ -62,6 +68,8 @@ def load_model(
         )
     if kind in ("local", "local-clip", "python") and base_url is not None:
         raise InputError(f"{spec!r} has no endpoint: leave out the base URL, or use openai: or anthropic:")
+    if kind not in HOSTED and extra_body:
+        raise InputError(f"{spec!r} sends no requests: leave out the extra body, or use {', '.join(HOSTED)}")
     if kind != "completions" and tokenizer is not None:
         raise InputError(f"{spec!r} has no use for a tokenizer: leave it out, or use completions:")
     if replicas is None and ray_address is not None:
@@ -75,9 +83,10 @@ def load_model(
         "timeout": timeout,
         "requests_per_minute": requests_per_minute,
         "tokens_per_minute": tokens_per_minute,
+        "extra_body": extra_body,
     }
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    if kind in ("openai", "completions", "anthropic"):
+    if kind in HOSTED:
         return _hosted(kind, name, settings | {"base_url": base_url, "price": price}, tokenizer)
     if kind == "local":
         from promptopt.models.local import LocalModel  # noqa: PLC0415  loaded when used

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import logging
 import os
 import re
@@ -42,6 +43,12 @@ _log = logging.getLogger(__name__)
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _SHORTEST_KEY = 8  # what is shorter is a placeholder, for a server that asks for no key
+_OWN_FIELDS = {  # by what sets them
+    **dict.fromkeys(("model", "messages", "prompt", "system"), "the model and the prompts"),
+    **dict.fromkeys(("max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k"), "the task"),
+    **dict.fromkeys(("stop", "stop_sequences", "logprobs", "top_logprobs", "echo"), "the task"),
+    **dict.fromkeys(("stream", "n"), "promptopt, which reads one whole reply to each request"),
+}
 _NEUTRAL: Mapping[bool, Context] = {  # what no server can object to, as plain text or not
     True: "one, two, three,",
     False: (Message("user", "Reply with the word ready."),),
@@ -75,6 +82,22 @@ class Secret(Protocol):
     def get_secret_value(self) -> str: ...
 
 
+def checked_extra_body(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return further fields of a request, as JSON reads them back.
+
+    Raises:
+        InputError: one is no JSON, or is set elsewhere.
+    """
+    for name in fields:
+        if name in _OWN_FIELDS:
+            raise InputError(f"extra_body cannot hold {name!r}, which is set by {_OWN_FIELDS[name]}: leave it out")
+    try:
+        read: dict[str, Any] = json.loads(json.dumps(dict(fields), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"extra_body must be a JSON object: {error}") from None
+    return read
+
+
 class HostedModel(ABC):
     """A model behind a provider's API.
 
@@ -87,9 +110,12 @@ class HostedModel(ABC):
         timeout: seconds to wait for an answer, each try anew.
         requests_per_minute: the most to send, None is no limit.
         tokens_per_minute: the most to ask for, by a guess of each request's size.
+        extra_body: further fields of every request, as the endpoint names them, such as {"logit_bias": {"1904": 100}} or a
+            grammar for constrained answers. They are part of the fingerprint, and a result's `request` repeats them.
 
     Raises:
-        InputError: an argument out of its range, or an endpoint that is no plain URL.
+        InputError: an argument out of its range, an endpoint that is no plain URL, or an extra field that is no JSON or is
+            the task's to set.
     """
 
     service: ClassVar[Service]
@@ -106,6 +132,7 @@ class HostedModel(ABC):
         timeout: float = 60.0,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
+        extra_body: Mapping[str, Any] | None = None,
     ) -> None:
         if not name:
             raise InputError(f"the {self.service.sdk} model has no name: give the provider's name of a model")
@@ -129,11 +156,14 @@ class HostedModel(ABC):
         self._negotiation = Negotiation(Dialect(), self._say_once)
         self._made: _Session | None = None
         self.endpoint = public_endpoint(self._base_url)
-        self.fingerprint: Mapping[str, Any] = {
+        self.fingerprint: dict[str, Any] = {
             "provider": self.service.sdk,
             "endpoint": self.endpoint,
             "model": name,
         }
+        self._extra_body = checked_extra_body(extra_body or {})
+        if self._extra_body:
+            self.fingerprint["extra_body"] = self._extra_body
 
     @property
     def price(self) -> Price | None:
@@ -175,7 +205,10 @@ class HostedModel(ABC):
 
     def body(self, request: Request) -> dict[str, Any]:
         """Return the JSON that is sent for a request, without what the model is known not to take."""
-        return self.written(request, self._negotiation.dialect)
+        return self._body(request, self._negotiation.dialect)
+
+    def _body(self, request: Request, dialect: Dialect) -> dict[str, Any]:
+        return self.written(request, dialect) | self._extra_body
 
     @abstractmethod
     def path(self, request: Request) -> str:
@@ -297,7 +330,7 @@ class HostedModel(ABC):
         """
         try:
             async with asyncio.timeout(self._timeout):
-                status, headers, body = await self._exchange(self._session.client, self.written(request, dialect))
+                status, headers, body = await self._exchange(self._session.client, self._body(request, dialect))
         except (TimeoutError, self._sdk.APITimeoutError):
             raise AttemptError(f"{self.endpoint} gave no answer within {self._timeout:g} s") from None
         except (UnreadableReplyError, self._sdk.APIConnectionError) as error:

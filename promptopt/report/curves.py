@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections import Counter
@@ -135,4 +136,5 @@ def _model(option: str, url_option: str, fingerprint: dict[str, Any]) -> list[st
         return [option, "python:MODULE:NAME"]
     endpoint = [url_option, str(fingerprint["endpoint"])] if fingerprint.get("endpoint") else []
     scores_chats = provider == "completions" and "template" in fingerprint and option == "--model"
-    return [option, f"{provider}:{model}", *endpoint, *(["--tokenizer", "TOKENIZER"] if scores_chats else [])]
+    extra = ["--extra-body", json.dumps(fingerprint["extra_body"])] if fingerprint.get("extra_body") else []
+    return [option, f"{provider}:{model}", *endpoint, *(["--tokenizer", "TOKENIZER"] if scores_chats else []), *extra]
