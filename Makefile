@@ -1,5 +1,6 @@
 # make demo    optimise a real prompt on this machine's processor: no key, no account
 # make test    run the tests            make check   linters, types, layers
+# make test-all    the tests, and then wider grids of them and clean installations
 # make bench   measurements, some minutes          make proofs   that searches find more than their controls, simulated
 # make docs    the documentation as a site, in site/     make newcomer    follow docs/getting-started.md in a fresh environment
 #
@@ -9,8 +10,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The newest torch that the tests ran with; the package itself allows any from 2.6 on.
 TESTED := "torch<2.14"
+# One thread in each worker: more only wait for one another. A third worker computes while others wait for sockets.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
-.PHONY: demo test check bench proofs docs newcomer clean
+.PHONY: demo test test-all check bench proofs docs newcomer clean
 
 demo: .venv/.local
 	@$(BIN)/promptopt models fetch smollm2 > /dev/null
@@ -19,7 +22,10 @@ demo: .venv/.local
 
 test: .venv/.dev
 	@$(BIN)/promptopt models fetch smollm2 > /dev/null
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(PYTEST)
+
+test-all: test
+	@$(PYTEST) -m "wide and not proof"
 
 check: .venv/.dev
 	@$(BIN)/ruff check .
@@ -28,7 +34,7 @@ check: .venv/.dev
 	@$(BIN)/lint-imports
 
 proofs: .venv/.dev
-	@$(BIN)/python -m pytest -n 2 -m proof
+	@$(PYTEST) -m proof
 
 bench: .venv/.dev
 	@$(BIN)/python benchmarks/imports.py
