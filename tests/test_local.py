@@ -11,9 +11,12 @@ from promptopt import Failure, InputError, LabelModel, Message, Model, Request, 
 
 pytest.importorskip("torch", reason="the extra 'local' is not installed")
 
+import gguf
 import torch
+from tiny import build_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from promptopt.models.catalog import file_digest
 from promptopt.models.local import LocalModel
 from promptopt.models.local.head import Head
 
@@ -48,11 +51,11 @@ def answers(model: LocalModel, contexts: Sequence[Context], labels: Sequence[str
 class Plain:
     """A model as transformers loads and runs it: nothing of ours."""
 
-    def __init__(self, folder: Path, **extra: Any) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32, **extra: Any) -> None:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, **extra)
         if extra:
             extra |= {"quantization_config": GgufConfig(dequantize=True)}
-        self.network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **extra)
+        self.network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **extra)
 
 
 def naive(model: Plain, start: str, label: str, *, special: bool) -> float:
@@ -255,15 +258,56 @@ def test_a_known_model_that_is_not_fetched_says_how(tmp_path: Path, monkeypatch:
         LocalModel("smollm2")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gguf_file_is_converted_once_and_gives_what_transformers_makes_of_it(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMPTOPT_DATA_DIR", str(tmp_path))
+    path = build_gguf(tmp_path / "tiny.gguf")
+    chat = (Message("user", "the end"),)
+    first = LocalModel(str(path), dtype=dtype)
+    replies = answers(first, ["to the", chat], ("the", "end"))
+    with monkeypatch.context() as patched:
+        patched.setattr(gguf, "GGUFReader", None)  # not read again
+        again = answers(LocalModel(str(path), dtype=dtype), ["to the", chat], ("the", "end"))
+    plain = Plain(path.parent, dtype=getattr(torch, dtype), gguf_file=path.name)
+    expected = [naive(plain, "to the", f" {label}", special=True) for label in ("the", "end")]
+
+    assert again == replies
+    assert replies[0].label_logprobs == pytest.approx(expected, abs=1e-4 if dtype == "float32" else 0.1)
+    assert first.fingerprint["digest"] == file_digest(path)
+    assert {folder.name for folder in tmp_path.glob("converted/*/*")} >= {"tokenizer", dtype}
+
+
+def test_a_gguf_file_is_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way of a folder")
+    path = build_gguf(tmp_path / "tiny.gguf")
+    monkeypatch.setenv("PROMPTOPT_DATA_DIR", str(tmp_path))
+    expected = answers(LocalModel(str(path), dtype="float32"), ["to the"], ("the", "end"))
+    monkeypatch.setenv("PROMPTOPT_DATA_DIR", str(blocked))
+
+    assert answers(LocalModel(str(path), dtype="float32"), ["to the"], ("the", "end")) == expected
+    assert blocked.read_text() == "in the way of a folder"
+
+
+_DEMO = "Review: I left before the end.\nSentiment: terrible\n\nReview: Pure joy.\nSentiment: great\n\n"
+_READ: list[Context] = [f"{_DEMO}Review: {r}\nSentiment:" for r in ("I loved it.", "A waste of money.")]
+
+
 @pytest.mark.smollm2
-def test_smollm2_reads_reviews_and_equals_the_plain_forward_pass(smollm2: Path) -> None:
-    model = LocalModel(str(smollm2), dtype="float32")
-    labels = ("terrible", "great")
-    demo = "Review: I left before the end.\nSentiment: terrible\n\nReview: Pure joy.\nSentiment: great\n\n"
-    contexts: list[Context] = [f"{demo}Review: {r}\nSentiment:" for r in ("I loved it.", "A waste of money.")]
-    replies = answers(model, contexts, labels)
-    plain = Plain(smollm2.parent, gguf_file=smollm2.name)
-    expected = [naive(plain, str(contexts[1]), f" {label}", special=True) for label in labels]
+def test_smollm2_reads_reviews(smollm2: Path) -> None:
+    replies = answers(LocalModel(str(smollm2), dtype="float32"), _READ, ("terrible", "great"))
 
     assert [reply.text for reply in replies] == ["great", "terrible"]
+
+
+@pytest.mark.wide
+@pytest.mark.smollm2
+def test_smollm2_equals_the_plain_forward_pass_of_its_packed_file(smollm2: Path) -> None:
+    labels = ("terrible", "great")
+    replies = answers(LocalModel(str(smollm2), dtype="float32"), _READ, labels)
+    plain = Plain(smollm2.parent, gguf_file=smollm2.name)
+    expected = [naive(plain, str(_READ[1]), f" {label}", special=True) for label in labels]
+
     assert replies[1].label_logprobs == pytest.approx(expected, abs=1e-4)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -27,9 +26,10 @@ pytest.importorskip("fastapi", reason="the extra 'serving' is not installed")
 pytest.importorskip("torch", reason="the extra 'local' is not installed")
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoModelForCausalLM
 
 from promptopt.models.local import LocalModel
+from promptopt.models.local.converted import tokenizer_folder, weights_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,22 +81,15 @@ class Server(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def folder(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """SmolLM2 as a folder of float32 weights: a model that comes from GGUF refuses to be saved, one of its weights not."""
+def folder(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2 as one folder, of the parts that the local model keeps."""
     folder = tmp_path_factory.mktemp("smollm2")
-    source: dict[str, Any] = {"pretrained_model_name_or_path": smollm2.parent, "gguf_file": smollm2.name}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-    )
-    config = loaded.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    whole = type(loaded)(config)  # float32, as torch has it
-    whole.load_state_dict(loaded.state_dict())
-    whole.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
-    yield folder
-    shutil.rmtree(folder)  # pytest keeps its last folders, and this one has 540 MB
+    for part in (tokenizer_folder(smollm2), weights_folder(smollm2, AutoModelForCausalLM, torch.float32)):
+        for file in part.iterdir():
+            if not (folder / file.name).exists() or file.name == "config.json":
+                (folder / file.name).unlink(missing_ok=True)
+                (folder / file.name).symlink_to(file)
+    return folder
 
 
 @pytest.fixture(scope="module")

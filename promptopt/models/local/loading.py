@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from promptopt.errors import InputError, nearest
-from promptopt.models.catalog import KNOWN, file_digest, model_file
+from promptopt.models.catalog import KNOWN, known_digest, model_file
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _WEIGHTS = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".gguf")
@@ -44,8 +43,7 @@ class Files:
         Raises:
             InputError: there is only a slow one.
         """
-        folder, extra = self._source
-        tokenizer = AutoTokenizer.from_pretrained(folder, **extra)
+        tokenizer = AutoTokenizer.from_pretrained(self._source)
         if not tokenizer.is_fast:
             raise InputError(f"{self.name} has no fast tokenizer, which tells where tokens begin: use another model")
         return tokenizer
@@ -62,13 +60,15 @@ class Files:
 
     def network(self, dtype: torch.dtype, device: torch.device) -> Any:
         """Load the weights."""
-        folder, extra = self._source
         loader = AutoModelForSeq2SeqLM if self.paired else AutoModelForCausalLM
-        if extra:  # packed weights would be unpacked again in every pass
-            extra = extra | {"quantization_config": transformers.GgufConfig(dequantize=True)}
         # What transformers says while loading, bars above all, would break the one line of progress.
         with contextlib.redirect_stderr(io.StringIO()):
-            network: Any = loader.from_pretrained(folder, dtype=dtype, **extra)
+            if self._packed is None:
+                network: Any = loader.from_pretrained(self._source, dtype=dtype)
+            else:
+                from promptopt.models.local.converted import load  # noqa: PLC0415  only for GGUF files
+
+                network = load(self._packed, loader, dtype)
         return network.to(device).eval()
 
     def digest(self) -> str:
@@ -76,22 +76,28 @@ class Files:
         if not isinstance(self._where, Path):
             return str(self.config._commit_hash)  # noqa: SLF001  where transformers keeps a hub model's revision
         if self._where.is_file():
-            return file_digest(self._where)
+            return known_digest(self._where)
         files = sorted(f for f in self._where.iterdir() if f.suffix in _WEIGHTS)
-        listed = "".join(f"{file.name} {file_digest(file)}\n" for file in files)
+        listed = "".join(f"{file.name} {known_digest(file)}\n" for file in files)
         return hashlib.sha256(listed.encode()).hexdigest()
 
     @cached_property
     def _whole_config(self) -> Any:
-        folder, extra = self._source
-        return AutoConfig.from_pretrained(folder, **extra)
+        return AutoConfig.from_pretrained(self._source)
 
     @property
-    def _source(self) -> tuple[str, dict[str, Any]]:
-        where = self._where
-        if isinstance(where, Path) and where.is_file():
-            return str(where.parent), {"gguf_file": where.name}
-        return str(where), {}
+    def _packed(self) -> Path | None:
+        """The GGUF file, if it is one."""
+        return self._where if isinstance(self._where, Path) and self._where.is_file() else None
+
+    @cached_property
+    def _source(self) -> str:
+        """The folder or hub name from which tokenizer and settings are read."""
+        if self._packed is None:
+            return str(self._where)
+        from promptopt.models.local.converted import tokenizer_folder  # noqa: PLC0415  only for GGUF files
+
+        return str(tokenizer_folder(self._packed))
 
 
 def choose_device(device: str) -> torch.device:
