@@ -25,7 +25,7 @@ from servers.loopback import Loopback
 
 from promptopt import Example, HillClimb, InputError, Prompt, Task, optimize
 from promptopt.models.base import Price
-from promptopt.models.openai import OpenAIModel
+from promptopt.models.hosted.openai import OpenAIModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import diskcache
 
-from promptopt.memo import KeyMaker, Memo
+from promptopt.memo import Memo
+from promptopt.memo.memo import KeyMaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,16 +20,17 @@ from typing import TypeAlias
 import numpy as np
 
 from promptopt import Example, Memo, Number, Prompt, Run, Task
-from promptopt.calls import Caller
-from promptopt.ledger import Budget, Ledger
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Budget, Ledger
+from promptopt.evaluation.scorer import Scorer
 from promptopt.models import load_model
 from promptopt.randomness import named_generator
-from promptopt.scorer import Scorer
-from promptopt.scores import Floats
+from promptopt.search.subsets import best_subset, held_out_score
 from promptopt.statistics import paired_interval
+from promptopt.statistics.arrays import Floats
+from promptopt.statistics.components import components, shrunk
 from promptopt.strategies import P1
 from promptopt.strategies.p1 import probe
-from promptopt.variance import best_subset, components, held_out_score, shrunk
 
 USERS, SYSTEMS, REPLIES, FRESH = 30, 16, 32, 16
 Draw: TypeAlias = Callable[[np.random.Generator, int], Floats]

@@ -37,17 +37,17 @@ from promptopt import (
     load_model,
     optimize,
 )
-from promptopt.calls import Caller
-from promptopt.ledger import Ledger
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Ledger
+from promptopt.evaluation.scorer import Scorer
 from promptopt.randomness import named_generator
-from promptopt.scorer import Scorer
 from promptopt.strategies import SteepestAscent, TAPruning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from promptopt import Judge, Model, Reward, Scores
-    from promptopt.scores import Floats
+    from promptopt.statistics.arrays import Floats
 
 SPLITS = (13, 21, 42, 87, 100)
 PER_CLASS = 8  # (paper) training rows of each class

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from promptopt import Example, Prompt
-from promptopt.racing import race, sizes
+from promptopt.evaluation.racing import race, sizes
 from promptopt.randomness import named_generator
-from promptopt.scores import Floats, Scores, nanmean
+from promptopt.scores import Scores
 from promptopt.statistics import shortest_within_one_error
+from promptopt.statistics.arrays import Floats, nanmean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from promptopt.racing import Guarantee
+    from promptopt.evaluation.racing import Guarantee
 
 Kind: TypeAlias = Literal["binary", "margin"]
 

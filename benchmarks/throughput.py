@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 
-from promptopt.calls import Caller
-from promptopt.ledger import Ledger
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Ledger
 from promptopt.memo import Memo
 from promptopt.models.base import Request
 from promptopt.models.fake import FakeModel
-from promptopt.models.openai import OpenAIModel
+from promptopt.models.hosted.openai import OpenAIModel
 from promptopt.prompt import Message
-from promptopt.scores import Failure
+from promptopt.replies import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

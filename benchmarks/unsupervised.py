@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from promptopt import Demonstrations, Example, Memo, Prompt, Run, Task, load_model, optimize, pseudo_labels
-from promptopt.agreement import calibrated
-from promptopt.calls import Caller
-from promptopt.categorical import modal, policy_gradient, project_to_simplex, sample, toward_elite, uniform
-from promptopt.ledger import Budget, Ledger
-from promptopt.pseudolabels import confident
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Budget, Ledger
+from promptopt.evaluation.scorer import Scorer
 from promptopt.randomness import named_generator
-from promptopt.scorer import Scorer
+from promptopt.search.categorical import modal, policy_gradient, project_to_simplex, sample, toward_elite, uniform
+from promptopt.search.pseudo_labels import confident
+from promptopt.statistics.annotators import calibrated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from promptopt.scores import Floats
+    from promptopt.statistics.arrays import Floats
 
 NOISE = 0.05  # standard deviation of one look at a loss
 DATA: dict[str, tuple[str, tuple[str, ...], str]] = {

@@ -18,7 +18,7 @@ from promptopt.environments import task as environment_task
 from promptopt.strategies import Promst
 
 if TYPE_CHECKING:
-    from promptopt.strategies import Strategy
+    from promptopt.strategies.base import Strategy
 
 TEXTS: dict[str, Strategy] = {
     "hillclimb": HillClimb(proposals=4),

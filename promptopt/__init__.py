@@ -8,8 +8,6 @@ Importing the package touches no network, no torch and no provider SDK; heavy pa
 """
 
 from promptopt._version import __version__ as __version__
-from promptopt.dry_run import Estimate as Estimate
-from promptopt.dry_run import estimate as estimate
 from promptopt.environment import Choosing as Choosing
 from promptopt.environment import Environment as Environment
 from promptopt.environment import FeedbackRule as FeedbackRule
@@ -24,9 +22,8 @@ from promptopt.errors import ModelError as ModelError
 from promptopt.errors import PassingModelError as PassingModelError
 from promptopt.errors import PromptoptError as PromptoptError
 from promptopt.errors import StoppedError as StoppedError
-from promptopt.harness import optimize as optimize
-from promptopt.ledger import Budget as Budget
-from promptopt.memo import Memo as Memo
+from promptopt.evaluation.ledger import Budget as Budget
+from promptopt.memo.memo import Memo as Memo
 from promptopt.models import load_model as load_model
 from promptopt.models.base import LabelModel as LabelModel
 from promptopt.models.base import Model as Model
@@ -36,14 +33,20 @@ from promptopt.models.base import TokenModel as TokenModel
 from promptopt.models.fake import FakeLabelModel as FakeLabelModel
 from promptopt.models.fake import FakeModel as FakeModel
 from promptopt.models.fake import FunctionModel as FunctionModel
-from promptopt.progress import Display as Display
+from promptopt.optimization.api import optimize as optimize
+from promptopt.optimization.estimate import Estimate as Estimate
+from promptopt.optimization.estimate import estimate as estimate
 from promptopt.prompt import Demonstrations as Demonstrations
 from promptopt.prompt import Example as Example
 from promptopt.prompt import Message as Message
 from promptopt.prompt import Prompt as Prompt
-from promptopt.pseudolabels import pseudo_labels as pseudo_labels
-from promptopt.pseudolabels import write_fine_tuning as write_fine_tuning
-from promptopt.result import Result as Result
+from promptopt.replies import Arrival as Arrival
+from promptopt.replies import Failure as Failure
+from promptopt.replies import Response as Response
+from promptopt.replies import Usage as Usage
+from promptopt.results.pseudo_labels import pseudo_labels as pseudo_labels
+from promptopt.results.pseudo_labels import write_fine_tuning as write_fine_tuning
+from promptopt.results.result import Result as Result
 from promptopt.rewards import Contains as Contains
 from promptopt.rewards import Exact as Exact
 from promptopt.rewards import Judge as Judge
@@ -54,15 +57,12 @@ from promptopt.rewards import Number as Number
 from promptopt.rewards import Progress as Progress
 from promptopt.rewards import Reward as Reward
 from promptopt.rewards import TokenF1 as TokenF1
-from promptopt.run import Run as Run
-from promptopt.scores import Arrival as Arrival
-from promptopt.scores import Failure as Failure
-from promptopt.scores import Response as Response
 from promptopt.scores import Scores as Scores
-from promptopt.scores import Usage as Usage
+from promptopt.search.run import Run as Run
 from promptopt.strategies import HillClimb as HillClimb
 from promptopt.strategies import PromptQuine as PromptQuine
 from promptopt.strategies import RandomSearch as RandomSearch
-from promptopt.strategies import Strategy as Strategy
 from promptopt.strategies import Unsupervised as Unsupervised
+from promptopt.strategies.base import Strategy as Strategy
 from promptopt.task import Task as Task
+from promptopt.tracking.display import Display as Display

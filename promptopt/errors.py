@@ -19,7 +19,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from promptopt.characters import printable
+from promptopt.utils.characters import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from promptopt.answers import named_label as named_label  # noqa: PLC0414  importable from here too
 from promptopt.errors import InputError, nearest
-from promptopt.numerals import last_number as last_number  # noqa: PLC0414  importable from here too
-from promptopt.numerals import numbers
+from promptopt.parsing.labels import named_label as named_label  # noqa: PLC0414  importable from here too
+from promptopt.parsing.numbers import last_number as last_number  # noqa: PLC0414  importable from here too
+from promptopt.parsing.numbers import numbers
 from promptopt.prompt import Example, Message
-from promptopt.scores import Response
+from promptopt.replies import Response
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +96,7 @@ class Number:
     r"""1 if the last number in the reply equals that of the target; else 0.
 
     This is how GSM8K and MAWPS are scored: numbers are compared by value, so that 1,000 equals 1e3 and 1/2 equals 0.5, and
-    units do not count, so that 50% equals 50; `promptopt.numerals` says which spellings are read. A target holds one
+    units do not count, so that 50% equals 50; `promptopt.parsing.numbers` says which spellings are read. A target holds one
     number, or a worked solution and then `#### N` or `\boxed{N}`.
     """
 

@@ -1,6 +1,6 @@
 """A task: labelled (or unlabelled) items in three splits, a seed prompt, and what a good reply is.
 
-Pure values; reading files is `promptopt.data`, reading task files is `promptopt.taskfile`.
+Pure values; reading files is `promptopt.data.rows`, reading task files is `promptopt.data.task_file`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from promptopt.answers import check_labels
-from promptopt.characters import character_fault
 from promptopt.errors import InputError, nearest
+from promptopt.parsing.labels import check_labels
+from promptopt.parsing.slots import check_slots
 from promptopt.prompt import IMAGE, LABEL, Demonstrations, Example, Format, Layout, Prompt
 from promptopt.rewards import Exact, Judge, Label, LabelMargin, Number, Progress, Reward
-from promptopt.slots import check_slots
+from promptopt.utils.characters import character_fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

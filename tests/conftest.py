@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from promptopt.models.catalog import KNOWN, model_file
-from promptopt.models.dispatch import endpoint_of
+from promptopt.models.hosted.dispatch import endpoint_of
+from promptopt.models.local.catalog import KNOWN, model_file
 
 # A slow machine is no defect: no test is timed.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from promptopt import Demonstrations, Example, Price, Prompt, Result
-from promptopt.ledger import Spending
-from promptopt.outcomes import Answer, Comparison, Outcome
-from promptopt.result import Record
+from promptopt.evaluation.ledger import Spending
+from promptopt.results.outcomes import Answer, Comparison, Outcome
+from promptopt.results.result import Record
 from promptopt.statistics import Interval
 
 SEED = Prompt("Answer {text}.")

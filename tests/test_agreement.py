@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from promptopt.agreement import beyond_chance, calibrated, dawid_skene, is_collapsed, mutual_information, votes_of
+from promptopt.statistics.annotators import (
+    beyond_chance,
+    calibrated,
+    dawid_skene,
+    is_collapsed,
+    mutual_information,
+    votes_of,
+)
 
 if TYPE_CHECKING:
-    from promptopt.agreement import Votes
+    from promptopt.statistics.annotators import Votes
 
 
 def simulated(accuracies: list[float], items: int, labels: int, seed: int = 0) -> tuple[np.ndarray, Votes]:

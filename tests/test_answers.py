@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from promptopt.answers import check_labels, named_label
 from promptopt.errors import InputError
+from promptopt.parsing.labels import check_labels, named_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable

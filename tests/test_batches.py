@@ -15,15 +15,15 @@ from servers.batch_routes import Spoiled, of
 from servers.loopback import Fault, Loopback
 
 from promptopt import FakeModel, Memo
-from promptopt.batches import FEWEST, BatchArrival, ask_in_batches
 from promptopt.errors import FinalModelError, InputError, StoppedError
-from promptopt.memo import KeyMaker
-from promptopt.models.anthropic import AnthropicModel
+from promptopt.evaluation.batch_journal import FEWEST, BatchArrival, ask_in_batches
+from promptopt.memo.memo import KeyMaker
 from promptopt.models.base import LabelReader, Model, Request
-from promptopt.models.batches import BatchModel, batch_model
-from promptopt.models.openai import OpenAIModel
+from promptopt.models.hosted.anthropic import AnthropicModel
+from promptopt.models.hosted.batches.batch import BatchModel, batch_model
+from promptopt.models.hosted.openai import OpenAIModel
 from promptopt.prompt import Message
-from promptopt.scores import Failure, Response
+from promptopt.replies import Failure, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -390,7 +390,7 @@ def test_of_a_batch_that_is_under_way_some_of_the_requests_can_be_asked_for(kind
 def test_an_endpoint_that_is_down_gives_failures_and_what_was_begun_is_looked_for_later(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("promptopt.models.batches._PATIENCE", 2)
+    monkeypatch.setattr("promptopt.models.hosted.batches.batch._PATIENCE", 2)
     with Loopback() as server, Memo(tmp_path / "m") as memo:
         model = model_of(kind, server.url)
         of(server).hide = 1

@@ -12,19 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptopt import Failure, FakeLabelModel, Memo, Message, Price, Request, Response, Usage
-from promptopt.calls import Caller, Stop
 from promptopt.errors import BudgetExhaustedError, FinalModelError, InputError, StoppedError
-from promptopt.ledger import Budget, Ledger
+from promptopt.evaluation.caller import Caller, Stop
+from promptopt.evaluation.ledger import Budget, Ledger
 from promptopt.memo import memo_key
-from promptopt.scores import Arrival
+from promptopt.replies import Arrival
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from promptopt.memo_base import Claim
+    from promptopt.memo.store import Claim
     from promptopt.models.base import Unit
-    from promptopt.scores import Finish
+    from promptopt.replies import Finish
 
 
 class Recorder:

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from promptopt.categorical import clipped, modal, policy_gradient, project_to_simplex, sample, toward_elite, uniform
+from promptopt.search.categorical import (
+    clipped,
+    modal,
+    policy_gradient,
+    project_to_simplex,
+    sample,
+    toward_elite,
+    uniform,
+)
 
 NUMBERS = st.lists(st.floats(-5, 5), min_size=2, max_size=8)
 

@@ -27,15 +27,15 @@ from promptopt import (
     load_model,
     optimize,
 )
-from promptopt.calls import Caller
+from promptopt.data.task_file import load_task, parse_spec
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Ledger
+from promptopt.evaluation.scorer import Scorer
 from promptopt.images import Image, content, parts, pixels, reference, referred
-from promptopt.ledger import Ledger
 from promptopt.models.base import CaptionModel, Request
-from promptopt.models.clip import ClipModel, _Frame
+from promptopt.models.local.clip import ClipModel, _Frame
 from promptopt.prompt import Message
-from promptopt.scorer import Scorer
-from promptopt.scores import Failure, Response
-from promptopt.taskfile import load_task, parse_spec
+from promptopt.replies import Failure, Response
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 from promptopt import InputError
 from promptopt.cli import app
-from promptopt.outcomes import write_outcomes
 from promptopt.report.compare import SavedRun, compare_runs, read_run
+from promptopt.results.outcomes import write_outcomes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from promptopt import Result
-    from promptopt.outcomes import Outcome
+    from promptopt.results.outcomes import Outcome
 
 
 def a_run(name: str, outcomes: tuple[Outcome, ...] = OUTCOMES, result: Result | None = None) -> SavedRun:

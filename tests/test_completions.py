@@ -24,13 +24,13 @@ from promptopt import (
     load_model,
     optimize,
 )
-from promptopt.calls import Caller
 from promptopt.cli import app
 from promptopt.errors import BudgetExhaustedError, FinalModelError, InputError
-from promptopt.ledger import Ledger
-from promptopt.models.check import check
-from promptopt.models.completions import CompletionsModel, TokenizedCompletionsModel
-from promptopt.scores import Failure
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Ledger
+from promptopt.models.hosted.check import check
+from promptopt.models.hosted.completions import CompletionsModel, TokenizedCompletionsModel
+from promptopt.replies import Failure
 
 pytest.importorskip("torch", reason="the extra 'local' is not installed")
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from servers.scoring import Dialect
 
     from promptopt.prompt import Context
-    from promptopt.scores import Arrival
+    from promptopt.replies import Arrival
 
 LABELS = ("terrible", "great", "very good, a joy")
 TEXTS: list[Context] = [

@@ -19,7 +19,7 @@ import pytest
 
 from promptopt import Message, Response
 from promptopt.errors import FinalModelError
-from promptopt.models.completions import CompletionsModel, TokenizedCompletionsModel
+from promptopt.models.hosted.completions import CompletionsModel, TokenizedCompletionsModel
 
 pytest.importorskip("torch", reason="the extra 'local' is not installed")
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from promptopt.prompt import Context
-    from promptopt.scores import Arrival
+    from promptopt.replies import Arrival
 
 pytestmark = [pytest.mark.llama, pytest.mark.smollm2]
 

@@ -12,15 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptopt.data import (
-    Row,
-    read_rows,
-    sample_examples,
-    split_examples,
-    to_examples,
-)
+from promptopt.data.near_duplicates import NearDuplicate, near_duplicates
+from promptopt.data.rows import Row, read_rows, sample_examples, split_examples, to_examples
 from promptopt.errors import InputError, MissingExtraError
-from promptopt.near_duplicates import NearDuplicate, near_duplicates
 from promptopt.prompt import Example
 from promptopt.rewards import last_number
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from promptopt.errors import InputError, PassingModelError
-from promptopt.models import dispatch as module
-from promptopt.models.dispatch import TRIES, WAITS, AttemptError, dispatch, endpoint
-from promptopt.scores import Arrival, Failure, Response
+from promptopt.models.hosted import dispatch as module
+from promptopt.models.hosted.dispatch import TRIES, WAITS, AttemptError, dispatch, endpoint
+from promptopt.replies import Arrival, Failure, Response
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,8 +22,8 @@ from typer.main import get_command
 import promptopt
 from promptopt import FakeModel
 from promptopt.cli import app
+from promptopt.data.task_file import build_task, parse_spec
 from promptopt.sweep.spec import parse_sweep
-from promptopt.taskfile import build_task, parse_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,7 @@ def test_every_block_names_a_language_that_is_checked() -> None:
 @pytest.mark.parametrize("block", [b for b in blocks("python") if (b.page, b.number) not in READ_ONLY], ids=named)
 def test_a_python_block_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("promptopt.harness.load_model", lambda name: FakeModel(lambda _: "yes", name))
+    monkeypatch.setattr("promptopt.optimization.api.load_model", lambda name: FakeModel(lambda _: "yes", name))
 
     module = ModuleType("block")
     monkeypatch.setitem(sys.modules, "block", module)  # dataclasses look their module up

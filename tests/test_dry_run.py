@@ -25,8 +25,8 @@ from promptopt import (
     Task,
     optimize,
 )
-from promptopt.dry_run import Estimate, _Overlay, estimate
-from promptopt.strategies import BUILT_IN
+from promptopt.optimization.estimate import Estimate, _Overlay, estimate
+from promptopt.strategies.registry import BUILT_IN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -20,17 +20,17 @@ from servers.loopback import Fault, Loopback
 
 from promptopt import Exact, Example, Prompt, Task, load_model, optimize
 from promptopt.errors import FinalModelError, InputError, ModelError, PassingModelError
-from promptopt.models import connection, dispatch
-from promptopt.models.anthropic import AnthropicModel
 from promptopt.models.base import Request
-from promptopt.models.completions import CompletionsModel
-from promptopt.models.dialect import Dialect, Negotiation, changes, negotiate
-from promptopt.models.openai import OpenAIModel
-from promptopt.models.refusals import Refusal, error_in, read_refusal
+from promptopt.models.hosted import connection, dispatch
+from promptopt.models.hosted.anthropic import AnthropicModel
+from promptopt.models.hosted.completions import CompletionsModel
+from promptopt.models.hosted.dialect import Dialect, Negotiation, changes, negotiate
+from promptopt.models.hosted.openai import OpenAIModel
+from promptopt.models.hosted.refusals import Refusal, error_in, read_refusal
 from promptopt.prompt import Message
+from promptopt.replies import Failure, Response
 from promptopt.report.curves import command
 from promptopt.report.text import markdown
-from promptopt.scores import Failure, Response
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from promptopt import Response, Result
 from promptopt.cli import app
-from promptopt.data import read_rows, to_examples
-from promptopt.taskfile import load_task
+from promptopt.data.rows import read_rows, to_examples
+from promptopt.data.task_file import load_task
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from promptopt.forecast import FEWEST, Change, features, fitted
+from promptopt.search.surrogate import FEWEST, Change, features, fitted
 
 WORDS = [f"word{n}" for n in range(30)]
 WORTH = dict(zip(WORDS, np.linspace(-0.15, 0.15, 30).tolist(), strict=True))

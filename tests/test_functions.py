@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from promptopt import Example, FakeLabelModel, FakeModel, FunctionModel, InputError, Prompt, Request, Task, optimize
-from promptopt.calls import Caller
-from promptopt.ledger import Ledger
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Ledger
 from promptopt.memo import Memo
 from promptopt.models.identity import code_digest
 

@@ -38,14 +38,14 @@ from promptopt import (
     Usage,
     optimize,
 )
-from promptopt.calls import Caller
-from promptopt.harness import Job
-from promptopt.ledger import Ledger
-from promptopt.run import Candidate
-from promptopt.scorer import Scorer
-from promptopt.scores import NO_USAGE
-from promptopt.selection import choose, compare, shortlist
-from promptopt.tokens import words
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Ledger
+from promptopt.evaluation.scorer import Scorer
+from promptopt.optimization.api import Job
+from promptopt.optimization.selection import choose, compare, shortlist
+from promptopt.replies import NO_USAGE
+from promptopt.search.run import Candidate
+from promptopt.search.tokens import words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -27,11 +27,12 @@ from promptopt import (
     Task,
     optimize,
 )
-from promptopt.run import Run
-from promptopt.scores import Response, Scores
-from promptopt.settings import find_strategy, settings_of
+from promptopt.replies import Response
+from promptopt.scores import Scores
+from promptopt.search.run import Run
 from promptopt.statistics import shrunk
 from promptopt.strategies.chain import Chain
+from promptopt.strategies.registry import find_strategy, settings_of
 
 if TYPE_CHECKING:
     from promptopt import Result, Strategy

@@ -15,17 +15,17 @@ import pytest
 from pydantic import SecretStr
 from servers.loopback import Fault, Loopback, word_count
 
-from promptopt.calls import Caller
 from promptopt.errors import FinalModelError, InputError
-from promptopt.ledger import Ledger
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Ledger
+from promptopt.evaluation.scorer import Scorer
 from promptopt.memo import Memo
-from promptopt.models import dispatch
-from promptopt.models.anthropic import AnthropicModel
 from promptopt.models.base import LabelModel, Model, Price, Request
-from promptopt.models.openai import OpenAIModel
+from promptopt.models.hosted import dispatch
+from promptopt.models.hosted.anthropic import AnthropicModel
+from promptopt.models.hosted.openai import OpenAIModel
 from promptopt.prompt import Context, Example, Message, Prompt
-from promptopt.scorer import Scorer
-from promptopt.scores import Arrival, Failure, Response, Usage
+from promptopt.replies import Arrival, Failure, Response, Usage
 from promptopt.task import Task
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from servers.loopback import Kind
 
-    from promptopt.models.hosted import HostedModel
+    from promptopt.models.hosted.model import HostedModel
 
 KEY = "sk-canary-0123456789abcdefWXYZ"
 CHAT = (Message("system", "Be brief."), Message("user", "one two three"))
@@ -473,7 +473,7 @@ def test_the_adapters_are_models_that_write_text_and_score_no_labels(kind: str) 
 
 def test_an_adapter_loads_its_sdk_with_the_first_call_only() -> None:
     code = (
-        "import sys, promptopt.models.openai as o, promptopt.models.anthropic as a; "
+        "import sys, promptopt.models.hosted.openai as o, promptopt.models.hosted.anthropic as a; "
         "o.OpenAIModel('m'), a.AnthropicModel('m'); print([m for m in ('openai', 'anthropic') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,7 +16,7 @@ from promptopt.statistics import Interval, intervals, mcnemar, mean_interval, ov
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from promptopt.scores import Floats
+    from promptopt.statistics.arrays import Floats
 
 NAN = math.nan
 DRAWS = 2_000

@@ -20,7 +20,7 @@ from conftest import ROOT
 
 from promptopt import Memo, Result
 from promptopt.memo import memo_key
-from promptopt.strategies import BUILT_IN
+from promptopt.strategies.registry import BUILT_IN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from promptopt.errors import BudgetExhaustedError, InputError
-from promptopt.ledger import Budget, Ledger, Spending
+from promptopt.evaluation.ledger import Budget, Ledger, Spending
 from promptopt.models.base import Price
-from promptopt.scores import NO_USAGE, Usage
-from promptopt.usage import Bound
+from promptopt.models.usage import Bound
+from promptopt.replies import NO_USAGE, Usage
 
 PRICE = Price(1.0, 10.0)  # dollars for a million tokens
 HUNDRED = Usage(60, 20, 40)

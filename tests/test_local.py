@@ -16,8 +16,8 @@ import torch
 from tiny import build_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from promptopt.models.catalog import file_digest
 from promptopt.models.local import LocalModel
+from promptopt.models.local.catalog import file_digest
 from promptopt.models.local.head import Head
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptopt.masks import dropped, pareto, restored, worth
+from promptopt.search.masks import dropped, restored, worth
+from promptopt.statistics.pareto import pareto
 
 LENGTH = 12
 rows = st.lists(st.booleans(), min_size=LENGTH, max_size=LENGTH).map(np.array)

@@ -24,9 +24,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memo_places import running
 
-from promptopt import memo_store
 from promptopt.errors import InputError
-from promptopt.memo import KeyMaker, Memo, default_place, memo_key, parse_age
+from promptopt.memo import Memo, memo_key
+from promptopt.memo import folder as memo_store
+from promptopt.memo.memo import KeyMaker, default_place, parse_age
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -366,5 +367,5 @@ def test_an_age_without_number_or_unit_is_refused(text: str) -> None:
 
 
 def test_importing_the_memo_loads_nothing_heavy() -> None:
-    script = "import sys, promptopt.memo; print(sorted({'openai', 'anthropic', 'redis', 'torch', 'transformers'} & set(sys.modules)))"
+    script = "import sys, promptopt.memo.memo; print(sorted({'openai', 'anthropic', 'redis', 'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"

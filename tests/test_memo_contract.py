@@ -156,7 +156,7 @@ def test_a_value_cut_short_is_a_miss(memo: Memo, place: Place) -> None:
 def test_broken_entries_are_reported_once(memo: Memo, place: Place, caplog: pytest.LogCaptureFixture) -> None:
     for key in ("one", "two"):
         place.meddle(key, b"garbage")
-    with caplog.at_level(logging.WARNING, "promptopt.memo"):
+    with caplog.at_level(logging.WARNING, "promptopt.memo.memo"):
         memo.get_many(["one", "two"])
         memo.get("one")
     (record,) = caplog.records

@@ -16,8 +16,8 @@ from conftest import ROOT
 
 from promptopt import FunctionModel, Memo, optimize
 from promptopt.errors import MemoError
-from promptopt.memo_format import pack, unpack
-from promptopt.memo_salvage import salvage
+from promptopt.memo.format import pack, unpack
+from promptopt.memo.salvage import salvage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

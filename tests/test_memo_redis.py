@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from promptopt import FakeModel, FunctionModel, InputError, Memo, MissingExtraError, Result, estimate, optimize
 from promptopt.cli import app
-from promptopt.memo import place_name
+from promptopt.memo.memo import place_name
 
 if TYPE_CHECKING:
     import subprocess
@@ -179,7 +179,7 @@ def test_a_lease_that_ended_is_taken_over_and_not_freed_by_who_lost_it(server: R
 def test_a_lease_is_renewed_while_it_is_held_even_after_the_server_forgot_it(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from promptopt import memo_redis
+    from promptopt.memo import server as memo_redis
 
     monkeypatch.setattr(memo_redis, "_LEASE_SECONDS", 0.3)
     with Memo(server.url()) as memo, server.client() as client:
@@ -191,7 +191,7 @@ def test_a_lease_is_renewed_while_it_is_held_even_after_the_server_forgot_it(
 
 
 def test_a_claim_whose_answer_was_lost_can_be_repeated(server: RedisServer) -> None:
-    from promptopt.memo_redis import RedisStore
+    from promptopt.memo.server import RedisStore
 
     store = RedisStore(server.url(), server.url())
     assert store._take(["key"], "holder") == store._take(["key"], "holder") == [b""]
@@ -281,7 +281,7 @@ def test_a_server_that_is_killed_and_started_again_lost_nothing_and_is_waited_fo
 def test_a_server_that_stays_away_ends_the_run_with_its_name_and_what_it_did_not_take_in_a_file(
     own: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from promptopt import memo_redis
+    from promptopt.memo import server as memo_redis
 
     monkeypatch.setattr(memo_redis, "_PATIENCE_SECONDS", 0.0)
     expected, calls = alone(tmp_path / "alone")
@@ -352,7 +352,7 @@ def test_a_server_that_evicts_is_refused(own: RedisServer) -> None:
 def test_a_server_that_may_forget_is_warned_of(
     own: RedisServer, caplog: pytest.LogCaptureFixture, setting: str, value: str, said: str
 ) -> None:
-    with caplog.at_level(logging.WARNING, "promptopt.memo"):
+    with caplog.at_level(logging.WARNING, "promptopt.memo.memo"):
         Memo(own.url()).close()
         assert not caplog.records
         with own.client() as client:
@@ -412,7 +412,7 @@ def test_a_url_that_cannot_be_read_is_refused_and_not_shown(url: str) -> None:
 
 
 def test_without_the_client_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "promptopt.memo_redis", raising=False)
+    monkeypatch.delitem(sys.modules, "promptopt.memo.server", raising=False)
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(MissingExtraError, match=r"a memo on a server needs the extra 'scale'"):
         Memo("redis://localhost")

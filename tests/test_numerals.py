@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptopt.numerals import last_number, numbers
+from promptopt.parsing.numbers import last_number, numbers
 
 SPELLINGS: dict[float, list[str]] = {
     0.5: [

@@ -33,13 +33,14 @@ from promptopt import (
     Task,
     optimize,
 )
-from promptopt.calls import Caller
-from promptopt.ledger import Budget, Ledger
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Budget, Ledger
+from promptopt.evaluation.scorer import Scorer
 from promptopt.randomness import named_generator
-from promptopt.scorer import Scorer
-from promptopt.settings import find_strategy, settings_of
-from promptopt.strategies import P1, needs_no_labels
+from promptopt.strategies import P1
+from promptopt.strategies.base import needs_no_labels
 from promptopt.strategies.p1 import probe, pruned, written
+from promptopt.strategies.registry import find_strategy, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptopt import Price, Usage
-from promptopt.models.prices import known_price
+from promptopt.models.hosted.prices import known_price
 
 
 def test_prices_of_both_providers_are_known_with_what_their_caches_cost() -> None:
@@ -54,7 +54,7 @@ def test_no_call_costs_more_than_the_most_that_its_tokens_can(price: Price, part
 
 
 def test_the_table_of_prices_is_loaded_when_it_is_used_and_not_before() -> None:
-    code = "import sys, promptopt.cli, promptopt.models.prices; sys.exit('genai_prices' in sys.modules)"
+    code = "import sys, promptopt.cli, promptopt.models.hosted.prices; sys.exit('genai_prices' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -62,7 +62,7 @@ def test_the_table_of_prices_is_loaded_when_it_is_used_and_not_before() -> None:
 def test_no_socket_is_opened_for_a_price() -> None:
     code = (
         "import sys; sys.addaudithook(lambda event, _: sys.exit(3) if event.startswith('socket.') else None)\n"
-        "from promptopt.models.prices import known_price; sys.exit(known_price('openai', 'gpt-4.1-mini') is None)"
+        "from promptopt.models.hosted.prices import known_price; sys.exit(known_price('openai', 'gpt-4.1-mini') is None)"
     )
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

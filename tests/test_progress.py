@@ -16,8 +16,9 @@ import toys
 from rich.console import Console
 from typer.testing import CliRunner
 
-from promptopt import Display, FakeModel, optimize, progress
+from promptopt import Display, FakeModel, optimize
 from promptopt.cli import app
+from promptopt.tracking import display as progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -31,9 +31,9 @@ from promptopt import (
     TokenF1,
     optimize,
 )
-from promptopt.settings import find_strategy
+from promptopt.search.tokens import words
 from promptopt.strategies import SteepestAscent, TAPruning
-from promptopt.tokens import words
+from promptopt.strategies.registry import find_strategy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

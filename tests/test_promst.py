@@ -16,8 +16,8 @@ import toys
 from promptopt import FakeModel, HillClimb, InputError, Prompt, RandomSearch, Request, optimize
 from promptopt.environments import WORLDS, instances
 from promptopt.environments import task as world_task
-from promptopt.settings import find_strategy
 from promptopt.strategies import Promst
+from promptopt.strategies.registry import find_strategy
 
 if TYPE_CHECKING:
     from promptopt import Result, Strategy, Task

@@ -10,14 +10,14 @@ import pytest
 
 from promptopt import Example, Prompt
 from promptopt.errors import InputError
-from promptopt.racing import race, sizes
+from promptopt.evaluation.racing import race, sizes
 from promptopt.scores import Scores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from promptopt.racing import Guarantee
-    from promptopt.scores import Floats
+    from promptopt.evaluation.racing import Guarantee
+    from promptopt.statistics.arrays import Floats
 
 NAN = math.nan
 

@@ -10,7 +10,7 @@ import toys
 
 from promptopt import Budget, FakeLabelModel, FakeModel, InputError, Result, optimize
 from promptopt.report.text import markdown
-from promptopt.result import FILE
+from promptopt.results.result import FILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

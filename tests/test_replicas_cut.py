@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptopt.models.common_start import common_start
+from promptopt.models.local.common_start import common_start
 from promptopt.models.replicas.cut import cut, in_order
 
 TEXTS = st.lists(st.text("ab", max_size=6), min_size=1, max_size=9)

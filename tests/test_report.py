@@ -19,9 +19,9 @@ import toys
 from results import BETTER, CHOSEN, HISTORY, OUTCOMES, SEED, UNSURE, a_result, an_outcome
 
 from promptopt import FakeModel, Prompt, RandomSearch, optimize
-from promptopt.outcomes import Answer, write_outcomes
 from promptopt.report.compare import read_run
 from promptopt.report.curves import best_at, best_so_far, command, kinds
+from promptopt.results.outcomes import Answer, write_outcomes
 from promptopt.statistics import Interval
 
 pytest.importorskip("vl_convert", reason="the extra 'report' is not installed")

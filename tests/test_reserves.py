@@ -7,7 +7,15 @@ import math
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from promptopt.reserves import SHORTLIST, RacePlan, affordable, after_search, before_search, least_cells, race_plan
+from promptopt.optimization.reserves import (
+    SHORTLIST,
+    RacePlan,
+    affordable,
+    after_search,
+    before_search,
+    least_cells,
+    race_plan,
+)
 
 ITEMS = st.integers(0, 300)
 CELLS = st.floats(0, 20_000)

@@ -11,8 +11,8 @@ import pytest
 from results import BETTER, BOUNDLESS, CHOSEN, HISTORY, OUTCOMES, SEED, UNSURE, a_result
 
 from promptopt import InputError, Prompt, Result
-from promptopt.outcomes import read_outcomes, write_outcomes
 from promptopt.report import markdown, write_report
+from promptopt.results.outcomes import read_outcomes, write_outcomes
 from promptopt.statistics import Interval
 
 if TYPE_CHECKING:

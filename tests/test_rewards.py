@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from promptopt.errors import InputError
 from promptopt.models.fake import FakeModel
 from promptopt.prompt import Example
+from promptopt.replies import Response
 from promptopt.rewards import (
     Contains,
     Exact,
@@ -26,7 +27,6 @@ from promptopt.rewards import (
     reward_named,
     softmax,
 )
-from promptopt.scores import Response
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -30,10 +30,10 @@ from promptopt import (
     Turn,
     optimize,
 )
-from promptopt.calls import Caller
 from promptopt.environment import advice
-from promptopt.ledger import Budget, Ledger
-from promptopt.scorer import Scorer
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Budget, Ledger
+from promptopt.evaluation.scorer import Scorer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -28,11 +28,11 @@ from promptopt import (
     Scores,
     Task,
 )
-from promptopt.calls import Caller
-from promptopt.ledger import Budget, Ledger
-from promptopt.racing import race
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Budget, Ledger
+from promptopt.evaluation.racing import race
+from promptopt.evaluation.scorer import Scorer
 from promptopt.randomness import named_generator
-from promptopt.scorer import Scorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -121,7 +121,7 @@ def test_means_are_over_distinct_cells(memo: Memo) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.0, 0.25, 1.0, math.nan])), max_size=30))
 def test_a_candidates_mean_is_that_of_the_first_reply_in_each_cell(cells: list[tuple[int, float]]) -> None:
-    from promptopt.run import Candidate
+    from promptopt.search.run import Candidate
 
     candidate = Candidate(0, P, None, 0)
     first: dict[int, float] = {}

@@ -13,7 +13,7 @@ import toys
 
 from promptopt import FakeModel, FunctionModel, InputError, Prompt, Result, optimize
 from promptopt.errors import StoppedError
-from promptopt.result import FILE
+from promptopt.results.result import FILE
 
 
 def run(folder: Path, task: Any = toys.TASK, **settings: Any) -> Result:

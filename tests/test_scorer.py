@@ -25,9 +25,9 @@ from promptopt import (
     Response,
     Task,
 )
-from promptopt.calls import Caller
-from promptopt.ledger import Ledger
-from promptopt.scorer import Scorer
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Ledger
+from promptopt.evaluation.scorer import Scorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

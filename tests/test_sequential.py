@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from promptopt.racing import sizes
+from promptopt.evaluation.racing import sizes
 from promptopt.statistics import behind, chance_of_place, spending
 
 if TYPE_CHECKING:
-    from promptopt.scores import Floats
+    from promptopt.statistics.arrays import Floats
 
 NAN = math.nan
 

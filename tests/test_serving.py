@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from promptopt import Example, Memo, Message, Prompt, Request, Response, Task
-from promptopt.calls import Caller
-from promptopt.ledger import Ledger
-from promptopt.models.openai import OpenAIModel
-from promptopt.scorer import Scorer
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Ledger
+from promptopt.evaluation.scorer import Scorer
+from promptopt.models.hosted.openai import OpenAIModel
 
 pytest.importorskip("fastapi", reason="the extra 'serving' is not installed")
 pytest.importorskip("torch", reason="the extra 'local' is not installed")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from promptopt import InputError, Strategy
-from promptopt.settings import find_strategy, known_strategies, settings_of
+from promptopt.strategies.registry import find_strategy, known_strategies, settings_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 from promptopt import Failure, FakeModel, Response
 from promptopt.cli import app
-from promptopt.silence import Silence
+from promptopt.evaluation.silence import Silence
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from promptopt import Request
-    from promptopt.scores import Finish
+    from promptopt.replies import Finish
 
 
 def said(*replies: tuple[str, Finish]) -> Silence:

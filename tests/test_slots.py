@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from promptopt.errors import InputError
-from promptopt.slots import check_slots
+from promptopt.parsing.slots import check_slots
 
 FIELDS = ("text", "rating")
 

@@ -11,7 +11,7 @@ import toys
 from test_harness import SEARCH, Fixed, Watched, a_task, calls, search
 
 from promptopt import Budget, FakeModel, HillClimb, InputError, Judge, Price, Prompt, RandomSearch, Usage
-from promptopt.dry_run import estimate
+from promptopt.optimization.estimate import estimate
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from promptopt import Demonstrations, Example, FakeLabelModel, Prompt, PromptQuine, Task, optimize
-from promptopt.starts import balanced, with_other_demonstrations
+from promptopt.search.demonstrations import balanced, with_other_demonstrations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

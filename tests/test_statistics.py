@@ -13,7 +13,7 @@ from promptopt.statistics import shortest_within_one_error, shrunk, winners_curs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from promptopt.scores import Floats
+    from promptopt.statistics.arrays import Floats
 
 NAN = math.nan
 

@@ -26,8 +26,8 @@ from promptopt import (
     Strategy,
     optimize,
 )
-from promptopt.settings import find_strategy, settings_of
 from promptopt.strategies import P1
+from promptopt.strategies.registry import find_strategy, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -162,7 +162,7 @@ def test_a_wrong_name_or_setting_says_the_mend(name: str, settings: dict[str, st
 
 def test_hill_climbing_never_shows_a_prompt_as_good_and_bad() -> None:
     from promptopt import Prompt
-    from promptopt.writing import Shown
+    from promptopt.search.writing import Shown
 
     for count in range(1, 12):
         chain = [Shown(Prompt(str(i)), float(-i)) for i in range(count)]

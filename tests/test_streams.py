@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 from conftest import ROOT
 
-from promptopt.characters import character_fault, printable, whole_characters
-from promptopt.signals import ENDING, stop_on_signals
-from promptopt.streams import lasting
+from promptopt.optimization.signals import ENDING, stop_on_signals
+from promptopt.utils.characters import character_fault, printable, whole_characters
+from promptopt.utils.streams import lasting
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from promptopt import InputError, Memo, Result
 from promptopt.cli import app
-from promptopt.ledger import Spending
+from promptopt.evaluation.ledger import Spending
 from promptopt.report.compare import read_run
 from promptopt.sweep import load_sweep, run_sweep
 from promptopt.sweep.cells import Ran
@@ -33,7 +33,7 @@ from promptopt.sweep.table import Entry, Table, ranked, row_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from promptopt.scores import Floats
+    from promptopt.statistics.arrays import Floats
 
 # ---------------------------------------------------------------- the file
 

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+from promptopt.evaluation.tally import Tally
 from promptopt.prompt import Example, Prompt
+from promptopt.replies import Failure, Response
 from promptopt.rewards import Exact, Label
-from promptopt.scores import Failure, Response
-from promptopt.tally import Tally
 from promptopt.task import Task
 
 MOOD = ("negative", "positive")

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from promptopt.errors import InputError
+from promptopt.parsing.slots import check_slots
 from promptopt.prompt import Demonstrations, Example, Prompt
 from promptopt.rewards import Exact, Label, LabelMargin, Number
-from promptopt.slots import check_slots
 from promptopt.task import Task, default_template
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from promptopt.data.task_file import TaskSpec, build_task, load_task, parse_spec
 from promptopt.errors import InputError
 from promptopt.prompt import Message, Prompt
+from promptopt.replies import Response
 from promptopt.rewards import Label, LabelMargin, Matches, Number
-from promptopt.scores import Response
-from promptopt.taskfile import TaskSpec, build_task, load_task, parse_spec
 
 if TYPE_CHECKING:
     from promptopt.task import Task
@@ -413,7 +413,7 @@ def test_a_specification_made_elsewhere_names_its_source() -> None:
 
 
 def test_importing_the_package_leaves_pydantic_out() -> None:
-    code = "import sys, promptopt, promptopt.data, promptopt.task; sys.exit('pydantic' in sys.modules)"
+    code = "import sys, promptopt, promptopt.data.rows, promptopt.task; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[1]).returncode == 0
 
 

@@ -147,7 +147,7 @@ def test_an_answer_without_a_picture_is_asked_for_again(example: Any, tmp_path: 
 def test_an_endpoint_that_never_sends_a_picture_is_a_failure(
     example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("promptopt.models.dispatch._FIRST_WAIT", 0.001)
+    monkeypatch.setattr("promptopt.models.hosted.dispatch._FIRST_WAIT", 0.001)
     with Pictures(fault=Fault("empty")) as server:
         reply = asked(example, server, tmp_path)
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from promptopt import Example, FakeModel, Memo, Prompt, Response, Task
-from promptopt.answers import named_label
-from promptopt.calls import Caller
-from promptopt.ledger import Ledger
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Ledger
+from promptopt.evaluation.scorer import Scorer
+from promptopt.parsing.labels import named_label
+from promptopt.parsing.thinking import part, without_thinking
 from promptopt.rewards import last_number
-from promptopt.scorer import Scorer
-from promptopt.thinking import part, without_thinking
-from promptopt.writing.replies import proposals
+from promptopt.search.writing.replies import proposals
 
 if TYPE_CHECKING:
     from pathlib import Path

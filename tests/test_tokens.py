@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from promptopt.errors import InputError
 from promptopt.prompt import Demonstrations, Example, Layout, Message, Prompt
-from promptopt.tokens import cut, sections, words
+from promptopt.search.tokens import cut, sections, words
 
 LAYOUT = Layout(("text", "hint"), "Review: {text}", "completion")
 SLOTS = ("{text}", "{hint}")

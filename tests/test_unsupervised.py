@@ -28,11 +28,12 @@ from promptopt import (
     pseudo_labels,
     write_fine_tuning,
 )
-from promptopt.pseudolabels import PseudoLabel, confident
-from promptopt.run import label_shares
-from promptopt.settings import find_strategy
-from promptopt.strategies import BUILT_IN, needs_no_labels
+from promptopt.results.pseudo_labels import PseudoLabel
+from promptopt.search.pseudo_labels import confident
+from promptopt.search.run import label_shares
+from promptopt.strategies.base import needs_no_labels
 from promptopt.strategies.ppd import PPD
+from promptopt.strategies.registry import BUILT_IN, find_strategy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from promptopt import Request, Run
     from promptopt.models.base import Model
     from promptopt.prompt import Context
-    from promptopt.strategies import Strategy
+    from promptopt.strategies.base import Strategy
 
 GOLDEN = Path(__file__).with_name("golden")
 LABELS = ("bad", "good")

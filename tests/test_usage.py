@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from servers.loopback import Loopback
 
 from promptopt import Arrival, FakeModel, Memo, Message, Price, Request, Response, Usage
-from promptopt.calls import Caller
 from promptopt.errors import BudgetExhaustedError
-from promptopt.ledger import Budget, Ledger
-from promptopt.models import anthropic, openai
-from promptopt.models.anthropic import AnthropicModel
-from promptopt.scores import NO_USAGE
-from promptopt.usage import count, extent, fewest_tokens, label_extent
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Budget, Ledger
+from promptopt.models.hosted import anthropic, openai
+from promptopt.models.hosted.anthropic import AnthropicModel
+from promptopt.models.usage import count, extent, fewest_tokens, label_extent
+from promptopt.replies import NO_USAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

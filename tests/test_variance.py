@@ -12,21 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptopt import InputError
-from promptopt.variance import (
-    _greedy,
-    alignment,
-    best_subset,
-    cells,
-    components,
-    covariance,
-    held_out_score,
-    shrunk,
-    subset_score,
-    telling,
-)
+from promptopt.search.subsets import _greedy, alignment, best_subset, held_out_score, subset_score
+from promptopt.statistics.components import cells, components, covariance, shrunk, telling
 
 if TYPE_CHECKING:
-    from promptopt.scores import Floats
+    from promptopt.statistics.arrays import Floats
 
 DRAWS = 2_000
 

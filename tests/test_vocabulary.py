@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from promptopt.vocabulary import contrastive_vocabulary, pmi_vocabulary
+from promptopt.search.vocabulary import contrastive_vocabulary, pmi_vocabulary
 
 FILLER = ["the", "a", "of", "and", "to", "in"]
 

@@ -12,11 +12,11 @@ from hypothesis import given as given_examples
 from hypothesis import strategies as st
 
 from promptopt import Example, FakeModel, InputError, Memo, Prompt, Request, Response, Run, Task
-from promptopt.calls import Caller
-from promptopt.ledger import Budget, Ledger
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Budget, Ledger
+from promptopt.evaluation.scorer import Scorer
 from promptopt.randomness import named_generator
-from promptopt.scorer import Scorer
-from promptopt.writing import (
+from promptopt.search.writing import (
     JOBS,
     MetaPrompts,
     Seen,
@@ -36,7 +36,7 @@ from promptopt.writing import (
     shorten,
     summarise,
 )
-from promptopt.writing.replies import _texts
+from promptopt.search.writing.replies import _texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

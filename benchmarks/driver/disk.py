@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from promptopt import Memo, Response, Run, Usage, optimize
-from promptopt.memo import KeyMaker
+from promptopt.memo.memo import KeyMaker
 from promptopt.randomness import named_generator
 
 from .work import FINGERPRINT, LABELS, Answering, prompts_of, task_of

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from promptopt.randomness import named_generator
 
 if TYPE_CHECKING:
-    from promptopt.scores import Floats
+    from promptopt.statistics.arrays import Floats
 
 PART = 250  # cells that are worth a part of their own, as `promptopt.models.replicas` cuts them
 EACH = 4  # parts a replica, at most

@@ -12,13 +12,13 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt import Label, LabelMargin, Memo, Run, load_model
-from promptopt.calls import Caller
 from promptopt.errors import InputError
-from promptopt.ledger import Ledger
-from promptopt.memo import KeyMaker
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Ledger
+from promptopt.evaluation.scorer import Scorer
+from promptopt.memo.memo import KeyMaker
 from promptopt.randomness import named_generator
-from promptopt.run import Candidate
-from promptopt.scorer import Scorer
+from promptopt.search.run import Candidate
 
 from .work import ITEMS, LABELS, PROMPTS, Answering, prompts_of, task_of
 

@@ -15,8 +15,8 @@ import torch
 import transformers
 
 from promptopt import PromptoptError
-from promptopt.models.catalog import KNOWN, model_file
 from promptopt.models.local import LocalModel
+from promptopt.models.local.catalog import KNOWN, model_file
 from promptopt.models.local.loading import Files, choose_device
 
 from . import __doc__ as about

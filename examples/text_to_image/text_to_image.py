@@ -18,11 +18,11 @@ from typing import Any
 from promptopt import Example, Judge, Prompt, Request, Response, Result, Task, Usage, optimize
 from promptopt.images import Image, content, parts, reference
 from promptopt.models.base import Price
-from promptopt.models.bodies import at, json_object
-from promptopt.models.dialect import Dialect
-from promptopt.models.hosted import HostedModel
-from promptopt.models.openai import OpenAIModel
-from promptopt.scores import Failure
+from promptopt.models.hosted.bodies import at, json_object
+from promptopt.models.hosted.dialect import Dialect
+from promptopt.models.hosted.model import HostedModel
+from promptopt.models.hosted.openai import OpenAIModel
+from promptopt.replies import Failure
 
 REFUSALS = ("moderation_blocked", "content_policy_violation")  # codes of OpenAI's
 CRITERIA = (

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from promptopt import Prompt, Task, optimize, pseudo_labels, write_fine_tuning
-from promptopt.data import read_rows, to_examples
+from promptopt.data.rows import read_rows, to_examples
 
 HERE = Path(__file__).parent
 TOPICS = ("cooking", "sport", "travel")

@@ -9,8 +9,9 @@ import typer
 
 from promptopt.cli.output import say
 from promptopt.errors import InputError
-from promptopt.models import KINDS, catalog, load_model
-from promptopt.settings import find_strategy, known_strategies, settings_of
+from promptopt.models import KINDS, load_model
+from promptopt.models.local import catalog
+from promptopt.strategies.registry import find_strategy, known_strategies, settings_of
 
 models = typer.Typer(help="The models that can be named, and those that can be fetched.", rich_markup_mode=None)
 
@@ -52,8 +53,8 @@ def check(
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait for an answer.")] = None,
 ) -> None:
     """Find out what an endpoint can do: key, model, log-probabilities, batches, price. Pays for one small call, or a few."""
-    from promptopt.models.check import check as findings  # noqa: PLC0415  loaded when used
-    from promptopt.models.hosted import HostedModel  # noqa: PLC0415  loaded when used
+    from promptopt.models.hosted.check import check as findings  # noqa: PLC0415  loaded when used
+    from promptopt.models.hosted.model import HostedModel  # noqa: PLC0415  loaded when used
 
     model = load_model(name, base_url=base_url, tokenizer=tokenizer, timeout=timeout)
     if not isinstance(model, HostedModel):

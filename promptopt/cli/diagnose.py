@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from promptopt.calls import Caller
 from promptopt.cli.output import say, say_json, say_table
 from promptopt.cli.run import (
     BaseUrl,
@@ -43,25 +42,26 @@ from promptopt.cli.run import (
 )
 from promptopt.cli.source import Source
 from promptopt.errors import InputError
-from promptopt.ledger import Budget, Ledger
-from promptopt.memo import Memo
-from promptopt.progress import Display
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Budget, Ledger
+from promptopt.evaluation.scorer import Scorer
+from promptopt.memo.memo import Memo
 from promptopt.randomness import named_generator
-from promptopt.run import Run
-from promptopt.scorer import Scorer
-from promptopt.scores import nanmean
+from promptopt.search.run import Run
+from promptopt.statistics.arrays import nanmean
+from promptopt.statistics.components import components, covariance, shrunk, telling
 from promptopt.strategies import P1
 from promptopt.strategies.p1 import Probe, probe, pruned, written
-from promptopt.variance import components, covariance, shrunk, telling
+from promptopt.tracking.display import Display
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from promptopt.models.base import Model
-    from promptopt.scores import Floats
     from promptopt.statistics import Interval
+    from promptopt.statistics.arrays import Floats
+    from promptopt.statistics.components import Components
     from promptopt.task import Task
-    from promptopt.variance import Components
 
 _SURE = 0.05  # share of false alarms among the examples that are said to tell prompts apart
 _SHOWN = 12  # examples in the table

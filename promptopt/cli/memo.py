@@ -10,8 +10,8 @@ import typer
 
 from promptopt.cli.output import say, say_json, say_lines
 from promptopt.errors import InputError
-from promptopt.memo import Memo, default_place, folder_at, parse_age, place_name, write_lines
-from promptopt.memo_salvage import salvage as salvaged
+from promptopt.memo.memo import Memo, default_place, folder_at, parse_age, place_name, write_lines
+from promptopt.memo.salvage import salvage as salvaged
 
 memo = typer.Typer(help="The memo: every reply that was ever paid for.", no_args_is_help=True, rich_markup_mode=None)
 

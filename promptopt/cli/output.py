@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from promptopt.characters import printable
-from promptopt.streams import LastingStream, lasting
+from promptopt.utils.characters import printable
+from promptopt.utils.streams import LastingStream, lasting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

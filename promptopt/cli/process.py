@@ -6,8 +6,8 @@ import signal
 import sys
 from contextlib import suppress
 
-from promptopt.signals import ENDING
-from promptopt.streams import lasting, open_standard_descriptors
+from promptopt.optimization.signals import ENDING
+from promptopt.utils.streams import lasting, open_standard_descriptors
 
 _DESCRIPTORS = 4096  # a hosted model takes one for each call in flight; some systems begin with 256
 

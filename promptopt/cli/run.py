@@ -11,29 +11,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from promptopt.calls import Caller
 from promptopt.cli.output import say, say_json, say_table
 from promptopt.cli.source import Source, read_prompts
-from promptopt.dry_run import estimate
 from promptopt.errors import InputError
-from promptopt.harness import prepare, run_job
-from promptopt.ledger import Budget, Ledger
-from promptopt.memo import Memo
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Budget, Ledger
+from promptopt.evaluation.scorer import Scorer
+from promptopt.evaluation.silence import Silence
+from promptopt.memo.memo import Memo
 from promptopt.models import load_model
 from promptopt.models.base import LabelModel, Price
-from promptopt.outcomes import SAME
-from promptopt.progress import Display
-from promptopt.result import CHOSEN, SPENDING
-from promptopt.scorer import Scorer
-from promptopt.silence import Silence
+from promptopt.optimization.api import prepare, run_job
+from promptopt.optimization.estimate import estimate
+from promptopt.results.outcomes import SAME
+from promptopt.results.result import CHOSEN, SPENDING
 from promptopt.statistics import mean_interval, paired_interval
+from promptopt.tracking.display import Display
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from promptopt.models.base import Model
     from promptopt.prompt import Prompt
-    from promptopt.result import Result
+    from promptopt.results.result import Result
     from promptopt.statistics import Interval
 
 TaskArgument = Annotated[
@@ -289,7 +289,7 @@ def _libraries_speak_aside() -> AbstractContextManager[Any]:
 
 
 def _with_batches(model: Model) -> Model:
-    from promptopt.models.batches import batch_model  # noqa: PLC0415  loaded when used
+    from promptopt.models.hosted.batches.batch import batch_model  # noqa: PLC0415  loaded when used
 
     if isinstance(model, LabelModel):
         raise InputError(f"{model!r} scores labels, which no batch endpoint does: leave out --batch")

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptopt.characters import character_fault
-from promptopt.data import read_rows, read_text
+from promptopt.data.rows import read_rows, read_text
+from promptopt.data.task_file import build_task, load_task, parse_spec
 from promptopt.errors import InputError
+from promptopt.parsing.slots import check_slots
 from promptopt.prompt import Prompt
-from promptopt.result import FILE, Result
-from promptopt.slots import check_slots
-from promptopt.taskfile import build_task, load_task, parse_spec
+from promptopt.results.result import FILE, Result
+from promptopt.utils.characters import character_fault
 
 if TYPE_CHECKING:
     from promptopt.task import Task

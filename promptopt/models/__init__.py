@@ -93,7 +93,7 @@ def load_model(
 
         return LocalModel(name)
     if kind == "local-clip":
-        from promptopt.models.clip import ClipModel  # noqa: PLC0415  loaded when used
+        from promptopt.models.local.clip import ClipModel  # noqa: PLC0415  loaded when used
 
         return ClipModel(name)
     return _from_module(name)
@@ -101,14 +101,14 @@ def load_model(
 
 def _hosted(kind: str, name: str, settings: dict[str, Any], tokenizer: str | None) -> Model:
     if kind == "openai":
-        from promptopt.models.openai import OpenAIModel  # noqa: PLC0415  loaded when used
+        from promptopt.models.hosted.openai import OpenAIModel  # noqa: PLC0415  loaded when used
 
         return OpenAIModel(name, **settings)
     if kind == "anthropic":
-        from promptopt.models.anthropic import AnthropicModel  # noqa: PLC0415  loaded when used
+        from promptopt.models.hosted.anthropic import AnthropicModel  # noqa: PLC0415  loaded when used
 
         return AnthropicModel(name, **settings)
-    from promptopt.models.completions import CompletionsModel, TokenizedCompletionsModel  # noqa: PLC0415  loaded when used
+    from promptopt.models.hosted.completions import CompletionsModel, TokenizedCompletionsModel  # noqa: PLC0415  loaded when used
 
     return (
         TokenizedCompletionsModel(name, tokenizer=tokenizer, **settings)

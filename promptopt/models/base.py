@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from promptopt.prompt import Context
-    from promptopt.scores import Arrival, Usage
+    from promptopt.replies import Arrival, Usage
 
 Unit: TypeAlias = Literal["reply", "batch"]
 

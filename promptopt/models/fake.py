@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from promptopt.errors import InputError
 from promptopt.models.base import Price, Request
 from promptopt.models.identity import code_digest
-from promptopt.scores import Arrival, Response
+from promptopt.replies import Arrival, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from promptopt.errors import InputError
-from promptopt.outcomes import FILE, SAME, read_outcomes
 from promptopt.report.curves import Point, best_at, best_so_far
-from promptopt.result import FILE as RESULT
-from promptopt.result import Result
+from promptopt.results.outcomes import FILE, SAME, read_outcomes
+from promptopt.results.result import FILE as RESULT
+from promptopt.results.result import Result
 from promptopt.statistics import paired_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from promptopt.outcomes import Outcome
+    from promptopt.results.outcomes import Outcome
     from promptopt.statistics import Interval
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)  # of the calls that all runs made, at which their best is compared

@@ -8,13 +8,13 @@ import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from promptopt.settings import known_strategies, settings_of
+from promptopt.strategies.registry import known_strategies, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from promptopt.outcomes import Answer, Outcome
-    from promptopt.result import Record, Result
+    from promptopt.results.outcomes import Answer, Outcome
+    from promptopt.results.result import Record, Result
 
 _MOST_KINDS = 12
 _LONGEST_KIND = 80  # characters

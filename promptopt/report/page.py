@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from promptopt.errors import MissingExtraError
 from promptopt.report.curves import best_so_far, command, kinds
 from promptopt.report.text import price_in_words
-from promptopt.result import SPENDING
+from promptopt.results.result import SPENDING
 
 try:
     import vl_convert
@@ -26,9 +26,9 @@ except ImportError as error:
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from promptopt.outcomes import Answer, Outcome
     from promptopt.report.compare import Compared
-    from promptopt.result import Record, Result
+    from promptopt.results.outcomes import Answer, Outcome
+    from promptopt.results.result import Record, Result
     from promptopt.statistics import Interval
 
 _LONGEST = 20_000  # characters of one text on the page; the files of the run hold all of it

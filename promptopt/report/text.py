@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from promptopt.characters import printable
-from promptopt.files import write_private
 from promptopt.report.curves import command
-from promptopt.result import SPENDING
+from promptopt.results.result import SPENDING
+from promptopt.utils.characters import printable
+from promptopt.utils.files import write_private
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from promptopt.models.base import Price
-    from promptopt.result import Record, Result
+    from promptopt.results.result import Record, Result
 
 _BEST = 20
 

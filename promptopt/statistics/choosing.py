@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from promptopt.randomness import named_generator
-from promptopt.scores import nanmean, standard_error
+from promptopt.statistics.arrays import nanmean, standard_error
 from promptopt.statistics.shrinkage import shrunk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from promptopt.scores import Floats
+    from promptopt.statistics.arrays import Floats
 
 _RESAMPLES = 2_000
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from promptopt.errors import InputError
 from promptopt.randomness import named_generator
-from promptopt.scores import nanmean, paired_difference
+from promptopt.statistics.arrays import nanmean, paired_difference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from promptopt.scores import Floats
+    from promptopt.statistics.arrays import Floats
 
 _RESAMPLES = 9_999
 _FEWEST = 8  # values below which a bootstrap interval is far too narrow: of 2 it covers the mean half of the time

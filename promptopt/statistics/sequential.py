@@ -18,7 +18,7 @@ from promptopt.statistics.shrinkage import additive
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from promptopt.scores import Floats
+    from promptopt.statistics.arrays import Floats
 
 _ROUNDING = 1e-12  # of a gap; equal gaps, such as 0.4 - 0.3 and 0.3 - 0.2, vary by less
 _SPREADS, _WIDEST = 25, 2.0  # values of tau that are averaged over, up to so many times the range of the effects

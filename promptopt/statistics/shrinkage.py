@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from promptopt.scores import nanmean
+from promptopt.statistics.arrays import nanmean
 
 if TYPE_CHECKING:
-    from promptopt.scores import Floats
+    from promptopt.statistics.arrays import Floats
 
 _SWEEPS, _SETTLED = 50, 1e-12  # of alternating least squares; where no item is missing, two do
 

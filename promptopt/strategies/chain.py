@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from promptopt.forecast import Change, Forecast, fitted
+from promptopt.replies import Response
 from promptopt.rewards import LabelMargin
-from promptopt.scores import Response, nanmean
+from promptopt.search.surrogate import Change, Forecast, fitted
+from promptopt.search.writing import Shown, seen
 from promptopt.statistics import shrunk
-from promptopt.writing import Shown, seen
+from promptopt.statistics.arrays import nanmean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from promptopt.prompt import Example, Prompt
-    from promptopt.run import Run
-    from promptopt.scores import Floats, Scores
-    from promptopt.writing import Seen
+    from promptopt.scores import Scores
+    from promptopt.search.run import Run
+    from promptopt.search.writing import Seen
+    from promptopt.statistics.arrays import Floats
 
 _DIGITS = 9  # of scores, so that the last bits decide neither a tie nor what the writer reads
 

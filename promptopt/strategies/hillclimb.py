@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from promptopt.errors import InputError
-from promptopt.forecast import Change
+from promptopt.parsing.slots import check_slots
 from promptopt.prompt import Prompt
-from promptopt.slots import check_slots
-from promptopt.strategies.chain import Chain
-from promptopt.writing import (
+from promptopt.search.surrogate import Change
+from promptopt.search.writing import (
     LONGEST,
     MetaPrompts,
     ask,
@@ -27,13 +26,14 @@ from promptopt.writing import (
     scale,
     summarise,
 )
+from promptopt.strategies.chain import Chain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from promptopt.prompt import Context, Example
-    from promptopt.run import Run
-    from promptopt.writing import Shown
+    from promptopt.search.run import Run
+    from promptopt.search.writing import Shown
 
 _FIRST = 3  # items before anyone may be dropped
 _AT_ONCE = 8  # paraphrases for the pool that are asked for in one message, at least

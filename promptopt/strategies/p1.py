@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from promptopt.errors import BudgetExhaustedError, InputError, nearest
-from promptopt.scores import Response
-from promptopt.variance import Components, best_subset, components, covariance, held_out_score, shrunk
-from promptopt.writing import Shown, ask, blind, by_reason, improve, paraphrase
+from promptopt.replies import Response
+from promptopt.search.subsets import best_subset, held_out_score
+from promptopt.search.writing import Shown, ask, blind, by_reason, improve, paraphrase
+from promptopt.statistics.components import Components, components, covariance, shrunk
+from promptopt.strategies.base import Strategy, needs_no_labels
+from promptopt.strategies.registry import BUILT_IN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from promptopt.prompt import Context, Prompt
-    from promptopt.run import Run
-    from promptopt.scores import Floats, Scores
-    from promptopt.strategies import Strategy
+    from promptopt.scores import Scores
+    from promptopt.search.run import Run
+    from promptopt.statistics.arrays import Floats
 
 PILOT = 2  # replicates by which the others are planned; the fewest that show noise
 
@@ -131,14 +134,10 @@ class P1:
     @property
     def unlabelled(self) -> bool:
         """Whether the inner strategy looks at no label of the training items; then there is no probe either."""
-        from promptopt.strategies import needs_no_labels  # noqa: PLC0415  as in `strategy`
-
         return needs_no_labels(self.strategy())
 
     def strategy(self) -> Strategy:
         """Return the inner strategy."""
-        from promptopt.strategies import BUILT_IN, Strategy  # noqa: PLC0415  the package imports this module
-
         if isinstance(self.inner, Strategy):
             return self.inner
         if not isinstance(self.inner, str) or self.inner not in BUILT_IN:

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from promptopt.categorical import clipped, modal, policy_gradient, project_to_simplex, sample, uniform
 from promptopt.errors import BudgetExhaustedError, InputError
 from promptopt.prompt import Demonstrations
-from promptopt.pseudolabels import confident, cross_entropy, refuse_what_needs_labels, with_words
-from promptopt.scores import nanmean
-from promptopt.vocabulary import pmi_vocabulary
+from promptopt.search.categorical import clipped, modal, policy_gradient, project_to_simplex, sample, uniform
+from promptopt.search.pseudo_labels import confident, cross_entropy, refuse_what_needs_labels, with_words
+from promptopt.search.vocabulary import pmi_vocabulary
+from promptopt.statistics.arrays import nanmean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from promptopt.prompt import Example, Prompt
-    from promptopt.run import Run
-    from promptopt.scores import Floats
+    from promptopt.search.run import Run
+    from promptopt.statistics.arrays import Floats
 
 _CLIP = 3.0  # longest gradient (BDPL, code)
 _DECAYS = (0.9, 0.999)  # of Adam's two means (BDPL, code)

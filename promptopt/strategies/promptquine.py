@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from promptopt.errors import InputError
-from promptopt.masks import dropped, restored, worth
 from promptopt.rewards import LabelMargin
-from promptopt.scores import nanmean, standard_error
-from promptopt.starts import balanced, with_other_demonstrations
+from promptopt.search.demonstrations import balanced, with_other_demonstrations
+from promptopt.search.masks import dropped, restored, worth
+from promptopt.statistics.arrays import nanmean, standard_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from promptopt.masks import Worth
     from promptopt.prompt import Example, Prompt
     from promptopt.rewards import Reward
-    from promptopt.run import Run
-    from promptopt.scores import Floats
-    from promptopt.tokens import Mask, Tokens
+    from promptopt.search.masks import Worth
+    from promptopt.search.run import Run
+    from promptopt.search.tokens import Mask, Tokens
+    from promptopt.statistics.arrays import Floats
 
 _MOVES = ("restore", "swap")  # any other is a deletion
 _LEAST = {

@@ -18,19 +18,21 @@ import numpy as np
 
 from promptopt.environment import advice
 from promptopt.errors import InputError
-from promptopt.forecast import Change, fitted
-from promptopt.scores import Response, nanmean
-from promptopt.writing import MetaPrompts, Seen, Shown, ask, by_reason, combine, edit, shorten, summarise
+from promptopt.replies import Response
+from promptopt.search.surrogate import Change, fitted
+from promptopt.search.writing import MetaPrompts, Seen, Shown, ask, by_reason, combine, edit, shorten, summarise
+from promptopt.statistics.arrays import nanmean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from enum import Enum
 
     from promptopt.environment import FeedbackRule
-    from promptopt.forecast import Forecast
     from promptopt.prompt import Context, Prompt
-    from promptopt.run import Run
-    from promptopt.scores import Floats, Scores
+    from promptopt.scores import Scores
+    from promptopt.search.run import Run
+    from promptopt.search.surrogate import Forecast
+    from promptopt.statistics.arrays import Floats
     from promptopt.task import Task
 
     _Message = Callable[[int], Context]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from promptopt.errors import InputError
-from promptopt.writing import ask, paraphrase
+from promptopt.search.writing import ask, paraphrase
 
 if TYPE_CHECKING:
     from promptopt.prompt import Context
-    from promptopt.run import Run
+    from promptopt.search.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from promptopt.errors import InputError
 from promptopt.strategies.promptquine import check_fitness, reward_of, seed_tokens
 
 if TYPE_CHECKING:
-    from promptopt.run import Run
-    from promptopt.tokens import Mask
+    from promptopt.search.run import Run
+    from promptopt.search.tokens import Mask
 
 
 @dataclass(frozen=True, kw_only=True)

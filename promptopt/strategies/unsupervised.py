@@ -12,23 +12,30 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
-from promptopt.agreement import beyond_chance, calibrated, dawid_skene, is_collapsed, mutual_information, votes_of
-from promptopt.categorical import modal, sample, toward_elite, uniform
 from promptopt.errors import BudgetExhaustedError, InputError
 from promptopt.prompt import Demonstrations
-from promptopt.pseudolabels import Believed, confident, cross_entropy, refuse_what_needs_labels, with_words
+from promptopt.search.categorical import modal, sample, toward_elite, uniform
+from promptopt.search.pseudo_labels import Believed, confident, cross_entropy, refuse_what_needs_labels, with_words
+from promptopt.search.vocabulary import contrastive_vocabulary
 from promptopt.statistics import mean_interval, over_judges, paired_interval
+from promptopt.statistics.annotators import (
+    beyond_chance,
+    calibrated,
+    dawid_skene,
+    is_collapsed,
+    mutual_information,
+    votes_of,
+)
 from promptopt.strategies.ppd import PPD
-from promptopt.vocabulary import contrastive_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from promptopt.agreement import Votes
     from promptopt.prompt import Example, Prompt
-    from promptopt.run import Run
-    from promptopt.scores import Floats
+    from promptopt.search.run import Run
     from promptopt.statistics import Interval
+    from promptopt.statistics.annotators import Votes
+    from promptopt.statistics.arrays import Floats
 
 _SURE = 0.95  # confidence of the bound below which the seed prompt stays
 _SMALL = 1e-6

@@ -11,28 +11,28 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from promptopt.data.task_file import load_task
 from promptopt.errors import BudgetExhaustedError, InputError, PromptoptError
-from promptopt.files import make_private_folder, write_private
-from promptopt.harness import Job, prepare, run_job
-from promptopt.ledger import Budget, Ledger, Spending
+from promptopt.evaluation.ledger import Budget, Ledger, Spending
 from promptopt.models import load_model
-from promptopt.outcomes import FILE as OUTCOMES
-from promptopt.outcomes import Outcome, read_outcomes, write_outcomes
+from promptopt.optimization.api import Job, prepare, run_job
 from promptopt.report import write_report
-from promptopt.result import FILE as RESULT
-from promptopt.result import Result
-from promptopt.taskfile import load_task
+from promptopt.results.outcomes import FILE as OUTCOMES
+from promptopt.results.outcomes import Outcome, read_outcomes, write_outcomes
+from promptopt.results.result import FILE as RESULT
+from promptopt.results.result import Result
 from promptopt.tracking import OptunaStudy
+from promptopt.utils.files import make_private_folder, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from promptopt.models.base import Model, Price
-    from promptopt.scores import Usage
+    from promptopt.models.usage import Bound
+    from promptopt.replies import Usage
     from promptopt.sweep.spec import ModelSpec, StrategySpec, TaskModelSpec
     from promptopt.task import Task
-    from promptopt.usage import Bound
 
 CALLS = "calls.json"
 _KEY_DIGITS = 16  # of a memo key; of a million calls, two agree in these once in thirty million sweeps

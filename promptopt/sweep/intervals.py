@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from promptopt.scores import nanmean
 from promptopt.statistics import Interval, mean_interval, paired_interval
+from promptopt.statistics.arrays import nanmean
 
 if TYPE_CHECKING:
-    from promptopt.scores import Floats
+    from promptopt.statistics.arrays import Floats
 
 
 def crossed_interval(first: Floats, second: Floats | None = None, confidence: float = 0.95) -> Interval:

@@ -6,15 +6,15 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from promptopt.data.task_file import load_task
 from promptopt.errors import InputError
 from promptopt.sweep.cells import Cell
-from promptopt.taskfile import load_task
 from promptopt.tracking.identity import digest_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from promptopt.ledger import Budget
+    from promptopt.evaluation.ledger import Budget
     from promptopt.sweep.spec import SweepSpec, TaskModelSpec
     from promptopt.task import Task
 

@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.errors import InputError
-from promptopt.ledger import Budget
+from promptopt.evaluation.ledger import Budget
 from promptopt.sweep.cells import added
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from promptopt.ledger import Spending
-    from promptopt.result import Result
+    from promptopt.evaluation.ledger import Spending
+    from promptopt.results.result import Result
     from promptopt.sweep.cells import Cell, Ran, Use
     from promptopt.sweep.plan import Place, Plan
 

@@ -9,11 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptopt.characters import printable
 from promptopt.errors import MissingExtraError
-from promptopt.files import make_private_folder, write_private
-from promptopt.ledger import Spending
-from promptopt.memo import Memo, default_place
+from promptopt.evaluation.ledger import Spending
+from promptopt.memo.memo import Memo, default_place
 from promptopt.report.compare import SavedRun, compare_runs
 from promptopt.sweep.cells import Ran, keep, read_kept
 from promptopt.sweep.plan import Plan, plan
@@ -23,6 +21,8 @@ from promptopt.sweep.spec import load_sweep
 from promptopt.sweep.study import SweepStudy
 from promptopt.sweep.table import Entry, Row, Table, ranked, row_of
 from promptopt.tracking.optuna_study import FILE as STUDY
+from promptopt.utils.characters import printable
+from promptopt.utils.files import make_private_folder, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from promptopt.data import read_text
+from promptopt.data.rows import read_text
 from promptopt.errors import InputError, nearest
-from promptopt.ledger import Budget
+from promptopt.evaluation.ledger import Budget
 from promptopt.models.base import Price
 
 if TYPE_CHECKING:

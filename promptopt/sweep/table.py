@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from promptopt.outcomes import SAME
+from promptopt.results.outcomes import SAME
 from promptopt.sweep.intervals import crossed_interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from promptopt.ledger import Spending
-    from promptopt.outcomes import Outcome
+    from promptopt.evaluation.ledger import Spending
     from promptopt.prompt import Prompt
-    from promptopt.scores import Floats
+    from promptopt.results.outcomes import Outcome
     from promptopt.statistics import Interval
+    from promptopt.statistics.arrays import Floats
     from promptopt.sweep.cells import Ran
 
 HEADS = (

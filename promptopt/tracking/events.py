@@ -9,16 +9,16 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from promptopt.errors import InputError
-from promptopt.settings import settings_of
+from promptopt.strategies.registry import settings_of
 from promptopt.tracking.identity import digest_of, task_identity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from promptopt.ledger import Spending
-    from promptopt.result import Record, Result
-    from promptopt.run import Candidate, Run
-    from promptopt.strategies import Strategy
+    from promptopt.evaluation.ledger import Spending
+    from promptopt.results.result import Record, Result
+    from promptopt.search.run import Candidate, Run
+    from promptopt.strategies.base import Strategy
     from promptopt.task import Task
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from promptopt.tracking.events import Begun, Stepped, Tracker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from promptopt.result import Result
+    from promptopt.results.result import Result
     from promptopt.tracking.events import Event
 
 _MOST_PARAM, _MOST_TAG = 500, 5_000  # characters that every MLflow takes

@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from promptopt._version import __version__
 from promptopt.errors import InputError
-from promptopt.files import make_private_folder
 from promptopt.tracking.events import Begun, Stepped, Tracker, first_line
+from promptopt.utils.files import make_private_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
-    from promptopt.result import Record, Result
+    from promptopt.results.result import Record, Result
     from promptopt.tracking.events import Event
 
 FILE = "study.db"

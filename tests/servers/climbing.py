@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from promptopt import Memo, Request, Result
-from promptopt.calls import _body
+from promptopt.evaluation.caller import _body
 from promptopt.memo import memo_key
 from promptopt.prompt import Message
 

@@ -22,7 +22,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
-from promptopt.models.catalog import converted_directory, known_digest
+from promptopt.models.local.catalog import converted_directory, known_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,7 @@ import torch
 
 from promptopt.models.local.sampling import choose
 from promptopt.randomness import named_generator
-from promptopt.scores import Arrival, Failure, Response, Usage
+from promptopt.replies import Arrival, Failure, Response, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from promptopt.models.base import Request
-    from promptopt.scores import Finish
+    from promptopt.replies import Finish
 
 # What narrow floating-point numbers that overflow come to; a token chosen from them would be a score in the end.
 NO_NUMBERS = Failure("the model's predictions are no numbers: use a wider dtype")

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from promptopt.errors import InputError, nearest
-from promptopt.models.catalog import KNOWN, known_digest, model_file
+from promptopt.models.local.catalog import KNOWN, known_digest, model_file
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _WEIGHTS = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".gguf")

@@ -25,7 +25,7 @@ from promptopt.models.local.head import Head
 from promptopt.models.local.loading import Files, choose_device, choose_dtype
 from promptopt.models.local.trial import engine_for
 from promptopt.models.local.trie import merge
-from promptopt.scores import Arrival, Failure, Response, Usage
+from promptopt.replies import Arrival, Failure, Response, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from promptopt.models.local.trial import AnyEngine
     from promptopt.models.local.trie import Ints
     from promptopt.prompt import Context
-    from promptopt.scores import Floats
+    from promptopt.statistics.arrays import Floats
 
 _CELLS = 2**22  # sequences x longest of one trie: its tables take some 200 MB
 _READ = 512  # hidden states for which log-probabilities are computed at once

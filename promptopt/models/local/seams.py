@@ -11,7 +11,7 @@ import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from promptopt.models.common_start import common_start
+from promptopt.models.local.common_start import common_start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from promptopt.models.common_start import common_start
+from promptopt.models.local.common_start import common_start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from promptopt.models.common_start import Symbols
+    from promptopt.models.local.common_start import Symbols
     from promptopt.models.local.trie import Ints
 
 _SLACK = 1.05  # a part may be so much larger than it must be, if the cut then falls where less is shared

@@ -14,7 +14,7 @@ from promptopt.models import load_model
 from promptopt.models.base import CaptionModel, LabelModel, TokenModel
 from promptopt.models.replicas.cut import cut, in_order
 from promptopt.models.replicas.pool import Part, Pool
-from promptopt.scores import Arrival, Failure
+from promptopt.replies import Arrival, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

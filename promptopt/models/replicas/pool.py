@@ -27,14 +27,14 @@ from ray.exceptions import (
 from promptopt.errors import FinalModelError, InputError, PromptoptError
 from promptopt.models import load_model
 from promptopt.models.base import LabelModel
-from promptopt.scores import Failure
+from promptopt.replies import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from promptopt.models.base import Model, Request
     from promptopt.prompt import Context
-    from promptopt.scores import Arrival
+    from promptopt.replies import Arrival
 
 DEATHS = 3
 """Of replicas over one part; then its requests fail."""

@@ -1,0 +1,6 @@
+"""Reading data: files and data sets become examples and tasks."""
+
+from promptopt.data.rows import read_rows as read_rows
+from promptopt.data.rows import split_examples as split_examples
+from promptopt.data.rows import to_examples as to_examples
+from promptopt.data.task_file import load_task as load_task

@@ -1,0 +1,456 @@
+"""Reading data: files, data sets of the Hugging Face hub and plain mappings become examples; one file becomes three splits.
+
+Knows nothing of tasks, models or rewards. Every complaint names the file, the line, the field and the mend.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import importlib
+import io
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from promptopt.errors import InputError, MissingExtraError, nearest
+from promptopt.prompt import Example
+from promptopt.randomness import named_generator
+from promptopt.utils.characters import character_fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+HUB = "hf://"
+_LISTED, _LONGEST = 5, 100  # rows that were left out, in a note, and characters of what is wrong with each
+
+_TABLES = (".csv", ".tsv", ".txt")
+ENDINGS = (".jsonl", ".ndjson", ".json", *_TABLES)
+_QUOTED_FIELD = r'(?:"(?:[^"]|"")*"|[^"\t]*)'
+_QUOTED_LINE = re.compile(rf"{_QUOTED_FIELD}(?:\t{_QUOTED_FIELD})*")
+
+
+_FILL = "fill it in or drop the row (drop_unusable, --drop-unusable)"
+
+
+class Row(NamedTuple):
+    """One row of data as text.
+
+    Args:
+        values: column -> text; a null has no entry.
+        where: "train.tsv, line 7" or "item 3", for messages.
+        stem: file name without folder and ending, or "item".
+        number: true line of the file on which the row starts, or its place from 1 where there are no lines.
+    """
+
+    values: dict[str, str]
+    where: str
+    stem: str
+    number: int
+
+
+class UnusableRowError(InputError):
+    """A row cannot be used.
+
+    Args:
+        where: which row.
+        fault: what is wrong with it.
+        fix: what to do about it.
+    """
+
+    def __init__(self, where: str, fault: str, fix: str) -> None:
+        super().__init__(f"{where}: {fault}; {fix}")
+        self.where = where
+        self.fault = fault
+
+
+class Splits(NamedTuple):
+    """Three sets of examples that share none."""
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+
+
+def read_rows(
+    source: str | Path | Iterable[Mapping[str, Any]],
+    *,
+    quoting: bool | None = None,
+    dropped: list[UnusableRowError] | None = None,
+) -> list[Row]:
+    """Read a file, a data set of the hub, or mappings that are at hand.
+
+    Args:
+        source: a path ending in .csv, .tsv, .txt (tab-separated), .jsonl, .ndjson or .json (a list of objects);
+            `hf://[owner/]name[:split]` or `hf://owner/name/config[:split]`, split "train" where none is named;
+            or mappings from column to value. Tables start with a header line; a .csv whose header has semicolons and
+            no comma is separated by semicolons. Files are UTF-8.
+        quoting: whether a table quotes fields as CSV does. By default a .csv does. A .tsv or .txt does where it holds
+            quotes and each of them belongs to a field that is in quotes, whole on its line, inner quotes doubled.
+        dropped: takes what is wrong with lines that are no rows, which are left out then; None refuses them.
+
+    Returns:
+        The rows in their order. Numbers, truth values and nested values become JSON text; a null has no entry.
+
+    Raises:
+        InputError: the source cannot be read; says where and how to mend it.
+        MissingExtraError: `hf://` without the extra "datasets".
+    """
+    if isinstance(source, str) and source.startswith(HUB):
+        rows = _hub_rows(source)
+    elif isinstance(source, str | Path):
+        rows = _file_rows(Path(source), quoting, dropped)
+    else:
+        rows = [_row(item, f"item {number}", "item", number) for number, item in enumerate(source, 1)]
+    if not rows:
+        given = f"{source} holds" if isinstance(source, str | Path) else "the data given holds"
+        raise InputError(f"{given} no rows: give at least one")
+    return rows
+
+
+def read_text(path: Path) -> str:
+    """Return what a UTF-8 file says, less a byte order mark; line ends stay as they are.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, or it is not UTF-8.
+    """
+    try:
+        raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except FileNotFoundError as error:
+        folder = path.parent
+        known = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
+        start = "" if path.is_absolute() else f"; relative paths start from {Path.cwd()}"
+        raise InputError(f"{path}: no such file{nearest(path.name, known)}{start}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; give a file that can") from error
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        ) from error
+
+
+def to_examples(
+    rows: Sequence[Row],
+    *,
+    inputs: Sequence[str] | Mapping[str, Sequence[str]],
+    label: str | None,
+    id: str | None = None,  # noqa: A002 - the name of the column's role, as in Example
+    labels: Mapping[str, str] | Sequence[str] | None = None,
+    split: str = "",
+    dropped: list[UnusableRowError] | None = None,
+) -> tuple[Example, ...]:
+    """Turn rows into examples.
+
+    Args:
+        rows: of one file.
+        inputs: columns that become input fields; or field name -> columns that may hold it, of which the first that the
+            data has is taken. A text may be blank where another input of the same row is not.
+        label: column of the right answer, white space at its ends dropped; None for data without.
+        id: column of the ids; without it an id is "test:17", made of the split (else the file's stem) and the line.
+        labels: the answers that may occur, or data value -> label word.
+        split: "train", "validation" or "test"; keeps the ids of files of the same name apart.
+        dropped: takes what is wrong with rows that cannot be used, which are left out then; None refuses them.
+
+    Raises:
+        InputError: no row is left, or a column or value is missing or blank, a label is not allowed, the label is an input too, or an id
+            occurs twice.
+    """
+    if not inputs:
+        raise InputError("no input columns are named: name at least one")
+    accepted = dict(inputs) if isinstance(inputs, Mapping) else {name: (name,) for name in inputs}
+    columns = {field: _column(rows, names) for field, names in accepted.items()}
+    for name in (label, id):
+        if name is not None:
+            _column(rows, (name,))
+    if label in columns.values():
+        raise InputError(f"the column {label!r} is the label and an input: the model would be shown the answer")
+    words = labels if isinstance(labels, Mapping) or labels is None else {word: word for word in labels}
+    examples: dict[str, tuple[Example, Row]] = {}
+    for row in rows:
+        try:
+            example = Example(
+                inputs=_inputs(row, columns),
+                target=None if label is None else _target(row, label, words),
+                id=f"{split or row.stem}:{row.number}" if id is None else _filled(row, id),
+            )
+            _refuse_repeated_id(example, row, examples)
+        except UnusableRowError as error:
+            if dropped is None:
+                raise
+            dropped.append(error)
+        else:
+            examples[example.id] = (example, row)
+    if dropped and not examples:
+        raise InputError(f"none of the {len(rows)} rows can be used; the first: {dropped[0]}")
+    return tuple(example for example, _ in examples.values())
+
+
+def dropped_note(dropped: Sequence[UnusableRowError], rows: int) -> str:
+    """Say how many of the rows were left out, and what is wrong with the first of them."""
+    first = ", ".join(f"{error.where} ({shorten(error.fault, _LONGEST)})" for error in dropped[:_LISTED])
+    more = "" if len(dropped) <= _LISTED else ", ..."
+    return f"{len(dropped)} of {rows} rows were left out, because they cannot be used: {first}{more}"
+
+
+def split_examples(examples: Sequence[Example], seed: int, shares: Sequence[float] = (0.4, 0.3, 0.3)) -> Splits:
+    """Deal examples into train, validation and test, by the seed and in proportion to their targets; order is kept.
+
+    Raises:
+        InputError: the shares are not three positive numbers that sum to 1, or a split would be empty.
+    """
+    if len(shares) != len(Splits._fields) or min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise InputError(f"shares must be three positive numbers that sum to 1, not {list(shares)}")
+    splits = Splits(*_dealt(examples, shares, named_generator(seed, "split")))
+    for name, items in splits._asdict().items():
+        if not items:
+            raise InputError(
+                f"{len(examples)} items in shares of {list(shares)} leave {name} empty: give more items or a larger share"
+            )
+    return splits
+
+
+def sample_examples(examples: Sequence[Example], size: int, seed: int, name: str) -> tuple[Example, ...]:
+    """Draw at most `size` examples by the seed, in proportion to their targets; order is kept.
+
+    `name` says what the sample is for, so that one seed serves several.
+    """
+    if size >= len(examples):
+        return tuple(examples)
+    share = size / len(examples)
+    return _dealt(examples, (share, 1 - share), named_generator(seed, f"sample {name}"))[0]
+
+
+def _hub_rows(source: str) -> list[Row]:
+    try:
+        datasets = importlib.import_module("datasets")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(source, "datasets") from error
+    path, _, split = source.removeprefix(HUB).partition(":")
+    parts = path.split("/")
+    name, config = "/".join(parts[:2]), "/".join(parts[2:]) or None
+    try:
+        data = datasets.load_dataset(name, config, split=split or "train")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{source} cannot be loaded: {error}; write it as hf://owner/name/config:split and check each part"
+        ) from error
+    return [_row(item, f"{source}, row {number}", parts[-1], number) for number, item in enumerate(data, 1)]
+
+
+def _file_rows(path: Path, quoting: bool | None, dropped: list[UnusableRowError] | None) -> list[Row]:  # noqa: FBT001
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise InputError(
+            f"{path}: unknown ending {ending!r}{nearest(ending, ENDINGS)}; known endings: {', '.join(ENDINGS)}"
+        )
+    text = read_text(path)
+    if not text.strip():
+        raise InputError(f"{path} is empty: give a file with data")
+    if ending == ".json":
+        return [_row(item, f"{path}, item {n}", path.stem, n) for n, item in _json_items(path, text)]
+    table = ending in _TABLES
+    items = _table_items(path, text, dropped, quoting=quoting) if table else _json_lines(path, text, dropped)
+    return [_row(item, f"{path}, line {n}", path.stem, n) for n, item in items]
+
+
+def _json_items(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    try:
+        items = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}: no valid JSON: {error.msg} (column {error.colno})") from error
+    if not isinstance(items, list):
+        raise InputError(f"{path} holds {_kind(items)}: give a list of objects, or one object a line in a .jsonl file")
+    return enumerate(items, 1)
+
+
+def _json_lines(path: Path, text: str, dropped: list[UnusableRowError] | None) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except json.JSONDecodeError as error:
+            fault = f"no valid JSON: {error.msg} (column {error.colno})"
+            _refuse_or_drop(f"{path}, line {number}", fault, "every line must be one whole object", dropped)
+        else:
+            yield number, item
+
+
+def _refuse_or_drop(where: str, fault: str, fix: str, dropped: list[UnusableRowError] | None) -> None:
+    error = UnusableRowError(where, fault, fix)
+    if dropped is None:
+        raise error
+    dropped.append(error)
+
+
+def _table_items(
+    path: Path, text: str, dropped: list[UnusableRowError] | None, *, quoting: bool | None
+) -> Iterator[tuple[int, dict[str, str]]]:
+    comma = path.suffix.lower() == ".csv"
+    delimiter = _comma(text) if comma else "\t"
+    quoted = quoting if quoting is not None else comma or _is_quoted(text)
+    records = _records(path, text, delimiter, quoted=quoted)
+    start, header = records[0]
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if repeated:
+        raise InputError(f"{path}, line {start}: the header names {repeated[0]!r} twice; rename one of the columns")
+    if len(records) == 1:
+        raise InputError(f"{path} has a header and no rows: the first line names the columns, data follows")
+    other = "off" if quoted else "on"
+    for number, cells in records[1:]:
+        if len(cells) != len(header):
+            fault = f"{len(cells)} fields where the header has {len(header)} ({', '.join(header)})"
+            fix = f"fix the line, or read the file with quoting {other}"
+            _refuse_or_drop(f"{path}, line {number}", fault, fix, dropped)
+        else:
+            yield number, dict(zip(header, cells, strict=True))
+
+
+def _comma(text: str) -> str:
+    """Return what separates the fields: spreadsheets write semicolons where the comma is the decimal point."""
+    header = text.lstrip().partition("\n")[0]
+    return ";" if ";" in header and "," not in header else ","
+
+
+def _is_quoted(text: str) -> bool:
+    """Whether every quote of a tab-separated text is one that CSV quoting would write."""
+    lines = [line.rstrip("\r") for line in text.split("\n") if '"' in line]
+    return bool(lines) and all(_QUOTED_LINE.fullmatch(line) for line in lines)
+
+
+def _records(path: Path, text: str, delimiter: str, *, quoted: bool) -> list[tuple[int, list[str]]]:
+    """Return (line on which it starts, fields) for each record; blank lines are skipped."""
+    records = []
+    start = 1
+    limit = csv.field_size_limit(max(len(text), 1))  # the module's own limit is global: it is put back below
+    try:
+        reader = csv.reader(
+            io.StringIO(text, newline=""),
+            delimiter=delimiter,
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+            strict=True,
+        )
+        for cells in reader:
+            if cells:
+                records.append((start, cells))
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {start}: {error}; double the quotes inside a quoted field, or read the file with quoting off"
+        ) from error
+    finally:
+        csv.field_size_limit(limit)
+    return records
+
+
+def _row(item: Any, where: str, stem: str, number: int) -> Row:
+    if not isinstance(item, Mapping):
+        raise InputError(f"{where} is {_kind(item)}: every row must be an object with named fields")
+    texts = {str(name): _text(value, where, str(name)) for name, value in item.items()}
+    return Row({name: text for name, text in texts.items() if text is not None}, where, stem, number)
+
+
+def _text(value: Any, where: str, field: str) -> str | None:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except TypeError as error:
+        raise InputError(
+            f"{where}: {field!r} holds {_kind(value)}, which is no text; turn it into text first"
+        ) from error
+
+
+def _kind(value: Any) -> str:
+    return f"a value of type {type(value).__name__}"
+
+
+def _column(rows: Sequence[Row], accepted: Sequence[str]) -> str:
+    """Return the first accepted column that the rows have."""
+    known = list(dict.fromkeys(chain.from_iterable(row.values for row in rows)))
+    for name in accepted:
+        if name in known:
+            return name
+    wanted = " or ".join(repr(name) for name in accepted)
+    hint = nearest(accepted[0], known) if accepted else ""
+    raise InputError(f"{rows[0].where}: no column {wanted}{hint}; columns: {', '.join(known)}")
+
+
+def _inputs(row: Row, columns: Mapping[str, str]) -> dict[str, str]:
+    texts = {field: _value(row, column) for field, column in columns.items()}
+    if not any(text.strip() for text in texts.values()):
+        raise UnusableRowError(row.where, f"{', '.join(map(repr, columns.values()))} is blank", _FILL)
+    return texts
+
+
+def _target(row: Row, column: str, words: Mapping[str, str] | None) -> str:
+    value = _filled(row, column)
+    if words is None:
+        return value
+    if value not in words:
+        marked = any(mark in value for mark in ",=")
+        hint = "; on the command line, --labels several times takes labels that hold ',' or '='" if marked else ""
+        raise UnusableRowError(
+            row.where,
+            f"{column!r} is {value!r}, which is none of {', '.join(map(repr, words))}{nearest(value, words)}",
+            f"fix the row, or add the value to labels{hint}",
+        )
+    return words[value]
+
+
+def _filled(row: Row, column: str) -> str:
+    value = _value(row, column).strip()
+    if not value:
+        raise UnusableRowError(row.where, f"{column!r} is blank", _FILL)
+    return value
+
+
+def _value(row: Row, column: str) -> str:
+    if column not in row.values:
+        raise UnusableRowError(row.where, f"{column!r} is missing or null", _FILL)
+    text = row.values[column]
+    fault = character_fault(text)
+    if fault:
+        raise UnusableRowError(row.where, f"{column!r} holds {fault}", _FILL.replace("fill it in", "fix it"))
+    return text
+
+
+def _refuse_repeated_id(example: Example, row: Row, examples: Mapping[str, tuple[Example, Row]]) -> None:
+    if example.id in examples:
+        raise UnusableRowError(
+            row.where,
+            f"the id {example.id!r} stands already in {examples[example.id][1].where}",
+            "make ids unique, or name no id column",
+        )
+
+
+def _dealt(
+    examples: Sequence[Example], shares: Sequence[float], generator: np.random.Generator
+) -> tuple[tuple[Example, ...], ...]:
+    """Shuffle, gather by target, and deal each item to the part that is furthest behind its share.
+
+    Gathering makes every part hold each target in proportion; where all targets differ it changes nothing.
+    """
+    groups: dict[str | None, list[int]] = {}
+    for i in generator.permutation(len(examples)).tolist():
+        groups.setdefault(examples[i].target, []).append(i)
+    parts: list[list[int]] = [[] for _ in shares]
+    for count, i in enumerate(chain.from_iterable(groups.values()), 1):
+        behind = [share * count - len(part) for share, part in zip(shares, parts, strict=True)]
+        parts[behind.index(max(behind))].append(i)
+    return tuple(tuple(examples[i] for i in sorted(part)) for part in parts)

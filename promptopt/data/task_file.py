@@ -1,0 +1,470 @@
+"""Task files: a task written as TOML, checked key by key, and the task that it describes.
+
+The only place that knows pydantic. Reading data is `promptopt.data.rows`; knows nothing of models or strategies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import reprlib
+import sys
+import tomllib
+from dataclasses import replace
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from promptopt.data.rows import (
+    ENDINGS,
+    HUB,
+    Splits,
+    dropped_note,
+    read_rows,
+    read_text,
+    sample_examples,
+    split_examples,
+    to_examples,
+)
+from promptopt.environments import task as environment_task
+from promptopt.errors import InputError, nearest
+from promptopt.images import reference
+from promptopt.prompt import IMAGE, LABEL, Demonstrations, Prompt
+from promptopt.randomness import named_generator
+from promptopt.rewards import reward_named
+from promptopt.task import Task, default_template
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pydantic_core import ErrorDetails
+
+    from promptopt.data.rows import UnusableRowError
+    from promptopt.prompt import Example
+    from promptopt.rewards import Reward
+
+FILE_NAME = "task.toml"
+
+
+def _named_words(value: object) -> object:
+    """Turn a list of words into the table that maps each to itself."""
+    if not isinstance(value, list | tuple):
+        return value
+    if not all(isinstance(word, str) for word in value):
+        raise ValueError('must be texts: write ["0", "1"], or a table { 0 = "word", 1 = "word" }')
+    if len(set(value)) < len(value):
+        raise ValueError(f"name one word twice: {', '.join(value)}")
+    return {word: word for word in value}
+
+
+def _named_columns(value: object) -> object:
+    """Turn column names into the table field -> accepted columns."""
+    if isinstance(value, str):
+        return {value: (value,)}
+    if isinstance(value, list | tuple):
+        if not all(isinstance(name, str) for name in value):
+            raise ValueError('must be column names, such as ["text"]')
+        return {name: (name,) for name in value}
+    if isinstance(value, dict):
+        return {field: (names,) if isinstance(names, str) else names for field, names in value.items()}
+    return value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+_Texts = Annotated[tuple[str, ...], Field(strict=False)]  # TOML has lists
+_Count = Annotated[int, Field(ge=1)]
+
+
+class LimitSpec(_Section):
+    """Most items that a split keeps: a seeded sample in proportion to the targets."""
+
+    train: _Count | None = None
+    validation: _Count | None = None
+    test: _Count | None = None
+
+
+class DataSpec(_Section):
+    """Where the data lies: either one file, which is split, or a file for each split."""
+
+    file: str | None = None
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    inputs: Annotated[
+        dict[str, Annotated[tuple[str, ...], Field(strict=False, min_length=1)]],
+        BeforeValidator(_named_columns),
+        Field(min_length=1),
+    ]
+    label: str | None = None
+    id: str | None = None
+    quoting: bool | None = None
+    drop_unusable: bool = False
+    seed: Annotated[int, Field(ge=0)] = 0
+    shares: Annotated[tuple[float, ...], Field(strict=False)] = (0.4, 0.3, 0.3)
+    limit: LimitSpec = LimitSpec()
+
+    @model_validator(mode="after")
+    def _one_file_or_three(self) -> DataSpec:
+        named = [key for key in ("train", "validation", "test") if getattr(self, key) is not None]
+        if self.file is not None and named:
+            raise ValueError(
+                f"names both file and {named[0]}: keep file (split by shares), or train, validation and test"
+            )
+        if self.file is None and self.train is None:
+            raise ValueError("names no data: give file (split by shares), or train, validation and test")
+        if self.file is None and "shares" in self.model_fields_set:
+            raise ValueError("has shares, which only split one file: leave them out, or give file")
+        return self
+
+
+class EnvironmentSpec(_Section):
+    """One of the environments that come with the package, in place of data."""
+
+    name: str
+    train: _Count = 12
+    validation: _Count = 12
+    test: _Count = 24
+    seed: Annotated[int, Field(ge=0)] = 0
+    preset: Literal["small", "paper"] = "small"
+    size: dict[str, _Count] = Field(default_factory=dict)
+    history: Annotated[int, Field(ge=0)] = 3
+
+
+class TaskSpec(_Section):
+    """A task as its file says it."""
+
+    name: str = "task"
+    description: str = ""
+    format: Literal["chat", "completion", "caption"] = "chat"
+    template: str = ""
+    seed_prompt: str | None = None
+    labels: Annotated[dict[str, str], BeforeValidator(_named_words)] = Field(default_factory=dict)
+    reward: str | None = None
+    logprobs: bool = True
+    read: Literal["labels", "text"] = "labels"
+    max_tokens: _Count = 256
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    stop: _Texts = ()
+    demonstrations: Annotated[int, Field(ge=0)] = 0
+    data: DataSpec | None = None
+    environment: EnvironmentSpec | None = None
+
+    @model_validator(mode="after")
+    def _data_or_environment(self) -> TaskSpec:
+        if self.data is None and self.environment is None:
+            raise ValueError("it names no data: give a section [data], or [environment] for a task of several steps")
+        if self.environment is not None:
+            given = ("data", "labels", "template", "demonstrations")
+            useless = [key for key in given if key in self.model_fields_set and getattr(self, key)]
+            if useless:
+                raise ValueError(f"it has {useless[0]} beside [environment], which makes its own items: leave it out")
+        return self
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The label words, each once, in their order."""
+        return tuple(dict.fromkeys(self.labels.values()))
+
+
+_PLAIN_WORDS = {
+    "bool_type": "must be true or false",
+    "dict_type": "must be a list or a table",
+    "int_type": "must be a whole number",
+    "model_type": "must be a table",
+    "string_type": "must be text",
+    "too_short": "must not be empty",
+    "tuple_type": "must be a list",
+}
+_SECTIONS: dict[tuple[str, ...], type[_Section]] = {
+    (): TaskSpec,
+    ("data",): DataSpec,
+    ("data", "limit"): LimitSpec,
+    ("environment",): EnvironmentSpec,
+}
+
+
+def load_task(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Task:
+    """Read a task file and the data that it names.
+
+    Args:
+        path: the TOML file, or a folder that holds `task.toml`. Paths inside start from its folder.
+        overrides: values in place of the file's, by dotted key, such as `{"data.seed": 3}`.
+
+    Raises:
+        InputError: names the file, the key, the value found, and the mend.
+    """
+    file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+    try:
+        values = tomllib.loads(read_text(file))
+    except tomllib.TOMLDecodeError as error:
+        if file.suffix.lower() in ENDINGS:
+            raise InputError(
+                f"{file} is data, no task file: give it as --data, with --input and --label, or name it under [data] of a "
+                "task file"
+            ) from error
+        raise InputError(f"{file} is no valid TOML: {error}") from error
+    values.setdefault("name", file.resolve().parent.name if file.name == FILE_NAME else file.stem)
+    for key, value in (overrides or {}).items():
+        _override(values, key, value, str(file))
+    spec = parse_spec(values, str(file))
+    try:
+        return build_task(spec, file.parent)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+
+
+def parse_spec(values: Mapping[str, Any], where: str) -> TaskSpec:
+    """Check the values of a task.
+
+    Args:
+        values: as a task file holds them.
+        where: what to call their source in messages.
+
+    Raises:
+        InputError: says everything that is wrong, a line each.
+    """
+    try:
+        return TaskSpec.model_validate(values)
+    except ValidationError as error:
+        raise InputError("\n".join(f"{where}: {_complaint(item)}" for item in error.errors())) from error
+
+
+def build_task(spec: TaskSpec, folder: Path) -> Task:
+    """Read the data of a specification and make the task.
+
+    Demonstrations are drawn from train by the seed, as many of each label as `spec.demonstrations` says (in all, for
+    free text), and leave it, so that a search does not score its own demonstrations. Limits apply after that.
+
+    Args:
+        spec: what the task is.
+        folder: from where its paths start.
+
+    Raises:
+        InputError: the data, the reward or the prompts cannot be used.
+    """
+    if spec.environment is not None:
+        return _played(spec, spec.environment, folder)
+    if spec.data is None:
+        raise InputError("the task names no data")  # its check has said so
+    notes: list[str] = []
+    splits = _read(spec, spec.data, folder, notes)
+    shown = _drawn(splits.train, spec, spec.data.seed)
+    if len(shown) == len(splits.train):
+        raise InputError(
+            f"demonstrations = {spec.demonstrations} takes all {len(shown)} training items: give more items"
+        )
+    taken = {item.id for item in shown}
+    splits = splits._replace(train=tuple(item for item in splits.train if item.id not in taken))
+    limited = {name: _limited(items, name, spec.data) for name, items in splits._asdict().items()}
+    text = spec.seed_prompt if spec.seed_prompt is not None else _plain_prompt(spec, spec.data)
+    return Task(
+        train=limited["train"],
+        validation=limited["validation"],
+        test=limited["test"],
+        seed_prompt=Prompt(text, Demonstrations(shown) if shown else None),
+        reward=None if spec.reward is None else _reward(spec.reward, spec.words, folder),
+        labels=spec.words,
+        logprobs=spec.logprobs,
+        read=spec.read,
+        template=spec.template,
+        format=spec.format,
+        description=spec.description,
+        name=spec.name,
+        max_tokens=spec.max_tokens,
+        temperature=spec.temperature,
+        top_p=spec.top_p,
+        top_k=spec.top_k,
+        stop=spec.stop,
+        notes=tuple(notes),
+    )
+
+
+def _played(spec: TaskSpec, world: EnvironmentSpec, folder: Path) -> Task:
+    """Return the task of an environment, with what the file says in place of the environment's own words."""
+    counts = {"train": world.train, "validation": world.validation, "test": world.test}
+    task = environment_task(world.name, **counts, seed=world.seed, preset=world.preset, **world.size)
+    return replace(
+        task,
+        seed_prompt=task.seed_prompt if spec.seed_prompt is None else Prompt(spec.seed_prompt),
+        reward=task.reward if spec.reward is None else _reward(spec.reward, (), folder),
+        description=spec.description or task.description,
+        format=spec.format,
+        name=spec.name,
+        max_tokens=spec.max_tokens,
+        temperature=spec.temperature,
+        top_p=spec.top_p,
+        top_k=spec.top_k,
+        stop=spec.stop,
+        history=world.history,
+    )
+
+
+def _read(spec: TaskSpec, data: DataSpec, folder: Path, notes: list[str]) -> Splits:
+    if data.file is not None:
+        return split_examples(_examples(data.file, "", spec, data, folder, notes=notes), data.seed, data.shares)
+    named = {"train": data.train, "validation": data.validation, "test": data.test}
+    return Splits(
+        **{
+            name: () if path is None else _examples(path, name, spec, data, folder, notes=notes)
+            for name, path in named.items()
+        }
+    )
+
+
+def _examples(
+    source: str, split: str, spec: TaskSpec, data: DataSpec, folder: Path, *, notes: list[str]
+) -> tuple[Example, ...]:
+    dropped: list[UnusableRowError] | None = [] if data.drop_unusable else None
+    rows = read_rows(source if source.startswith(HUB) else folder / source, quoting=data.quoting, dropped=dropped)
+    given = len(rows) + len(dropped or ())
+    # Texts to learn from may be without labels where those to choose and test by have them.
+    free = split == "train" and bool(data.validation or data.test) and all(data.label not in row.values for row in rows)
+    label = None if free else data.label
+    items = to_examples(
+        rows, inputs=data.inputs, label=label, id=data.id, labels=spec.labels or None, split=split, dropped=dropped
+    )
+    if dropped:
+        notes.append(dropped_note(dropped, given))
+    if spec.format != "caption":
+        return items
+    if IMAGE not in data.inputs:
+        raise InputError(f"captions need a field {IMAGE!r}: write inputs = {{ {IMAGE} = {next(iter(data.inputs))!r} }}")
+    here = (folder / source).parent  # of the data file, from where the paths in it start
+    return tuple(replace(e, inputs={**e.inputs, IMAGE: reference(here / e.inputs[IMAGE])}) for e in items)
+
+
+def _drawn(train: Sequence[Example], spec: TaskSpec, seed: int) -> tuple[Example, ...]:
+    count = spec.demonstrations
+    if not count:
+        return ()
+    generator = named_generator(seed, "demonstrations")
+    shuffled = [train[i] for i in generator.permutation(len(train)).tolist()]
+    pools = {word: [item for item in shuffled if item.target == word] for word in spec.words} or {"": shuffled}
+    for word, pool in pools.items():
+        if len(pool) < count:
+            kind = f"items with the label {word!r}" if word else "items"
+            raise InputError(
+                f"demonstrations = {count}, but train has only {len(pool)} {kind}: give fewer or more data"
+            )
+    picked = [item for pool in pools.values() for item in pool[:count]]
+    return tuple(picked[i] for i in generator.permutation(len(picked)).tolist())
+
+
+def _limited(items: tuple[Example, ...], name: str, data: DataSpec) -> tuple[Example, ...]:
+    most = {"train": data.limit.train, "validation": data.limit.validation, "test": data.limit.test}[name]
+    return items if most is None else sample_examples(items, most, data.seed, name)
+
+
+def _plain_prompt(spec: TaskSpec, data: DataSpec) -> str:
+    """Return the prompt that a task starts from where none is given: an instruction, or the item and a cue."""
+    if spec.format == "caption":
+        return f"a photo of a {{{LABEL}}}"
+    if spec.format == "completion":
+        template = spec.template or default_template(tuple(data.inputs))
+        return f"{template}\n{'Label' if spec.labels else 'Answer'}:"
+    if spec.labels:
+        return f"{spec.description or 'Classify the text.'} Answer with one of: {', '.join(spec.words)}."
+    return spec.description or "Answer the question."
+
+
+def _reward(name: str, words: Sequence[str], folder: Path) -> Reward:
+    module, colon, function = name.partition(":")
+    if not colon or module == "regex":
+        return reward_named(name, words)
+    if not all(part.isidentifier() for part in (*module.split("."), function)):
+        raise InputError(f"reward = {name!r} names no function; write a built-in reward's name, or module:function")
+    known = vars(_imported(module, folder))
+    if not callable(known.get(function)):
+        functions = [key for key, value in known.items() if callable(value) and not key.startswith("_")]
+        raise InputError(
+            f"reward = {name!r}: {module} has no function {function!r}{nearest(function, functions)}; "
+            f"functions: {', '.join(functions) or 'none'}"
+        )
+    found: Reward = known[function]
+    _check_signature(found, name)
+    return found
+
+
+def _check_signature(reward: Reward, name: str) -> None:
+    """Refuse what cannot be called as a reward: a class, a command of the system, a function of one argument."""
+    if isinstance(reward, type):
+        raise InputError(f"reward = {name!r} is a class: name a function, or an object that was made of it")
+    try:
+        inspect.signature(reward).bind(None, None)
+    except (TypeError, ValueError) as error:
+        taken = f"takes {inspect.signature(reward)}" if isinstance(error, TypeError) else "does not say what it takes"
+        raise InputError(
+            f"reward = {name!r} is no reward: it {taken}, and a reward is a function of (example, response)"
+        ) from error
+
+
+def _imported(module: str, folder: Path) -> ModuleType:
+    """Import a module with `folder` on the import path, for this import only."""
+    here = folder.resolve()
+    sys.path.insert(0, str(here))
+    importlib.invalidate_caches()
+    try:
+        return _own(here / f"{module}.py") or importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, and lacks one of its own
+        raise InputError(
+            f"reward: there is no module {module!r}; put {module}.py into {here}, or install what holds it"
+        ) from error
+    finally:
+        sys.path.remove(str(here))
+
+
+def _own(file: Path) -> ModuleType | None:
+    """Load a file that lies beside the task, under a name of its own: two tasks may both have a `rewards.py`."""
+    if not file.is_file():
+        return None
+    name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    found = ModuleType(name)
+    found.__file__ = str(file)
+    sys.modules[name] = found  # dataclasses look their module up
+    SourceFileLoader(name, str(file)).exec_module(found)
+    return found
+
+
+def _override(values: dict[str, Any], key: str, value: Any, where: str) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise InputError(f"{where}: {key} cannot be set, because {section} is no table")
+    values[last] = value
+
+
+def _complaint(error: ErrorDetails) -> str:
+    """Say one of pydantic's errors in our words: key, value found, what is allowed."""
+    path = tuple(str(part) for part in error["loc"])
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        return _unknown_key(path)
+    if error["type"] == "missing":
+        return f"the key {key!r} is missing"
+    if error["type"] == "value_error":
+        return f"{key} {error['msg'].removeprefix('Value error, ')}".strip()
+    said = _PLAIN_WORDS.get(error["type"], error["msg"].replace("Input should", "must"))
+    return f"{key} = {reprlib.repr(error['input'])}: {said}"
+
+
+def _unknown_key(path: tuple[str, ...]) -> str:
+    section, key = path[:-1], path[-1]
+    known = _SECTIONS[section].model_fields
+    elsewhere = [other for other, model in _SECTIONS.items() if other != section and key in model.model_fields]
+    place = f" in [{'.'.join(section)}]" if section else ""
+    if elsewhere:
+        home = f"into [{'.'.join(elsewhere[0])}]" if elsewhere[0] else "above the first [section]"
+        return f"unknown key {key!r}{place}; it belongs {home}"
+    return f"unknown key {key!r}{place}{nearest(key, known)}; known keys: {', '.join(known)}"

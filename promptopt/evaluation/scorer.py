@@ -1,0 +1,202 @@
+"""The scorer: prompts x examples x replicates -> Scores, in one batch a call.
+
+Labels are scored by log-probability where the model can, else by the text that it writes (a vote for each replicate).
+Knows nothing of strategies; memo, budget and dispatch are the caller's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from promptopt.errors import InputError
+from promptopt.evaluation.rollouts import roll_out
+from promptopt.evaluation.silence import Silence
+from promptopt.evaluation.tally import Tally
+from promptopt.evaluation.verdicts import verdict
+from promptopt.models.base import CaptionModel, LabelModel, LabelReader, Request
+from promptopt.replies import Failure, Response
+from promptopt.rewards import Judge
+from promptopt.scores import Scores
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from promptopt.evaluation.caller import Caller, Reply
+    from promptopt.evaluation.verdicts import Verdict
+    from promptopt.models.base import Model
+    from promptopt.prompt import Context, Example, Prompt
+    from promptopt.rewards import Reward
+    from promptopt.task import Task
+
+_JUDGE_TOKENS = 256  # a sentence and a score
+
+
+@dataclass
+class Scorer:
+    """Scores prompts on a task with one model.
+
+    Args:
+        task: whose examples are rendered and whose reward is met.
+        model: the task model.
+        caller: the way to it.
+        first_failure: which example's reply failed first, and why; "" while none did.
+        refused: examples of which a request was refused for what it holds.
+        tally: of labels that the replies name.
+        silence: replies without text.
+    """
+
+    task: Task
+    model: Model
+    caller: Caller
+    first_failure: str = ""
+    refused: set[str] = field(default_factory=set)
+    tally: Tally = field(init=False)
+    silence: Silence = field(default_factory=Silence)
+
+    def __post_init__(self) -> None:
+        self.tally = Tally.of(self.task)
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        examples: Sequence[Example],
+        replicates: int = 1,
+        reward: Reward | Judge | None = None,
+        *,
+        written: bool = False,
+    ) -> Scores:
+        """Score every prompt on every example.
+
+        Args:
+            prompts: [P].
+            examples: [E].
+            replicates: R, samples of each cell; log-probabilities are the same in each.
+            reward: in place of the task's own.
+            written: whether replies are written where labels could be scored.
+
+        Returns:
+            Scores with rewards [P, E, R].
+
+        Raises:
+            InputError: nothing to score, or (as RewardError) a reward that raised or returned no number.
+            BudgetExhaustedError, FinalModelError, StoppedError: as `Caller.generate`.
+        """
+        if not prompts or not examples or replicates < 1:
+            raise InputError(
+                f"nothing to score: {len(prompts)} prompts, {len(examples)} examples, {replicates} replicates"
+            )
+        cells = self._replies(prompts, examples, replicates, written=written)
+        flat = [cell for row in cells for column in row for cell in column]
+        self.tally.add(prompts, examples, cells)
+        self.silence += Silence.of(flat)
+        own = cast("Reward | Judge", self.task.reward)  # a task that was given none has made one
+        return self.meet(prompts, examples, cells, own if reward is None else reward)
+
+    def meet(
+        self,
+        prompts: Sequence[Prompt],
+        examples: Sequence[Example],
+        cells: Sequence[Sequence[Sequence[Reply]]],
+        reward: Reward | Judge,
+    ) -> Scores:
+        """Let a reward meet replies [P][E][R] that are already there."""
+        flat = [(e, cell) for row in cells for e, column in zip(examples, row, strict=True) for cell in column]
+        failures = (f"example {e.id!r}: {cell.reason}" for e, cell in flat if isinstance(cell, Failure))
+        self.first_failure = self.first_failure or next(failures, "")
+        self.refused |= {e.id for e, cell in flat if isinstance(cell, Failure) and cell.refused}
+        verdicts = self._judged(flat, reward) if isinstance(reward, Judge) else [verdict(reward, *c) for c in flat]
+        shape = (len(prompts), len(examples), len(cells[0][0]))
+        rewards = np.array([value for value, _ in verdicts], dtype=np.float64).reshape(shape)
+        reasons = np.array([why for _, why in verdicts], dtype=object).reshape(shape).tolist()
+        return Scores(tuple(prompts), tuple(examples), rewards, cells, reasons)
+
+    @property
+    def chooses(self) -> bool:
+        """As `chooses_labels`, of this task and model."""
+        return chooses_labels(self.task, self.model)
+
+    @property
+    def tests_text(self) -> bool:
+        """Whether a test reads what the model writes where the search chooses among the labels."""
+        return self.chooses and self.task.read == "text"
+
+    @property
+    def _scored_labels(self) -> tuple[str, ...]:
+        """The labels whose log-probabilities are wanted."""
+        return self.task.labels if self.task.logprobs else ()
+
+    def _replies(
+        self, prompts: Sequence[Prompt], examples: Sequence[Example], replicates: int, *, written: bool
+    ) -> list[list[list[Reply]]]:
+        if self.task.environment is not None:
+            cells = [(p, e, r) for p in prompts for e in examples for r in range(replicates)]
+            flat = roll_out(self.task, self.task.environment, self.model, self.caller, cells)
+            return _in_shape(flat, len(examples), replicates)
+        if isinstance(self.model, CaptionModel) != (self.task.format == "caption"):
+            raise InputError(
+                "a task with format = 'caption' needs a model that compares images with captions, such as local-clip:NAME, "
+                "and such a model that format"
+            )
+        contexts = [self.task.layout.render(prompt, example) for prompt in prompts for example in examples]
+        if self.chooses and isinstance(self.model, LabelModel) and not written:
+            once = self.caller.label_logprobs("task", self.model, contexts, self._scored_labels)
+            flat = [reply for reply in once for _ in range(replicates)]
+        else:
+            flat = self._sampled(contexts, replicates)
+        return _in_shape(flat, len(examples), replicates)
+
+    def _sampled(self, contexts: Sequence[Context], replicates: int) -> list[Reply]:
+        """Return replies [contexts * replicates]; at temperature 0 one with log-probabilities stands for all replicates."""
+        first: list[Reply] = []
+        if isinstance(self.model, LabelReader) and self._scored_labels:
+            first = self.caller.generate("task", self.model, [self._request(c, 0) for c in contexts])
+        cells = [(i, r) for i in range(len(contexts)) for r in range(replicates)]
+        certain = [
+            isinstance(reply, Response) and reply.label_logprobs is not None and not self.task.temperature
+            for reply in first
+        ]
+        known = {(i, r): first[i] for i, r in cells if first and (r == 0 or certain[i])}
+        asked = [cell for cell in cells if cell not in known]
+        rest = self.caller.generate("task", self.model, [self._request(contexts[i], r) for i, r in asked])
+        known |= dict(zip(asked, rest, strict=True))
+        return [known[cell] for cell in cells]
+
+    def _request(self, context: Context, replicate: int) -> Request:
+        task = self.task
+        return Request(
+            context=context,
+            max_tokens=task.max_tokens,
+            temperature=task.temperature,
+            top_p=task.top_p,
+            top_k=task.top_k,
+            stop=task.stop,
+            replicate=replicate,
+            labels=self._scored_labels if isinstance(self.model, LabelReader) else (),
+        )
+
+    def _judged(self, cells: Sequence[tuple[Example, Reply]], judge: Judge) -> list[Verdict]:
+        asked = [(i, example, reply) for i, (example, reply) in enumerate(cells) if isinstance(reply, Response)]
+        requests = [
+            Request(context=judge.context(example, reply), max_tokens=_JUDGE_TOKENS) for _, example, reply in asked
+        ]
+        out: list[Verdict] = [(np.nan, reply.reason if isinstance(reply, Failure) else "") for _, reply in cells]
+        for (i, _, _), said in zip(asked, self.caller.generate("judge", judge.model, requests), strict=True):
+            read = judge.read(said.text) if isinstance(said, Response) else None
+            out[i] = read or (np.nan, said.reason if isinstance(said, Failure) else f"no score in: {said.text[:200]}")
+        return out
+
+
+def chooses_labels(task: Task, model: Model) -> bool:
+    """Whether a model's answers are chosen among the labels by log-probability, not read from what it writes."""
+    return isinstance(model, LabelModel) and bool(task.labels) and task.logprobs and task.environment is None
+
+
+def _in_shape(flat: list[Reply], examples: int, replicates: int) -> list[list[list[Reply]]]:
+    """Return replies [P][E][R]."""
+    return [
+        [flat[start + e * replicates : start + (e + 1) * replicates] for e in range(examples)]
+        for start in range(0, len(flat), examples * replicates)
+    ]

@@ -1,0 +1,1 @@
+"""Models behind a provider's API, or any server that speaks one."""

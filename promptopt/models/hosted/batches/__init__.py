@@ -1,0 +1,1 @@
+"""Batch endpoints: many requests at half the price, within a day."""

@@ -1,0 +1,108 @@
+"""OpenAI's batch endpoint: a file of requests goes up, one or two files of results come down."""
+
+# ruff: noqa: SLF001  a batch model is the other half of its adapter
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Literal
+
+from promptopt.errors import FinalModelError
+from promptopt.models.hosted.batches.batch import HostedBatches, Line, encoded
+from promptopt.models.hosted.bodies import at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from promptopt.models.base import Request
+    from promptopt.models.hosted.batches.batch import Submission
+    from promptopt.models.hosted.openai import OpenAIModel
+
+_log = logging.getLogger(__name__)
+
+_OVER = ("completed", "failed", "expired", "cancelled")
+
+
+class OpenAIBatches(HostedBatches):
+    """An OpenAI model with its batch endpoint. A batch carries its submission's tag as metadata."""
+
+    model: OpenAIModel
+    path = "/batches"
+    reads_labels: Literal[True] = True
+    most_requests = 50_000
+    most_bytes = 200_000_000
+
+    def find(self, submission: Submission, keys: Iterable[str], check: Callable[[], None]) -> str | None:  # noqa: ARG002  the tag is enough
+        """Return the batch that carries the tag."""
+        batches = self.persist(lambda: list(self.listed(self.path, "after")), check)
+        tagged = (batch for batch in batches if at(batch, "metadata", "promptopt") == submission.tag)
+        return next((str(batch["id"]) for batch in tagged), None)
+
+    def item(self, key: str, request: Request) -> dict[str, Any]:
+        """Return a line of the file that goes up.
+
+        Raises:
+            InputError: the protocol has no place for it.
+        """
+        model = self.model
+        body = model.body(model._possible(request))
+        return {"custom_id": key, "method": "POST", "url": model.path(request), "body": body}
+
+    def create(self, submission: Submission, requests: Mapping[str, Request]) -> str:
+        """Upload the requests and create the batch."""
+        lines = "".join(encoded(self.item(key, request)) + "\n" for key, request in requests.items())
+        file = f"promptopt-{submission.tag}.jsonl", lines.encode()
+        sent = self.call(lambda client: client.files.with_raw_response.create(file=file, purpose="batch"))
+        batch = self.call(
+            lambda client: client.batches.with_raw_response.create(
+                input_file_id=self.json(sent.http_response.text)["id"],
+                endpoint=self.model.path(next(iter(requests.values()))),
+                completion_window="24h",
+                metadata={"promptopt": submission.tag},
+            ),
+            once=True,
+        )
+        return str(self.json(batch.http_response.text)["id"])
+
+    def look(self, batch: str) -> dict[str, Any]:
+        """Return the state of a batch."""
+        return self.json(self.get(f"{self.path}/{batch}"))
+
+    def progress(self, state: Mapping[str, Any]) -> tuple[bool, int, int]:
+        """Return whether a batch is over, how many requests are done, and of how many."""
+        counts = state.get("request_counts") or {}
+        done = counts.get("completed", 0) + counts.get("failed", 0)
+        return _status(state) in _OVER, done, counts.get("total", 0)
+
+    def read_results(self, state: Mapping[str, Any]) -> list[Line]:
+        """Return what lies in the files of replies and of errors.
+
+        Raises:
+            FinalModelError: the batch never began and never will.
+        """
+        if _status(state) == "failed":
+            self._check_errors(at(state, "errors", "data", 0))
+        files = [state[kind] for kind in ("output_file_id", "error_file_id") if state.get(kind)]
+        texts = [self.get(f"/files/{file}/content") for file in files]
+        return [_line(line) for text in texts for line in self.json_lines(text)]
+
+    def _check_errors(self, error: Any) -> None:
+        words = self.model._without_key(f"{at(error, 'code')}: {at(error, 'message')}")
+        if at(error, "code") != "token_limit_exceeded":  # which lasts until other batches are over
+            raise FinalModelError(
+                f"{self.endpoint} refused a batch ({words}): change what it names, or leave out --batch"
+            )
+        _log.warning("%s did not begin a batch (%s)", self.endpoint, words)
+
+
+def _status(state: Mapping[str, Any]) -> str:
+    return str(state.get("status")).lower()  # some servers shout
+
+
+def _line(line: Mapping[str, Any]) -> Line:
+    key, response, error = str(line.get("custom_id")), line.get("response"), line.get("error")
+    status = at(response, "status_code")
+    if not isinstance(status, int) or not status:
+        return Line(key, 0, at(error, "message") or at(error, "code"))
+    return Line(key, status, at(response, "body"))

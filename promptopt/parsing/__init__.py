@@ -1,0 +1,1 @@
+"""Reading texts: labels, numbers and thoughts in replies, slots in prompts."""

@@ -1,0 +1,442 @@
+"""What a run found, as a value that can be saved, loaded, compared and read.
+
+Knows nothing of how it was found. Seconds, what was really paid and where files lie are left out of comparisons: they
+differ between a run and its replay, and nothing else may.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from promptopt.errors import InputError
+from promptopt.evaluation.ledger import Spending
+from promptopt.models.base import Price
+from promptopt.prompt import Prompt
+from promptopt.results.outcomes import SAME, Comparison
+from promptopt.statistics.pareto import pareto
+from promptopt.utils.characters import printable
+from promptopt.utils.files import make_private_folder, write_private
+
+if TYPE_CHECKING:
+    from promptopt.statistics import Interval
+
+SPENDING = ("role", "calls", "saved", "input", "of it cached", "output", "dollars", "dollars saved")
+"""Heads of the table that `Result.spending` gives: calls, tokens and dollars spent, and what memo and batches saved."""
+
+CHOSEN = "each answer was chosen among the labels by log-probability, not read from what the model writes"
+"""What a reader must know of rewards of a model that scores labels."""
+
+FILE = "result.json"
+"""Name of the result's file in the folder of a run."""
+
+_FORMAT = 1
+_FREE = Price(0.0, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One candidate of the search.
+
+    Args:
+        number: in order of first appearance.
+        prompt: itself.
+        length: its tokens, as the model would see it; words where its tokenizer is not at hand.
+        parent: number of the candidate that it was made from, or None.
+        step: of the search, at which it was first scored.
+        fitness: mean of what the strategy searched by, None where nothing came back.
+        reward: mean of the task's own reward over the same cells.
+        cells: replies behind the two.
+        failed: cells without a reply, in neither mean.
+        validation: mean reward on the validation items that it was raced on, None where it was not shortlisted.
+        validated: how many validation items those were.
+        calls: that the run had used when it was first scored, logically; None in results of earlier versions.
+        dollars: the same in dollars, of the models whose price is known.
+    """
+
+    number: int
+    prompt: Prompt
+    length: int
+    parent: int | None
+    step: int
+    fitness: float | None
+    reward: float | None
+    cells: int
+    failed: int
+    validation: float | None = None
+    validated: int = 0
+    calls: int | None = None
+    dollars: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run found.
+
+    Args:
+        task: the task's name.
+        prompt: the chosen prompt; the seed prompt where nothing better was seen.
+        seed_prompt: where the search started.
+        test: the one claim, or None where there was no test data or the run did not come that far.
+        history: every candidate, in order of appearance.
+        steps: the numbers that the strategy reported, one record a step.
+        lengths: tokens of the seed prompt and of the chosen one, in that order.
+        used: what each role used, logically.
+        failed: replies that never came.
+        unfinished: why the run is not finished, or "".
+        notes: what a reader should know beside the numbers.
+        warnings: sentences without which the numbers mislead; part of the headline.
+        strategy: its name and settings.
+        models: role -> fingerprint.
+        seed: of all randomness.
+        budget: as given, in words.
+        versions: of what decided the numbers.
+        prices: role -> dollars per million tokens, None where it is not known.
+        seed_number: of the candidate that says what the seed prompt says, its demonstrations perhaps written out; None
+            where the search did not score it.
+        paid: what each role used beyond the memo, in this process.
+        seconds: that this process took.
+        run_dir: where the run's files lie, or "".
+        digest: the same for the same run, and for no other; "" in results of earlier versions.
+        request: what is sent beside the prompt, as the task's settings name it: without it the claim is of another prompt.
+            {} in results of earlier versions.
+    """
+
+    task: str
+    prompt: Prompt
+    seed_prompt: Prompt
+    test: Comparison | None
+    history: tuple[Record, ...]
+    steps: tuple[dict[str, Any], ...]
+    lengths: tuple[int, int]
+    used: dict[str, Spending]
+    failed: int
+    unfinished: str
+    notes: tuple[str, ...]
+    strategy: dict[str, Any]
+    models: dict[str, Any]
+    seed: int
+    budget: str
+    versions: dict[str, str]
+    paid: dict[str, Spending] = field(compare=False)
+    seconds: float = field(compare=False)
+    prices: dict[str, Price | None] = field(default_factory=dict)
+    seed_number: int | None = None
+    run_dir: str = field(default="", compare=False)
+    warnings: tuple[str, ...] = ()
+    digest: str = field(default="", compare=False)
+    request: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end with (nearly) all replies."""
+        return not self.unfinished
+
+    @property
+    def kept(self) -> bool:
+        """Whether the seed prompt was kept: the chosen prompt is the same."""
+        return self.prompt == self.seed_prompt
+
+    @property
+    def gain(self) -> Interval | None:
+        """The paired test difference of the chosen prompt to the seed prompt; exactly 0 where that was kept."""
+        if self.test is None:
+            return None
+        return SAME if self.kept else self.test.difference
+
+    @property
+    def improved(self) -> bool:
+        """Whether the whole interval of the paired test difference lies above 0."""
+        return self.gain is not None and self.gain.low > 0
+
+    @property
+    def front(self) -> tuple[Record, ...]:
+        """The candidates that no other beats both in length and in training reward, from the shortest to the best.
+
+        Of those that were tried on as many cells as any other. Training rewards of the best of many are too high: test
+        what is taken from here.
+        """
+        most = max((record.cells + record.failed for record in self.history), default=0)
+        whole = [r for r in self.history if r.cells + r.failed == most and r.reward is not None]
+        found = pareto([record.reward or 0.0 for record in whole], [record.length for record in whole])
+        return tuple(whole[i] for i in found)
+
+    @property
+    def headline(self) -> str:
+        """The outcome in one sentence."""
+        said = f"Unfinished ({self.unfinished}). {self._outcome}" if self.unfinished else self._outcome
+        failed = [f"Failed replies: {self.failed}."] if self.failed and not self.unfinished else []
+        return " ".join([said, *failed, *self._reading, *self.warnings])
+
+    @property
+    def _reading(self) -> list[str]:
+        """How the answers of the test were read, where that is not what users read."""
+        if self.test is None or not self.test.read:
+            return []
+        if self.test.by_labels is None:
+            return [f"{CHOSEN[0].upper()}{CHOSEN[1:]}."]
+        differences = {"seed": self.test.by_labels.seed_apart, "chosen": self.test.by_labels.chosen_apart}
+        apart = {name: interval for name, interval in differences.items() if not interval.low <= 0 <= interval.high}
+        if not apart:
+            return []
+        words = " and ".join(
+            f"{interval.estimate:+.3f} ({_span(interval, '+')}) for the {name} prompt"
+            for name, interval in apart.items()
+        )
+        return [
+            f"Choosing among the labels, as the search did, scores differently from what the model writes: {words}."
+        ]
+
+    @property
+    def _outcome(self) -> str:
+        if self.kept:
+            return self._nothing_better + self._seed_tested
+        if self.test is None:
+            return "A candidate was chosen, but not tested: nothing is claimed."
+        gain, low, high = self.test.difference
+        span = f"{gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, {self.test.examples} test items"
+        if not self.improved:
+            return f"No improvement shown on test data ({span}).{self._wanted(self.test)}"
+        seed, chosen = self.test.seed.estimate, self.test.chosen.estimate
+        return f"Better than the seed prompt: {seed:.3f} -> {chosen:.3f} ({span})."
+
+    @property
+    def _nothing_better(self) -> str:
+        """Why the seed prompt was kept, as far as anything was compared with it."""
+        others = [record for record in self.history if record is not self.seed_record and record.reward is not None]
+        if not others:
+            return "Nothing was compared: the search scored no other prompt, and your prompt was kept."
+        if any(record.validation is not None for record in others):
+            return "No improvement found: your prompt was kept."
+        return (
+            "No improvement found: no candidate scored higher on the training items, and none was compared on "
+            "validation or test items. Your prompt was kept."
+        )
+
+    @property
+    def _seed_tested(self) -> str:
+        if self.test is None:
+            return ""
+        return f" Its test reward is {self.test.seed.estimate:.3f}, 95 % interval {_span(self.test.seed)}."
+
+    @staticmethod
+    def _wanted(test: Comparison) -> str:
+        """Return what would show an improvement, as a sentence after the others."""
+        if test.items_wanted is not None:
+            return f" To confirm a difference this small you would need about {test.items_wanted:,} more test items."
+        if test.difference.estimate <= 0:
+            return " The chosen prompt scored no higher, so more test items would not help."
+        return ""
+
+    @property
+    def seed_record(self) -> Record | None:
+        """The seed prompt as a candidate, None where the search did not score it."""
+        if self.seed_number is None:  # as in results of earlier versions
+            return self._record(self.seed_prompt)
+        return self.history[self.seed_number]
+
+    @property
+    def chosen_record(self) -> Record | None:
+        """The chosen prompt as a candidate, None where the search did not score it."""
+        return self.seed_record if self.kept else self._record(self.prompt)
+
+    @property
+    def optimism(self) -> float | None:
+        """How much the search flattered the chosen prompt: its gain on training items less its gain on test items.
+
+        Gains, not rewards: what is easier about one set of items both prompts have.
+        """
+        seed, chosen = self.seed_record, self.chosen_record
+        if self.test is None or seed is None or chosen is None or seed.reward is None or chosen.reward is None:
+            return None
+        gain = SAME.estimate if self.kept else self.test.difference.estimate
+        return None if math.isnan(gain) else chosen.reward - seed.reward - gain
+
+    def _record(self, prompt: Prompt) -> Record | None:
+        return next((record for record in self.history if record.prompt == prompt), None)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Return the table of seed prompt beside chosen prompt, as (name, seed, chosen)."""
+        seed, chosen = self.seed_record, self.chosen_record
+        out = [
+            ("training reward", _shown(seed.reward if seed else None), _shown(chosen.reward if chosen else None)),
+            (
+                "validation reward",
+                _shown(seed.validation if seed else None),
+                _shown(chosen.validation if chosen else None),
+            ),
+        ]
+        out = [row for row in out if any(row[1:])]
+        if self.test is not None:
+            out += [
+                ("test reward", f"{self.test.seed.estimate:.3f}", f"{self.test.chosen.estimate:.3f}"),
+                ("95 % interval", _span(self.test.seed), _span(self.test.chosen)),
+            ]
+            out += [("difference, paired", "", "0: the same prompt")] if self.kept else self._difference(self.test)
+            labelled = self.test.by_labels
+            if labelled is not None:
+                out += [
+                    ("chosen among the labels", f"{labelled.seed.estimate:.3f}", f"{labelled.chosen.estimate:.3f}"),
+                    (
+                        "difference from text",
+                        f"{labelled.seed_apart.estimate:+.3f}",
+                        f"{labelled.chosen_apart.estimate:+.3f}",
+                    ),
+                ]
+        out.append(("tokens in the prompt", str(self.lengths[0]), str(self.lengths[1])))
+        if self.test is not None and self.test.costs is not None and any(self.test.costs):
+            out.append(("$ per 1,000 replies", f"{self.test.costs[0]:.4f}", f"{self.test.costs[1]:.4f}"))
+        return out
+
+    @staticmethod
+    def _difference(test: Comparison) -> list[tuple[str, str, str]]:
+        return [
+            ("difference, paired", "", f"{test.difference.estimate:+.3f}"),
+            ("its 95 % interval", "", _span(test.difference, "+")),
+        ]
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Return what the run took, as (name, value)."""
+        used, paid = sum(self.used.values(), Spending()), sum(self.paid.values(), Spending())
+        out = [
+            ("candidates", f"{len(self.history):,} looked at"),
+            ("calls", f"{used.calls:,} ({paid.calls:,} made now, {used.calls - paid.calls:,} from the memo)"),
+            ("tokens", f"{used.tokens:,}"),
+        ]
+        unknown = [role for role, price in self.prices.items() if price is None]
+        if used.dollars or unknown:
+            saved = max(used.dollars - paid.dollars, 0.0)
+            without = f"; price unknown: {', '.join(unknown)}" if unknown else ""
+            out.append(("dollars", f"{paid.dollars:.4f} spent, {saved:.4f} saved{without}"))
+        out.append(("seconds", f"{self.seconds:.1f}"))
+        if self.optimism is not None:
+            out.insert(1, ("optimism", f"{self.optimism:+.3f} (gain on training items less gain on test items)"))
+        if self.failed:
+            out.append(("failed replies", str(self.failed)))
+        if self.run_dir:
+            out.append(("run and report", self.run_dir))
+        return out
+
+    def spending(self) -> list[tuple[str, ...]]:
+        """Return what was spent and what memo and batches saved, as rows under `SPENDING`, one a role."""
+        return [self._spent(role, used, self.paid.get(role, Spending())) for role, used in self.used.items()]
+
+    def _spent(self, role: str, used: Spending, paid: Spending) -> tuple[str, ...]:
+        saved = used - paid
+        counts = (paid.calls, saved.calls, paid.input_tokens, paid.cached_tokens, paid.output_tokens)
+        known = self.prices.get(role, _FREE) is not None
+        dollars = [f"{max(part.dollars, 0.0):.4f}" if known else "price unknown" for part in (paid, saved)]
+        return (role, *(f"{max(count, 0):,}" for count in counts), *dollars)
+
+    def __str__(self) -> str:
+        lines = [self.headline, ""]
+        lines += [f"{'':22}{'seed':>18}{'chosen':>18}"]
+        lines += [f"{name:22}{seed:>18}{chosen:>18}" for name, seed, chosen in self.rows()]
+        lines += ["", *(f"{name:22}{value}" for name, value in self.facts())]
+        widths = [max(map(len, column)) for column in zip(SPENDING, *self.spending(), strict=True)]
+        for row in (SPENDING, *self.spending()):
+            lines.append("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
+        lines += ["", *(f"note: {note}" for note in self.notes), "chosen prompt:", str(self.prompt)]
+        return printable("\n".join(lines))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values that `from_json` reads back; NaN and infinities become null, outcomes are left out."""
+        out: dict[str, Any] = _plain(asdict(self) | {"format": _FORMAT})
+        out["prompt"], out["seed_prompt"] = self.prompt.to_json(), self.seed_prompt.to_json()
+        for record, mine in zip(out["history"], self.history, strict=True):
+            record["prompt"] = mine.prompt.to_json()
+        if out["test"] is not None:
+            del out["test"]["outcomes"]
+            for name in ("read", "by_labels"):
+                if not out["test"][name]:
+                    del out["test"][name]  # as in results of earlier versions
+        for name in ("warnings", "digest", "request"):
+            if not out[name]:
+                del out[name]  # likewise
+        return out
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Result:
+        """Read back what `to_json` gave.
+
+        Raises:
+            InputError: another format, or no result at all.
+        """
+        found = data.get("format") if isinstance(data, dict) else None
+        if found != _FORMAT:
+            raise InputError(
+                f"this is no result of format {_FORMAT} but {found!r}: read it with the version that wrote it"
+            )
+        try:
+            return cls._from_format_1(data)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"this is no whole result ({error!r}): save it again by running again") from error
+
+    @classmethod
+    def _from_format_1(cls, data: dict[str, Any]) -> Result:
+        values: dict[str, Any] = {name: value for name, value in data.items() if name != "format"}
+        values["prompt"] = Prompt.from_json(data["prompt"])
+        values["seed_prompt"] = Prompt.from_json(data["seed_prompt"])
+        values["history"] = tuple(_record(record) for record in data["history"])
+        for name in ("steps", "lengths", "notes"):
+            values[name] = tuple(data[name])
+        values["warnings"] = tuple(data.get("warnings", ()))
+        for name in ("used", "paid"):
+            values[name] = {role: Spending(**spent) for role, spent in data[name].items()}
+        given = data.get("prices", {})  # results of earlier versions have none
+        values["prices"] = {role: None if price is None else Price(*price) for role, price in given.items()}
+        if data["test"] is not None:
+            values["test"] = Comparison.from_json(data["test"])
+        return cls(**values)
+
+    def save(self, path: Path | str) -> None:
+        """Write the result as JSON; the file is there whole or not at all."""
+        target = Path(path)
+        make_private_folder(target.parent)
+        write_private(target, json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False))
+
+    @classmethod
+    def load(cls, path: Path | str) -> Result:
+        """Read a saved result.
+
+        Args:
+            path: of the file, or of the run's folder that holds it as `result.json`.
+
+        Raises:
+            InputError: the file is not there, or holds none.
+        """
+        try:
+            file = Path(path) / FILE if Path(path).is_dir() else Path(path)
+            return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise InputError(f"cannot read {path} ({error}): name a result.json of a run") from error
+        except ValueError as error:  # of JSON, of UTF-8, or our own
+            raise InputError(f"{path} is no saved result: {error}") from error
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _span(interval: Interval, sign: str = "") -> str:
+    return f"{interval.low:{sign}.3f} to {interval.high:{sign}.3f}"
+
+
+def _record(data: dict[str, Any]) -> Record:
+    values = dict(data)
+    values["prompt"] = Prompt.from_json(data["prompt"])
+    return Record(**values)
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON values: tuples as lists, numbers that JSON lacks as None."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,1 @@
+"""What searches are made of: the run, moves, surrogates, and asking for new prompts."""

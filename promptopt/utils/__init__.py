@@ -1,0 +1,1 @@
+"""Characters, files and streams. Knows nothing of prompts or models."""
