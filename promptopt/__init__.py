@@ -7,6 +7,9 @@
 Importing the package touches no network, no torch and no provider SDK; heavy parts load when used.
 """
 
+import typing as _typing
+
+from promptopt import _moved as _moved  # installs the former names of modules
 from promptopt._version import __version__ as __version__
 from promptopt.environment import Choosing as Choosing
 from promptopt.environment import Environment as Environment
@@ -23,7 +26,8 @@ from promptopt.errors import PassingModelError as PassingModelError
 from promptopt.errors import PromptoptError as PromptoptError
 from promptopt.errors import StoppedError as StoppedError
 from promptopt.evaluation.ledger import Budget as Budget
-from promptopt.memo.memo import Memo as Memo
+from promptopt.memo import Memo as Memo
+from promptopt.memo import MemoStats as MemoStats
 from promptopt.models import load_model as load_model
 from promptopt.models.base import LabelModel as LabelModel
 from promptopt.models.base import Model as Model
@@ -66,3 +70,15 @@ from promptopt.strategies import Unsupervised as Unsupervised
 from promptopt.strategies.base import Strategy as Strategy
 from promptopt.task import Task as Task
 from promptopt.tracking.display import Display as Display
+
+if _typing.TYPE_CHECKING:
+    from promptopt.data.task_file import load_task as load_task
+
+
+def __getattr__(name: str) -> _typing.Any:
+    """Load what takes a tenth of a second when it is first used."""
+    if name == "load_task":
+        from promptopt.data.task_file import load_task  # noqa: PLC0415  as said
+
+        return load_task
+    raise AttributeError(f"module 'promptopt' has no attribute {name!r}")

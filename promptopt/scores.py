@@ -1,15 +1,13 @@
-"""What comes back from models: responses, failures, and the scores that rewards make of them.
-
-Pure values; knows nothing of how they were obtained.
-"""
+"""Scores: the rewards of prompts on examples, with the replies behind them. Pure values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from promptopt._moved import of_scores
 from promptopt.statistics.arrays import Floats, nanmean, paired_difference, standard_error
 
 if TYPE_CHECKING:
@@ -83,3 +81,7 @@ class Scores:
         Only replicates that both have are compared, so a failure on one side takes the cell from both.
         """
         return paired_difference(self.rewards[first], self.rewards[second])
+
+
+def __getattr__(name: str) -> Any:
+    return of_scores(name)

@@ -20,8 +20,9 @@ from promptopt.evaluation.batch_journal import FEWEST, BatchArrival, ask_in_batc
 from promptopt.memo.memo import KeyMaker
 from promptopt.models.base import LabelReader, Model, Request
 from promptopt.models.hosted.anthropic import AnthropicModel
-from promptopt.models.hosted.batches.batch import BatchModel, batch_model
+from promptopt.models.hosted.batches.base import BatchModel
 from promptopt.models.hosted.openai import OpenAIModel
+from promptopt.models.loading import batch_model
 from promptopt.prompt import Message
 from promptopt.replies import Failure, Response
 
@@ -390,7 +391,7 @@ def test_of_a_batch_that_is_under_way_some_of_the_requests_can_be_asked_for(kind
 def test_an_endpoint_that_is_down_gives_failures_and_what_was_begun_is_looked_for_later(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("promptopt.models.hosted.batches.batch._PATIENCE", 2)
+    monkeypatch.setattr("promptopt.models.hosted.batches.base._PATIENCE", 2)
     with Loopback() as server, Memo(tmp_path / "m") as memo:
         model = model_of(kind, server.url)
         of(server).hide = 1

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
+import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
 from servers.loopback import Loopback
+from shell import promptopt
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from promptopt.optimization.signals import ENDING
 
 TASK = """
 name = "numbers"
@@ -60,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def promptopt(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def in_a_process(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "promptopt", *words], cwd=folder, capture_output=True, text=True, check=False
     )
@@ -71,7 +76,7 @@ def optimize(folder: Path, *words: str, model: str = "python:mine:model") -> sub
 
 
 def test_optimize_prints_a_table_and_writes_result_and_report(folder: Path) -> None:
-    done = optimize(folder, "task.toml", "--run-dir", "run", "--budget", "4000 calls")
+    done = optimize(folder, "task.toml", "--run-dir", "run", "--budget", "900 calls")
 
     assert done.returncode == 0, done.stderr
     assert "Better than the seed prompt" in done.stdout
@@ -81,8 +86,11 @@ def test_optimize_prints_a_table_and_writes_result_and_report(folder: Path) -> N
 
 
 def test_a_second_run_makes_no_call_and_prints_the_same_result(folder: Path) -> None:
-    first = optimize(folder, "task.toml", "--json", "--budget", "4000 calls")
-    again = optimize(folder, "task.toml", "--json", "--budget", "4000 calls", model="python:mine:forbidden")
+    first = optimize(folder, "task.toml", "--json", "--budget", "1500 calls", "--no-study")
+    again = in_a_process(
+        folder, "optimize", "task.toml", "--json", "--budget", "1500 calls", "--no-study",
+        "--model", "python:mine:forbidden", "--set", "shortest=4",
+    )  # fmt: skip
     one, other = json.loads(first.stdout), json.loads(again.stdout)
 
     assert again.returncode == 0, again.stderr
@@ -225,7 +233,7 @@ def test_a_hosted_model_is_optimised_through_a_real_socket(folder: Path, monkeyp
         return "odd" if "wrongly" in text or int(re.findall(r"\d+", text)[-1]) % 2 else "even"
 
     with Loopback(answer) as server:
-        words = ["task.toml", "--budget", "700 calls", "--base-url", f"{server.url}/v1", "--json"]
+        words = ["task.toml", "--budget", "300 calls", "--base-url", f"{server.url}/v1", "--json", "--no-study"]
         first = optimize(folder, *words, model="openai:some-model")
         asked = len(server.requests)
         again = optimize(folder, *words, model="openai:some-model")
@@ -233,7 +241,7 @@ def test_a_hosted_model_is_optimised_through_a_real_socket(folder: Path, monkeyp
         assert len(server.requests) == asked
     assert first.returncode == again.returncode == 0, first.stderr
     result = json.loads(first.stdout)
-    assert 0 < sum(role["calls"] for role in result["used"].values()) <= 700
+    assert 0 < sum(role["calls"] for role in result["used"].values()) <= 300
     assert result["paid"]["task"]["calls"] == asked
     assert "sk-not" not in first.stdout + first.stderr
 
@@ -267,3 +275,30 @@ def test_the_version_is_that_of_the_package() -> None:
     import promptopt as package
 
     assert promptopt(ROOT, "--version").stdout.strip() == package.__version__
+
+
+@pytest.mark.parametrize("words", [["--version"], ["optimize", "nosuch.toml"], ["--debug", "optimize", "nosuch.toml"]])
+def test_a_process_of_its_own_prints_the_same_and_has_the_same_exit_code(folder: Path, words: list[str]) -> None:
+    there, here = in_a_process(folder, *words), promptopt(folder, *words)
+
+    assert there.returncode == here.returncode
+    assert there.stdout == here.stdout
+    assert there.stderr.splitlines()[-1:] == here.stderr.splitlines()[-1:]
+
+
+def test_the_command_line_in_a_test_leaves_its_process_as_it_was(folder: Path) -> None:
+    def state() -> list[Any]:
+        return [
+            Path.cwd(), list(sys.path), sys.argv, sys.stdout, sys.stderr, dict(os.environ), list(logging.root.handlers),
+            [signal.getsignal(number) for number in ENDING], list(warnings.filters), "mine" in sys.modules,
+        ]  # fmt: skip
+
+    (folder / "mine.py").write_text(f"import os\nos.environ['LEFT'] = '1'\n{MODEL}")
+    before = state()
+    first = promptopt(folder, "score", "task.toml", "--model", "python:mine:model")
+    (folder / "mine.py").write_text("import logging\nlogging.warning('another')\nmodel = 3")
+    second = promptopt(folder, "score", "task.toml", "--model", "python:mine:model")
+
+    assert (first.returncode, second.returncode) == (0, 2), first.stderr
+    assert "another" in second.stderr
+    assert state() == before

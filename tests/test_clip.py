@@ -72,7 +72,7 @@ def example() -> Any:
 def folder(example: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example's trained model and its drawn task."""
     folder = tmp_path_factory.mktemp("clip")
-    example.train_clip(folder / "clip")
+    example.train_clip(folder / "clip", steps=120)
     example.write_task(folder)
     return folder
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import cli_page
 import pytest
 from conftest import ROOT
-from newcomer import shell_blocks, walk_through
+from newcomer import script, shell_blocks, walk_through
+from shell import promptopt as in_this_process
 from typer.main import get_command
 
 import promptopt
@@ -26,7 +27,7 @@ from promptopt.data.task_file import build_task, parse_spec
 from promptopt.sweep.spec import parse_sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES += sorted((ROOT / "examples").rglob("*.md"))
@@ -200,7 +201,19 @@ def test_every_page_is_in_the_navigation() -> None:
     assert {page.relative_to(docs).as_posix() for page in docs.rglob("*.md")} == listed
 
 
-def test_a_newcomer_comes_to_a_report(tmp_path: Path) -> None:
+def walk_in_this_process(folder: Path, model: str | None) -> None:
+    """As `walk_through`, with the commands of promptopt in this process and the rest of the page in bash."""
+    page = script(model).replace("\\\n", " ")
+    for number, part in enumerate(re.split(r"^(promptopt .*)$", page, flags=re.MULTILINE)):
+        if number % 2:
+            done = in_this_process(folder, *shlex.split(part)[1:])
+            assert done.returncode == 0, done.stderr
+        else:
+            subprocess.run(["bash", "-euc", part], cwd=folder, check=True)  # noqa: S607  that of the system
+
+
+@pytest.mark.parametrize("walk", [walk_in_this_process, pytest.param(walk_through, marks=pytest.mark.wide)])
+def test_a_newcomer_comes_to_a_report(walk: Callable[[Path, str | None], None], tmp_path: Path) -> None:
     pytest.importorskip("vl_convert", reason="needs the extra 'report'")
     (tmp_path / "fake.py").write_text(
         "from promptopt import FakeLabelModel\n"
@@ -210,7 +223,7 @@ def test_a_newcomer_comes_to_a_report(tmp_path: Path) -> None:
         encoding="utf-8",
     )
 
-    walk_through(tmp_path, model="python:fake:model")
+    walk(tmp_path, "python:fake:model")
 
     assert "</html>" in (tmp_path / "runs" / "first" / "report.html").read_text(encoding="utf-8")
 

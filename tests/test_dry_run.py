@@ -130,8 +130,20 @@ BY_SCORES = {
 }
 
 
-@pytest.mark.parametrize(("kind", "budget"), [("text", None), ("labels", "700 calls")])
-@pytest.mark.parametrize("strategy", BUILT_IN)
+# Each strategy once, half of them with no budget; the others take minutes.
+UNLIMITED = {"random", "steepest", "tapruning", "promptquine", "hillclimb", "unsupervised", "promst.paper"}
+ONCE = {(name, "labels") for name in BUILT_IN if name not in UNLIMITED}
+ONCE |= {(name, "text") for name in UNLIMITED}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kind", "budget"),
+    [
+        pytest.param(name, kind, budget, marks=() if (name, kind) in ONCE else pytest.mark.wide)
+        for name in BUILT_IN
+        for kind, budget in (("text", None), ("labels", "700 calls"))
+    ],
+)
 def test_the_calls_are_those_of_the_run(tmp_path: Path, strategy: str, kind: str, budget: str | None) -> None:
     """To a tenth, or to a factor of three where scores decide."""
     settings = {"restarts": 2, "resets": 3} if strategy == "hillclimb.paper" else None  # all of it takes 20,000 calls

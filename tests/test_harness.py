@@ -125,6 +125,13 @@ def search(
     )
 
 
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, list[str]]:
+    """A search that nothing disturbs, and the splits of its calls."""
+    model = Watched()
+    return search(tmp_path_factory.mktemp("calm"), model), model.splits
+
+
 def calls(result: Result) -> int:
     return sum(spent.calls for spent in result.used.values())
 
@@ -274,15 +281,20 @@ def test_a_budget_holds_back_for_validation_and_for_a_seeded_sample_of_the_test(
 
 
 @pytest.mark.parametrize(
+    "budgets",
+    [range(60, 700, 149), pytest.param(range(805, 2001, 149), marks=pytest.mark.wide)],
+    ids=["small", "large"],
+)
+@pytest.mark.parametrize(
     ("name", "strategy"),
     [("random", RandomSearch()), ("hillclimb", HillClimb()), ("promptquine", PromptQuine(shortest=3))],
 )
 def test_no_budget_is_ever_overshot_and_the_test_is_always_paid_for(
-    tmp_path: Path, name: str, strategy: Strategy
+    tmp_path: Path, name: str, strategy: Strategy, budgets: range
 ) -> None:
     task = a_task(validation=40, test=80)
     with Memo(tmp_path) as memo:
-        for budget in range(60, 2001, 149):
+        for budget in budgets:
             result = search(memo, task=task, strategy=strategy, budget=f"{budget} calls")
 
             assert calls(result) <= budget
@@ -485,7 +497,9 @@ def failing_on(*items: str) -> Callable[[Request], str | Failure]:
     return handler
 
 
-def test_failed_cells_leave_a_run_unfinished_and_are_asked_again_by_the_next(tmp_path: Path) -> None:
+def test_failed_cells_leave_a_run_unfinished_and_are_asked_again_by_the_next(
+    tmp_path: Path, calm: tuple[Result, list[str]]
+) -> None:
     model = Watched(failing_on("item5"))
     result = search(tmp_path, model)
 
@@ -498,7 +512,7 @@ def test_failed_cells_leave_a_run_unfinished_and_are_asked_again_by_the_next(tmp
 
     healed = Watched()
     after = search(tmp_path, healed)
-    assert after == search(tmp_path / "calm")
+    assert after == calm[0]
     assert after.finished
     assert after.failed == 0
     completed = {request for request in model.asked if not toys.text_of(request[0]).endswith(" item5")}
@@ -540,41 +554,36 @@ def test_a_final_error_at_the_first_call_is_raised(tmp_path: Path) -> None:
         search(tmp_path, Watched(before=refuse))
 
 
-def last_call_in(split: str, memo: Path) -> int:
-    """Return the number of a call somewhat after the first one to a split's items."""
-    model = Watched()
-    search(memo, model)
-    return model.splits.index(split) + 3
-
-
 @pytest.mark.parametrize(
     ("at", "best"), [(5, "the seed"), (400, "a better one"), ("validation", "a better one"), ("test", "a better one")]
 )
 def test_a_final_error_later_leaves_an_unfinished_result_with_the_best_so_far(
-    tmp_path: Path, at: int | str, best: str
+    tmp_path: Path, at: int | str, best: str, calm: tuple[Result, list[str]]
 ) -> None:
-    number = at if isinstance(at, int) else last_call_in(at, tmp_path / "look")
+    number = at if isinstance(at, int) else calm[1].index(at) + 3
 
     def refuse(count: int) -> None:
         if count == number:
             raise FinalModelError("the quota is spent")
 
-    result = search(tmp_path / "memo", Watched(before=refuse))
+    result = search(tmp_path, Watched(before=refuse))
 
     assert result.unfinished == "the quota is spent"
     assert result.headline.startswith("Unfinished (the quota is spent). ")
     assert result.test is None
     assert (result.prompt == result.seed_prompt) == (best == "the seed")
 
-    assert search(tmp_path / "memo") == search(tmp_path / "calm")
+    assert search(tmp_path) == calm[0]
 
 
 # ---------------------------------------------------------------- Ctrl-C
 
 
 @pytest.mark.parametrize("at", [0, 5, 400, "validation"])
-def test_ctrl_c_ends_with_the_best_so_far_and_running_again_goes_on(tmp_path: Path, at: int | str) -> None:
-    number = at if isinstance(at, int) else last_call_in(at, tmp_path / "look")
+def test_ctrl_c_ends_with_the_best_so_far_and_running_again_goes_on(
+    tmp_path: Path, at: int | str, calm: tuple[Result, list[str]]
+) -> None:
+    number = at if isinstance(at, int) else calm[1].index(at) + 3
     before = signal.getsignal(signal.SIGINT)
 
     def press(count: int) -> None:
@@ -582,15 +591,15 @@ def test_ctrl_c_ends_with_the_best_so_far_and_running_again_goes_on(tmp_path: Pa
             signal.raise_signal(signal.SIGINT)
 
     stopped = Watched(before=press)
-    result = search(tmp_path / "memo", stopped)
+    result = search(tmp_path, stopped)
     assert result.unfinished == "stopped by the user"
     assert result.test is None
     assert result.headline.startswith("Unfinished (stopped by the user). ")
     assert signal.getsignal(signal.SIGINT) is before
 
     resumed = Watched()
-    finished = search(tmp_path / "memo", resumed)
-    assert finished == search(tmp_path / "calm")
+    finished = search(tmp_path, resumed)
+    assert finished == calm[0]
     assert finished.finished
     assert max(Counter(stopped.asked + resumed.asked).values()) == 1
 
@@ -629,25 +638,25 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_where_ctrl_c_is_ignored_it_stays_so(tmp_path: Path) -> None:
+def test_where_ctrl_c_is_ignored_it_stays_so(tmp_path: Path, calm: tuple[Result, list[str]]) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        pressed = search(tmp_path / "pressed", Watched(before=lambda _: signal.raise_signal(signal.SIGINT)))
+        pressed = search(tmp_path, Watched(before=lambda _: signal.raise_signal(signal.SIGINT)))
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 
     assert pressed.finished
-    assert pressed.prompt == search(tmp_path / "alone").prompt
+    assert pressed.prompt == calm[0].prompt
 
 
-def test_a_run_beside_the_main_thread_leaves_signals_alone(tmp_path: Path) -> None:
+def test_a_run_beside_the_main_thread_leaves_signals_alone(tmp_path: Path, calm: tuple[Result, list[str]]) -> None:
     results: list[Result] = []
-    worker = threading.Thread(target=lambda: results.append(search(tmp_path / "thread")))
+    worker = threading.Thread(target=lambda: results.append(search(tmp_path)))
     worker.start()
     worker.join()
 
-    assert results == [search(tmp_path / "main")]
+    assert results == [calm[0]]
 
 
 # ---------------------------------------------------------------- the result

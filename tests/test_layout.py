@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from servers.loopback import Loopback
 
 import promptopt
 import promptopt.strategies
+from promptopt import Response
+from promptopt._moved import MODULES
+from promptopt.data.task_file import load_task
 
 HEAVY = ("torch", "transformers", "openai", "anthropic", "optuna", "scipy.stats", "pydantic", "rich", "typer")
 
@@ -50,12 +54,13 @@ def test_public_names_are_those_that_init_lists() -> None:
     public = {name for name in vars(promptopt) if not name.startswith("_")}
     modules = {name for name in public if f"promptopt.{name}" in sys.modules and name != "optimize"}
     listed = {
-        line.rpartition(" as ")[2].strip()
+        line.partition("  #")[0].rpartition(" as ")[2].strip()
         for line in Path(promptopt.__file__).read_text(encoding="utf-8").splitlines()
         if line.startswith("from ")
     }
 
-    assert public - modules == listed - {"__version__"}
+    assert public - modules == listed - {"__version__", "_moved"}
+    assert promptopt.load_task is load_task
 
 
 FIRST_RUN = """
@@ -79,26 +84,33 @@ label = "label"
 """
 
 
-@pytest.mark.parametrize("versions", ["newest", "lowest"])
-def test_wheel_holds_one_top_level_name_and_runs_in_a_clean_environment(tmp_path: Path, versions: str) -> None:
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT], check=True
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT], check=True
     )
-    (wheel,) = tmp_path.glob("*.whl")
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def test_wheel_holds_one_top_level_name(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name.split("/")[0] for name in archive.namelist()}
+
     assert {name for name in names if not name.endswith(".dist-info")} == {"promptopt"}
 
+
+@pytest.mark.wide
+@pytest.mark.parametrize("versions", ["newest", "lowest"])
+def test_wheel_runs_in_a_clean_environment(wheel: Path, tmp_path: Path, versions: str) -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     lowest = [re.sub(r">=([\w.]+).*", r"==\1", requirement) for requirement in declared]
     (tmp_path / "constraints.txt").write_text("\n".join(lowest if versions == "lowest" else []), encoding="utf-8")
-    venv.create(tmp_path / "clean", with_pip=True)
+    venv.create(tmp_path / "clean")
     python = tmp_path / "clean" / "bin" / "python"
-    install = [
-        str(word)
-        for word in (python, "-m", "pip", "install", "--quiet", "--constraint", tmp_path / "constraints.txt", wheel)
-    ]
-    subprocess.run(install, check=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"]
+    subprocess.run([*pip, "--constraint", str(tmp_path / "constraints.txt"), str(wheel)], check=True)
     rows = "".join(f"item {number},{number % 7 / 7}\n" for number in range(60))
     (tmp_path / "rows.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
     (tmp_path / "task.toml").write_text(TASK, encoding="utf-8")
@@ -117,3 +129,30 @@ def test_wheel_holds_one_top_level_name_and_runs_in_a_clean_environment(tmp_path
     assert "Its test reward is" in done.stdout
     command = [str(tmp_path / "clean" / "bin" / "promptopt"), "strategies"]
     assert "promptquine" in subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+
+
+def test_the_root_holds_nouns_and_packages_alone() -> None:
+    files = {path.stem for path in (ROOT / "promptopt").glob("*.py")}
+
+    assert files - {"__init__", "__main__", "_moved", "_version"} == {
+        *("environment", "errors", "images", "prompt", "randomness", "replies", "rewards", "scores", "task")
+    }
+
+
+@pytest.mark.parametrize("old", MODULES)
+def test_a_former_name_gives_the_module_and_a_warning(old: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"{MODULES[old]}; the old name goes") as caught:
+        found = importlib.import_module(old)
+
+    assert found is importlib.import_module(MODULES[old])
+    assert caught[0].filename == __file__
+
+
+def test_a_former_name_in_scores_gives_the_class_and_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match=r"promptopt\.replies\.Response"):
+        from promptopt.scores import Response as Former  # type: ignore[attr-defined]
+
+    assert Former is Response
+    with pytest.raises(ImportError, match="Nothing"):
+        from promptopt.scores import Nothing  # noqa: F401

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("torch", reason="the extra 'local' is not installed")
@@ -31,7 +31,7 @@ TEMPLATE = "{% for turn in messages %}<s>{{ turn.role }}\n{{ turn.content }}</s>
 LABELS = ("great", "terrible", "great fun", "")
 
 Words = st.sampled_from(["a", "great", "film", "'s", " ", "  ", "\n", "\n\n", ".", "7", "é", "\t", "<s>", "¿"])
-Texts = st.lists(st.lists(Words, max_size=9).map("".join), max_size=6)
+Text = st.lists(Words, max_size=9).map("".join)
 START = "Say in one word what is said of the film that is under review; great or terrible: a film"
 
 
@@ -87,17 +87,32 @@ def whole(tokenizer: Any) -> Encoder:
     return out
 
 
-@pytest.mark.parametrize("name", KNOWN)
-@pytest.mark.parametrize("chat", [False, True])
-@given(prompts=Texts, items=Texts)
-def test_tokens_of_texts_that_share_a_start_are_those_of_the_whole_texts(
-    *, name: str, chat: bool, prompts: list[str], items: list[str]
-) -> None:
+def assert_parts_are_the_whole(name: str, prompts: Sequence[str], items: Sequence[str], *, chat: bool) -> None:
     contexts = contexts_of(prompts, [*items, "great", ""], chat=chat)
     parts, full = Encoder("parts", KNOWN[name]), whole(KNOWN[name])
 
     assert parts.queries(contexts, [LABELS] * len(contexts)) == full.queries(contexts, [LABELS] * len(contexts))
     assert parts.prompts(contexts) == full.prompts(contexts)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("chat", [False, True])
+@settings(max_examples=30)
+@given(prompts=st.lists(Text, min_size=1, max_size=3), items=st.lists(Text, min_size=1, max_size=3))
+def test_tokens_of_texts_that_share_a_start_are_those_of_the_whole_texts(
+    *, name: str, chat: bool, prompts: list[str], items: list[str]
+) -> None:
+    assert_parts_are_the_whole(name, prompts, items, chat=chat)
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("chat", [False, True])
+@given(prompts=st.lists(Text, max_size=6), items=st.lists(Text, max_size=6))
+def test_tokens_of_many_texts_that_share_a_start_are_those_of_the_whole_texts(
+    *, name: str, chat: bool, prompts: list[str], items: list[str]
+) -> None:
+    assert_parts_are_the_whole(name, prompts, items, chat=chat)
 
 
 @pytest.mark.parametrize("name", KNOWN)

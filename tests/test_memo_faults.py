@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import toys
 from conftest import ROOT
+from shell import promptopt
 
 from promptopt import FunctionModel, Memo, optimize
 from promptopt.errors import MemoError
@@ -140,12 +141,14 @@ def test_the_command_salvages_a_memo_that_cannot_be_opened(folder: Path, tmp_pat
     data = bytearray(database.read_bytes())
     ruin_header(data)
     database.write_bytes(data)
-    refused = command("memo", "stats", "--memo", str(folder))
+    refused = promptopt(ROOT, "memo", "stats", "--memo", str(folder))
     assert refused.returncode == 1
-    assert "promptopt memo salvage FILE" in refused.stderr.decode()
+    assert "promptopt memo salvage FILE" in refused.stderr
 
-    assert command("memo", "salvage", str(tmp_path / "left.jsonl"), "--memo", str(folder)).returncode == 0
-    assert command("memo", "import", str(tmp_path / "left.jsonl"), "--memo", str(tmp_path / "new")).returncode == 0
+    assert promptopt(ROOT, "memo", "salvage", str(tmp_path / "left.jsonl"), "--memo", str(folder)).returncode == 0
+    assert (
+        promptopt(ROOT, "memo", "import", str(tmp_path / "left.jsonl"), "--memo", str(tmp_path / "new")).returncode == 0
+    )
     with Memo(tmp_path / "new") as memo:
         assert memo.get_many(KEYS) == VALUES
 
@@ -153,14 +156,17 @@ def test_the_command_salvages_a_memo_that_cannot_be_opened(folder: Path, tmp_pat
 def test_an_export_to_standard_output_is_the_file(folder: Path, tmp_path: Path) -> None:
     with Memo(folder) as memo:
         memo.export(tmp_path / "file.jsonl")
-    assert command("memo", "export", "-", "--memo", str(folder)).stdout == (tmp_path / "file.jsonl").read_bytes()
+    assert (
+        promptopt(ROOT, "memo", "export", "-", "--memo", str(folder)).stdout.encode()
+        == (tmp_path / "file.jsonl").read_bytes()
+    )
 
 
 def test_a_file_that_cannot_be_written_is_named(folder: Path, tmp_path: Path) -> None:
-    done = command("memo", "salvage", str(tmp_path / "nowhere/left.jsonl"), "--memo", str(folder))
+    done = promptopt(ROOT, "memo", "salvage", str(tmp_path / "nowhere/left.jsonl"), "--memo", str(folder))
     assert done.returncode == 2
-    assert "nowhere/left.jsonl" in done.stderr.decode()
-    assert "Traceback" not in done.stderr.decode()
+    assert "nowhere/left.jsonl" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_reader_of_an_export_may_leave(folder: Path) -> None:
@@ -190,10 +196,6 @@ def test_a_memo_that_is_only_busy_is_not_taken_for_read_only(folder: Path, monke
     monkeypatch.setattr(diskcache.Cache, "close", lambda _: None)
     with pytest.raises(MemoError, match="database is locked"):
         Memo(folder)
-
-
-def command(*words: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, "-m", "promptopt", *words], cwd=ROOT, capture_output=True, check=False)
 
 
 # ---------------------------------------------------------------- read only, full

@@ -102,22 +102,27 @@ def start_runs(
     return runs, log
 
 
-def alone(folder: Path) -> tuple[Result, int]:
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, int]:
+    """The result of the same run alone, and how many calls that takes."""
     asked = []
 
     def answer(request: object) -> str:
         asked.append(request)
         return toys.answer(request)  # type: ignore[arg-type]
 
-    return optimize(toys.TASK, FunctionModel(answer, name="fake", version="1"), "tapruning", memo=folder), len(asked)
+    model = FunctionModel(answer, name="fake", version="1")
+    return optimize(toys.TASK, model, "tapruning", memo=tmp_path_factory.mktemp("alone")), len(asked)
 
 
 def results(folder: Path, numbers: range) -> list[Result]:
     return [Result.load(folder / str(n) / "result.json") for n in numbers]
 
 
-def test_two_processes_with_the_same_run_make_the_calls_of_one(server: RedisServer, tmp_path: Path) -> None:
-    expected, calls = alone(tmp_path / "alone")
+def test_two_processes_with_the_same_run_make_the_calls_of_one(
+    server: RedisServer, alone: tuple[Result, int], tmp_path: Path
+) -> None:
+    expected, calls = alone
     with ExitStack() as stack:
         runs, log = start_runs(stack, server, tmp_path, 2)
         assert [run.wait() for run in runs] == [0, 0]
@@ -126,11 +131,11 @@ def test_two_processes_with_the_same_run_make_the_calls_of_one(server: RedisServ
     assert results(tmp_path, range(2)) == [expected] * 2
 
 
-@pytest.mark.parametrize("after", [5, 40])
+@pytest.mark.parametrize("after", [pytest.param(5, marks=pytest.mark.wide), 40])
 def test_of_three_processes_one_is_killed_and_only_its_call_in_flight_is_repeated(
-    server: RedisServer, tmp_path: Path, after: int
+    server: RedisServer, alone: tuple[Result, int], tmp_path: Path, after: int
 ) -> None:
-    expected, calls = alone(tmp_path / "alone")
+    expected, calls = alone
     with ExitStack() as stack:
         runs, log = start_runs(stack, server, tmp_path, 3)
         while len(lines := log.read_text().splitlines()) < after:
@@ -279,12 +284,13 @@ def test_a_server_that_is_killed_and_started_again_lost_nothing_and_is_waited_fo
 
 
 def test_a_server_that_stays_away_ends_the_run_with_its_name_and_what_it_did_not_take_in_a_file(
-    own: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: RedisServer, alone: tuple[Result, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from promptopt.memo import server as memo_redis
 
     monkeypatch.setattr(memo_redis, "_PATIENCE_SECONDS", 0.0)
-    expected, calls = alone(tmp_path / "alone")
+    monkeypatch.setattr(memo_redis, "_LEASE_SECONDS", 0.5)  # that the run leaves behind, and the next waits for
+    expected, calls = alone
     asked = []
 
     def answer(request: object) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import toys
+from shell import promptopt
 
 from promptopt import (
     Arrival,
@@ -43,6 +42,7 @@ from promptopt.strategies.p1 import probe, pruned, written
 from promptopt.strategies.registry import find_strategy, settings_of
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
@@ -391,7 +391,9 @@ def test_a_strategy_that_writes_nothing_is_wrapped_too(tmp_path: Path) -> None:
     assert len(result.steps[0]["chosen"].split()) == 4
 
 
-@pytest.mark.parametrize("dies", [40, 200, 450, 520])
+@pytest.mark.parametrize(
+    "dies", [40, pytest.param(200, marks=pytest.mark.wide), pytest.param(450, marks=pytest.mark.wide), 520]
+)
 def test_killed_and_run_again_it_ends_the_same_and_repeats_no_call(dies: int, tmp_path: Path) -> None:
     made = 0
 
@@ -487,10 +489,8 @@ def folder(tmp_path: Path) -> Path:
 
 def diagnose(folder: Path, model: str, *words: str) -> subprocess.CompletedProcess[str]:
     task = ["--data", "data.csv", "--input", "number", "--label", "answer", "--labels", "odd,even"]
-    command = [sys.executable, "-m", "promptopt", "diagnose", *task, "--seed-prompt", "Well, odd or even: {number}"]
-    return subprocess.run(
-        [*command, "--model", f"python:mine:{model}", *words], cwd=folder, capture_output=True, text=True, check=False
-    )
+    command = ["diagnose", *task, "--seed-prompt", "Well, odd or even: {number}"]
+    return promptopt(folder, *command, "--model", f"python:mine:{model}", *words)
 
 
 def test_a_diagnosis_says_in_plain_words_whether_prompts_differ(folder: Path) -> None:

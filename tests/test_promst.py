@@ -20,6 +20,8 @@ from promptopt.strategies import Promst
 from promptopt.strategies.registry import find_strategy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from promptopt import Result, Strategy, Task
 
 GOLDEN = Path(__file__).with_name("golden") / "promst.json"
@@ -48,6 +50,18 @@ def play(
     return optimize(task, model, strategy, writer=writing, seed=seed, budget=budget, memo=memo)
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Result, Path]]:
+    """Return the result of `Promst()` at a budget, which is run once, and its folder."""
+
+    @cache
+    def made(budget: str) -> tuple[Result, Path]:
+        folder = tmp_path_factory.mktemp("promst")
+        return play(Promst(), folder, budget=budget), folder
+
+    return made
+
+
 @cache
 def competence(text: str) -> float:
     return players.competence(WORLDS[WORLD].environment, text, instances(WORLD, 60, seed=1))
@@ -70,8 +84,9 @@ def test_what_went_wrong_teaches_what_no_blind_search_finds(tmp_path: Path) -> N
         assert heeding > found(rival) + 0.1
 
 
-def test_without_rules_it_finds_less(tmp_path: Path) -> None:
-    heeding, without = (play(Promst(), tmp_path, budget="1200 calls", silent=silent) for silent in (False, True))
+def test_without_rules_it_finds_less(once: Callable[..., tuple[Result, Path]], tmp_path: Path) -> None:
+    heeding, _ = once("1200 calls")
+    without = play(Promst(), tmp_path, budget="1200 calls", silent=True)
 
     assert competence(heeding.prompt.text) > competence(without.prompt.text) + 0.05
 
@@ -141,8 +156,9 @@ def test_the_trajectory_is_the_golden_one(tmp_path: Path) -> None:
     assert found == json.loads(GOLDEN.read_text(encoding="utf-8"))
 
 
-def test_run_again_it_ends_the_same_and_calls_nothing(tmp_path: Path) -> None:
-    first, again = (play(Promst(), tmp_path, budget="1500 calls") for _ in range(2))
+def test_run_again_it_ends_the_same_and_calls_nothing(once: Callable[..., tuple[Result, Path]]) -> None:
+    first, folder = once("1200 calls")
+    again = play(Promst(), folder, budget="1200 calls")
 
     assert first == again
     assert not any(spent.calls for spent in again.paid.values())

@@ -36,6 +36,7 @@ from promptopt.models.base import CaptionModel
 
 pytest.importorskip("ray", reason="replicas need the extra 'scale'")
 import ray
+import replicas_child
 from ray.cluster_utils import Cluster
 
 from promptopt.models.replicas import RayModel
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
 
-CHILD = Path(__file__).with_name("replicas_child.py")
 SMALL = {"CPU": 0.05}  # so that the replicas of several tests have room
 LABELS = ("great", "terrible")
 CALM = FakeLabelModel(replicated.values)  # says what python:replicated:slow says
@@ -78,10 +78,17 @@ def cluster(log: Path) -> Generator[Cluster]:
             cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
+@pytest.fixture(scope="module")
+def lasting(cluster: Cluster) -> RayModel:
+    """Two replicas, started anew as often as a test ends them; they leave others all processors."""
+    return RayModel("python:replicated:slow", replicas=2, resources={"CPU": 0})
+
+
 @pytest.fixture
-def slow(cluster: Cluster, log: Path) -> RayModel:
-    log.unlink(missing_ok=True)
-    return RayModel("python:replicated:slow", replicas=2, resources=SMALL)
+def slow(lasting: RayModel, log: Path) -> RayModel:
+    assert scored(lasting, CONTEXTS[:2]) == scored(CALM, CONTEXTS[:2])
+    log.unlink()
+    return lasting
 
 
 def lines(log: Path) -> list[tuple[int, str]]:
@@ -116,7 +123,7 @@ def test_replies_are_those_of_one_engine(cluster: Cluster, tiny_llama: Path) -> 
         for p in range(1, 9)
         for e in range(9)
     ]
-    asked = [Request(context=text, max_tokens=4, temperature=1.0, replicate=n) for n, text in enumerate(texts[:40])]
+    asked = [Request(context=text, max_tokens=4, temperature=1.0, replicate=n) for n, text in enumerate(texts[:16])]
 
     assert isinstance(one, LabelModel)
     assert isinstance(one, TokenModel)
@@ -158,8 +165,10 @@ def test_a_killed_actor_is_replaced_and_its_part_alone_done_again(slow: RayModel
     assert len({pid for pid, _ in lines(log)}) >= 2
 
 
-def test_a_lost_node_loses_nothing(slow: RayModel, cluster: Cluster, log: Path) -> None:
+def test_a_lost_node_loses_nothing(cluster: Cluster, log: Path) -> None:
+    slow = RayModel("python:replicated:slow", replicas=2, resources=SMALL)  # one on each node
     assert slow.fingerprint
+    log.unlink(missing_ok=True)
     nodes = {raylet(node): node for node in cluster.worker_nodes}
     (victim,) = nodes
     here = children(victim)
@@ -253,14 +262,16 @@ def test_more_replicas_than_there_is_room_for_are_refused(cluster: Cluster) -> N
 
 
 def test_a_killed_driver_goes_on_where_it_was(cluster: Cluster, tmp_path: Path) -> None:
-    calm, killed = start(cluster, tmp_path / "calm"), start(cluster, tmp_path / "killed")
+    for name in ("calm", "killed"):
+        (tmp_path / name).mkdir()
+    killed = start(cluster, tmp_path / "killed")
     wait_for(killed, tmp_path / "killed", 3)
     killed.kill()
     killed.communicate()
     before = stored(tmp_path / "killed")
     asked = len(batches(tmp_path / "killed"))
-    finish(calm)
-    finish(start(cluster, tmp_path / "killed"))
+    for name in ("calm", "killed"):
+        replicas_child.main(*run_in(tmp_path / name, cluster))
     again = [key for batch in batches(tmp_path / "killed")[asked:] for key in batch if key in before]
 
     assert before
@@ -268,15 +279,12 @@ def test_a_killed_driver_goes_on_where_it_was(cluster: Cluster, tmp_path: Path) 
     assert Result.load(tmp_path / "killed" / "result.json") == Result.load(tmp_path / "calm" / "result.json")
 
 
+def run_in(folder: Path, cluster: Cluster) -> tuple[str, str, str, str]:
+    return "python:replicated:quick", str(folder), "0", cluster.address  # the replicas leave others all processors
+
+
 def start(cluster: Cluster, folder: Path) -> subprocess.Popen[bytes]:
-    folder.mkdir(exist_ok=True)
-    command = [sys.executable, CHILD, "python:replicated:quick", str(folder), "0.05", cluster.address]
-    return subprocess.Popen(command, stderr=subprocess.PIPE)
-
-
-def finish(process: subprocess.Popen[bytes]) -> None:
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors.decode()
+    return subprocess.Popen([sys.executable, replicas_child.__file__, *run_in(folder, cluster)], stderr=subprocess.PIPE)
 
 
 def wait_for(process: subprocess.Popen[bytes], folder: Path, count: int) -> None:
@@ -342,19 +350,10 @@ def test_replicas_of_what_computes_elsewhere_and_none_at_all_are_refused() -> No
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense"])
-def test_an_address_where_no_cluster_is_is_named_with_the_mend(address: str) -> None:
-    script = f"from promptopt.models import load_model; load_model('python:replicated:slow', replicas=2, ray_address={address!r}).fingerprint"
-    path = os.pathsep.join([str(Path(__file__).parent), str(ROOT)])
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert f"InputError: there is no Ray cluster at '{address}'" in done.stderr
-    assert "ray start --head" in done.stderr
+def test_an_address_where_no_cluster_is_is_named_with_the_mend(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # other tests have connected this process
+    with pytest.raises(InputError, match=rf"there is no Ray cluster at '{address}'.*ray start --head"):
+        load_model("python:replicated:slow", replicas=2, ray_address=address).fingerprint  # noqa: B018
 
 
 def test_without_the_extra_the_install_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import toys
+from conftest import ROOT
 from results import BETTER, CHOSEN, HISTORY, OUTCOMES, SEED, UNSURE, a_result, an_outcome
+from shell import promptopt
 
 from promptopt import FakeModel, Prompt, RandomSearch, optimize
 from promptopt.report.compare import read_run
@@ -269,16 +270,10 @@ def test_the_command_names_the_nearest_strategy_and_what_differs_from_it() -> No
 # ---------------------------------------------------------------- the command
 
 
-def report(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "promptopt", "report", *map(str, words)], capture_output=True, text=True, check=False
-    )
-
-
 def test_the_command_writes_the_page_into_the_runs_folder(tmp_path: Path) -> None:
     RESULT.save(tmp_path / "result.json")
     write_outcomes(OUTCOMES, tmp_path / "test.jsonl")
-    done = report(tmp_path)
+    done = promptopt(ROOT, "report", tmp_path)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "report.html")
@@ -289,7 +284,7 @@ def test_the_command_writes_the_page_into_the_runs_folder(tmp_path: Path) -> Non
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
-    done = report(tmp_path / "nothing")
+    done = promptopt(ROOT, "report", tmp_path / "nothing")
 
     assert done.returncode == 2
     assert re.search(r"error: cannot read .*result\.json .*: name a result\.json of a run", done.stderr)

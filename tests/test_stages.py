@@ -38,7 +38,7 @@ def raced(result: Result) -> list[int]:
 
 
 @pytest.mark.parametrize("strategy", [ONE_BY_ONE, HillClimb(), "tapruning"])
-@pytest.mark.parametrize("budget", [76, 100, 200, 450])
+@pytest.mark.parametrize("budget", [76, 100, pytest.param(200, marks=pytest.mark.wide), 450])
 def test_a_small_budget_compares_a_candidate_and_is_spent(tmp_path: Path, strategy: Any, budget: int) -> None:
     model = Watched()
     result = search(tmp_path, model, strategy, a_task(20, 20, 20), budget=f"{budget} calls")
@@ -169,7 +169,7 @@ def test_a_server_without_usage_is_named_where_the_budget_is_too_small_for_it(tm
 
 
 @pytest.mark.parametrize("unit", ["tokens", "dollars"])
-@pytest.mark.parametrize("budget", [12_000, 20_000, 60_000])
+@pytest.mark.parametrize("budget", [12_000, pytest.param(20_000, marks=pytest.mark.wide), 60_000])
 @pytest.mark.parametrize("longest", [20, 2_000])
 def test_tokens_and_dollars_are_spent_and_never_overspent(tmp_path: Path, unit: str, budget: int, longest: int) -> None:
     model = Watched(price=Price(1.0, 1.0), usage=Usage(30, 0, 10))

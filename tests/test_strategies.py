@@ -30,7 +30,7 @@ from promptopt.strategies import P1
 from promptopt.strategies.registry import find_strategy, settings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 STRATEGIES: dict[str, Strategy] = {
     "promptquine": PromptQuine(shortest=3),
@@ -49,10 +49,37 @@ def run(toy: Toy, strategy: Strategy, memo: Path, seed: int = 0, budget: str = B
     )
 
 
-@pytest.mark.parametrize("toy", TOYS, ids=lambda toy: toy.name)
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_finds_the_optimum_within_the_budget(name: str, toy: Toy, tmp_path: Path) -> None:
-    result = run(toy, STRATEGIES[name], tmp_path)
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Toy], tuple[Result, Path]]:
+    """Runs of strategies by name on toys, each made once, with their memos."""
+    made: dict[tuple[str, str], tuple[Result, Path]] = {}
+
+    def first_run(name: str, toy: Toy) -> tuple[Result, Path]:
+        if (name, toy.name) not in made:
+            memo = tmp_path_factory.mktemp("memo")
+            made[name, toy.name] = run(toy, STRATEGIES[name], memo), memo
+        return made[name, toy.name]
+
+    return first_run
+
+
+@pytest.mark.parametrize(
+    ("name", "toy"),
+    [
+        pytest.param(
+            name,
+            toy,
+            marks=pytest.mark.wide if name == "promptquine.paper" and toy is not TOYS[0] else (),
+            id=f"{name}-{toy.name}",
+        )
+        for name in STRATEGIES
+        for toy in TOYS
+    ],
+)
+def test_finds_the_optimum_within_the_budget(
+    name: str, toy: Toy, first: Callable[[str, Toy], tuple[Result, Path]]
+) -> None:
+    result, _ = first(name, toy)
 
     assert result.test is not None
     assert result.test.chosen.estimate == toy.optimum
@@ -61,20 +88,22 @@ def test_finds_the_optimum_within_the_budget(name: str, toy: Toy, tmp_path: Path
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_one_seed_gives_one_result_and_two_give_two(name: str, tmp_path: Path) -> None:
-    first = run(TOYS[0], STRATEGIES[name], tmp_path / "a", seed=3)
-    again = run(TOYS[0], STRATEGIES[name], tmp_path / "b", seed=3)
+    def found(memo: str, seed: int) -> Result:
+        return run(TOYS[0], STRATEGIES[name], tmp_path / memo, seed=seed, budget="600 calls")
 
-    assert first == again
-    assert first.history != run(TOYS[0], STRATEGIES[name], tmp_path / "c", seed=4).history
+    one = found("a", 3)
+
+    assert one == found("b", 3)
+    assert one.history != found("c", 4).history
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_replay_makes_no_call(name: str, tmp_path: Path) -> None:
-    first = run(TOYS[0], STRATEGIES[name], tmp_path)
-    again = run(TOYS[0], STRATEGIES[name], tmp_path)
+def test_a_replay_makes_no_call(name: str, first: Callable[[str, Toy], tuple[Result, Path]]) -> None:
+    result, memo = first(name, TOYS[0])
+    again = run(TOYS[0], STRATEGIES[name], memo)
 
-    assert first == again
-    assert first.paid
+    assert result == again
+    assert result.paid
     assert not again.paid
 
 
@@ -86,8 +115,8 @@ def test_a_small_budget_ends_the_search_in_good_order(name: str, tmp_path: Path)
     assert sum(spent.calls for spent in result.used.values()) <= 150
 
 
-def test_children_only_lose_tokens_and_slots_stay(tmp_path: Path) -> None:
-    result = run(TOYS[0], STRATEGIES["promptquine.paper"], tmp_path)
+def test_children_only_lose_tokens_and_slots_stay(first: Callable[[str, Toy], tuple[Result, Path]]) -> None:
+    result, _ = first("promptquine.paper", TOYS[0])
     texts = {record.number: record.prompt.text for record in result.history}
     children = [record for record in result.history if record.parent is not None]
 

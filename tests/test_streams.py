@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import ROOT
+from shell import promptopt
 
 from promptopt.optimization.signals import ENDING, stop_on_signals
 from promptopt.utils.characters import character_fault, printable, whole_characters
@@ -51,14 +52,22 @@ def command(folder: Path, *words: str, before: str = "", encoding: str = "utf-8"
     )  # fmt: skip
 
 
+PROMPT = "判断 😀 yes or no: {text}"
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
 @pytest.mark.parametrize("words", [["--json"], []], ids=["json", "table"])
 def test_any_prompt_can_be_printed_in_any_encoding(folder: Path, encoding: str, words: list[str]) -> None:
-    prompt = "判断 😀 yes or no: {text}"
-    done = command(folder, *SCORE, "--prompt", prompt, *words, encoding=encoding)
+    done = promptopt(folder, *SCORE, "--prompt", PROMPT, *words, encoding=encoding)
     assert done.returncode == 0, done.stderr
     if words:
-        assert json.loads(done.stdout.splitlines()[-1])[0]["prompt"] == prompt
+        assert json.loads(done.stdout.splitlines()[-1])[0]["prompt"] == PROMPT
+
+
+def test_a_console_of_another_encoding_gets_what_it_can_hold(folder: Path) -> None:
+    done = command(folder, *SCORE, "--prompt", PROMPT, encoding="ascii")
+    assert done.returncode == 0, done.stderr
+    assert b"\\u5224\\u65ad \\U0001f600 yes or no" in done.stdout
 
 
 def test_a_reader_that_leaves_ends_nothing(folder: Path) -> None:
@@ -67,17 +76,20 @@ def test_a_reader_that_leaves_ends_nothing(folder: Path) -> None:
     assert b"Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("streams", [">&-", "2>&-", "0<&-", ">&- 2>&-"])
+@pytest.mark.parametrize(
+    "streams", [">&- 2>&-", "0<&-", *(pytest.param(one, marks=pytest.mark.wide) for one in (">&-", "2>&-"))]
+)
 def test_a_closed_stream_is_no_error(folder: Path, streams: str) -> None:
     done = command(folder, *SCORE, before=f"exec {streams};")
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr
 
 
-def test_names_in_square_brackets_are_shown_as_they_are(folder: Path) -> None:
-    done = command(folder, *SCORE, "--prompt", "[red]yes or no[/red]? [v1]")
+def test_names_in_square_brackets_are_shown_as_they_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    done = promptopt(folder, *SCORE, "--prompt", "[red]yes or no[/red]? [v1]")
     assert done.returncode == 0, done.stderr
-    assert b"[red]yes or no[/red]? [v1]" in done.stdout
+    assert "[red]yes or no[/red]? [v1]" in done.stdout
 
 
 def test_what_would_steer_a_terminal_is_printed_as_an_escape() -> None:

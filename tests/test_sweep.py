@@ -286,8 +286,15 @@ def drawn(rng: np.random.Generator, seeds: int, items: int, spread: float) -> Fl
     return found
 
 
-@pytest.mark.parametrize("spread", [0.3, 1.0])
-@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize(
+    ("spread", "seeds"),
+    [
+        (0.3, 5),
+        (1.0, 3),
+        pytest.param(0.3, 3, marks=pytest.mark.wide),
+        pytest.param(1.0, 5, marks=pytest.mark.wide),
+    ],
+)
 def test_intervals_over_seeds_and_items_cover_the_truth(spread: float, seeds: int) -> None:
     rng, right = np.random.default_rng(0), truth(spread)
     tables = [drawn(rng, seeds, 50, spread) for _ in range(150)]

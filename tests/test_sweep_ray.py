@@ -3,40 +3,51 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sweep_parts
 from conftest import ROOT
 from postgres import postgres
 from sweep_parts import SWEEP, write_sweep
+from typer.testing import CliRunner
 
 from promptopt import InputError, Memo
+from promptopt.cli import app
 from promptopt.memo import memo_key
 from promptopt.sweep import run_sweep
 from promptopt.sweep.pool import _check
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 WORKERS = 2
 
 
-def start(home: Path, *more: str, pause: float = 0.0) -> subprocess.Popen[str]:
-    """Sweep in a process of its own."""
+def words(home: Path) -> list[str]:
+    """The command that sweeps on Ray."""
+    given = ["sweep", home / "sweep.toml", "--run-dir", home / "out", "--memo", home / "memo", "--workers", WORKERS]
+    return list(map(str, given))
+
+
+def start(home: Path) -> subprocess.Popen[str]:
+    """Sweep in a process of its own, which starts Ray."""
     pytest.importorskip("ray", reason="needs the extra 'scale'")
-    words = ["sweep", home / "sweep.toml", "--run-dir", home / "out", "--memo", home / "memo", "--workers", WORKERS]
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT / "tests"),
         sweep_parts.LOG: str(home / "log"),
-        sweep_parts.PAUSE: str(pause),
+        sweep_parts.PAUSE: "0.005",
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "promptopt", *map(str, words), *more],
+        [sys.executable, "-m", "promptopt", *words(home)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -44,15 +55,22 @@ def start(home: Path, *more: str, pause: float = 0.0) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    printed, errors = process.communicate(timeout=1200)
-    assert process.returncode == 0, errors
-    return printed
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Ray, which this process is connected to; the log of what its workers ask."""
+    ray = pytest.importorskip("ray", reason="needs the extra 'scale'")
+    log = tmp_path_factory.mktemp("workers") / "log"
+    with pytest.MonkeyPatch.context() as patch:  # what workers inherit is the environment at Ray's start
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests"), str(ROOT)]))
+        patch.setenv(sweep_parts.LOG, str(log))
+        ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield log
+    ray.shutdown()
 
 
-def logged(home: Path) -> list[Any]:
+def logged(log: Path) -> list[Any]:
     """The calls so far: body, replicate, process."""
-    text = (home / "log").read_text() if (home / "log").exists() else ""
+    text = log.read_text() if log.exists() else ""
     return [json.loads(line) for line in text.rpartition("\n")[0].splitlines()]
 
 
@@ -77,23 +95,23 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_workers_killed_with_their_driver_and_started_again_end_as_one_process_does(
-    calm: Path, tmp_path: Path
+    calm: Path, log: Path, tmp_path: Path
 ) -> None:
     write_sweep(tmp_path)
-    process = start(tmp_path, pause=0.005)
-    while len(logged(tmp_path)) < 400 and process.poll() is None:
+    process = start(tmp_path)
+    while len(logged(tmp_path / "log")) < 400 and process.poll() is None:
         time.sleep(0.01)
     assert process.poll() is None  # the kill hits a living sweep
     process.kill()
     process.communicate()
-    workers = {call[2] for call in logged(tmp_path)}
+    workers = {call[2] for call in logged(tmp_path / "log")}
     while any(map(alive, workers)):  # Ray ends them with their driver
         time.sleep(0.05)
-    before = logged(tmp_path)
+    before, others = logged(tmp_path / "log"), len(logged(log))
     with Memo(tmp_path / "memo") as memo:
         stored = set(memo.get_many(keys(before)))
-    finish(start(tmp_path))
-    after = logged(tmp_path)[len(before) :]
+    run_sweep(tmp_path / "sweep.toml", folder=tmp_path / "out", memo=str(tmp_path / "memo"), workers=WORKERS)
+    after = logged(log)[others:]
 
     assert len(workers) == WORKERS
     assert (tmp_path / "out" / "sweep.json").read_bytes() == (calm / "out" / "sweep.json").read_bytes()
@@ -102,17 +120,20 @@ def test_two_workers_killed_with_their_driver_and_started_again_end_as_one_proce
     assert not stored & set(keys(after))
 
 
-def test_postgresql_holds_the_studies_of_all_runs(calm: Path, tmp_path: Path) -> None:
+def test_postgresql_holds_the_studies_of_all_runs(calm: Path, log: Path, tmp_path: Path) -> None:
     import optuna
 
     write_sweep(tmp_path)
+    others = len(logged(log))
     with postgres() as url:
-        finish(start(tmp_path, "--study", url))
+        ended = CliRunner().invoke(app, [*words(tmp_path), "--study", url])
+        assert ended.exit_code == 0, ended.output
         storage = optuna.storages.RDBStorage(url)
         summaries = {one.study_name: one.n_trials for one in optuna.get_all_study_summaries(storage)}
         storage.remove_session()
         storage.engine.dispose()
 
+    assert logged(log)[others:]
     assert (tmp_path / "out" / "sweep.json").read_bytes() == (calm / "out" / "sweep.json").read_bytes()
     assert not (tmp_path / "out" / "study.db").exists()
     assert {name.split()[0]: count for name, count in summaries.items() if name.startswith("sweep ")} == {"sweep": 4}
@@ -120,13 +141,12 @@ def test_postgresql_holds_the_studies_of_all_runs(calm: Path, tmp_path: Path) ->
     assert all(summaries.values())
 
 
-def test_an_error_in_the_users_code_ends_a_sweep_on_workers_too(tmp_path: Path) -> None:
+def test_an_error_in_the_users_code_ends_a_sweep_on_workers_too(log: Path, tmp_path: Path) -> None:
     write_sweep(tmp_path, SWEEP.replace("sweep_parts:model", "sweep_parts:faulty"))
-    process = start(tmp_path)
-    _, errors = process.communicate(timeout=1200)
+    ended = CliRunner().invoke(app, words(tmp_path))
 
-    assert process.returncode == 1
-    assert "no such thing" in errors
+    assert ended.exit_code == 1
+    assert "no such thing" in str(ended.exception)
 
 
 def nodes(*cpus: float) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -54,17 +55,26 @@ def asked(example: Any, server: Loopback, folder: Path, text: str = "two red app
     return next(model.generate([Request(context=text, max_tokens=1)])).reply
 
 
-def test_the_example_finds_a_better_wording_and_a_second_run_asks_nothing(tmp_path: Path) -> None:
+def test_the_example_finds_a_better_wording_and_a_second_run_asks_nothing(example: Any, tmp_path: Path) -> None:
     with Pictures() as server:
         first = run(server, tmp_path)
         result, asked = Result.load(tmp_path / "run" / "result.json"), len(server.requests)
-        again = run(server, tmp_path)
+        again = example.main(
+            argparse.Namespace(
+                model="gpt-image-1",
+                judge="gpt-4.1-mini",
+                base_url=f"{server.url}/v1",
+                folder=tmp_path,
+                budget="300 calls",
+                price_of_a_picture=None,
+            )
+        )
 
         assert first.stdout.startswith("Better than the seed prompt")
         assert all(care in result.prompt.text for care in ("exactly as many", "plain background", "true colours"))
         assert set(result.used) == {"task", "writer", "judge"}
         assert len(server.requests) == asked
-        assert again.stdout.splitlines()[0] == first.stdout.splitlines()[0]
+        assert str(again).splitlines()[0] == first.stdout.splitlines()[0]
         assert not any(KEY in file.read_text(errors="replace") for file in tmp_path.rglob("*") if file.is_file())
 
 

@@ -289,7 +289,7 @@ def _libraries_speak_aside() -> AbstractContextManager[Any]:
 
 
 def _with_batches(model: Model) -> Model:
-    from promptopt.models.hosted.batches.batch import batch_model  # noqa: PLC0415  loaded when used
+    from promptopt.models.loading import batch_model  # noqa: PLC0415  loaded when used
 
     if isinstance(model, LabelModel):
         raise InputError(f"{model!r} scores labels, which no batch endpoint does: leave out --batch")

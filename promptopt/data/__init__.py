@@ -3,4 +3,3 @@
 from promptopt.data.rows import read_rows as read_rows
 from promptopt.data.rows import split_examples as split_examples
 from promptopt.data.rows import to_examples as to_examples
-from promptopt.data.task_file import load_task as load_task

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import FinalModelError, PassingModelError
 from promptopt.memo.memo import KeyMaker
-from promptopt.models.hosted.batches.batch import Submission
+from promptopt.models.hosted.batches.base import Submission
 from promptopt.replies import Arrival, Failure, Response
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from promptopt.memo.store import ReplyCache
     from promptopt.models.base import Request
-    from promptopt.models.hosted.batches.batch import BatchModel, Reply
+    from promptopt.models.hosted.batches.base import BatchModel, Reply
 
 _log = logging.getLogger(__name__)
 

@@ -80,7 +80,7 @@ class Caller:
             StoppedError: the user asked to end; what arrived is stored.
         """
         from promptopt.evaluation.batch_journal import ask_in_batches  # noqa: PLC0415  loads asyncio, which `import promptopt` need not
-        from promptopt.models.hosted.batches.batch import BatchModel  # noqa: PLC0415
+        from promptopt.models.hosted.batches.base import BatchModel  # noqa: PLC0415
 
         make = KeyMaker(model.fingerprint, "generate")
         keys = [make(_body(request), request.replicate) for request in requests]

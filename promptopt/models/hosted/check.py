@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.errors import ModelError, PassingModelError
 from promptopt.models.base import LabelReader, Request, TokenModel
-from promptopt.models.hosted.batches.batch import HostedBatches, NoSuchPlaceError, batch_model
+from promptopt.models.hosted.batches.base import HostedBatches, NoSuchPlaceError
 from promptopt.models.hosted.completions import CompletionsModel
+from promptopt.models.loading import batch_model
 from promptopt.prompt import Message
 from promptopt.replies import Failure, Response
 

@@ -15,14 +15,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from promptopt.models.local import attention, kernels
 from promptopt.models.local.attention import Pass, States
-from promptopt.models.local.continued import Continued
-from promptopt.models.local.trie import blocks, stems
+from promptopt.models.local.trie import Blocks, blocks, merge, stems
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from promptopt.models.local.attention import Layers
-    from promptopt.models.local.trie import Blocks, Ints, Trie
+    from promptopt.models.local.trie import Bools, Ints, Trie
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +33,7 @@ _BLOCK = 64  # nodes that attend as one block: with 32, 53.8 and 38.8 sequences/
 # Tokens of a stem that are cached as one. A pass of 64 wastes more on reading weights, longer ones are shared less often.
 _STEM = 128
 _CACHED = 2**28  # bytes of cached states: of some 11,000 tokens of SmolLM2 in bfloat16
+_TOGETHER = 8  # growing rows that attend as one block: their common start is fetched once
 _SCORES = 2**26  # attention scores alive at once: 256 MB in float32
 
 
@@ -220,3 +220,76 @@ class StemCache:
 
 def _size_of(layers: Layers) -> int:
     return sum(states.nbytes for pair in layers.values() for states in pair)
+
+
+class Continued:
+    """Growing rows of tokens on one engine.
+
+    Inside they stand in the trie's order, in which neighbours share the most; what comes in and goes out is in the
+    caller's order.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._states = States()
+        self._paths: list[Ints] = []  # [rows][length], places among the states
+        self._order: Ints = np.zeros(0, np.int64)  # [rows], the caller's number
+        self._rows: Ints = np.zeros((0, 0), np.int64)  # [blocks, size]; the last row again to fill the last block
+        self._columns: Ints = np.zeros((0, 0), np.int64)  # [blocks, columns], places; -1 for padding
+        self._depths: Ints = np.zeros((0, 0), np.int64)  # [blocks, columns]
+        self._visible: Bools = np.zeros((0, 0, 0), np.bool_)  # [blocks, size, columns]
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Run the prompts; return the hidden state at each one's last token, [rows, hidden]."""
+        trie = merge(prompts)
+        ends = np.array([trie.nodes(i)[-1] for i in range(len(prompts))])
+        wanted = np.unique(ends)
+        hidden = torch.cat([states for _, states in self._engine.read(trie, wanted, self._states)])
+        self._order = np.argsort(trie.row_of, kind="stable")
+        self._paths = [trie.nodes(int(i)) for i in self._order]
+        self._arrange()
+        return hidden[self._engine.tensor(np.searchsorted(wanted, ends))]
+
+    def append(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Add one token to every row; return the hidden states there, [rows, hidden]."""
+        count = len(self._paths)
+        places = self._states.length + np.arange(count)
+        depths = np.array([len(path) for path in self._paths])
+        self._paths = [np.append(path, place) for path, place in zip(self._paths, places, strict=True)]
+        own = np.broadcast_to(np.eye(self._rows.shape[1], dtype=bool), (*self._rows.shape, self._rows.shape[1]))
+        self._columns = np.concatenate([self._columns, places[self._rows]], axis=1)
+        self._depths = np.concatenate([self._depths, depths[self._rows]], axis=1)
+        self._visible = np.concatenate([self._visible, own], axis=2)
+        plan = Blocks(self._columns, self._visible, depths[self._rows], self._depths)
+        taken = np.array(tokens)[self._order]
+        hidden = self._engine.run(taken, depths, plan, self._states, np.arange(count))
+        self._states.length += count
+        return hidden[self._engine.tensor(np.argsort(self._order))]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only, numbered anew in this order; states that no row needs are dropped."""
+        number = {row: i for i, row in enumerate(rows)}
+        inside = [i for i, row in enumerate(self._order) if int(row) in number]
+        self._order = np.array([number[int(self._order[i])] for i in inside], np.int64)
+        paths = [self._paths[i] for i in inside]
+        used = np.unique(np.concatenate(paths))
+        self._states.keep(self._engine.tensor(used))
+        self._paths = [np.searchsorted(used, path) for path in paths]
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Lay the rows out in blocks, each with the union of its rows' paths as columns."""
+        count = len(self._paths)
+        size = min(_TOGETHER, count)
+        self._rows = np.minimum(np.arange(0, count, size)[:, None] + np.arange(size), count - 1)
+        members = [[self._paths[i] for i in block] for block in self._rows]
+        unions = [np.unique(np.concatenate(paths)) for paths in members]
+        shape = (len(unions), max(map(len, unions)))
+        self._columns, self._depths = np.full(shape, -1), np.zeros(shape, np.int64)
+        self._visible = np.zeros((shape[0], size, shape[1]), np.bool_)
+        for b, (union, paths) in enumerate(zip(unions, members, strict=True)):
+            self._columns[b, : len(union)] = union
+            for i, path in enumerate(paths):
+                found = np.searchsorted(union, path)
+                self._depths[b, found] = np.arange(len(path))
+                self._visible[b, i, found] = True

@@ -10,8 +10,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from promptopt.errors import InputError
-from promptopt.models import load_model
 from promptopt.models.base import CaptionModel, LabelModel, TokenModel
+from promptopt.models.here import load_here
 from promptopt.models.replicas.cut import cut, in_order
 from promptopt.models.replicas.pool import Part, Pool
 from promptopt.replies import Arrival, Failure
@@ -66,7 +66,7 @@ class RayModel:
             )
         if replicas < 1:
             raise InputError(f"there must be 1 replica or more, not {replicas}")
-        here = load_model(spec)
+        here = load_here(*spec.split(":", 1))
         abilities = tuple(ability for protocol, ability in _ABILITIES if isinstance(here, protocol))
         model = object.__new__(cast("type[Self]", type(cls.__name__, (*abilities, cls), {})))
         model.spec, model.replicas, model.resources, model.address = spec, replicas, resources, address

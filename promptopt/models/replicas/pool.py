@@ -25,8 +25,8 @@ from ray.exceptions import (
 )
 
 from promptopt.errors import FinalModelError, InputError, PromptoptError
-from promptopt.models import load_model
 from promptopt.models.base import LabelModel
+from promptopt.models.here import load_here
 from promptopt.replies import Failure
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Replica:
     @cached_property
     def _model(self) -> Model:
         try:
-            return load_model(self.spec)
+            return load_here(*self.spec.split(":", 1))
         except PromptoptError as error:
             raise InputError(
                 f"the node {platform.node()} cannot load {self.spec} ({error}): bring the model to every node under the "

@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from promptopt.models.hosted.batches.batch import HostedBatches, Line, NoSuchPlaceError
+from promptopt.models.hosted.batches.base import HostedBatches, Line, NoSuchPlaceError
 from promptopt.models.hosted.bodies import at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from promptopt.models.base import Request
-    from promptopt.models.hosted.batches.batch import Submission
+    from promptopt.models.hosted.batches.base import Submission
 
 _CLOCKS = 3600.0  # seconds by which the provider's clock may be behind ours
 _STATUSES = {

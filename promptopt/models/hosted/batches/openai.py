@@ -9,14 +9,14 @@ import logging
 from typing import TYPE_CHECKING, Any, Literal
 
 from promptopt.errors import FinalModelError
-from promptopt.models.hosted.batches.batch import HostedBatches, Line, encoded
+from promptopt.models.hosted.batches.base import HostedBatches, Line, encoded
 from promptopt.models.hosted.bodies import at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from promptopt.models.base import Request
-    from promptopt.models.hosted.batches.batch import Submission
+    from promptopt.models.hosted.batches.base import Submission
     from promptopt.models.hosted.openai import OpenAIModel
 
 _log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from http import HTTPStatus
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-from promptopt.errors import FinalModelError, InputError, ModelError, PassingModelError
+from promptopt.errors import FinalModelError, ModelError, PassingModelError
 from promptopt.models.base import Model
 from promptopt.models.hosted.bodies import json_object
 from promptopt.models.hosted.connection import sync_client
@@ -102,31 +102,6 @@ class BatchModel(Model, Protocol):
             PassingModelError: it could not be waited for or read; nothing was yielded.
         """
         ...
-
-
-def batch_model(model: Model, *, longest_pause: float = 60.0) -> BatchModel:
-    """Return a hosted model together with its batch endpoint.
-
-    Args:
-        model: an OpenAI or Anthropic model.
-        longest_pause: seconds between two looks at a batch, once it has taken a while.
-
-    Raises:
-        InputError: there is no batch endpoint for such a model.
-    """
-    from promptopt.models.hosted.anthropic import AnthropicModel  # noqa: PLC0415  loaded when used
-    from promptopt.models.hosted.batches.anthropic import AnthropicBatches  # noqa: PLC0415  loaded when used
-    from promptopt.models.hosted.batches.openai import OpenAIBatches  # noqa: PLC0415  loaded when used
-    from promptopt.models.hosted.openai import OpenAIModel  # noqa: PLC0415  loaded when used
-
-    if isinstance(model, OpenAIModel):
-        return OpenAIBatches(model, longest_pause)
-    if isinstance(model, AnthropicModel):
-        return AnthropicBatches(model, longest_pause)
-    name = ":".join(str(model.fingerprint.get(part, "?")) for part in ("provider", "model"))
-    raise InputError(
-        f"the model {name} has no batch endpoint: leave out --batch, or take an openai: or anthropic: model"
-    )
 
 
 class Line(NamedTuple):

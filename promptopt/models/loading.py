@@ -1,0 +1,134 @@
+"""Models by name: `local:NAME`, `local-clip:NAME`, `openai:NAME`, `completions:NAME`, `anthropic:NAME`, `python:MODULE:ATTRIBUTE`.
+
+An adapter, and the SDK or torch behind it, is imported when a model of its kind is asked for, and not before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from promptopt.errors import InputError, nearest
+from promptopt.models.here import load_here
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from promptopt.models.base import Model, Price
+    from promptopt.models.hosted.batches.base import BatchModel
+
+KINDS = {
+    "local": "a transformers model: a known name (smollm2), a hub name, a folder, or a GGUF file",
+    "local-clip": "a CLIP model of transformers, for tasks with captions: a hub name or a folder",
+    "openai": "OpenAI's chat completions, or any server that speaks them (--base-url)",
+    "completions": "a server that scores given texts, such as vLLM: log-probabilities of all labels (--base-url)",
+    "anthropic": "Anthropic's messages, or any server that speaks them (--base-url)",
+    "python": "a model of your own: MODULE:ATTRIBUTE",
+}
+HOSTED = ("openai", "completions", "anthropic")
+"""Kinds that send requests to an endpoint."""
+
+
+def load_model(
+    spec: str,
+    *,
+    base_url: str | None = None,
+    tokenizer: str | None = None,
+    price: Price | None = None,
+    concurrency: int | None = None,
+    timeout: float | None = None,
+    requests_per_minute: float | None = None,
+    tokens_per_minute: float | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    replicas: int | None = None,
+    ray_address: str | None = None,
+) -> Model:
+    """Return the model that a name such as `openai:gpt-4.1-mini` stands for; nothing is loaded or called yet.
+
+    Args:
+        spec: kind, colon, name.
+        base_url: endpoint of a hosted model, if not the provider's.
+        tokenizer: of a `completions:` model, a folder, hub name or GGUF file; None scores texts only, and no chats.
+        price: dollars per million tokens of a hosted model.
+        concurrency: calls in flight at once, at most; this and what follows is for hosted models, None their default.
+        timeout: seconds to wait for an answer.
+        requests_per_minute: the most to send.
+        tokens_per_minute: the most to ask for.
+        extra_body: further fields of every request to a hosted model, such as {"logit_bias": {"1904": 100}}.
+        replicas: so many copies of a model that is not hosted, as actors on Ray; None is the model itself.
+        ray_address: of the Ray cluster for them, HOST:PORT or "auto"; None starts Ray on this machine.
+
+    Raises:
+        InputError: no such kind, or an argument that the kind has no use for.
+        MissingExtraError: the part that it needs is not installed.
+    """
+    kind, _, name = spec.partition(":")
+    if kind not in KINDS or not name:
+        raise InputError(
+            f"cannot read the model {spec!r}{nearest(kind, KINDS)}: write KIND:NAME, KIND one of {', '.join(KINDS)}"
+        )
+    if kind in ("local", "local-clip", "python") and base_url is not None:
+        raise InputError(f"{spec!r} has no endpoint: leave out the base URL, or use openai: or anthropic:")
+    if kind not in HOSTED and extra_body:
+        raise InputError(f"{spec!r} sends no requests: leave out the extra body, or use {', '.join(HOSTED)}")
+    if kind != "completions" and tokenizer is not None:
+        raise InputError(f"{spec!r} has no use for a tokenizer: leave it out, or use completions:")
+    if replicas is None and ray_address is not None:
+        raise InputError("the address of a Ray cluster is for replicas: say how many, or leave the address out")
+    if replicas is not None:
+        from promptopt.models.replicas import RayModel  # noqa: PLC0415  loaded when used
+
+        return RayModel(spec, replicas=replicas, address=ray_address)
+    given = {
+        "concurrency": concurrency,
+        "timeout": timeout,
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "extra_body": extra_body,
+    }
+    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if kind in HOSTED:
+        return _hosted(kind, name, settings | {"base_url": base_url, "price": price}, tokenizer)
+    return load_here(kind, name)
+
+
+def _hosted(kind: str, name: str, settings: dict[str, Any], tokenizer: str | None) -> Model:
+    if kind == "openai":
+        from promptopt.models.hosted.openai import OpenAIModel  # noqa: PLC0415  loaded when used
+
+        return OpenAIModel(name, **settings)
+    if kind == "anthropic":
+        from promptopt.models.hosted.anthropic import AnthropicModel  # noqa: PLC0415  loaded when used
+
+        return AnthropicModel(name, **settings)
+    from promptopt.models.hosted.completions import CompletionsModel, TokenizedCompletionsModel  # noqa: PLC0415  loaded when used
+
+    return (
+        TokenizedCompletionsModel(name, tokenizer=tokenizer, **settings)
+        if tokenizer
+        else CompletionsModel(name, **settings)
+    )
+
+
+def batch_model(model: Model, *, longest_pause: float = 60.0) -> BatchModel:
+    """Return a hosted model together with its batch endpoint.
+
+    Args:
+        model: an OpenAI or Anthropic model.
+        longest_pause: seconds between two looks at a batch, once it has taken a while.
+
+    Raises:
+        InputError: there is no batch endpoint for such a model.
+    """
+    from promptopt.models.hosted.anthropic import AnthropicModel  # noqa: PLC0415  loaded when used
+    from promptopt.models.hosted.batches.anthropic import AnthropicBatches  # noqa: PLC0415  loaded when used
+    from promptopt.models.hosted.batches.openai import OpenAIBatches  # noqa: PLC0415  loaded when used
+    from promptopt.models.hosted.openai import OpenAIModel  # noqa: PLC0415  loaded when used
+
+    if isinstance(model, OpenAIModel):
+        return OpenAIBatches(model, longest_pause)
+    if isinstance(model, AnthropicModel):
+        return AnthropicBatches(model, longest_pause)
+    name = ":".join(str(model.fingerprint.get(part, "?")) for part in ("provider", "model"))
+    raise InputError(
+        f"the model {name} has no batch endpoint: leave out --batch, or take an openai: or anthropic: model"
+    )
