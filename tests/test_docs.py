@@ -75,7 +75,7 @@ def test_every_block_names_a_language_that_is_checked() -> None:
 @pytest.mark.parametrize("block", [b for b in blocks("python") if (b.page, b.number) not in READ_ONLY], ids=named)
 def test_a_python_block_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("promptopt.optimization.api.load_model", lambda name: FakeModel(lambda _: "yes", name))
+    monkeypatch.setattr("promptopt.optimization.job.load_model", lambda name: FakeModel(lambda _: "yes", name))
 
     module = ModuleType("block")
     monkeypatch.setitem(sys.modules, "block", module)  # dataclasses look their module up

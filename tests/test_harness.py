@@ -41,8 +41,9 @@ from promptopt import (
 from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Ledger
 from promptopt.evaluation.scorer import Scorer
-from promptopt.optimization.api import Job
-from promptopt.optimization.selection import choose, compare, shortlist
+from promptopt.optimization.claim import compare
+from promptopt.optimization.job import Job
+from promptopt.optimization.selection import choose, shortlist
 from promptopt.replies import NO_USAGE
 from promptopt.search.run import Candidate
 from promptopt.search.tokens import words

@@ -13,7 +13,8 @@ import toys
 from sweep_parts import hard_seed, write_sweep, write_task
 
 from promptopt import Budget, FakeModel, InputError, Memo, Result
-from promptopt.optimization.api import prepare, run_job
+from promptopt.optimization.api import run_job
+from promptopt.optimization.job import prepare
 from promptopt.strategies.registry import BUILT_IN
 from promptopt.sweep import cells, run_sweep
 from promptopt.sweep.cells import CALLS, Account, read_kept

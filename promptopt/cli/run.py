@@ -21,8 +21,9 @@ from promptopt.evaluation.silence import Silence
 from promptopt.memo.memo import Memo
 from promptopt.models import load_model
 from promptopt.models.base import LabelModel, Price
-from promptopt.optimization.api import prepare, run_job
+from promptopt.optimization.api import run_job
 from promptopt.optimization.estimate import estimate
+from promptopt.optimization.job import prepare
 from promptopt.results.outcomes import SAME
 from promptopt.results.result import CHOSEN, SPENDING
 from promptopt.statistics import mean_interval, paired_interval

@@ -21,7 +21,9 @@ from promptopt.evaluation.ledger import Ledger, Spending
 from promptopt.evaluation.rollouts import most_rounds
 from promptopt.memo.memo import Memo
 from promptopt.memo.store import Flights
-from promptopt.optimization.api import Job, prepare
+from promptopt.optimization.api import run_stages
+from promptopt.optimization.job import Job, prepare
+from promptopt.optimization.preflight import check
 from promptopt.replies import Arrival, Response, Usage
 from promptopt.strategies.registry import settings_of
 
@@ -159,7 +161,7 @@ def estimate(
         InputError: as `optimize`.
     """
     job = prepare(task, model, strategy, writer=writer, budget=budget, seed=seed, settings=settings)
-    job.check()
+    check(job)
     with nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store:
         caller = _Rehearsal(_Overlay(store), Ledger(), labels=job.task.labels)
         if job.task.environment is None:
@@ -173,7 +175,7 @@ def estimate(
 
 
 def _counted(job: Job, caller: _Rehearsal, notes: tuple[str, ...]) -> Estimate:
-    result = job.run(caller, None)
+    result = run_stages(job, caller)
     return Estimate(
         needs=tuple(Need(*place, asked, known) for place, (asked, known) in caller.needs.items()),
         prices=result.prices,

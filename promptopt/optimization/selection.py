@@ -1,7 +1,4 @@
-"""Choosing among the search's best, on validation data, and the one comparison with the seed prompt on test data.
-
-Knows a scorer and the history; the strategy has no say.
-"""
+"""Choosing among the search's best on validation data. Knows a scorer and the history; the strategy has no say."""
 
 from __future__ import annotations
 
@@ -10,20 +7,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from promptopt.errors import BudgetExhaustedError
 from promptopt.evaluation.racing import race
 from promptopt.optimization.reserves import SHORTLIST
-from promptopt.replies import Response
-from promptopt.results.outcomes import SAME, ByLabels, Comparison, outcomes
-from promptopt.statistics import mean_interval, paired_interval, shortest_within_one_error
+from promptopt.statistics import shortest_within_one_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from promptopt.evaluation.scorer import Scorer
-    from promptopt.models.base import Price
+    from promptopt.optimization.stages import Stages
     from promptopt.prompt import Example, Prompt
     from promptopt.scores import Scores
-    from promptopt.search.run import Candidate
+    from promptopt.search.run import Candidate, Run
     from promptopt.statistics.arrays import Floats
 
 _CONFIDENCE = 0.95
@@ -119,48 +115,45 @@ def _together(candidate: Candidate, validation: Floats) -> float:
     return (candidate.reward * items + float(came.sum())) / (items + came.size)
 
 
-def compare(scorer: Scorer, seed: Prompt, chosen: Prompt, examples: Sequence[Example]) -> Comparison:
-    """Measure the seed prompt and the chosen one on the same test items, in one batch; once where they are the same.
+def select(run: Run, stages: Stages, notes: list[str]) -> Choice:
+    """Race the shortlist on validation items, as far as the budget goes.
 
-    Where labels are scored and the task is read as text, what the model writes is the claim, and the labels' choice
-    stands beside it.
-
-    Raises:
-        BudgetExhaustedError: they do not fit the budget.
+    Args:
+        run: whose history is chosen from.
+        stages: say what validation may use.
+        notes: what a reader should know of the choice is added.
     """
-    prompts = [seed, chosen] if chosen != seed else [seed]
-    written = scorer.tests_text
-    scores = scorer.score(prompts, examples, written=written)
-    first, second = scores.per_example[0], scores.per_example[-1]
-    both = (second - first)[~np.isnan(second - first)]
-    return Comparison(
-        seed=mean_interval(first),
-        chosen=mean_interval(second),
-        difference=paired_interval(second, first) if chosen != seed else SAME,
-        examples=both.size,
-        spread=float(both.std(ddof=1)) if both.size > 1 else None,
-        costs=_costs(scores, scorer.model.price),
-        read="text" if written else "labels" if scorer.chooses else "",
-        by_labels=_by_labels(scorer.score(prompts, examples), first, second) if written else None,
-        outcomes=outcomes(scores),
-    )
+    task, before = run.task, by_search(run)
+    listed = shortlist(run.history.values(), task.seed_prompt)
+    if not listed:
+        return before
+    if not task.validation:
+        notes.append("no validation data: the choice was made by the search's own scores")
+        return before
+    places, items = stages.validation(len(listed), cells_measured(run, before))
+    try:
+        choice = choose(run.scorer, task.seed_prompt, listed[:places], items, run.length) if items else None
+    except BudgetExhaustedError:
+        choice = None
+    if choice is None:
+        notes.append("the budget ended before validation: the choice was made by the search's own scores")
+        return before
+    if choice.shorter is not None:
+        notes.append(
+            f"candidate {run.history[choice.shorter].number} has {run.length(choice.shorter)} tokens in place "
+            f"of {run.length(choice.prompt)} and was within one standard error on validation items"
+        )
+    return choice
 
 
-def _by_labels(scores: Scores, first: Floats, second: Floats) -> ByLabels:
-    """Return what choosing among the labels gives, given what the texts give."""
-    seed, chosen = scores.per_example[0], scores.per_example[-1]
-    return ByLabels(
-        seed=mean_interval(seed),
-        chosen=mean_interval(chosen),
-        seed_apart=paired_interval(seed, first),
-        chosen_apart=paired_interval(chosen, second),
-    )
+def by_search(run: Run) -> Choice:
+    """Return what the search says, until validation says more: its best prompt, if that is better than the seed prompt."""
+    seed = run.task.seed_prompt
+    listed, start = shortlist(run.history.values(), seed), run.history.get(seed)
+    better = listed and (start is None or listed[0].fitness > start.fitness)
+    return Choice(listed[0].prompt if better else seed, {})
 
 
-def _costs(scores: Scores, price: Price | None) -> tuple[float, float] | None:
-    """Return the mean price of a thousand replies of each of the two prompts."""
-    came = [[reply for cell in row for reply in cell if isinstance(reply, Response)] for row in scores.replies]
-    if price is None or not all(came):
-        return None
-    means = [1000 * sum(price.of(reply.usage) for reply in row) / len(row) for row in came]
-    return means[0], means[-1]
+def cells_measured(run: Run, choice: Choice) -> int:
+    """Return how many cells were measured: by the search, and by the choice."""
+    return sum(c.cells + c.failed for c in run.history.values()) + sum(v.examples for v in choice.validated.values())

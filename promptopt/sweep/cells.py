@@ -15,7 +15,8 @@ from promptopt.data.task_file import load_task
 from promptopt.errors import BudgetExhaustedError, InputError, PromptoptError
 from promptopt.evaluation.ledger import Budget, Ledger, Spending
 from promptopt.models import load_model
-from promptopt.optimization.api import Job, prepare, run_job
+from promptopt.optimization.api import run_job
+from promptopt.optimization.job import Job, prepare
 from promptopt.report import write_report
 from promptopt.results.outcomes import FILE as OUTCOMES
 from promptopt.results.outcomes import Outcome, read_outcomes, write_outcomes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.data.task_file import load_task
 from promptopt.errors import InputError
+from promptopt.optimization.preflight import check, check_budget
 from promptopt.sweep.cells import Cell
 from promptopt.tracking.identity import digest_of
 
@@ -94,8 +95,8 @@ def plan(spec: SweepSpec, file: Path) -> Plan:
         for cell in found.cells(place, spec.budget, spec.seeds[0]):
             try:
                 job = cell.job(tasks[place.task])
-                job.check()
-                job.check_budget()
+                check(job)
+                check_budget(job)
             except InputError as error:
                 raise InputError(f"{file}: {cell.task}, {cell.model.label}, {cell.strategy.label}: {error}") from error
     return found

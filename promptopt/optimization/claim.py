@@ -1,0 +1,203 @@
+"""The one claim of a run: seed prompt and chosen prompt on test items; and the result that holds it with its evidence."""
+
+from __future__ import annotations
+
+import math
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from promptopt._version import __version__
+from promptopt.errors import BudgetExhaustedError
+from promptopt.optimization.selection import Choice, cells_measured
+from promptopt.replies import Response
+from promptopt.results.outcomes import SAME, ByLabels, Comparison, outcomes
+from promptopt.results.result import Record, Result
+from promptopt.search.writing import rejections
+from promptopt.statistics import mean_interval, paired_interval
+from promptopt.strategies.registry import settings_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from promptopt.evaluation.scorer import Scorer
+    from promptopt.models.base import Price
+    from promptopt.optimization.job import Job
+    from promptopt.optimization.selection import Validated
+    from promptopt.optimization.stages import Stages
+    from promptopt.prompt import Example, Prompt
+    from promptopt.scores import Scores
+    from promptopt.search.run import Candidate, Run
+    from promptopt.statistics.arrays import Floats
+
+_FAILED_SHARE = 0.01  # above this share of failed replies a run is unfinished (design, decision 4)
+_SHOWN_IDS = 5  # items that a message names
+
+
+def claim(run: Run, stages: Stages, choice: Choice, notes: list[str]) -> Comparison | None:
+    """Compare on test items, on as many as the rest of the budget pays for; where the seed prompt is kept, test it alone.
+
+    Args:
+        run: of the search.
+        stages: say what the test may use.
+        choice: what is compared with the seed prompt.
+        notes: where nothing can be claimed, the reason is added.
+    """
+    if not run.task.test:
+        notes.append("no test data: nothing is claimed")
+        return None
+    seed, found = run.task.seed_prompt, None
+    for items in stages.test(1 if choice.prompt == seed else 2, cells_measured(run, choice)):
+        try:
+            found = compare(run.scorer, seed, choice.prompt, items)
+        except BudgetExhaustedError:
+            break
+    if found is None:
+        notes.append("the budget ended before the test: nothing is claimed")
+    return found
+
+
+def compare(scorer: Scorer, seed: Prompt, chosen: Prompt, examples: Sequence[Example]) -> Comparison:
+    """Measure the seed prompt and the chosen one on the same test items, in one batch; once where they are the same.
+
+    Where labels are scored and the task is read as text, what the model writes is the claim, and the labels' choice
+    stands beside it.
+
+    Raises:
+        BudgetExhaustedError: they do not fit the budget.
+    """
+    prompts = [seed, chosen] if chosen != seed else [seed]
+    written = scorer.tests_text
+    scores = scorer.score(prompts, examples, written=written)
+    first, second = scores.per_example[0], scores.per_example[-1]
+    both = (second - first)[~np.isnan(second - first)]
+    return Comparison(
+        seed=mean_interval(first),
+        chosen=mean_interval(second),
+        difference=paired_interval(second, first) if chosen != seed else SAME,
+        examples=both.size,
+        spread=float(both.std(ddof=1)) if both.size > 1 else None,
+        costs=_costs(scores, scorer.model.price),
+        read="text" if written else "labels" if scorer.chooses else "",
+        by_labels=_by_labels(scorer.score(prompts, examples), first, second) if written else None,
+        outcomes=outcomes(scores),
+    )
+
+
+def _by_labels(scores: Scores, first: Floats, second: Floats) -> ByLabels:
+    """Return what choosing among the labels gives, given what the texts give."""
+    seed, chosen = scores.per_example[0], scores.per_example[-1]
+    return ByLabels(
+        seed=mean_interval(seed),
+        chosen=mean_interval(chosen),
+        seed_apart=paired_interval(seed, first),
+        chosen_apart=paired_interval(chosen, second),
+    )
+
+
+def _costs(scores: Scores, price: Price | None) -> tuple[float, float] | None:
+    """Return the mean price of a thousand replies of each of the two prompts."""
+    came = [[reply for cell in row for reply in cell if isinstance(reply, Response)] for row in scores.replies]
+    if price is None or not all(came):
+        return None
+    means = [1000 * sum(price.of(reply.usage) for reply in row) / len(row) for row in came]
+    return means[0], means[-1]
+
+
+def result_of(
+    job: Job, run: Run, *, choice: Choice, test: Comparison | None, unfinished: str, notes: Sequence[str]
+) -> Result:
+    """Return what a run found; `seconds` and where it is kept are added by who keeps it."""
+    scorer = run.scorer
+    ledger = scorer.caller.ledger
+    return Result(
+        task=job.task.name,
+        prompt=choice.prompt,
+        seed_prompt=job.task.seed_prompt,
+        test=test,
+        history=tuple(record(run, c, choice.validated.get(c.prompt)) for c in run.history.values()),
+        seed_number=_seed_number(run),
+        steps=tuple(run.steps),
+        lengths=(run.length(job.task.seed_prompt), run.length(choice.prompt)),
+        used=ledger.logical,
+        failed=ledger.failed,
+        unfinished=unfinished or too_many_failures(run),
+        notes=(*notes, *ledger.notes(), *_notes_on_replies(run)),
+        warnings=(scorer.silence.headline,) if scorer.silence.headline else (),
+        strategy={"name": type(job.strategy).__name__, "settings": settings_of(job.strategy)},
+        prices={role: model.price for role, model in job.roles.items()},
+        models={role: dict(model.fingerprint) for role, model in job.roles.items()},
+        seed=job.seed,
+        budget=str(job.budget),
+        request=job.request,
+        versions=_versions(),
+        paid=ledger.paid,
+        seconds=math.nan,
+    )
+
+
+def _notes_on_replies(run: Run) -> list[str]:
+    scorer = run.scorer
+    notes = [*filter(None, [rejections(run.proposed)]), *scorer.silence.notes(run.task.max_tokens), *scorer.tally.notes]
+    halved = len(scorer.caller.halved)
+    if halved:
+        notes.append(f"{halved} replies contained half of a surrogate pair (an emoji cut in two), replaced by U+FFFD")
+    return notes
+
+
+def too_many_failures(run: Run) -> str:
+    """Return why so many failed replies leave the run unfinished, or ""."""
+    ledger = run.scorer.caller.ledger
+    failed, calls = ledger.failed, ledger.total(ledger.logical).calls
+    if failed > _FAILED_SHARE * calls:
+        share = f"{failed} of {calls} replies failed, more than {_FAILED_SHARE:.0%}"
+        first = run.scorer.first_failure  # none where only the writer's replies failed
+        refused = sorted(run.scorer.refused)
+        advice = f"; leave out items that the endpoint refuses: {', '.join(refused[:_SHOWN_IDS])}" if refused else ""
+        return f"{share}{advice}; run again to ask for them again{first and f'. The first was {first}'}"
+    # A judge's verdict may hold no score although it came.
+    empty = sum(candidate.failed for candidate in run.history.values())
+    cells = empty + sum(candidate.cells for candidate in run.history.values())
+    if empty > _FAILED_SHARE * cells:
+        return f"{empty} of {cells} replies have no score, more than {_FAILED_SHARE:.0%}; look at what the judge says"
+    return ""
+
+
+def record(run: Run, candidate: Candidate, seen: Validated | None = None) -> Record:
+    """Return what is kept of a candidate."""
+    return Record(
+        number=candidate.number,
+        prompt=candidate.prompt,
+        length=run.length(candidate.prompt),
+        parent=candidate.parent,
+        step=candidate.step,
+        fitness=_number(candidate.fitness),
+        reward=_number(candidate.reward),
+        cells=candidate.cells,
+        failed=candidate.failed,
+        validation=_number(seen.mean) if seen else None,
+        validated=seen.examples if seen else 0,
+        calls=candidate.calls,
+        dollars=candidate.dollars,
+    )
+
+
+def _seed_number(run: Run) -> int | None:
+    candidate = run.history.get(run.task.seed_prompt)
+    return candidate.number if candidate else None
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _versions() -> dict[str, str]:
+    out = {"promptopt": __version__, "python": platform.python_version()}
+    for name in ("numpy", "torch", "transformers"):
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:  # torch and transformers are optional
+            continue
+    return out

@@ -1,0 +1,147 @@
+"""A job: all that decides a run, as a value. Nothing is loaded or called yet."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from promptopt.errors import (
+    InputError,
+)
+from promptopt.evaluation.ledger import Budget
+from promptopt.evaluation.scorer import chooses_labels
+from promptopt.models import load_model
+from promptopt.optimization.stages import least_calls
+from promptopt.rewards import Judge
+from promptopt.strategies.registry import find_strategy
+from promptopt.task import Task
+from promptopt.tracking import begun
+from promptopt.tracking.identity import digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from promptopt.models.base import Model
+    from promptopt.strategies.base import Strategy
+    from promptopt.tracking import Begun
+
+_FIRST_PROPOSAL = 3  # messages that a writer may be sent for one, some of which are rejected
+_LONGEST_NAME = 60  # characters of a task's name in that of a folder: a file system takes 255 bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that decides a run.
+
+    Args: as of `optimize`, read.
+    """
+
+    task: Task
+    model: Model
+    writer: Model | None
+    strategy: Strategy
+    budget: Budget
+    seed: int
+
+    @property
+    def roles(self) -> dict[str, Model]:
+        """The models that the run may ask, by role."""
+        roles = {"task": self.model}
+        if self.strategy.writes:
+            roles["writer"] = self.writer or self.model
+        if isinstance(self.task.reward, Judge):
+            roles["judge"] = self.task.reward.model
+        return roles
+
+    @property
+    def begun(self) -> Begun:
+        """What the run is, as callbacks are told."""
+        models = {role: model.fingerprint for role, model in self.roles.items()}
+        return begun(self.task, self.strategy, models, self.seed, str(self.budget))
+
+    @cached_property
+    def digest(self) -> str:
+        """The same for the same run, and for no other."""
+        prices = {role: model.price for role, model in self.roles.items()}
+        return digest_of([self.begun.name, prices])[:32]
+
+    @property
+    def folder_name(self) -> str:
+        """Return a name for the run's folder: the same for the same run, so that running again goes on in place."""
+        words = re.sub(r"[^\w.+-]+", "-", self.task.name).strip("-.")[:_LONGEST_NAME]
+        return f"{words or 'task'}-{self.digest[:8]}"
+
+    @property
+    def least_calls(self) -> int:
+        """The calls below which not even one candidate can be compared with the seed prompt."""
+        apart = self.writer is not None and self.writer is not self.model
+        writing = apart + _FIRST_PROPOSAL if self.strategy.writes else 0
+        return least_calls(self.task, len(self.roles.keys() - {"writer"}), writing, self.test_replies)
+
+    @property
+    def test_replies(self) -> int:
+        """Calls for each prompt and test item: two where both the text and the choice among the labels are tested."""
+        return 2 if self.task.read == "text" and chooses_labels(self.task, self.model) else 1
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What is sent beside the prompt, and is needed to do the same elsewhere."""
+        task = self.task
+        settings: dict[str, Any] = {
+            "format": task.format,
+            "max_tokens": task.max_tokens,
+            "temperature": task.temperature,
+        }
+        more = {"top_p": (task.top_p, 1), "top_k": (task.top_k, 0), "stop": (list(task.stop), [])}
+        extra = self.roles["task"].fingerprint.get("extra_body")
+        settings |= {name: value for name, (value, default) in more.items() if value != default}
+        return settings | ({"extra_body": extra} if extra else {})
+
+
+def prepare(
+    task: Task | str | Path,
+    model: Model | str,
+    strategy: Strategy | str,
+    *,
+    writer: Model | str | None,
+    budget: Budget | str | None,
+    seed: int,
+    settings: Mapping[str, Any] | None,
+) -> Job:
+    """Read what `optimize` is given; nothing is loaded or called yet."""
+    from promptopt.data.task_file import load_task  # noqa: PLC0415  pydantic, only for task files
+
+    if not isinstance(task, Task | str | Path):
+        raise InputError(f"a task is a Task, or the path of a task file, not {task!r}")
+    return Job(
+        task=task if isinstance(task, Task) else load_task(Path(task)),
+        model=_model(model),
+        writer=None if writer is None else _model(writer),
+        strategy=find_strategy(strategy, settings),
+        budget=_budget(budget),
+        seed=seed,
+    )
+
+
+def _model(given: Model | str) -> Model:
+    if isinstance(given, str):
+        return load_model(given)
+    if isinstance(given, type) or not hasattr(given, "fingerprint"):
+        raise InputError(
+            f"{given!r} is no model: give a name such as 'openai:gpt-4.1-mini', or a model; a function goes into "
+            "FunctionModel(function, name=..., version=...)"
+        )
+    return given
+
+
+def _budget(given: Budget | str | None) -> Budget:
+    if given is None:
+        return Budget()
+    if isinstance(given, Budget):
+        return given
+    if not isinstance(given, str):
+        raise InputError(f"a budget is a text such as '500 calls' or '2 dollars', or a Budget, not {given!r}")
+    return Budget.parse(given)
