@@ -38,6 +38,8 @@ from promptopt.models.fake import FakeLabelModel as FakeLabelModel
 from promptopt.models.fake import FakeModel as FakeModel
 from promptopt.models.fake import FunctionModel as FunctionModel
 from promptopt.optimization.api import optimize as optimize
+from promptopt.optimization.diagnosis import Diagnosis as Diagnosis
+from promptopt.optimization.diagnosis import diagnose as diagnose
 from promptopt.optimization.estimate import Estimate as Estimate
 from promptopt.optimization.estimate import estimate as estimate
 from promptopt.prompt import Demonstrations as Demonstrations

@@ -25,7 +25,8 @@ from promptopt import (
     Task,
     optimize,
 )
-from promptopt.optimization.estimate import Estimate, _Overlay, estimate
+from promptopt.optimization.estimate import Estimate, estimate
+from promptopt.optimization.simulation import Overlay
 from promptopt.strategies.registry import BUILT_IN
 
 if TYPE_CHECKING:
@@ -326,7 +327,7 @@ def test_errors_of_simulated_episodes_give_promst_something_to_mend(tmp_path: Pa
 def test_a_dry_run_reads_the_memo_and_keeps_what_is_new_to_itself(tmp_path: Path) -> None:
     with Memo(tmp_path) as memo:
         memo.put("a", 1)
-        overlay = _Overlay(memo)
+        overlay = Overlay(memo)
         overlay.put("b", 2)
         overlay.put_many({"c": 3})
 

@@ -112,21 +112,22 @@ def prepare(
     settings: Mapping[str, Any] | None,
 ) -> Job:
     """Read what `optimize` is given; nothing is loaded or called yet."""
-    from promptopt.data.task_file import load_task  # noqa: PLC0415  pydantic, only for task files
-
-    if not isinstance(task, Task | str | Path):
-        raise InputError(f"a task is a Task, or the path of a task file, not {task!r}")
     return Job(
-        task=task if isinstance(task, Task) else load_task(Path(task)),
-        model=_model(model),
-        writer=None if writer is None else _model(writer),
+        task=read_task(task),
+        model=read_model(model),
+        writer=None if writer is None else read_model(writer),
         strategy=find_strategy(strategy, settings),
-        budget=_budget(budget),
+        budget=read_budget(budget),
         seed=seed,
     )
 
 
-def _model(given: Model | str) -> Model:
+def read_model(given: Model | str) -> Model:
+    """Return a model, or the one of that name.
+
+    Raises:
+        InputError: it is neither.
+    """
     if isinstance(given, str):
         return load_model(given)
     if isinstance(given, type) or not hasattr(given, "fingerprint"):
@@ -137,7 +138,12 @@ def _model(given: Model | str) -> Model:
     return given
 
 
-def _budget(given: Budget | str | None) -> Budget:
+def read_budget(given: Budget | str | None) -> Budget:
+    """Return a budget, or the one that a text states; None is no limit.
+
+    Raises:
+        InputError: it is none of these.
+    """
     if given is None:
         return Budget()
     if isinstance(given, Budget):
@@ -145,3 +151,16 @@ def _budget(given: Budget | str | None) -> Budget:
     if not isinstance(given, str):
         raise InputError(f"a budget is a text such as '500 calls' or '2 dollars', or a Budget, not {given!r}")
     return Budget.parse(given)
+
+
+def read_task(given: Task | str | Path) -> Task:
+    """Return a task, or what its file holds.
+
+    Raises:
+        InputError: it is neither, or the file cannot be used.
+    """
+    from promptopt.data.task_file import load_task  # noqa: PLC0415  pydantic, only for task files
+
+    if not isinstance(given, Task | str | Path):
+        raise InputError(f"a task is a Task, or the path of a task file, not {given!r}")
+    return given if isinstance(given, Task) else load_task(Path(given))
