@@ -1,8 +1,9 @@
 """Runs in processes of their own, for test_kill.py to kill: `python kill_child.py` forks one for each line that it reads.
 
-A line is a JSON list, [KIND, [MEMO, RESULT, LOG], MOST, MODEL], KIND being "fake", "local" or the name of a strategy; the
-answer is the number of the process. What they import is imported once, before the first fork. A run that is to be killed
-waits for that once its log has MOST lines: it never ends before it is killed.
+A line is a JSON list, [KIND, [MEMO, RESULT, LOG], MOST, MODEL], KIND being "fake", "local", the name of a strategy, or
+"build", which makes the model of "local"; the answer is the number of the process. What they import is imported once,
+before the first fork. A run that is to be killed waits for that once its log has MOST lines: it never ends before it is
+killed.
 """
 
 from __future__ import annotations
@@ -75,32 +76,41 @@ def local(path: str, folder: str, most: float) -> Any:
 
 
 def main(kind: str, places: Sequence[str], most: float = math.inf, folder: str = "") -> None:
+    if kind == "build":
+        from tiny import build_llama
+
+        build_llama(Path(folder))
+        return
     memo, result, path = places
     strategy: Strategy | str
     if kind != "local":
         train, validation, test = (
             tuple(replace(item, inputs={"text": f"some other {item.inputs['text']}"}) for item in items)
-            for items in toys.splits(24).values()
+            for items in toys.splits(24 if "unsupervised" in kind else 12).values()
         )
         task, model = replace(toys.TASK, train=train, validation=validation, test=test), fake(path, most)
-        strategy = RandomSearch(prompts=24, batch=8) if kind == "fake" else kind
+        strategy = RandomSearch(prompts=16, batch=4) if kind == "fake" else kind
     else:
         text = "Review: {text}\nIn one word, the sentiment of this item, as a careful reader would put it, is:"
         task = replace(toys.TASK, seed_prompt=Prompt(text), format="completion", template="")
         model = local(path, folder, most)
-        strategy = replace(PromptQuine.paper(), population=10, offspring=20, recent=20, shortest=8)
+        strategy = replace(PromptQuine.paper(), population=6, offspring=12, recent=12, shortest=4)
     with Memo(memo) as store:
         optimize(task, model, strategy, memo=store, budget="6000 calls").save(result)
 
 
 def serve() -> None:
     """Fork a process for each line of standard input."""
-    import promptopt.models.local  # noqa: F401  takes longest
+    import transformers.models.auto.modeling_auto
+    import transformers.models.llama.modeling_llama  # noqa: F401  takes longest
+
+    import promptopt.models.local  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that none is left behind
     for line in sys.stdin:
         process = os.fork()
         if not process:
+            os.dup2(2, 1)  # only the numbers go to standard output
             try:
                 main(*json.loads(line))
             except BaseException:  # noqa: BLE001  shown, for there is nobody to hand it to

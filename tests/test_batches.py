@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
-import subprocess
-import sys
 import time
 import traceback
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from batch_child import KEY, MANY, keys_of, model_of, plain_model
+from forked import Forked
 from servers.batch_routes import Spoiled, of
 from servers.loopback import Fault, Loopback
 
@@ -19,9 +20,7 @@ from promptopt.errors import FinalModelError, InputError, StoppedError
 from promptopt.evaluation.batch_journal import FEWEST, BatchArrival, ask_in_batches
 from promptopt.memo.memo import KeyMaker
 from promptopt.models.base import LabelReader, Model, Request
-from promptopt.models.hosted.anthropic import AnthropicModel
 from promptopt.models.hosted.batches.base import BatchModel
-from promptopt.models.hosted.openai import OpenAIModel
 from promptopt.models.loading import batch_model
 from promptopt.prompt import Message
 from promptopt.replies import Failure, Response
@@ -30,12 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-KEY = "sk-canary-0123456789abcdefWXYZ"
 KINDS = ("openai", "anthropic")
 PLAIN = ("/v1/chat/completions", "/v1/messages")
 CREATE = {"openai": "/v1/batches", "anthropic": "/v1/messages/batches"}
-SYSTEM = Message("system", "Be brief.")
-MANY = [Request(context=(SYSTEM, Message("user", "word " * n)), max_tokens=7, stop=("\u2028",)) for n in range(1, 41)]
 
 
 @pytest.fixture(autouse=True)
@@ -43,21 +39,6 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-def plain_model(kind: str, url: str, key: str = KEY) -> Model:
-    if kind == "openai":
-        return OpenAIModel("some-model", base_url=f"{url}/v1", api_key=key)
-    return AnthropicModel("some-model", base_url=url, api_key=key)
-
-
-def model_of(kind: str, url: str) -> BatchModel:
-    return batch_model(plain_model(kind, url), longest_pause=0.03)
-
-
-def keys_of(model: Model, requests: Sequence[Request]) -> list[str]:
-    make = KeyMaker(model.fingerprint, "generate")
-    return [make([list(request.context), request.max_tokens]) for request in requests]
 
 
 def ask(
@@ -405,12 +386,11 @@ def test_an_endpoint_that_is_down_gives_failures_and_what_was_begun_is_looked_fo
         assert replies == as_plain(kind, server)
 
 
-def child(kind: str, url: str, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, __file__, kind, url, str(folder / "memo")]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def child(kind: str, url: str, folder: Path) -> Forked:
+    return Forked("batch_child:ask", [kind, url, str(folder / "memo")], os.environ, folder)
 
 
-def finish(process: subprocess.Popen[str]) -> dict[int, Response | Failure]:
+def finish(process: Forked) -> dict[int, Response | Failure]:
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert KEY not in out + errors
@@ -431,9 +411,7 @@ def test_a_run_killed_at_any_moment_finds_its_batch_again(kind: str, moment: str
         elif moment == "waiting":
             wait_until(lambda: bool(batches.created) and batches.created[0].polls > 0)
         else:
-            assert process.stdout is not None
-            for _ in range(10):
-                process.stdout.readline()
+            wait_until(lambda: len(process.stdout.read_bytes().splitlines()) >= 10)
         process.kill()
         process.communicate()
         batches.answers.set()
@@ -459,25 +437,6 @@ def test_a_run_killed_before_its_batch_was_created_creates_one(kind: str, tmp_pa
         assert replies == as_plain(kind, server)
 
 
-def main(kind: str, url: str, folder: str) -> None:
-    """Ask in a process of its own, to be killed: a line for each reply, then all of them as JSON."""
-    model = model_of(kind, url)
-    keys = keys_of(model, MANY)
-    with Memo(folder) as memo:
-        missing = [number for number, key in enumerate(keys) if memo.get(key) is None]
-        arrivals = ask_in_batches(memo, model, [keys[n] for n in missing], [MANY[n] for n in missing])
-        for place, reply in arrivals:
-            assert isinstance(reply, Response)
-            memo.put(keys[missing[place]], reply.to_json())
-            print("stored", flush=True)  # noqa: T201  the parent reads it
-            time.sleep(0.02)  # so that a kill lands in the middle
-        print(json.dumps(list(enumerate(memo.get_many(keys).values()))))  # noqa: T201  the parent reads it
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
-
-
 # ---------------------------------------------------------------- from the shell
 
 
@@ -489,22 +448,19 @@ def test_a_run_with_batches_pays_half_and_ends_as_without(tmp_path: Path, monkey
     results = {}
     with Loopback(lambda asked: asked.split()[-1]) as server:
         for way in ("plain", "--batch"):
-            done = subprocess.run(
-                [
-                    *(sys.executable, "-m", "promptopt", "optimize", "--data", str(tmp_path / "data.csv")),
-                    *("--input", "text", "--label", "label", "--labels", "good,bad", "--seed-prompt", "Say which."),
-                    *("--model", "openai:some-model", "--base-url", f"{server.url}/v1", "--price", "1,1"),
-                    *("--strategy", "random", "--set", "prompts=4", "--set", "batch=4", "--budget", "2000 calls"),
-                    *("--memo", str(tmp_path / way), "--run-dir", str(tmp_path / f"run {way}"), "--json"),
-                    *([way] if way == "--batch" else []),
-                ],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
-            assert bool(re.search(r"batch \S+: \d+ of \d+ done", done.stderr)) == (way == "--batch")
-            results[way] = json.loads(done.stdout)
+            words = [
+                *("optimize", "--data", str(tmp_path / "data.csv")),
+                *("--input", "text", "--label", "label", "--labels", "good,bad", "--seed-prompt", "Say which."),
+                *("--model", "openai:some-model", "--base-url", f"{server.url}/v1", "--price", "1,1"),
+                *("--strategy", "random", "--set", "prompts=4", "--set", "batch=4", "--budget", "2000 calls"),
+                *("--memo", str(tmp_path / way), "--run-dir", str(tmp_path / f"run {way}"), "--json"),
+                *([way] if way == "--batch" else []),
+            ]
+            process = Forked("batch_child:shell", words, os.environ, tmp_path)
+            out, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+            assert bool(re.search(r"batch \S+: \d+ of \d+ done", errors)) == (way == "--batch")
+            results[way] = json.loads(out)
         created = len(of(server).created)
 
     plain, batched = results["plain"], results["--batch"]

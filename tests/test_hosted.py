@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import re
 import subprocess
 import sys
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import SecretStr
 from servers.loopback import Fault, Loopback, word_count
+from typer.testing import CliRunner
 
+from promptopt.cli import app
 from promptopt.errors import FinalModelError, InputError
 from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Ledger
@@ -658,31 +659,32 @@ def test_requests_a_minute_are_kept_to() -> None:
 # ---------------------------------------------------------------- promptopt models check
 
 
-def checked(server: Loopback, kind: str = "openai", key: str = KEY) -> tuple[int, str]:
-    url = server.url + "/v1" * (kind == "openai")
-    command = [sys.executable, "-m", "promptopt", "models", "check", f"{kind}:some-model", "--base-url", url]
-    environment = os.environ | {f"{kind.upper()}_API_KEY": key}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert KEY not in done.stdout + done.stderr
-    return done.returncode, done.stdout
+def command(server: Loopback, kind: str = "openai") -> list[str]:
+    return ["models", "check", f"{kind}:some-model", "--base-url", server.url + "/v1" * (kind == "openai")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_says_what_an_endpoint_can_do(kind: str) -> None:
+def test_check_says_what_an_endpoint_can_do(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{kind.upper()}_API_KEY", KEY)
     with Loopback(lambda _: "yes", logprobs=lambda _: [("yes", -0.1), ("no", -3.0)]) as server:
-        code, out = checked(server, kind)
+        done = CliRunner().invoke(app, command(server, kind))
+        out = done.stdout
 
-    assert code == 0
+    assert done.exit_code == 0
+    assert KEY not in done.output
     assert re.search(r"^ok +usable", out, re.MULTILINE)
     assert bool(re.search(r"^ok +log-probabilities", out, re.MULTILINE)) == (kind == "openai")
     assert re.search(r"^ok +batches", out, re.MULTILINE)
     assert re.search(r"^- +price +not known", out, re.MULTILINE)
 
 
-def test_check_names_a_bad_key() -> None:
+def test_check_names_a_bad_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with Loopback(fault=Fault(401)) as server:
-        code, out = checked(server)
+        words = [sys.executable, "-m", "promptopt", *command(server)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert len(server.requests) == 1
 
-    assert code == 1
-    assert re.search(r"^no +usable .* check OPENAI_API_KEY", out, re.MULTILINE)
+    assert done.returncode == 1
+    assert KEY not in done.stdout + done.stderr
+    assert re.search(r"^no +usable .* check OPENAI_API_KEY", done.stdout, re.MULTILINE)

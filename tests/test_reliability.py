@@ -1,6 +1,6 @@
 """The fault matrix: one hill-climbing run, as a real process, against a server that fails on command.
 
-Each case counts what reached the server. What must not differ is the result: it is compared with the healthy run's.
+The healthy run is a new interpreter, the others are forked. Each case counts what reached the server. What must not differ is the result: it is compared with the healthy run's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import urllib.request
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +30,7 @@ from promptopt import Memo
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from forked import Forked
     from servers.loopback import Kind
 
     from promptopt import Result
@@ -37,6 +39,7 @@ TESTS = Path(__file__).parent
 TRIES = 4  # of a request that meets passing errors
 WAITS = 2  # seconds, of a Retry-After
 KILLS = 20
+WIDE = ("null", "truncated")  # replies that are broken in other words
 
 
 class Ended(NamedTuple):
@@ -57,6 +60,9 @@ class Healthy(NamedTuple):
 
 def healthy_server() -> Loopback:
     return Loopback(climbing.answer, latency=0.01, waits=False)
+
+
+climb_at = partial(Climb.at, forked=True)
 
 
 @pytest.fixture
@@ -83,6 +89,17 @@ class Case(NamedTuple):
     ended: Ended
 
 
+def wanted(request: pytest.FixtureRequest) -> set[Any]:
+    """Return for which kinds of faults there is a test in this session."""
+    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    return {item.callspec.params["kind"] for item in items if request.fixturename in item.fixturenames}
+
+
+def kinds(*faults: int | Kind) -> list[Any]:
+    """Return them as parameters, of which some are for `make test-all`."""
+    return [pytest.param(kind, id=str(kind), marks=[pytest.mark.wide] * (kind in WIDE)) for kind in faults]
+
+
 def run_all(folder: Path, faults: Sequence[Fault], timeout: float = 30.0) -> Iterator[dict[Any, Case]]:
     """Run once against each fault, at the same time, for most of it is waiting; yield the runs by kind of fault."""
     with ExitStack() as stack:
@@ -91,7 +108,7 @@ def run_all(folder: Path, faults: Sequence[Fault], timeout: float = 30.0) -> Ite
             server.fail(fault)
         hangs = [fault.kind == "hang" for fault in faults]
         climbs = [
-            Climb.at(folder / str(fault.kind), server.url, timeout=2.0 if hang else timeout)
+            climb_at(folder / str(fault.kind), server.url, timeout=2.0 if hang else timeout)
             for server, fault, hang in zip(servers, faults, hangs, strict=True)
         ]
         processes = [climb.start() for climb in climbs]
@@ -100,12 +117,13 @@ def run_all(folder: Path, faults: Sequence[Fault], timeout: float = 30.0) -> Ite
         yield {case.fault.kind: case for case in cases}
 
 
-def finish(climb: Climb, process: subprocess.Popen[str] | None = None) -> Ended:
+def finish(climb: Climb, process: subprocess.Popen[str] | Forked | None = None) -> Ended:
     """Let a run end, and see that it left the key nowhere."""
     process = process or climb.start()
     out, err = process.communicate(timeout=900)
     assert not climb.leaks(out, err)
     assert "Traceback" not in err
+    assert process.returncode is not None
     return Ended(process.returncode, out, err)
 
 
@@ -130,7 +148,7 @@ def test_a_healthy_run_asks_nothing_twice(healthy: Healthy) -> None:
 
 
 def test_the_same_run_in_a_new_process_asks_nothing(healthy: Healthy, server: Loopback, tmp_path: Path) -> None:
-    climb = Climb.at(tmp_path, server.url)
+    climb = climb_at(tmp_path, server.url)
     finish(climb)
     before = len(server.requests)
     ended = finish(climb)
@@ -144,9 +162,14 @@ def test_the_same_run_in_a_new_process_asks_nothing(healthy: Healthy, server: Lo
     ("status", "error", "mend"),
     [
         (401, {"message": f"Incorrect API key provided: {climbing.KEY}"}, "check OPENAI_API_KEY"),
-        (403, {"message": "no access"}, "check OPENAI_API_KEY"),
-        (404, {"message": "The model `some-model` does not exist", "code": "model_not_found"}, "check the name"),
-        (400, {"message": "stop is too long"}, "stop is too long): change what it names"),
+        pytest.param(403, {"message": "no access"}, "check OPENAI_API_KEY", marks=pytest.mark.wide),
+        pytest.param(
+            *(404, {"message": "The model `some-model` does not exist", "code": "model_not_found"}, "check the name"),
+            marks=pytest.mark.wide,
+        ),
+        pytest.param(
+            400, {"message": "stop is too long"}, "stop is too long): change what it names", marks=pytest.mark.wide
+        ),
         (429, {"message": "You exceeded your quota", "code": "insufficient_quota"}, "add credit"),
     ],
 )
@@ -154,7 +177,7 @@ def test_a_final_error_from_the_start_costs_one_call(
     server: Loopback, tmp_path: Path, status: int, error: dict[str, Any], mend: str
 ) -> None:
     server.fail(Fault(status, error=error, retry_after=None))
-    ended = finish(Climb.at(tmp_path, server.url))
+    ended = finish(climb_at(tmp_path, server.url))
 
     assert len(server.requests) == 1
     assert ended.code == 1
@@ -168,7 +191,7 @@ def test_a_key_that_dies_mid_run_costs_at_most_the_calls_in_flight(
     healthy: Healthy, server: Loopback, tmp_path: Path
 ) -> None:
     server.fail(Fault(401, start=70, retry_after=None))
-    climb = Climb.at(tmp_path, server.url)
+    climb = climb_at(tmp_path, server.url)
     ended = finish(climb)
     unfinished = climb.result()
 
@@ -186,7 +209,7 @@ def test_a_key_that_dies_mid_run_costs_at_most_the_calls_in_flight(
 
 def test_nobody_calls_before_a_retry_after_ends(healthy: Healthy, server: Loopback, tmp_path: Path) -> None:
     server.fail(Fault(429, start=70, seconds=WAITS, retry_after=WAITS))
-    climb = Climb.at(tmp_path, server.url)
+    climb = climb_at(tmp_path, server.url)
     ended = finish(climb)
 
     first = next(seen for seen in server.requests if seen.status == 429)
@@ -200,24 +223,25 @@ def test_nobody_calls_before_a_retry_after_ends(healthy: Healthy, server: Loopba
 
 
 BROKEN: tuple[Kind, ...] = ("html", "empty", "null", "truncated")
-PASSING: tuple[int | Kind, ...] = (500, "hang", "reset", "half", *BROKEN)
 
 
 @pytest.fixture(scope="module")
 def killing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Climb, Loopback, Future[int]]]:
     """A run that is being killed, beside others, for all of them wait most of the time."""
     with healthy_server() as running, ThreadPoolExecutor(1) as beside:
-        climb = Climb.at(tmp_path_factory.mktemp("killed"), running.url)
+        climb = climb_at(tmp_path_factory.mktemp("killed"), running.url)
         yield climb, running, beside.submit(climb.killed, running, KILLS, np.random.default_rng(7))
 
 
 @pytest.fixture(scope="module")
-def passing(tmp_path_factory: pytest.TempPathFactory, killing: object) -> Iterator[dict[Any, Case]]:
-    faults = [Fault(kind, every=4 if kind == 500 else 10, retry_after=None) for kind in PASSING]
+def passing(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, killing: object
+) -> Iterator[dict[Any, Case]]:
+    faults = [Fault(kind, every=4 if kind == 500 else 10, retry_after=None) for kind in wanted(request)]
     yield from run_all(tmp_path_factory.mktemp("passing"), faults)
 
 
-@pytest.mark.parametrize("kind", PASSING)
+@pytest.mark.parametrize("kind", kinds(500, "hang", "reset", "half", *BROKEN))
 def test_faults_that_pass_change_nothing(healthy: Healthy, passing: dict[Any, Case], kind: int | Kind) -> None:
     fault, server, climb, ended = passing[kind]
     spoiled = sum(seen.spoiled is not None for seen in server.requests)
@@ -232,18 +256,18 @@ def test_faults_that_pass_change_nothing(healthy: Healthy, passing: dict[Any, Ca
 
 
 @pytest.fixture(scope="module")
-def staying(healthy: Healthy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Any, Case]]:
+def staying(
+    request: pytest.FixtureRequest, healthy: Healthy, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Any, Case]]:
     """Runs in which one reply, and no other, is broken for ever."""
     prompt = healthy.result.history[-1].prompt.text
-    faults = [Fault(kind, text=prompt.replace("{number}", "103")) for kind in BROKEN]
+    faults = [Fault(kind, text=prompt.replace("{number}", "103")) for kind in wanted(request)]
     yield from run_all(tmp_path_factory.mktemp("staying"), faults)
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"), [("html", "<html>"), ("empty", "no choices"), ("null", "no text"), ("truncated", "no JSON")]
-)
+@pytest.mark.parametrize("kind", kinds(*BROKEN))
 def test_a_reply_that_stays_broken_is_a_gap_with_its_reason_and_never_stored(
-    healthy: Healthy, staying: dict[Any, Case], kind: Kind, reason: str
+    healthy: Healthy, staying: dict[Any, Case], kind: Kind
 ) -> None:
     _, server, climb, ended = staying[kind]
     gap, (asked,) = climb.result(), {str(seen.body) for seen in server.requests if seen.spoiled}
@@ -268,7 +292,7 @@ def test_a_server_that_only_fails_is_left_alone(
     healthy: Healthy, server: Loopback, tmp_path: Path, start: int, most: int
 ) -> None:
     server.fail(Fault(500, start=start, retry_after=None))
-    climb = Climb.at(tmp_path, server.url)
+    climb = climb_at(tmp_path, server.url)
     ended = finish(climb)
 
     assert TRIES <= len(server.requests) - (start - 1) <= most
@@ -287,7 +311,7 @@ def test_a_server_that_only_fails_is_left_alone(
 
 
 def test_ctrl_c_saves_the_best_so_far_and_repeats_nothing(healthy: Healthy, server: Loopback, tmp_path: Path) -> None:
-    climb = Climb.at(tmp_path, server.url)
+    climb = climb_at(tmp_path, server.url)
     process = climb.start()
     assert server.wait_answered(70)
     process.send_signal(signal.SIGINT)
@@ -319,7 +343,7 @@ def test_killed_at_twenty_random_moments_a_run_ends_the_same_and_repeats_no_stor
 
 
 def test_two_processes_share_one_memo(healthy: Healthy, server: Loopback, tmp_path: Path) -> None:
-    climbs = [Climb.at(tmp_path / name, server.url, memo=tmp_path / "memo") for name in ("one", "two")]
+    climbs = [climb_at(tmp_path / name, server.url, memo=tmp_path / "memo") for name in ("one", "two")]
     processes = [climb.start() for climb in climbs]
     ended = [finish(climb, process) for climb, process in zip(climbs, processes, strict=True)]
     asked = len(server.requests)
@@ -339,7 +363,7 @@ def test_two_endpoints_with_one_model_name_have_separate_entries(
 
     memo = tmp_path / "memo"
     with Loopback(other, latency=0.01, waits=False) as elsewhere:
-        climbs = [Climb.at(tmp_path / str(n), url, memo=memo) for n, url in enumerate((server.url, elsewhere.url))]
+        climbs = [climb_at(tmp_path / str(n), url, memo=memo) for n, url in enumerate((server.url, elsewhere.url))]
         assert [finish(climb).code for climb in climbs] == [0, 0]
 
         assert len(server.requests) == CALLS

@@ -13,6 +13,8 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from forked import Forked
+
 from promptopt import Memo, Request, Result
 from promptopt.evaluation.caller import _body
 from promptopt.memo import memo_key
@@ -87,40 +89,47 @@ class Climb:
         url: of the server.
         memo: its memo, if not its own.
         timeout: seconds of a try.
+        forked: from a process that has imported everything, or a new interpreter.
     """
 
     folder: Path
     url: str
     memo: Path
     timeout: float = 30.0
+    forked: bool = False
 
     @classmethod
-    def at(cls, folder: Path, url: str, memo: Path | None = None, timeout: float = 30.0) -> Climb:
+    def at(
+        cls, folder: Path, url: str, memo: Path | None = None, *, timeout: float = 30.0, forked: bool = False
+    ) -> Climb:
         """Write the task, and return the run."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "task.toml").write_text(TASK, encoding="utf-8")
         for name, numbers in SPLITS.items():
             rows = "".join(f"{number},{PARITY[number % 2]}\n" for number in numbers)
             (folder / f"{name}.csv").write_text(f"number,parity\n{rows}", encoding="utf-8")
-        return cls(folder, url, memo or folder / "memo", timeout)
+        return cls(folder, url, memo or folder / "memo", timeout, forked)
 
     @property
     def run_dir(self) -> Path:
         """Where the result lies."""
         return self.folder / "run"
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self) -> subprocess.Popen[str] | Forked:
         """Start the command line in a process of its own."""
         base, models = f"{self.url}/v1", ("--model", "openai:some-model", "--writer", "openai:writer")
         settings = [word for setting in SETTINGS for word in ("--set", setting)]
-        command: list[Any] = [sys.executable, "-m", "promptopt", "optimize", self.folder / "task.toml", *models]
+        command: list[Any] = ["optimize", self.folder / "task.toml", *models]
         command += ["--base-url", base, "--writer-base-url", base, "--strategy", "hillclimb", *settings]
         command += ["--concurrency", CONCURRENCY, "--timeout", self.timeout, "--budget", "600 calls"]
         command += ["--run-dir", self.run_dir, "--memo", self.memo, "--json"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
         environment |= {"OPENAI_API_KEY": KEY, "PROMPTOPT_NO_PAID_CALLS": "1", "NO_PROXY": "127.0.0.1"}
+        words = [str(word) for word in command]
+        if self.forked:
+            return Forked("promptopt.cli:main", words, environment, self.folder)
         return subprocess.Popen(
-            [str(word) for word in command],
+            [sys.executable, "-m", "promptopt", *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
