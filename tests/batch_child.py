@@ -13,7 +13,6 @@ from promptopt.evaluation.batch_journal import ask_in_batches
 from promptopt.memo.memo import KeyMaker
 from promptopt.models.base import Model, Request
 from promptopt.models.hosted.anthropic import AnthropicModel
-from promptopt.models.hosted.batches.base import BatchModel
 from promptopt.models.hosted.openai import OpenAIModel
 from promptopt.models.loading import batch_model
 from promptopt.prompt import Message
@@ -21,6 +20,8 @@ from promptopt.replies import Response
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from promptopt.models.hosted.batches.base import BatchModel
 
 KEY = "sk-canary-0123456789abcdefWXYZ"
 SYSTEM = Message("system", "Be brief.")
