@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptopt.errors import InputError
-from promptopt.statistics import Interval, intervals, mcnemar, mean_interval, over_judges, paired_interval
+from promptopt.statistics import Interval, intervals, mean_interval, over_judges, paired_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -277,34 +276,6 @@ def test_intervals_over_judges_and_examples_cover_as_often_as_they_say(judges: i
 
     assert covered["both"] / DRAWS > 0.95 - 3 * ERROR
     assert covered["examples alone"] / DRAWS < 0.93
-
-
-# ---------------------------------------------------------------- McNemar's test
-
-
-@pytest.mark.parametrize(
-    ("won", "lost", "p"),
-    [(0, 0, 1.0), (5, 0, 0.0625), (0, 5, 0.0625), (10, 2, 0.03857), (3, 3, 1.0), (121, 59, 4.43e-6)],
-)
-def test_mcnemars_p_value_is_the_binomial_one(won: int, lost: int, p: float) -> None:
-    assert mcnemar(*pair(20, won, lost, 10)) == pytest.approx(p, rel=2e-3)
-
-
-@pytest.mark.parametrize("n", [16, 50, 200])
-@pytest.mark.parametrize("apart", [0.1, 0.4])
-def test_mcnemars_test_errs_no_oftener_than_it_says(n: int, apart: float) -> None:
-    rng = np.random.default_rng(n)
-    drawn = rng.multinomial(n, [0.5 - apart / 2, apart / 2, apart / 2, 0.5 - apart / 2], size=DRAWS)
-    rows, counts = np.unique(drawn, axis=0, return_counts=True)
-    wrong = float(np.dot([mcnemar(*pair(*row)) <= 0.05 for row in rows.tolist()], counts)) / DRAWS
-
-    assert wrong < 0.05 + 3 * ERROR
-    assert n < 200 or wrong > 0.02  # exact, so a little below
-
-
-def test_mcnemars_test_refuses_other_rewards() -> None:
-    with pytest.raises(InputError, match="rewards of 0 and 1"):
-        mcnemar(np.array([0.5]), np.array([1.0]))
 
 
 # ---------------------------------------------------------------- missing cells

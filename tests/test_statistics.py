@@ -1,4 +1,4 @@
-"""Shrinkage, the one-standard-error rule, and the winner's curse."""
+"""Shrinkage and the one-standard-error rule."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from promptopt.statistics import shortest_within_one_error, shrunk, winners_curse
+from promptopt.statistics import shortest_within_one_error, shrunk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,28 +84,3 @@ def test_shrunk_scores_are_nearer_the_truth_and_flatter_the_best_no_longer(items
 
     assert errors[1] < errors[0]
     assert np.mean(flattery) == pytest.approx(0, abs=3 * float(np.std(flattery)) / math.sqrt(120) + 0.15)
-
-
-@pytest.mark.parametrize("items", [16, 50, 200])
-@pytest.mark.parametrize("spread", SPREADS)
-def test_the_winners_curse_is_what_the_best_loses_on_fresh_data(items: int, spread: float) -> None:
-    lost, said = [], []
-    for seed in range(30):
-        truth, rewards = landscape(seed, 16, items, spread)
-        means = rewards.mean(axis=1) - (rewards.mean() - truth.mean())
-        best = int(means.argmax())
-        lost.append((means[best] - truth[best]) * math.sqrt(items))
-        said.append(winners_curse(rewards) * math.sqrt(items))
-    gap = np.subtract(said, lost)
-
-    assert np.mean(gap) == pytest.approx(0, abs=3 * float(np.std(gap)) / math.sqrt(30) + 0.15)
-
-
-def test_one_prompt_is_not_cursed_and_missing_items_are_left_out() -> None:
-    _, rewards = landscape(0, 8, 40, 1.0)
-    holes = rewards.copy()
-    holes[3, 20:] = NAN
-
-    assert abs(winners_curse(rewards[:1])) < 0.02
-    assert 0 < winners_curse(holes) < 1
-    assert winners_curse(rewards) == winners_curse(rewards)

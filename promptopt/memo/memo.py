@@ -9,14 +9,13 @@ import hashlib
 import logging
 import os
 import re
-import tempfile
 import time
 import tomllib
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import platformdirs
@@ -24,9 +23,10 @@ import platformdirs
 from promptopt.errors import InputError, MemoError, MissingExtraError
 from promptopt.memo.folder import open_folder
 from promptopt.memo.format import checked, encode_sorted, from_line, pack, to_json, to_line, unpack, utf8
+from promptopt.utils.files import whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Self
@@ -302,7 +302,7 @@ def _kept_aside(rows: Sequence[Row]) -> str:
     path = platformdirs.user_cache_path("promptopt") / "unstored" / f"{uuid.uuid4().hex}.jsonl"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _written_at_once(path) as file:
+        with whole_file(path) as file:
             file.writelines(to_line(key, unpack(key, data), stored) for key, stored, data in rows)
     except OSError as error:
         return f"; what it did not take (entries: {len(rows)}) is lost, for {path} cannot be written either ({error})"
@@ -327,21 +327,7 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> int:
         InputError: the file cannot be written.
     """
     try:
-        with _written_at_once(path) as file:
+        with whole_file(path) as file:
             return sum(file.write(line) > 0 for line in lines)
     except OSError as error:
         raise InputError(f"the export cannot be written to {path} ({error}): name another file") from error
-
-
-@contextmanager
-def _written_at_once(path: Path) -> Generator[IO[bytes]]:
-    """Give a file that takes the name `path` when the context ends well, and else vanishes."""
-    file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115  # closed below, renamed after
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(file.name).replace(path)
-    finally:
-        Path(file.name).unlink(missing_ok=True)

@@ -5,9 +5,7 @@ docs/statistics.md says where each method comes from, when it holds, and what si
 """
 
 from promptopt.statistics.choosing import shortest_within_one_error as shortest_within_one_error
-from promptopt.statistics.choosing import winners_curse as winners_curse
 from promptopt.statistics.intervals import Interval as Interval
-from promptopt.statistics.intervals import mcnemar as mcnemar
 from promptopt.statistics.intervals import mean_interval as mean_interval
 from promptopt.statistics.intervals import over_judges as over_judges
 from promptopt.statistics.intervals import paired_interval as paired_interval

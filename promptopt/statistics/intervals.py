@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from promptopt.errors import InputError
 from promptopt.randomness import named_generator
 from promptopt.statistics.arrays import nanmean, paired_difference
 
@@ -113,26 +112,6 @@ def over_judges(interval: Interval, left_out: Sequence[float], confidence: float
     half = float(stdtrit(values.size - 1, (1 + confidence) / 2)) * error
     below, above = (math.hypot(end - interval.estimate, half) for end in (interval.low, interval.high))
     return Interval(interval.estimate, interval.estimate - below, interval.estimate + above)
-
-
-def mcnemar(first: Floats, second: Floats) -> float:
-    """Exact two-sided p-value that two prompts are right equally often (McNemar 1947), from the examples where they differ.
-
-    Args:
-        first: [E] of 0 and 1, paired with
-        second: [E]; NaN in either takes the example out.
-
-    Raises:
-        InputError: there are other rewards.
-    """
-    both = ~(np.isnan(first) | np.isnan(second))
-    a, b = first[both], second[both]
-    if not (_binary(a) and _binary(b)):
-        raise InputError("McNemar's test is for rewards of 0 and 1; for others give paired_interval")
-    from scipy.special import bdtr  # noqa: PLC0415  importing the package stays light
-
-    won, lost = int((a > b).sum()), int((a < b).sum())
-    return min(1.0, 2 * float(bdtr(float(min(won, lost)), won + lost, 0.5))) if won + lost else 1.0
 
 
 def _effective(values: Floats, cells: int) -> float:

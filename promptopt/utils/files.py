@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def make_private_folder(folder: Path) -> None:
@@ -12,10 +17,9 @@ def make_private_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def write_private(path: Path, text: str) -> None:
-    r"""Write a file that its owner alone can read: whole, or not at all.
-
-    Halves of surrogate pairs, which UTF-8 lacks, are written as escapes such as `\ud83d`, as in JSON.
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Give a file, readable by its owner alone, that takes the name `path` when the context ends well, and else vanishes.
 
     Raises:
         OSError: it cannot be written; nothing is left of it, and what was there before is still there.
@@ -23,8 +27,21 @@ def write_private(path: Path, text: str) -> None:
     descriptor, partial = tempfile.mkstemp(".partial", f".{path.name}.", path.parent)  # mode 0600
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(text.encode("utf-8", "backslashreplace"))
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         Path(partial).replace(path)
-    except BaseException:
+    finally:
         Path(partial).unlink(missing_ok=True)
-        raise
+
+
+def write_private(path: Path, text: str) -> None:
+    r"""Write a file that only its owner can read: whole, or not at all.
+
+    Halves of surrogate pairs, which UTF-8 lacks, are written as escapes such as `\ud83d`, as in JSON.
+
+    Raises:
+        OSError: as `whole_file`.
+    """
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
