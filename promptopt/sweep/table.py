@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from promptopt.statistics.arrays import Floats
     from promptopt.sweep.cells import Ran
 
-HEADS = (
+HEADERS = (
     "task",
     "model",
     "strategy",
@@ -33,7 +33,7 @@ HEADS = (
     "calls",
     "dollars",
 )
-"""Heads of the columns."""
+"""Column headers."""
 
 
 class Entry(NamedTuple):
@@ -147,7 +147,7 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table, failures and notes as Markdown."""
-        lines = [f"# {self.name}", "", f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
+        lines = [f"# {self.name}", "", f"| {' | '.join(HEADERS)} |", f"|{'---|' * len(HEADERS)}"]
         lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row.cells())} |" for row in self.rows]
         lines += ["", *(f"- failed: {line}" for line in self.failures), *(f"- {note}" for note in self.notes)]
         return "\n".join(lines).rstrip() + "\n"
