@@ -11,7 +11,7 @@ from promptopt.cli.output import say, say_json, say_table
 from promptopt.report.compare import compare_runs, read_run
 
 if TYPE_CHECKING:
-    from promptopt.report.compare import Compared
+    from promptopt.report.compare import RunComparison
 
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON to stdout.")]
 
@@ -49,7 +49,7 @@ def compare(
         _print(comparison)
 
 
-def _print(comparison: Compared) -> None:
+def _print(comparison: RunComparison) -> None:
     headers, rows = comparison.table()
     say_table(headers, rows)
     for note in comparison.notes:
