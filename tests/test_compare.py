@@ -55,7 +55,7 @@ def test_chosen_prompts_are_paired_on_the_test_items_that_both_have() -> None:
     second = (*items([0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0]), an_outcome(99, 0.0, 1.0))
     (found,) = compare_runs([a_run("a", first), a_run("b", second)]).differences
 
-    assert found.items == 9
+    assert found.examples == 9
     assert found.interval is not None
     assert found.interval.estimate == pytest.approx(-3 / 9)
     assert found.interval.low < found.interval.estimate < found.interval.high

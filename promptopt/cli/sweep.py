@@ -64,7 +64,7 @@ def sweep(
 def _print(rows: Sequence[Row]) -> None:
     """Print a table for each task and model. Intervals go below their means to fit a terminal's width."""
     for (task, model), group in groupby(rows, key=lambda row: (row.task, row.model)):
-        headers, cells = HEADERS[2:], [row.cells()[2:] for row in group]
+        headers, cells = HEADERS[2:], [row.formatted()[2:] for row in group]
         columns = [i for i in range(len(headers)) if any(line[i] for line in cells)]
         lines = [[line[i].replace(" (", "\n(", 1) if i else line[i] for i in columns] for line in cells]
         say_table([headers[i] for i in columns], lines, title=f"{task}, {model}")
