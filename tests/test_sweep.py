@@ -196,7 +196,7 @@ def test_a_failed_run_is_shown_with_its_reason_is_no_score_and_is_tried_again(
     assert not table.finished
     assert mended.finished
     assert mended.rows[0].test is not None
-    assert mended.rows[1].cells()[:6] == table.rows[1].cells()[:6]
+    assert mended.rows[1].formatted()[:6] == table.rows[1].cells()[:6]
 
 
 def test_an_error_in_the_users_code_is_his_to_see(tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_a_failed_seed_is_in_no_mean() -> None:
 
     assert row.test is not None
     assert row.test.estimate == 1.0
-    assert row.cells()[3] == "1 of 2"
+    assert row.formatted()[3] == "1 of 2"
     assert table.to_json()["rows"][0]["seeds"][1]["test"] is None
     assert table.to_json()["rows"][0]["seeds"][1]["failed"] == "stopped"
     assert json.dumps(table.to_json(), allow_nan=False)
