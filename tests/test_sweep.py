@@ -196,7 +196,7 @@ def test_a_failed_run_is_shown_with_its_reason_is_no_score_and_is_tried_again(
     assert not table.finished
     assert mended.finished
     assert mended.rows[0].test is not None
-    assert mended.rows[1].formatted()[:6] == table.rows[1].cells()[:6]
+    assert mended.rows[1].formatted()[:6] == table.rows[1].formatted()[:6]
 
 
 def test_an_error_in_the_users_code_is_his_to_see(tmp_path: Path) -> None:
