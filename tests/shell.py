@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from promptopt.cli import main
 from promptopt.models.hosted.dispatch import endpoint_of
 from promptopt.optimization.signals import ENDING
-from promptopt.sweep import cells
+from promptopt.sweep import single_run
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -65,7 +65,7 @@ def _as_found(folder: Path) -> Generator[None]:
     hidden = {file.stem: sys.modules.pop(file.stem) for file in folder.glob("*.py") if file.stem in sys.modules}
     known = set(sys.modules)
     endpoint_of.cache_clear()
-    cells._model.cache_clear()
+    single_run._model.cache_clear()
     try:
         with contextlib.chdir(folder), warnings.catch_warnings():
             sys.path.insert(0, str(folder))
@@ -86,7 +86,7 @@ def _as_found(folder: Path) -> Generator[None]:
             signal.signal(number, handler)
         if resource and limit:
             resource.setrlimit(resource.RLIMIT_NOFILE, limit)
-        cells._model.cache_clear()
+        single_run._model.cache_clear()
 
 
 def _lies_in(module: ModuleType, folder: Path) -> bool:

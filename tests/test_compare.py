@@ -1,4 +1,4 @@
-"""Runs side by side: what is paired, what stands at equal calls, and what is said to differ."""
+"""Comparison of runs: pairing, best rewards at equal calls, and notes on other differences."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_chosen_prompts_are_paired_on_the_test_items_that_both_have() -> None:
     second = (*items([0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0]), an_outcome(99, 0.0, 1.0))
     (found,) = compare_runs([a_run("a", first), a_run("b", second)]).differences
 
-    assert found.items == 9
+    assert found.examples == 9
     assert found.interval is not None
     assert found.interval.estimate == pytest.approx(-3 / 9)
     assert found.interval.low < found.interval.estimate < found.interval.high
@@ -65,7 +65,7 @@ def test_items_of_one_name_and_different_content_are_not_paired() -> None:
     other = tuple(replace(one, inputs={"text": "something else"}) for one in OUTCOMES)
     (found,) = compare_runs([a_run("a"), a_run("b", other)]).differences
 
-    assert (found.interval, found.items) == (None, 0)
+    assert (found.interval, found.examples) == (None, 0)
 
 
 def test_bests_stand_at_calls_that_every_search_made() -> None:
@@ -84,7 +84,7 @@ def test_a_run_that_did_not_count_its_calls_has_no_bests_and_says_so() -> None:
     compared = compare_runs([a_run("new"), a_run("old", result=old)])
 
     assert compared.calls == ()
-    assert any("a run does not say at which call its candidates came" in note for note in compared.notes)
+    assert any("a run did not record the calls of its candidates" in note for note in compared.notes)
 
 
 def test_what_differs_beside_the_runs_is_noted() -> None:
@@ -96,7 +96,7 @@ def test_what_differs_beside_the_runs_is_noted() -> None:
         "the runs have different task models: f; g",
         "the runs have different budgets: 500 calls; 9 calls",
         "b is unfinished: stopped",
-        "b holds no replies to test items: it cannot be paired",
+        "b has no replies to test examples: no paired difference",
     )
     assert compare_runs([a_run("a"), a_run("b")]).notes == ()
 
@@ -115,8 +115,8 @@ def test_a_run_without_a_test_has_a_row_of_gaps() -> None:
     rows = {row[0]: row[1:] for row in compared.table()[1]}
 
     assert rows["chosen prompt, test reward"] == ["0.750", ""]
-    assert rows["difference, paired"] == ["+0.250 (+0.125 to +0.375)", ""]
-    assert rows["less the first run, paired"] == ["", ""]
+    assert rows["gain over seed prompt (paired)"] == ["+0.250 (+0.125 to +0.375)", ""]
+    assert rows["gain over first run (paired)"] == ["", ""]
     assert json.dumps(compared.to_json(), allow_nan=False)
 
 
@@ -125,7 +125,7 @@ def test_a_kept_seed_prompt_and_one_prompt_in_two_runs_have_no_interval() -> Non
     compared = compare_runs([a_run("a", result=kept), a_run("b", result=kept), a_run("c")])
     rows = {row[0]: row[1:] for row in compared.table()[1]}
 
-    assert rows["difference, paired"] == ["the same prompt", "the same prompt", "+0.250 (+0.125 to +0.375)"]
+    assert rows["gain over seed prompt (paired)"] == ["same prompt", "same prompt", "+0.250 (+0.125 to +0.375)"]
     assert [found.interval == (0.0, 0.0, 0.0) for found in compared.differences] == [True, False]
     assert compared.to_json()["runs"][0]["difference"] == [0.0, 0.0, 0.0]
 
@@ -154,4 +154,4 @@ def test_the_command_prints_a_table_or_json_and_writes_a_page(tmp_path: Path) ->
     assert "+0.000" in shown.stdout
     assert [run["name"] for run in json.loads(done.stdout)["runs"]] == ["one", "two"]
     assert json.loads(done.stdout)["less_the_first"][0]["items"] == 4
-    assert "2 runs side by side" in (tmp_path / "both.html").read_text(encoding="utf-8")
+    assert "2 runs compared" in (tmp_path / "both.html").read_text(encoding="utf-8")

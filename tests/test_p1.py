@@ -498,7 +498,7 @@ def test_a_diagnosis_says_in_plain_words_whether_prompts_differ(folder: Path) ->
 
     assert done.returncode == 0, done.stderr
     assert "Worth optimising? Yes: some prompts are better than others" in done.stdout
-    assert "What a search can hope for" in done.stdout
+    assert "Expected gain of a search" in done.stdout
 
 
 def test_a_diagnosis_of_a_task_where_nothing_matters_says_what_to_change(folder: Path) -> None:

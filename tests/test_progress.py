@@ -69,7 +69,7 @@ def search(tmp_path: Path, display: Display, answer: Callable[[Request], str] = 
 
 
 def test_a_terminal_shows_one_line_that_is_gone_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_LIVE_SECONDS", 0.0)  # whenever there is something to show
+    monkeypatch.setattr(progress, "_LIVE_INTERVAL", 0.0)  # whenever there is something to show
     shown = console(terminal=True)
     search(tmp_path, Display(shown), slow(0.05))  # no stage is over before the terminal is drawn again
 
@@ -79,18 +79,18 @@ def test_a_terminal_shows_one_line_that_is_gone_at_the_end(tmp_path: Path, monke
 
 
 def test_the_line_moves_while_one_reply_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_WAITING_SECONDS", 0.2)
+    monkeypatch.setattr(progress, "_WAITING_THRESHOLD", 0.2)
     shown = console(terminal=True)
     with Display(shown):
         time.sleep(1.5)
 
-    assert "starting: a local model is loaded" in written(shown)
+    assert "starting: loading local models" in written(shown)
     assert "0:01" in written(shown)
     assert "waiting for 1 s" in written(shown)
 
 
 def test_a_log_gets_plain_lines_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_PLAIN_SECONDS", 0.05)
+    monkeypatch.setattr(progress, "_PLAIN_INTERVAL", 0.05)
     shown, began = console(terminal=False), time.monotonic()
     search(tmp_path, Display(shown), slow(0.01))
     lines = written(shown).splitlines()
@@ -101,7 +101,7 @@ def test_a_log_gets_plain_lines_now_and_then(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_log_says_now_and_then_that_a_silent_run_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(progress, "_HEARTBEAT_INTERVAL", 0.1)
     shown, began = console(terminal=False), time.monotonic()
     with Display(shown):
         time.sleep(0.6)
@@ -114,8 +114,8 @@ def test_a_log_says_now_and_then_that_a_silent_run_is_alive(monkeypatch: pytest.
 
 
 def test_quiet_shows_warnings_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_PLAIN_SECONDS", 0.0)
-    monkeypatch.setattr(progress, "_SILENT_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "_PLAIN_INTERVAL", 0.0)
+    monkeypatch.setattr(progress, "_HEARTBEAT_INTERVAL", 0.01)
     shown, log = console(terminal=False), logging.getLogger("promptopt.some")
     display = Display(shown, quiet=True)
     search(tmp_path, display)
@@ -158,7 +158,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
     vars(module)["display"] = shell.display
     monkeypatch.setitem(sys.modules, "IPython", python)
     monkeypatch.setitem(sys.modules, "IPython.display", module)
-    monkeypatch.setattr(progress, "_NOTEBOOK_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_NOTEBOOK_INTERVAL", 0.0)
     return shell
 
 

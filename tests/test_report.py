@@ -231,12 +231,12 @@ def test_kinds_of_errors_are_counted_for_both_prompts() -> None:
     moved = Answer(text="", reward=0.5, events=("FELL", "FELL"))
     found = kinds([*OUTCOMES, an_outcome(4, 0.0, 0.0, seed=cut_off, chosen=moved)])
 
-    assert found[0] == ("right", 2, 3)
+    assert found[0] == ("correct", 2, 3)
     assert set(found[1:]) == {
         ("said 7, wanted 5", 1, 1),
         ("no reply", 1, 0),
-        ("cut off", 1, 0),
-        ("part of the reward", 0, 1),
+        ("truncated", 1, 0),
+        ("partial reward", 0, 1),
         ("event FELL", 0, 1),
     }
 
@@ -325,11 +325,11 @@ press("ArrowLeft"); said.folded = tree.children.length;
 press("ArrowRight"); said.unfolded = tree.children.length;
 press("ArrowRight"); said.child = document.activeElement.dataset.number;
 said.change = detail.querySelector("pre").innerHTML;
-const item = document.querySelector("#items details");
+const item = document.querySelector("#examples details");
 item.open = true; await new Promise((go) => setTimeout(go, 50));
-said.item = item.textContent; said.kinds = [...document.querySelectorAll("#items details")].map((one) => one.dataset.kind);
+said.item = item.textContent; said.kinds = [...document.querySelectorAll("#examples details")].map((one) => one.dataset.kind);
 document.querySelector("input[name=kind][value=won]")?.click();
-said.left = [...document.querySelectorAll("#items details")].filter((one) => !one.hidden).length;
+said.left = [...document.querySelectorAll("#examples details")].filter((one) => !one.hidden).length;
 said.charts = document.querySelectorAll("svg.marks").length;
 said.wide = document.documentElement.scrollWidth <= innerWidth;
 said.changed = document.getElementById("changed").textContent;
@@ -373,7 +373,7 @@ def test_a_browser_shows_the_page_and_the_keyboard_reaches_the_candidates(chromi
     assert (said["folded"], said["unfolded"]) == (1, 3)
     assert said["homeDetail"] == str(SEED)
     assert "<ins>" in said["change"]
-    assert said["kinds"] == ["lost", "won", "gap", "same"]
+    assert said["kinds"] == ["lost", "won", "unscored", "tied"]
     assert said["left"] == 1
     assert "seven" in said["item"]
     assert said["charts"] == 2

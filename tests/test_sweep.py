@@ -25,8 +25,8 @@ from promptopt.cli import app
 from promptopt.evaluation.ledger import Spending
 from promptopt.report.compare import read_run
 from promptopt.sweep import load_sweep, run_sweep
-from promptopt.sweep.cells import Ran
 from promptopt.sweep.intervals import crossed_interval
+from promptopt.sweep.single_run import RunOutcome
 from promptopt.sweep.spec import parse_sweep
 from promptopt.sweep.table import Entry, Table, ranked, row_of
 
@@ -46,16 +46,16 @@ if TYPE_CHECKING:
         ({"buget": "5 calls"}, "unknown key 'buget', did you mean 'budget'"),
         ({"seeds": [0, -1]}, "seeds.1 = -1: must be greater than or equal to 0"),
         ({"seeds": []}, "seeds = []: has too few values"),
-        ({"seeds": [1, 1]}, "seeds holds 1 twice"),
-        ({"strategy": [{"name": "random"}, {"name": "random"}]}, "strategy holds 'random' twice"),
-        ({"strategy": [{"name": "random"}], "portfolio": True}, "leaves nothing to choose"),
+        ({"seeds": [1, 1]}, "seeds contains 1 twice"),
+        ({"strategy": [{"name": "random"}, {"name": "random"}]}, "strategy contains 'random' twice"),
+        ({"strategy": [{"name": "random"}], "portfolio": True}, "needs at least two strategies"),
         ({"model": [{"nme": "openai:x"}]}, "unknown key 'nme' in [[model]], did you mean 'name'"),
-        ({"model": [{"name": "openai:x", "api_key": "sk-1"}]}, "no keys stand in a sweep file"),
+        ({"model": [{"name": "openai:x", "api_key": "sk-1"}]}, "remove API keys from the sweep file"),
         ({"model": [{"name": "openai:x", "price": [1.0]}]}, "model.0.price = [1.0]: has too few values"),
         ({"model": [{"name": "openai:x", "writer": {"nam": "y"}}]}, "unknown key 'nam' in [[writer]]"),
-        ({"total": "2000 calls"}, "4 runs of 600 calls come to 2,400, more than total"),
-        ({"total": "2 dollars"}, "give budget = '0.5 dollars'"),
-        ({"total": "1000 calls", "portfolio": True}, "2 portfolios of 600 calls come to 1,200"),
+        ({"total": "2000 calls"}, "4 runs of 600 calls add up to 2,400, more than total"),
+        ({"total": "2 dollars"}, "set budget = '0.5 dollars'"),
+        ({"total": "1000 calls", "portfolio": True}, "2 portfolios of 600 calls add up to 1,200"),
     ],
 )
 def test_a_sweep_file_that_cannot_be_is_refused_with_the_mend(change: dict[str, Any], said: str) -> None:
@@ -82,7 +82,7 @@ def test_what_is_missing_is_named() -> None:
         ('"random"', '"rndom"', "unknown strategy 'rndom', did you mean 'random'"),
         ("prompts = 16", "promts = 16", "RandomSearch has no setting 'promts', did you mean 'prompts'"),
         ("python:sweep_parts:model", "pyton:sweep_parts:model", "cannot read the model 'pyton:sweep_parts:model'"),
-        ('"toy.toml"', '"toy.toml", "./toy.toml"', "two tasks are called 'toy'"),
+        ('"toy.toml"', '"toy.toml", "./toy.toml"', "two tasks are named 'toy'"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -134,10 +134,10 @@ def test_the_table_has_a_row_for_each_strategy_with_intervals(swept: Any) -> Non
     assert (
         row.test.low
         < row.test.estimate
-        == pytest.approx(np.mean([entry.ran.result.test.chosen.estimate for entry in row.entries]))
+        == pytest.approx(np.mean([entry.outcome.result.test.chosen.estimate for entry in row.entries]))
     )
     assert row.gain.low > 0
-    assert row.best == (row.less_next.low > 0)
+    assert row.best == (row.lead.low > 0)
     assert lines[2].startswith("| task | model | strategy | seeds |")
     assert len(lines) >= 6
 
@@ -196,7 +196,7 @@ def test_a_failed_run_is_shown_with_its_reason_is_no_score_and_is_tried_again(
     assert not table.finished
     assert mended.finished
     assert mended.rows[0].test is not None
-    assert mended.rows[1].cells()[:6] == table.rows[1].cells()[:6]
+    assert mended.rows[1].formatted()[:6] == table.rows[1].formatted()[:6]
 
 
 def test_an_error_in_the_users_code_is_his_to_see(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def entry(seed: int, rewards: list[float], reason: str = "") -> Entry:
         replace(OUTCOMES[0], id=str(i), chosen=replace(OUTCOMES[0].chosen, reward=reward))
         for i, reward in enumerate(rewards)
     )
-    return Entry(seed, "s", "run", Ran(result=a_result(), outcomes=outcomes, reason=reason), Spending(10))
+    return Entry(seed, "s", "run", RunOutcome(result=a_result(), outcomes=outcomes, reason=reason), Spending(10))
 
 
 def test_the_best_is_marked_only_where_it_is_ahead_by_more_than_chance() -> None:
@@ -341,17 +341,19 @@ def test_the_best_is_marked_only_where_it_is_ahead_by_more_than_chance() -> None
 
     assert [row.best for row in apart] == [False, True]
     assert [row.best for row in near] == [False, False, False]
-    assert near[1].less_next is not None
-    assert near[0].less_next is None
+    assert near[1].lead is not None
+    assert near[0].lead is None
 
 
 def test_kept_seed_prompts_and_one_prompt_in_two_rows_differ_by_nothing() -> None:
     kept = a_result(prompt=a_result().seed_prompt)
-    entries = [one._replace(ran=replace(one.ran, result=kept)) for one in (entry(0, [1.0] * 9), entry(1, [0.0] * 9))]
+    entries = [
+        one._replace(outcome=replace(one.outcome, result=kept)) for one in (entry(0, [1.0] * 9), entry(1, [0.0] * 9))
+    ]
     row = row_of("t", "m", "s", entries)
 
     assert row.gain == (0.0, 0.0, 0.0)
-    assert ranked([row, replace(row, strategy="other")])[0].less_next == (0.0, 0.0, 0.0)
+    assert ranked([row, replace(row, strategy="other")])[0].lead == (0.0, 0.0, 0.0)
 
 
 def test_a_failed_seed_is_in_no_mean() -> None:
@@ -360,7 +362,7 @@ def test_a_failed_seed_is_in_no_mean() -> None:
 
     assert row.test is not None
     assert row.test.estimate == 1.0
-    assert row.cells()[3] == "1 of 2"
+    assert row.formatted()[3] == "1 of 2"
     assert table.to_json()["rows"][0]["seeds"][1]["test"] is None
     assert table.to_json()["rows"][0]["seeds"][1]["failed"] == "stopped"
     assert json.dumps(table.to_json(), allow_nan=False)

@@ -16,9 +16,9 @@ from promptopt import Budget, FakeModel, InputError, Memo, Result
 from promptopt.optimization.api import run_job
 from promptopt.optimization.job import prepare
 from promptopt.strategies.registry import BUILT_IN
-from promptopt.sweep import cells, run_sweep
-from promptopt.sweep.cells import CALLS, Account, read_kept
+from promptopt.sweep import run_sweep, single_run
 from promptopt.sweep.portfolio import rungs
+from promptopt.sweep.single_run import CALLS, RecordingLedger, load_outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ def find(home: Path, seeds: tuple[int, ...]) -> Any:
     file = write_sweep(home, sweep_text(ALONE, portfolio=False, seeds=seeds))
     write_task(home, seed_prompt=hard_seed())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cells, "OptunaStudy", Unrecorded)
+        patch.setattr(single_run, "OptunaStudy", Unrecorded)
         alone = run_sweep(file, folder=home / "alone", memo=str(home / "memo"), workers=0)
         file.write_text(sweep_text(1.6 * ALONE, portfolio=True, seeds=seeds), encoding="utf-8")
         return home, alone, run_sweep(file, folder=home / "portfolio", memo=str(home / "memo"), workers=0)
@@ -122,12 +122,12 @@ def test_losing_strategies_never_meet_a_test_item_and_the_winner_does_at_the_end
     home, table = paid
     asked = ["test item" in line for line in (home / "log").read_text().splitlines()]
     (entry,) = table.rows[0].entries
-    assert entry.ran.result is not None
-    assert entry.ran.result.test is not None
+    assert entry.outcome.result is not None
+    assert entry.outcome.result.test is not None
     rounds = [one["run"] for part in table.rounds[0]["rounds"] for one in part]
     results = [Result.load(home / "out" / name / "result.json") for name in rounds]
 
-    assert sum(asked) == 2 * entry.ran.result.test.examples
+    assert sum(asked) == 2 * entry.outcome.result.test.examples
     assert all(asked[-sum(asked) :])
     assert len(results) == 6
     assert all(result.test is None for result in results)
@@ -136,19 +136,19 @@ def test_losing_strategies_never_meet_a_test_item_and_the_winner_does_at_the_end
 def test_the_winner_goes_on_with_all_that_is_left(found: Any) -> None:
     home, _, table = found
     for portfolio, entry in zip(table.rounds, table.rows[0].entries, strict=True):
-        runs = [read_kept(home / "portfolio" / one["run"]) for part in portfolio["rounds"] for one in part]
-        spent = {key for run in runs if run is not None for key in run.calls.uses}
-        last = read_kept(home / "portfolio" / portfolio["rounds"][-1][0]["run"])
+        runs = [load_outcome(home / "portfolio" / one["run"]) for part in portfolio["rounds"] for one in part]
+        spent = {key for run in runs if run is not None for key in run.calls.usage}
+        last = load_outcome(home / "portfolio" / portfolio["rounds"][-1][0]["run"])
         winner = next(one for one in portfolio["rounds"][-1] if one["goes_on"])
-        sure = read_kept(home / "portfolio" / winner["run"])
+        sure = load_outcome(home / "portfolio" / winner["run"])
         assert last is not None
         assert sure is not None
-        result = entry.ran.result
+        result = entry.outcome.result
 
         assert None not in runs
-        assert result.budget == str(Budget(calls=1.6 * ALONE - len(spent) + sure.calls.sure))
-        assert set(sure.calls.repeated) <= set(entry.ran.calls.uses)
-        assert entry.used.calls == len(spent | set(entry.ran.calls.uses))
+        assert result.budget == str(Budget(calls=1.6 * ALONE - len(spent) + sure.calls.repeatable_count))
+        assert set(sure.calls.repeatable) <= set(entry.outcome.calls.usage)
+        assert entry.used.calls == len(spent | set(entry.outcome.calls.usage))
 
 
 def test_a_portfolio_run_again_reads_its_folders(found: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -178,8 +178,8 @@ def test_a_strategy_that_fails_ends_its_portfolio_and_is_no_loser(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("920 calls", "300 calls"), r"one candidate on 'toy' takes 68 at least: give budget = '928 calls'"),
-        (('"toy.toml"', '"bare.toml"'), "a portfolio chooses by validation items, and the task 'bare' has none"),
+        (("920 calls", "300 calls"), r"one candidate on 'toy' takes at least 68: set budget = '928 calls'"),
+        (('"toy.toml"', '"bare.toml"'), "a portfolio selects on validation examples, but task 'bare' has none"),
     ],
 )
 def test_what_cannot_be_a_portfolio_is_refused(change: tuple[str, str], said: str, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_larger_budget_makes_the_sure_calls_of_a_smaller_one_again(strategy: s
     task = replace(toy.task, train=parts["train"], validation=parts["validation"], test=parts["test"])
     spent = []
     for budget in ("300 calls", "600 calls", "1200 calls"):
-        account = Account()
+        account = RecordingLedger()
         with Memo(tmp_path / budget) as memo:
             job = prepare(
                 task,
@@ -214,5 +214,5 @@ def test_a_larger_budget_makes_the_sure_calls_of_a_smaller_one_again(strategy: s
         spent.append(account)
 
     for small, large in itertools.pairwise(spent):
-        assert small.sure >= len(task.train)
-        assert list(small.uses)[: small.sure] == list(large.uses)[: small.sure]
+        assert small.repeatable_count >= len(task.train)
+        assert list(small.usage)[: small.repeatable_count] == list(large.usage)[: small.repeatable_count]

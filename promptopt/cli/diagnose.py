@@ -1,4 +1,4 @@
-"""`promptopt diagnose`: is this task worth optimising? Candidate prompts meet all examples, several times each."""
+"""`promptopt diagnose`: estimate how much prompts differ on a task, from repeated replies to several prompts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from promptopt.cli.run import (
     Json,
     Label,
     Labels,
-    MemoPlace,
+    MemoLocation,
     ModelName,
     NoLogprobs,
     PriceText,
@@ -35,8 +35,8 @@ from promptopt.cli.run import (
     Timeout,
     Tokenizer,
     Tpm,
-    _libraries_speak_aside,  # pyright: ignore[reportPrivateUsage]
-    _Pace,  # pyright: ignore[reportPrivateUsage]  one command line in two files
+    _CallLimits,  # pyright: ignore[reportPrivateUsage]  shared by two command files
+    _redirect_library_output,  # pyright: ignore[reportPrivateUsage]
     _with_batches,  # pyright: ignore[reportPrivateUsage]
 )
 from promptopt.cli.source import Source
@@ -50,22 +50,25 @@ if TYPE_CHECKING:
 
     from promptopt.optimization.diagnosis import Diagnosis
 
-_SURE = 0.05  # share of false alarms among the examples that are said to tell prompts apart
-_SHOWN = 12  # examples in the table
+_MAX_FALSE_DISCOVERY = 0.05  # false discovery rate among the examples reported as discriminating
+_MAX_ROWS = 12  # examples in the table
 
 
 def diagnose(
     task: TaskArgument = None,
     model: ModelName = "local:smollm2",
-    systems: Annotated[int, typer.Option(min=4, help="Prompts to try: yours, and others written for the probe.")] = 16,
-    replicates: Annotated[int, typer.Option(min=2, help="Most replies to a prompt on an example; 2 or more.")] = 8,
-    examples: Annotated[int, typer.Option(min=2, help="Most training examples, drawn by the seed.")] = 40,
+    systems: Annotated[int, typer.Option(min=4, help="Number of prompts to try, including yours.")] = 16,
+    replicates: Annotated[int, typer.Option(min=2, help="Maximum samples per prompt and example (at least 2).")] = 8,
+    examples: Annotated[int, typer.Option(min=2, help="Maximum training examples (random sample).")] = 40,
     pruned_: Annotated[
-        bool, typer.Option("--pruned", help="Try your prompt with random words taken away; needs no writer.")
+        bool,
+        typer.Option("--pruned", help="Try your prompt with random words removed, instead of prompts by a writer."),
     ] = False,
-    writer: Annotated[str | None, typer.Option(help="Model that writes prompts; by default the task model.")] = None,
-    worth: Annotated[float, typer.Option(help="Standard deviation between prompts that is worth a search.")] = 0.02,
-    seed: Annotated[int, typer.Option(min=0, help="Of all randomness.")] = 0,
+    writer: Annotated[str | None, typer.Option(help="Model that writes new prompts. Default: the task model.")] = None,
+    worth: Annotated[
+        float, typer.Option(help="Smallest standard deviation between prompts that makes a search worthwhile.")
+    ] = 0.02,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     data: Data = None,
     input: Input = None,  # noqa: A002  the option's name
     label: Label = None,
@@ -86,21 +89,21 @@ def diagnose(
     batch: Batch = False,
     replicas: Replicas = None,
     ray: RayAddress = None,
-    budget: Annotated[str | None, typer.Option(help="'500 calls', '2 dollars' or '1M tokens'.")] = None,
-    memo: MemoPlace = None,
+    budget: Annotated[str | None, typer.Option(help="Limit, such as '500 calls', '2 dollars' or '1M tokens'.")] = None,
+    memo: MemoLocation = None,
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
-    """Is this task worth optimising? Says whether prompts differ, which examples show it, and what a search can hope for."""
+    """Estimate whether a task is worth optimising: how much prompts differ, on which examples, and the gain to expect."""
     source = Source(task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs, drop_unusable)
-    read = source.task()
-    pace = _Pace(concurrency, timeout, rpm, tpm)
-    loaded = pace.load(model, base_url, price, tokenizer, replicas, ray, extra_body)
-    with Display(quiet=quiet) as display, Memo(memo) as store, _libraries_speak_aside():
-        said = diagnose_task(
-            read,
-            _with_batches(loaded) if batch else loaded,
-            writer=pace.load(writer, None, None) if writer else None,
+    loaded_task = source.task()
+    limits = _CallLimits(concurrency, timeout, rpm, tpm)
+    loaded_model = limits.load(model, base_url, price, tokenizer, replicas, ray, extra_body)
+    with Display(quiet=quiet) as display, Memo(memo) as store, _redirect_library_output():
+        diagnosis = diagnose_task(
+            loaded_task,
+            _with_batches(loaded_model) if batch else loaded_model,
+            writer=limits.load(writer, None, None) if writer else None,
             budget=budget,
             systems=systems,
             replicates=replicates,
@@ -112,65 +115,67 @@ def diagnose(
             display=display,
         )
     if json_:
-        say_json(said.to_json())
+        say_json(diagnosis.to_json())
     else:
-        _print(said, read.notes)
+        _print(diagnosis, loaded_task.notes)
 
 
 def _sd(variance: float) -> float:
     return math.sqrt(max(0.0, variance))
 
 
-def _print(said: Diagnosis, notes: Sequence[str]) -> None:
-    parts = said.parts
-    missing = int(np.isnan(said.found.rewards[..., :2]).sum())
+def _print(diagnosis: Diagnosis, notes: Sequence[str]) -> None:
+    parts = diagnosis.parts
+    missing = int(np.isnan(diagnosis.found.rewards[..., :2]).sum())
     say(
-        f"{parts.systems} prompts x {parts.users} examples x up to {said.found.rewards.shape[2]} replies, {said.calls:,} "
-        f"calls{f', {missing} gaps' if missing else ''}\n"
+        f"{parts.systems} prompts x {parts.users} examples x up to {diagnosis.found.rewards.shape[2]} replies, {diagnosis.calls:,} "
+        f"calls{f', {missing} without a score' if missing else ''}\n"
     )
     for note in notes:
         say(f"note: {note}")
-    words = {
-        "system": "the prompt, whatever the example",
-        "interaction": "the prompt, on single examples",
-        "noise": "chance, same prompt and example",
+    labels = {
+        "system": "prompt (same on all examples)",
+        "interaction": "prompt (specific to an example)",
+        "noise": "sampling noise (same prompt and example)",
     }
     rows = [
-        (words[name], f"{_sd(part.estimate):.3f}", f"{_sd(part.low):.3f} to {_sd(part.high):.3f}")
-        for name, part in said.named()
+        (labels[name], f"{_sd(part.estimate):.3f}", f"{_sd(part.low):.3f} to {_sd(part.high):.3f}")
+        for name, part in diagnosis.named()
     ]
-    say_table(["what moves the reward", "by (SD)", "95 % interval"], rows, left=range(3))
-    means = said.means
+    say_table(["source of variation", "SD of reward", "95 % interval"], rows, left=range(3))
+    means = diagnosis.means
     say(
         f"mean reward: your prompt {means[0]:.3f}, the {len(means)} prompts {np.nanmean(means):.3f}, the best of them "
-        f"{np.nanmax(means):.3f} (flattered: it was picked by these replies)\n"
+        f"{np.nanmax(means):.3f} (too high: selected on these same replies)\n"
     )
-    _print_examples(said)
-    hopes = [(str(prompts), f"{calls:,}", f"{gain:+.3f}") for prompts, calls, gain in said.searches()]
-    say("What a search can hope for, by trying prompts like these on all the examples once:")
-    say_table(["prompts tried", "calls", "gain over the average prompt"], hopes, left=range(3))
-    say("\n".join(["", f"Worth optimising? {said.verdict}", *(f"* {line}" for line in said.advice())]))
+    _print_examples(diagnosis)
+    expected_gains = [(str(prompts), f"{calls:,}", f"{gain:+.3f}") for prompts, calls, gain in diagnosis.searches()]
+    say("Expected gain of a search that tries prompts like these once on every example:")
+    say_table(["prompts tried", "calls", "gain over the average prompt"], expected_gains, left=range(3))
+    say("\n".join(["", f"Worth optimising? {diagnosis.verdict}", *(f"* {line}" for line in diagnosis.advice())]))
 
 
-def _print_examples(said: Diagnosis) -> None:
-    order = [int(k) for k in np.lexsort((-np.nan_to_num(said.between), said.sure)) if said.between[k] > 0]
-    certain = int((said.sure < _SURE).sum())
+def _print_examples(diagnosis: Diagnosis) -> None:
+    order = [
+        int(k) for k in np.lexsort((-np.nan_to_num(diagnosis.between), diagnosis.sure)) if diagnosis.between[k] > 0
+    ]
+    discriminating = int((diagnosis.sure < _MAX_FALSE_DISCOVERY).sum())
     say(
-        f"Examples that tell prompts apart: {certain} of {len(said.ids)} for sure (at most {_SURE:.0%} false alarms)"
-        + (", the likeliest first:" if order else "")
+        f"Examples that distinguish prompts: {discriminating} of {len(diagnosis.ids)} "
+        f"(at most {_MAX_FALSE_DISCOVERY:.0%} false positives)" + ("; most certain first:" if order else "")
     )
     if order:
-        means = nanmean(nanmean(said.found.rewards, axis=2), axis=0)
-        heads = ["example", "between prompts (SD)", "by chance (p)", "mean reward", "the others"]
+        means = nanmean(nanmean(diagnosis.found.rewards, axis=2), axis=0)
+        headers = ["example", "between prompts (SD)", "adjusted p", "mean reward", "vs. other examples"]
         rows = [
             (
-                said.ids[k],
-                f"{_sd(said.between[k]):.3f}",
-                f"{said.sure[k]:.3f}",
+                diagnosis.ids[k],
+                f"{_sd(diagnosis.between[k]):.3f}",
+                f"{diagnosis.sure[k]:.3f}",
                 f"{means[k]:.3f}",
-                "agree" if said.agreement[k] > 0 else "disagree",
+                "agrees" if diagnosis.agreement[k] > 0 else "disagrees",
             )
-            for k in order[:_SHOWN]
+            for k in order[:_MAX_ROWS]
         ]
-        say_table(heads, rows, left=range(len(heads)))
-    say(f"The strategy p1 would search on {' and '.join(said.subset)}.\n" if said.subset else "")
+        say_table(headers, rows, left=range(len(headers)))
+    say(f"Strategy p1 would search on {' and '.join(diagnosis.subset)}.\n" if diagnosis.subset else "")

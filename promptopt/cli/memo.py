@@ -1,4 +1,4 @@
-"""`promptopt memo`: the replies that are kept."""
+"""`promptopt memo`: inspect, export, import and prune the store of replies."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ import typer
 from promptopt.cli.output import say, say_json, say_lines
 from promptopt.errors import InputError
 from promptopt.memo.memo import Memo, default_place, folder_at, parse_age, place_name, write_lines
-from promptopt.memo.salvage import salvage as salvaged
+from promptopt.memo.salvage import salvage as salvage_entries
 
-memo = typer.Typer(help="The memo: every reply that was ever paid for.", no_args_is_help=True, rich_markup_mode=None)
+memo = typer.Typer(help="Manage the memo, the store of all model replies.", no_args_is_help=True, rich_markup_mode=None)
 
-Place = Annotated[str | None, typer.Option("--memo", help="Folder of the memo, or redis://HOST:PORT/DB.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
+Place = Annotated[str | None, typer.Option("--memo", help="Memo: a folder or redis://HOST:PORT/DB.")]
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON to stdout.")]
 
 
 @memo.command()
 def path() -> None:
-    """Say where the memo lies."""
+    """Print the location of the memo."""
     say(place_name(default_place()))
 
 
 @memo.command()
 def stats(place: Place = None, json_: Json = False) -> None:
-    """Say how much is stored, and since when."""
+    """Print the number of entries, their size and age."""
     with Memo(place) as store:
-        found = store.stats()
+        statistics = store.stats()
     if json_:
-        say_json(found._asdict())
+        say_json(statistics._asdict())
         return
-    say(f"place    {found.place}\nentries  {found.entries:,}\nbytes    {found.bytes:,}")
-    for name, moment in (("oldest", found.oldest), ("newest", found.newest)):
+    say(f"place    {statistics.place}\nentries  {statistics.entries:,}\nbytes    {statistics.bytes:,}")
+    for name, moment in (("oldest", statistics.oldest), ("newest", statistics.newest)):
         if moment is not None:
             say(f"{name}   {datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC")
 
 
-Target = Annotated[Path, typer.Argument(help="JSONL file to write; - is standard output.", allow_dash=True)]
+Target = Annotated[Path, typer.Argument(help="JSONL file to write, or - for stdout.", allow_dash=True)]
 
 
 @memo.command()
 def export(file: Target, place: Place = None) -> None:
-    """Write all entries to a file, one JSON object a line."""
+    """Export all entries to a JSONL file."""
     with Memo(place) as store:
         if str(file) == "-":
             say_lines(store.lines())
@@ -54,36 +54,34 @@ def export(file: Target, place: Place = None) -> None:
 
 @memo.command()
 def salvage(file: Target, place: Place = None) -> None:
-    """Write what can still be read of a damaged memo to a file, for `import` into a new one.
+    """Recover readable entries of a damaged memo into a file that `import` can load.
 
-    Entries that were deleted and not yet written over are found too.
+    May also recover deleted entries whose space was not reused.
     """
-    name = place or default_place()
-    if "://" in name:
-        raise InputError(f"{place_name(name)} is a server: only the file of a memo in a folder can be salvaged")
-    entries = salvaged(folder_at(name))
+    location = place or default_place()
+    if "://" in location:
+        raise InputError(f"{place_name(location)} is a server: salvage only works on a memo in a folder")
+    entries = salvage_entries(folder_at(location))
     lines = (entry.line for entry in entries)
     if str(file) == "-":
         say_lines(lines)
         return
     write_lines(file, lines)
-    say(
-        f"{len(entries):,} entries written to {file}: move {name} away, then `promptopt memo import {file}` adds them anew"
-    )
+    say(f"{len(entries):,} entries written to {file}; now move {location} away and run `promptopt memo import {file}`")
 
 
 @memo.command("import")
 def import_(file: Annotated[Path, typer.Argument(help="JSONL file to read.")], place: Place = None) -> None:
-    """Add the entries of an exported file."""
+    """Import entries from an exported file."""
     with Memo(place) as store:
         say(f"{store.import_(file):,} new entries")
 
 
 @memo.command()
 def prune(
-    older_than: Annotated[str, typer.Option(help="Age, such as 30d, 12h, 90m or 3600s.")], place: Place = None
+    older_than: Annotated[str, typer.Option(help="Minimum age, such as 30d, 12h, 90m or 3600s.")], place: Place = None
 ) -> None:
-    """Delete entries that were stored longer ago than an age."""
+    """Delete entries older than a given age."""
     seconds = parse_age(older_than)
     with Memo(place) as store:
         say(f"{store.prune(seconds):,} entries deleted")

@@ -1,4 +1,4 @@
-"""What commands print: text that steers no terminal, tables that show names as they are, JSON in plain ASCII."""
+"""Printing for commands: text without terminal control codes, tables without markup, JSON in ASCII."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
-def say(text: object = "", *, aside: bool = False) -> None:
-    """Print a line on standard output, or `aside` on standard error."""
-    _write(printable(str(text)), sys.stderr if aside else sys.stdout)
+def say(text: object = "", *, to_stderr: bool = False) -> None:
+    """Print a line to stdout, or to stderr."""
+    _write(printable(str(text)), sys.stderr if to_stderr else sys.stdout)
 
 
 def say_json(value: Any) -> None:
-    """Print a JSON value on one line; in ASCII, which every console and pipe can hold."""
+    """Print a JSON value on one line, in ASCII, which every console and pipe can encode."""
     _write(json.dumps(value).replace("\x7f", "\\u007f"), sys.stdout)
 
 
 def say_lines(lines: Iterable[bytes]) -> None:
-    """Write lines on standard output as they are, for another program to read."""
+    """Write raw lines to stdout for another program to read."""
     stream = LastingStream(sys.stdout)
     for line in lines:
         stream.write_bytes(line)
@@ -36,13 +36,13 @@ def say_lines(lines: Iterable[bytes]) -> None:
 
 
 def _write(line: str, stream: IO[str]) -> None:
-    safe = lasting(stream)
-    safe.write(f"{line}\n")
-    safe.flush()
+    output = lasting(stream)
+    output.write(f"{line}\n")
+    output.flush()
 
 
 def say_table(
-    heads: Sequence[str],
+    headers: Sequence[str],
     rows: Iterable[Sequence[str]],
     *,
     title: str = "",
@@ -52,21 +52,21 @@ def say_table(
     """Print a table.
 
     Args:
-        heads: of the columns; where all are empty, none are shown.
-        rows: cells as they are: nothing in them is markup.
-        title: above it.
-        left: columns whose cells begin at the left; the others end at the right.
-        plain: without lines between the cells.
+        headers: column headers; no header row is printed if all are empty.
+        rows: cell texts, printed literally (no markup).
+        title: printed above the table.
+        left: indices of left-aligned columns; the others are right-aligned.
+        plain: omit the lines between cells.
     """
-    table = Table(title=_cell(title) if title else None, title_justify="left", show_header=any(heads))
+    table = Table(title=_plain_text(title) if title else None, title_justify="left", show_header=any(headers))
     if plain:
         table.box = None
-    for number, head in enumerate(heads):
-        table.add_column(_cell(head), justify="left" if number in left else "right", overflow="fold")
+    for column, header in enumerate(headers):
+        table.add_column(_plain_text(header), justify="left" if column in left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*map(_cell, row))
+        table.add_row(*map(_plain_text, row))
     Console(file=lasting(sys.stdout), highlight=False).print(table)
 
 
-def _cell(text: str) -> Text:
+def _plain_text(text: str) -> Text:
     return Text(printable(text))

@@ -1,4 +1,4 @@
-"""What the process of a command needs around it: streams that cannot fail, signals that end in good order, descriptors."""
+"""Process setup for commands: robust output streams, signals as KeyboardInterrupt, enough file descriptors."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from contextlib import suppress
 from promptopt.optimization.signals import ENDING
 from promptopt.utils.streams import lasting, open_standard_descriptors
 
-_DESCRIPTORS = 4096  # a hosted model takes one for each call in flight; some systems begin with 256
+_DESCRIPTORS = 4096  # a hosted model uses one per call in flight; the default limit is 256 on some systems
 
 
 def prepare_process() -> None:
-    """Prepare this process for commands; before anything is opened."""
+    """Set up streams, signals and descriptors. Call this before opening any file."""
     open_standard_descriptors()
     sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
     for number in ENDING:
         if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)  # as Ctrl-C: what is in flight is closed
+            signal.signal(number, signal.default_int_handler)  # handled like Ctrl-C, so that calls in flight are closed
     _raise_descriptor_limit()
 
 
 def _raise_descriptor_limit() -> None:
     try:
-        import resource  # noqa: PLC0415  Windows has none, and no such limit
+        import resource  # noqa: PLC0415  missing on Windows, which has no such limit
     except ImportError:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -11,46 +11,46 @@ from promptopt.cli.output import say, say_json, say_table
 from promptopt.report.compare import compare_runs, read_run
 
 if TYPE_CHECKING:
-    from promptopt.report.compare import Compared
+    from promptopt.report.compare import RunComparison
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON to stdout.")]
 
 
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where the page goes; report.html in the run's folder.")
+        Path | None, typer.Option("--output", "-o", help="File to write. Default: report.html in the run's folder.")
     ] = None,
 ) -> None:
-    """Write a run's report as one HTML page that needs no network."""
+    """Write a run's report as a self-contained HTML page."""
     from promptopt.report.page import page, write_page  # noqa: PLC0415  the extra 'report'
 
-    found = read_run(run)
+    saved_run = read_run(run)
     folder = run if run.is_dir() else run.parent
     target = output or folder / "report.html"
-    write_page(page(found.result, found.outcomes), target)
+    write_page(page(saved_run.result, saved_run.outcomes), target)
     say(target)
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; the first is what the others are measured by.")],
-    html: Annotated[Path | None, typer.Option(help="Write a page there too.")] = None,
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; the first is the baseline.")],
+    html: Annotated[Path | None, typer.Option(help="Also write an HTML page to this file.")] = None,
     json_: Json = False,
 ) -> None:
-    """Put runs side by side: test rewards, paired differences, and the best so far at equal calls."""
-    compared = compare_runs([read_run(run) for run in runs])
+    """Compare runs: test rewards, paired differences, and the best training reward at equal numbers of calls."""
+    comparison = compare_runs([read_run(run) for run in runs])
     if html is not None:
         from promptopt.report.page import comparison_page, write_page  # noqa: PLC0415  the extra 'report'
 
-        write_page(comparison_page(compared), html)
+        write_page(comparison_page(comparison), html)
     if json_:
-        say_json(compared.to_json())
+        say_json(comparison.to_json())
     else:
-        _print(compared)
+        _print(comparison)
 
 
-def _print(compared: Compared) -> None:
-    heads, rows = compared.table()
-    say_table(heads, rows)
-    for note in compared.notes:
+def _print(comparison: RunComparison) -> None:
+    headers, rows = comparison.table()
+    say_table(headers, rows)
+    for note in comparison.notes:
         say(f"note: {note}")

@@ -38,75 +38,81 @@ if TYPE_CHECKING:
     from promptopt.statistics import Interval
 
 TaskArgument = Annotated[
-    Path | None, typer.Argument(help="A task file (TOML), in place of --data.", show_default=False)
+    Path | None, typer.Argument(help="Task file (TOML); use instead of --data.", show_default=False)
 ]
-Data = Annotated[str | None, typer.Option(help="Data file: CSV, TSV, JSON or JSONL; split by --split-seed.")]
-Input = Annotated[list[str] | None, typer.Option(help="Input column; may be given several times.")]
-Label = Annotated[str | None, typer.Option(help="Column of the right answer.")]
+Data = Annotated[
+    str | None, typer.Option(help="Data file: CSV, TSV, JSON or JSONL. Split at random with --split-seed.")
+]
+Input = Annotated[list[str] | None, typer.Option(help="Input column (repeatable).")]
+Label = Annotated[str | None, typer.Option(help="Column with the correct answer.")]
 Labels = Annotated[
     list[str] | None,
     typer.Option(
-        help="The labels, as a,b or as VALUE=WORD,VALUE=WORD; or several times, with one label or VALUE=WORD in each."
+        help="Allowed labels: a,b or VALUE=WORD,VALUE=WORD. To use labels that contain ',' or '=', repeat the option with one "
+        "label or VALUE=WORD each."
     ),
 ]
 DropUnusable = Annotated[
     bool,
-    typer.Option("--drop-unusable", help="Leave out rows that cannot be used, and say which, in place of refusing."),
+    typer.Option("--drop-unusable", help="Skip and list unusable rows instead of stopping with an error."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write over another run's result in --run-dir.")]
-PromptText = Annotated[str | None, typer.Option("--seed-prompt", help="Where the search starts.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite the result of another run in --run-dir.")]
+PromptText = Annotated[str | None, typer.Option("--seed-prompt", help="Prompt that the search starts from.")]
 NoLogprobs = Annotated[
-    bool, typer.Option("--no-logprobs", help="Read labels from the reply's text; ask for no log-probabilities.")
+    bool, typer.Option("--no-logprobs", help="Do not request log-probabilities; parse labels from the reply text.")
 ]
 Read = Annotated[
     str | None,
     typer.Option(
         "--read",
-        help="text: test what the model writes, beside its choice among the labels.",
-        show_default="the task file's, or labels",
+        help="How the test reads answers: 'labels' (most likely label), or 'text' to also test the text the model writes.",
+        show_default="from the task file, or labels",
     ),
 ]
-Reward = Annotated[str | None, typer.Option(help="Built-in reward, or MODULE:FUNCTION.")]
-SplitSeed = Annotated[int, typer.Option(help="Seed of the split of one data file.")]
-ModelName = Annotated[str, typer.Option("--model", help="KIND:NAME, see `promptopt models`.")]
-BaseUrl = Annotated[str | None, typer.Option(help="Endpoint of a hosted model, if not the provider's.")]
+Reward = Annotated[str | None, typer.Option(help="Built-in reward or MODULE:FUNCTION.")]
+SplitSeed = Annotated[int, typer.Option(help="Random seed of the train/validation/test split.")]
+ModelName = Annotated[str, typer.Option("--model", help="Task model as KIND:NAME; see `promptopt models`.")]
+BaseUrl = Annotated[str | None, typer.Option(help="URL of a hosted model's endpoint, if not the provider's.")]
 Tokenizer = Annotated[
-    str | None, typer.Option(help="Folder, hub name or GGUF file of a completions: model's tokenizer, to score chats.")
+    str | None,
+    typer.Option(help="Tokenizer of a completions: model (folder, hub name or GGUF file); needed to score chats."),
 ]
 PriceText = Annotated[
     str | None,
     typer.Option(
-        "--price", help="INPUT,OUTPUT[,CACHED[,WRITTEN]] in dollars per million tokens, if not the known ones."
+        "--price", help="INPUT,OUTPUT[,CACHED[,WRITTEN]] in dollars per million tokens; overrides the built-in price."
     ),
 ]
-Concurrency = Annotated[int | None, typer.Option(min=1, help="Most calls in flight at once at a hosted model.")]
-Timeout = Annotated[float | None, typer.Option(help="Seconds to wait for a hosted model's reply, each try anew.")]
-Rpm = Annotated[int | None, typer.Option(min=1, help="Most requests a minute to a hosted model.")]
-Tpm = Annotated[int | None, typer.Option(min=1, help="Most tokens a minute to a hosted model.")]
+Concurrency = Annotated[int | None, typer.Option(min=1, help="Maximum concurrent calls to a hosted model.")]
+Timeout = Annotated[float | None, typer.Option(help="Timeout per attempt, in seconds (hosted models).")]
+Rpm = Annotated[int | None, typer.Option(min=1, help="Maximum requests per minute to a hosted model.")]
+Tpm = Annotated[int | None, typer.Option(min=1, help="Maximum tokens per minute to a hosted model.")]
 ExtraBody = Annotated[
     str | None,
     typer.Option(
-        help="Further fields of every request to --model, a JSON object such as "
-        '\'{"logit_bias": {"1904": 100}}\'; the report repeats them.'
+        help="Extra fields for every request to --model, as a JSON object such as "
+        '\'{"logit_bias": {"1904": 100}}\'. Shown in the report.'
     ),
 ]
 Batch = Annotated[
-    bool, typer.Option("--batch", help="Score through the provider's batch endpoint: half the price, within a day.")
+    bool, typer.Option("--batch", help="Score through the provider's batch API: half the price, results within a day.")
 ]
-Replicas = Annotated[int | None, typer.Option(min=1, help="Copies of a local --model, as actors on Ray.")]
+Replicas = Annotated[int | None, typer.Option(min=1, help="Number of copies of a local --model to run as Ray actors.")]
 RayAddress = Annotated[
     str | None,
-    typer.Option("--ray", help="HOST:PORT of the Ray cluster for --replicas, or auto, if not this machine alone."),
+    typer.Option("--ray", help="Ray cluster for --replicas: HOST:PORT or auto. Default: this machine."),
 ]
-MemoPlace = Annotated[str | None, typer.Option("--memo", help="Folder of the memo, or redis://HOST:PORT/DB.")]
+MemoLocation = Annotated[
+    str | None, typer.Option("--memo", help="Memo (store of replies): a folder or redis://HOST:PORT/DB.")
+]
 HOSTED = ("openai:", "completions:", "anthropic:")
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show progress.")]
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON to stdout.")]
 
 
 @dataclass(frozen=True)
-class _Pace:
-    """How hard hosted models may be pressed; None leaves an adapter's own default."""
+class _CallLimits:
+    """Concurrency, timeout and rate limits of hosted models; None keeps the adapter's default."""
 
     concurrency: int | None
     timeout: float | None
@@ -123,8 +129,8 @@ class _Pace:
         ray: str | None = None,
         extra_body: str | None = None,
     ) -> Model:
-        """Return the model of that name; models that are not hosted have no use for a pace."""
-        pace = self if spec.startswith(HOSTED) else _Pace(None, None, None, None)
+        """Load the model called `spec`; the limits apply to hosted models only."""
+        limits = self if spec.startswith(HOSTED) else _CallLimits(None, None, None, None)
         return load_model(
             spec,
             base_url=base_url,
@@ -133,14 +139,14 @@ class _Pace:
             replicas=replicas,
             ray_address=ray,
             extra_body=_read_extra_body(extra_body),
-            **vars(pace),
+            **vars(limits),
         )
 
 
 def optimize(
     task: TaskArgument = None,
     model: ModelName = "local:smollm2",
-    strategy: Annotated[str, typer.Option(help="See `promptopt strategies`.")] = "promptquine",
+    strategy: Annotated[str, typer.Option(help="Search strategy; see `promptopt strategies`.")] = "promptquine",
     data: Data = None,
     input: Input = None,  # noqa: A002  the option's name
     label: Label = None,
@@ -154,9 +160,9 @@ def optimize(
     base_url: BaseUrl = None,
     tokenizer: Tokenizer = None,
     price: PriceText = None,
-    writer: Annotated[str | None, typer.Option(help="Model that writes prompts; by default the task model.")] = None,
-    writer_base_url: Annotated[str | None, typer.Option(help="Endpoint of the writer.")] = None,
-    writer_price: Annotated[str | None, typer.Option(help="Price of the writer, as --price.")] = None,
+    writer: Annotated[str | None, typer.Option(help="Model that writes new prompts. Default: the task model.")] = None,
+    writer_base_url: Annotated[str | None, typer.Option(help="URL of the writer's endpoint.")] = None,
+    writer_price: Annotated[str | None, typer.Option(help="Price of the writer, in the format of --price.")] = None,
     concurrency: Concurrency = None,
     timeout: Timeout = None,
     rpm: Rpm = None,
@@ -165,49 +171,49 @@ def optimize(
     batch: Batch = False,
     replicas: Replicas = None,
     ray: RayAddress = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of the strategy, NAME=VALUE.")] = None,
-    budget: Annotated[str | None, typer.Option(help="'500 calls', '2 dollars' or '1M tokens'.")] = None,
-    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Strategy setting NAME=VALUE (repeatable).")] = None,
+    budget: Annotated[str | None, typer.Option(help="Limit, such as '500 calls', '2 dollars' or '1M tokens'.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     run_dir: Annotated[
         Path | None,
-        typer.Option(help="Where the result and the report go.", show_default="runs/ and a name that no other run has"),
+        typer.Option(help="Folder for the result and report.", show_default="a new folder in runs/"),
     ] = None,
     overwrite: Overwrite = False,
-    memo: MemoPlace = None,
+    memo: MemoLocation = None,
     study: Annotated[
         str | None,
-        typer.Option(
-            help="Where the run is shown as an Optuna study: a storage URL.", show_default="study.db of --run-dir"
-        ),
+        typer.Option(help="Optuna storage URL to record the run in.", show_default="study.db in --run-dir"),
     ] = None,
-    no_study: Annotated[bool, typer.Option("--no-study", help="Write no study.")] = False,
+    no_study: Annotated[bool, typer.Option("--no-study", help="Do not record an Optuna study.")] = False,
     quiet: Quiet = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run would need; call no model.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Estimate calls and cost without calling a model.")
+    ] = False,
     json_: Json = False,
 ) -> None:
-    """Search for a better prompt, choose on validation data, compare once on test data."""
+    """Search for a better prompt, select on validation data, and test it once on held-out data."""
     source = Source(
         task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs, drop_unusable, read_as
     )
     settings = _read_settings(set_ or [])
-    read = source.task()
-    pace = _Pace(concurrency, timeout, rpm, tpm)
-    loaded = pace.load(model, base_url, price, tokenizer, replicas, ray, extra_body)
-    loaded = _with_batches(loaded) if batch else loaded
-    given: dict[str, Any] = {
-        "writer": pace.load(writer, writer_base_url, writer_price) if writer else None,
+    loaded_task = source.task()
+    limits = _CallLimits(concurrency, timeout, rpm, tpm)
+    loaded_model = limits.load(model, base_url, price, tokenizer, replicas, ray, extra_body)
+    loaded_model = _with_batches(loaded_model) if batch else loaded_model
+    options: dict[str, Any] = {
+        "writer": limits.load(writer, writer_base_url, writer_price) if writer else None,
         "budget": budget,
         "seed": seed,
         "settings": settings,
     }
     if dry_run:
-        needs = estimate(read, loaded, strategy, memo=memo, **given)
-        say_json(needs.to_json()) if json_ else say(needs)
+        cost = estimate(loaded_task, loaded_model, strategy, memo=memo, **options)
+        say_json(cost.to_json()) if json_ else say(cost)
         return
     if study is not None and no_study:
         raise InputError("--study and --no-study contradict each other: give one of them")
-    job = prepare(read, loaded, strategy, **given)
-    with Display(quiet=quiet) as display, Memo(memo) as store, _libraries_speak_aside():
+    job = prepare(loaded_task, loaded_model, strategy, **options)
+    with Display(quiet=quiet) as display, Memo(memo) as store, _redirect_library_output():
         result = run_job(
             job,
             run_dir=run_dir or Path("runs") / job.folder_name,
@@ -225,12 +231,12 @@ def optimize(
 
 def score(
     task: TaskArgument = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be given several times.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="Prompt to score (repeatable).")] = None,
     prompt_file: Annotated[
-        list[Path] | None, typer.Option(help="A file that holds a prompt, or the folder of a run.")
+        list[Path] | None, typer.Option(help="File containing a prompt, or the folder of a run (repeatable).")
     ] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
-    replicates: Annotated[int, typer.Option(min=1, help="Samples of each cell.")] = 1,
+    split: Annotated[str, typer.Option(help="Split to score on: train, validation or test.")] = "validation",
+    replicates: Annotated[int, typer.Option(min=1, help="Replies per prompt and example.")] = 1,
     model: ModelName = "local:smollm2",
     data: Data = None,
     input: Input = None,  # noqa: A002  the option's name
@@ -253,30 +259,34 @@ def score(
     batch: Batch = False,
     replicas: Replicas = None,
     ray: RayAddress = None,
-    budget: Annotated[str | None, typer.Option(help="'500 calls', '2 dollars' or '1M tokens'.")] = None,
-    memo: MemoPlace = None,
+    budget: Annotated[str | None, typer.Option(help="Limit, such as '500 calls', '2 dollars' or '1M tokens'.")] = None,
+    memo: MemoLocation = None,
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
-    """Score prompts on a task, with 95 % intervals; the seed prompt where none is given."""
+    """Score prompts on a task, with 95 % intervals. Without --prompt, the seed prompt is scored."""
     source = Source(
         task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs, drop_unusable, read_as
     )
-    read = source.task()
-    splits = {"train": read.train, "validation": read.validation, "test": read.test}
+    loaded_task = source.task()
+    splits = {"train": loaded_task.train, "validation": loaded_task.validation, "test": loaded_task.test}
     if split not in splits or not splits[split]:
-        raise InputError(f"the task has no items in the split {split!r}: it has {[k for k, v in splits.items() if v]}")
-    prompts = read_prompts(prompt or [], prompt_file or [], read)
-    loaded = _Pace(concurrency, timeout, rpm, tpm).load(model, base_url, price, tokenizer, replicas, ray, extra_body)
-    loaded = _with_batches(loaded) if batch else loaded
-    with Display(quiet=quiet) as display, Memo(memo) as store, _libraries_speak_aside():
+        raise InputError(
+            f"the task has no examples in split {split!r}: use one of {[k for k, v in splits.items() if v]}"
+        )
+    prompts = read_prompts(prompt or [], prompt_file or [], loaded_task)
+    loaded_model = _CallLimits(concurrency, timeout, rpm, tpm).load(
+        model, base_url, price, tokenizer, replicas, ray, extra_body
+    )
+    loaded_model = _with_batches(loaded_model) if batch else loaded_model
+    with Display(quiet=quiet) as display, Memo(memo) as store, _redirect_library_output():
         ledger = Ledger(Budget.parse(budget) if budget else Budget())
         caller = Caller(store, ledger, watch=lambda: display.count(ledger))
-        scorer = Scorer(read, loaded, caller)
-        rows = _scored(scorer, prompts or [read.seed_prompt], split, replicates)
-    chosen = [CHOSEN] if scorer.chooses and not scorer.tests_text else []
-    for note in (*read.notes, *ledger.notes(), *scorer.tally.notes, *chosen):
-        say(f"note: {note}", aside=json_)
+        scorer = Scorer(loaded_task, loaded_model, caller)
+        rows = _score_prompts(scorer, prompts or [loaded_task.seed_prompt], split, replicates)
+    label_notes = [CHOSEN] if scorer.chooses and not scorer.tests_text else []
+    for note in (*loaded_task.notes, *ledger.notes(), *scorer.tally.notes, *label_notes):
+        say(f"note: {note}", to_stderr=json_)
     if json_:
         say_json(rows)
     else:
@@ -284,8 +294,8 @@ def score(
     raise typer.Exit(1 if any(row["failed"] for row in rows) else 0)
 
 
-def _libraries_speak_aside() -> AbstractContextManager[Any]:
-    """Let what libraries print, as Ray does when an actor dies, go to standard error: standard output is for results."""
+def _redirect_library_output() -> AbstractContextManager[Any]:
+    """Redirect what libraries print (such as Ray, when an actor dies) to stderr: stdout is for results."""
     return redirect_stdout(sys.stderr)
 
 
@@ -293,11 +303,11 @@ def _with_batches(model: Model) -> Model:
     from promptopt.models.loading import batch_model  # noqa: PLC0415  loaded when used
 
     if isinstance(model, LabelModel):
-        raise InputError(f"{model!r} scores labels, which no batch endpoint does: leave out --batch")
+        raise InputError(f"{model!r} scores labels, which batch endpoints do not support: remove --batch")
     return batch_model(model)
 
 
-def _scored(scorer: Scorer, prompts: list[Prompt], split: str, replicates: int) -> list[dict[str, Any]]:
+def _score_prompts(scorer: Scorer, prompts: list[Prompt], split: str, replicates: int) -> list[dict[str, Any]]:
     examples = getattr(scorer.task, split)
     scores = scorer.score(prompts, examples, replicates, written=scorer.tests_text)
     first = scores.per_example[0]
@@ -329,43 +339,43 @@ def _print_result(result: Result) -> None:
     say_table(SPENDING, result.spending(), plain=True)
     for note in result.notes:
         say(f"note: {note}")
-    # No table, which would break a prompt's lines.
+    # Not in a table, which would wrap the prompt's lines.
     say(f"\nchosen prompt:\n{result.prompt}\n\n{result.headline}")
 
 
 def _print_scores(rows: list[dict[str, Any]]) -> None:
-    heads = ["prompt", "reward", "95 % interval", "less the first, paired", "failed"]
-    say_table(heads, map(_score_cells, rows), left=range(len(heads)))
+    headers = ["prompt", "reward", "95 % interval", "gain over first (paired)", "failed"]
+    say_table(headers, map(_score_row, rows), left=range(len(headers)))
     for row in rows:
         for note in row["notes"]:
             say(f"note: {note}")
 
 
-def _score_cells(row: dict[str, Any]) -> list[str]:
+def _score_row(row: dict[str, Any]) -> list[str]:
     mean, low, high = row["reward"]
     return [
         row["prompt"],
         "-" if mean is None else f"{mean:.3f}",
-        _span(low, high, ""),
-        "" if row["less_first"] is None else _difference(*row["less_first"]),
+        _format_range(low, high, ""),
+        "" if row["less_first"] is None else _format_gain(*row["less_first"]),
         str(row["failed"]),
     ]
 
 
-def _difference(mean: float, low: float | None, high: float | None) -> str:
-    return f"{mean:+.3f} ({_span(low, high, '+')})"
+def _format_gain(mean: float, low: float | None, high: float | None) -> str:
+    return f"{mean:+.3f} ({_format_range(low, high, '+')})"
 
 
-def _span(low: float | None, high: float | None, sign: str) -> str:
+def _format_range(low: float | None, high: float | None, sign: str) -> str:
     return f"{'-inf' if low is None else format(low, sign + '.3f')} to {'inf' if high is None else format(high, sign + '.3f')}"
 
 
-def _read_settings(given: list[str]) -> dict[str, str]:
+def _read_settings(assignments: list[str]) -> dict[str, str]:
     out = {}
-    for item in given:
-        name, equals, value = item.partition("=")
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
         if not equals:
-            raise InputError(f"cannot read the setting {item!r}: write NAME=VALUE")
+            raise InputError(f"cannot read --set {assignment!r}: write NAME=VALUE")
         out[name.strip()] = value.strip()
     return out
 
@@ -388,9 +398,9 @@ def _read_price(text: str | None) -> Price | None:
         price = Price(*numbers)
     except (TypeError, ValueError):
         raise InputError(
-            f"cannot read the price {text!r}: write INPUT,OUTPUT[,CACHED[,WRITTEN]] in dollars per million tokens, "
+            f"cannot read price {text!r}: write INPUT,OUTPUT[,CACHED[,WRITTEN]] in dollars per million tokens, "
             "such as 0.4,1.6 or 0.4,1.6,0.1"
         ) from None
     if not all(0 <= number < float("inf") for number in numbers):
-        raise InputError(f"a price must be 0 or more, and finite: {text!r}")
+        raise InputError(f"price {text!r} must be finite and not negative")
     return price

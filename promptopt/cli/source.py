@@ -1,4 +1,4 @@
-"""Where the task and the prompts of a command come from: files, or options."""
+"""Build a command's task and prompts from files or options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the task comes from: a task file, or options."""
+    """The task of a command, given as a task file or as options."""
 
     file: Path | None
     data: str | None
@@ -36,30 +36,32 @@ class Source:
     read: str | None = None
 
     def task(self) -> Task:
-        """Read the task.
+        """Load or build the task.
 
         Raises:
-            InputError: an option, the task file or the data cannot be used.
+            InputError: an option, the task file or the data is invalid.
         """
         self._check_characters()
-        given = {"seed_prompt": self.seed_prompt, "reward": self.reward, "read": self.read}
-        top: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        top |= {"logprobs": False} if self.no_logprobs else {}
-        dropping = {"drop_unusable": True} if self.drop_unusable else {}
+        options = {"seed_prompt": self.seed_prompt, "reward": self.reward, "read": self.read}
+        task_keys: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+        task_keys |= {"logprobs": False} if self.no_logprobs else {}
+        drop_option = {"drop_unusable": True} if self.drop_unusable else {}
         if self.file is not None:
             if self.data or self.inputs or self.label or self.labels:
-                raise InputError("give a task file, or --data with its columns, but not both")
-            return load_task(self.file, top | {f"data.{key}": value for key, value in dropping.items()})
+                raise InputError("give either a task file or --data with its columns, not both")
+            return load_task(self.file, task_keys | {f"data.{key}": value for key, value in drop_option.items()})
         if not self.data or not self.inputs:
-            raise InputError("give a task file, or --data FILE with --input COLUMN (and --label COLUMN, --labels a,b)")
-        section: dict[str, Any] = {"file": self.data, "inputs": self.inputs, "seed": self.split_seed, **dropping}
-        section |= {"label": self.label} if self.label else {}
-        top |= {"labels": self._labels(self.labels, self.data)} if self.labels else {}
+            raise InputError(
+                "give a task file, or --data FILE and --input COLUMN (with --label COLUMN and --labels a,b for classification)"
+            )
+        data_keys: dict[str, Any] = {"file": self.data, "inputs": self.inputs, "seed": self.split_seed, **drop_option}
+        data_keys |= {"label": self.label} if self.label else {}
+        task_keys |= {"labels": self._labels(self.labels, self.data)} if self.labels else {}
         name = Path(self.data).stem
-        return build_task(parse_spec({"name": name, **top, "data": section}, "the command line"), Path.cwd())
+        return build_task(parse_spec({"name": name, **task_keys, "data": data_keys}, "the command line"), Path.cwd())
 
     def _check_characters(self) -> None:
-        """Refuse texts that no request could hold; a console in another encoding than Python's makes such."""
+        """Refuse characters that cannot be sent; they occur if the console's encoding differs from Python's."""
         texts: dict[str, list[str | None]] = {
             "--seed-prompt": [self.seed_prompt],
             "--labels": [*(self.labels or [])],
@@ -70,44 +72,44 @@ class Source:
             for value in values:
                 check_option(value or "", option)
 
-    def _labels(self, given: list[str], data: str) -> dict[str, str] | list[str]:
-        """Read --labels: once as a,b or VALUE=WORD,VALUE=WORD; several times with one label, or one VALUE=WORD, in each."""
-        parts = [part.strip() for part in (given[0].split(",") if len(given) == 1 else given)]
+    def _labels(self, options: list[str], data: str) -> dict[str, str] | list[str]:
+        """Parse --labels: a single a,b or VALUE=WORD,VALUE=WORD; or several, with one label or VALUE=WORD each."""
+        parts = [part.strip() for part in (options[0].split(",") if len(options) == 1 else options)]
         if not all("=" in part for part in parts):
             return parts
-        if len(given) > 1 and set(parts) & self._values(data):
+        if len(options) > 1 and set(parts) & self._values(data):
             return parts
         values = Counter(part.partition("=")[0] for part in parts)
-        twice = next((value for value, count in values.items() if count > 1), None)
-        if twice is not None:
+        duplicate = next((value for value, count in values.items() if count > 1), None)
+        if duplicate is not None:
             raise InputError(
-                f"--labels maps {twice!r} twice: for labels that hold '=' or ',', give --labels once for each label, or "
+                f"--labels maps {duplicate!r} twice: for labels that contain '=' or ',', repeat --labels for each label or "
                 "list them in a task file"
             )
         return dict(part.split("=", 1) for part in parts)
 
     def _values(self, data: str) -> set[str]:
-        """The values of the label column."""
+        """Return the values of the label column."""
         return {row.values[self.label].strip() for row in read_rows(data) if self.label in row.values}
 
 
 def check_option(text: str, option: str) -> str:
-    """Return the text.
+    """Return the text unchanged.
 
     Raises:
-        InputError: it holds a character that cannot be used; names the option.
+        InputError: the text contains an unusable character; the message names the option.
     """
     fault = character_fault(text)
     if fault:
-        raise InputError(f"{option} holds {fault}")
+        raise InputError(f"{option} contains {fault}")
     return text
 
 
 def read_prompts(texts: list[str], files: list[Path], task: Task) -> list[Prompt]:
-    """Return the prompts of --prompt and --prompt-file, whose slots fit the task.
+    """Return the prompts of --prompt and --prompt-file, and check their slots against the task.
 
     Raises:
-        InputError: one cannot be read, or names another field.
+        InputError: a prompt cannot be read, or has a slot that is not a field of the task.
     """
     prompts = [Prompt(check_option(text, "--prompt")) for text in texts]
     for prompt in prompts:
@@ -120,7 +122,7 @@ def read_prompts(texts: list[str], files: list[Path], task: Task) -> list[Prompt
 
 
 def _read_prompt(path: Path) -> Prompt:
-    """Return what a file of text says, or what a run chose, where its folder or its result is named."""
+    """Read a prompt from a text file, or the chosen prompt from a run's folder or result file."""
     if path.is_dir() or path.name == FILE:
         return Result.load(path).prompt
     text = read_text(path).replace("\r\n", "\n").rstrip("\n")

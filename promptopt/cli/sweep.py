@@ -1,4 +1,4 @@
-"""`promptopt sweep`."""
+"""`promptopt sweep`: run a sweep file and print its table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from promptopt.cli.output import say, say_json, say_table
 from promptopt.cli.report import Json
 from promptopt.cli.run import Quiet
-from promptopt.sweep.table import HEADS
+from promptopt.sweep.table import HEADERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,51 +20,51 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(help="A sweep file (TOML).")],
+    file: Annotated[Path, typer.Argument(help="Sweep file (TOML).")],
     run_dir: Annotated[
         Path | None,
-        typer.Option(help="Where runs, table and study go.", show_default="runs/ and the file's name"),
+        typer.Option(help="Folder for runs, table and study.", show_default="runs/FILE, without the extension"),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Runs at once, on Ray's workers; 0 for one after another, without Ray.",
-            show_default="as many as there are cores for, 0 without Ray",
+            help="Maximum parallel runs, on Ray; 0 runs them one by one without Ray.",
+            show_default="as many as the cores allow; 0 if Ray is not installed",
         ),
     ] = None,
     ray: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster, such as auto.", show_default="one of its own, here")
+        str | None, typer.Option(help="Address of a Ray cluster, such as auto.", show_default="a new local one")
     ] = None,
-    memo: Annotated[str | None, typer.Option(help="Folder or redis:// URL of the memo that all runs share.")] = None,
+    memo: Annotated[str | None, typer.Option(help="Memo shared by all runs: a folder or redis://HOST:PORT/DB.")] = None,
     study: Annotated[
         str | None,
-        typer.Option(help="Optuna storage URL that all runs share.", show_default="study.db of --run-dir"),
+        typer.Option(help="Optuna storage URL shared by all runs.", show_default="study.db in --run-dir"),
     ] = None,
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
-    """Run tasks x models x strategies x seeds at equal budget, or as portfolios, and put them into one table."""
+    """Run tasks x models x strategies x seeds at equal budget, or as portfolios, and print one table."""
     from promptopt.sweep import run_sweep  # noqa: PLC0415  loaded when used
 
-    def tell(said: str) -> None:
+    def log_progress(message: str) -> None:
         if not quiet:
-            say(said, aside=True)
+            say(message, to_stderr=True)
 
-    found = run_sweep(file, folder=run_dir, memo=memo, storage=study, workers=workers, address=ray, tell=tell)
+    table = run_sweep(file, folder=run_dir, memo=memo, storage=study, workers=workers, address=ray, tell=log_progress)
     if json_:
-        say_json(found.to_json())
+        say_json(table.to_json())
     else:
-        _print(found.rows)
-        for line in [*(f"failed: {line}" for line in found.failures), *(f"note: {note}" for note in found.notes)]:
+        _print(table.rows)
+        for line in [*(f"failed: {line}" for line in table.failures), *(f"note: {note}" for note in table.notes)]:
             say(line)
-    raise typer.Exit(0 if found.finished else 1)
+    raise typer.Exit(0 if table.finished else 1)
 
 
-def _print(found: Sequence[Row]) -> None:
-    """Print a table for each task and model, its intervals under their means: lines of a terminal are short."""
-    for (task, model), group in groupby(found, key=lambda row: (row.task, row.model)):
-        heads, here = HEADS[2:], [row.cells()[2:] for row in group]
-        kept = [i for i in range(len(heads)) if any(cells[i] for cells in here)]
-        rows = [[cells[i].replace(" (", "\n(", 1) if i else cells[i] for i in kept] for cells in here]
-        say_table([heads[i] for i in kept], rows, title=f"{task}, {model}")
+def _print(rows: Sequence[Row]) -> None:
+    """Print a table for each task and model. Intervals go below their means to fit a terminal's width."""
+    for (task, model), group in groupby(rows, key=lambda row: (row.task, row.model)):
+        headers, cells = HEADERS[2:], [row.formatted()[2:] for row in group]
+        columns = [i for i in range(len(headers)) if any(line[i] for line in cells)]
+        lines = [[line[i].replace(" (", "\n(", 1) if i else line[i] for i in columns] for line in cells]
+        say_table([headers[i] for i in columns], lines, title=f"{task}, {model}")

@@ -34,7 +34,7 @@ from promptopt.optimization.signals import stop_on_signals
 from promptopt.optimization.stages import Stages
 from promptopt.randomness import named_generator
 from promptopt.search.run import Run
-from promptopt.tracking import Ended, Teller, study
+from promptopt.tracking import EventEmitter, RunFinished, study
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -160,7 +160,7 @@ def run_job(
                 crash.cause.add_note(f"what was found until then is in {saved.run_dir}")
             raise crash.cause from crash.cause.__cause__
         for callback in told:
-            callback(Ended(result))
+            callback(RunFinished(result))
     return result
 
 
@@ -229,7 +229,7 @@ def _run_of(job: Job, caller: Caller) -> Run:
 
 def _watch(run: Run, display: Display | None, callbacks: Sequence[Callback]) -> None:
     """Show the run and tell of it while it goes."""
-    tell = Teller(run, lambda candidate: record(run, candidate), callbacks)
+    tell = EventEmitter(run, lambda candidate: record(run, candidate), callbacks)
     show = (lambda: display.show(run)) if display is not None else None
 
     def watch() -> None:

@@ -18,7 +18,7 @@ from promptopt.optimization.stages import least_calls
 from promptopt.rewards import Judge
 from promptopt.strategies.registry import find_strategy
 from promptopt.task import Task
-from promptopt.tracking import begun
+from promptopt.tracking import run_started
 from promptopt.tracking.identity import digest_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from promptopt.models.base import Model
     from promptopt.strategies.base import Strategy
-    from promptopt.tracking import Begun
+    from promptopt.tracking import RunStarted
 
 _FIRST_PROPOSAL = 3  # messages that a writer may be sent for one, some of which are rejected
 _LONGEST_NAME = 60  # characters of a task's name in that of a folder: a file system takes 255 bytes
@@ -57,10 +57,10 @@ class Job:
         return roles
 
     @property
-    def begun(self) -> Begun:
+    def begun(self) -> RunStarted:
         """What the run is, as callbacks are told."""
         models = {role: model.fingerprint for role, model in self.roles.items()}
-        return begun(self.task, self.strategy, models, self.seed, str(self.budget))
+        return run_started(self.task, self.strategy, models, self.seed, str(self.budget))
 
     @cached_property
     def digest(self) -> str:

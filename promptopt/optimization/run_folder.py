@@ -23,14 +23,14 @@ from promptopt.utils.files import make_private_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from promptopt.tracking import Begun
+    from promptopt.tracking import RunStarted
 
 _REST = "data, labels, reward, prices, or a setting of the task"
 _SHOWN = 40  # characters of a prompt
 _SPARE = 8  # descriptors: folder, file and database at once, and some for the libraries in between
 
 
-def open_folder(folder: Path, run: Begun, digest: str, *, overwrite: bool) -> None:
+def open_folder(folder: Path, run: RunStarted, digest: str, *, overwrite: bool) -> None:
     """Make the folder of a run, or look whether the one that is there may be written to.
 
     Args:
@@ -52,7 +52,7 @@ def open_folder(folder: Path, run: Begun, digest: str, *, overwrite: bool) -> No
         _refuse_another_run(folder, run, digest)
 
 
-def _refuse_another_run(folder: Path, run: Begun, digest: str) -> None:
+def _refuse_another_run(folder: Path, run: RunStarted, digest: str) -> None:
     fix = "name another folder (--run-dir, run_dir=), or write over it (--overwrite, overwrite=True)"
     try:
         there = Result.load(folder / FILE)
@@ -73,7 +73,7 @@ def _refuse_another_run(folder: Path, run: Begun, digest: str) -> None:
     )
 
 
-def _facts(run: Begun | Result) -> dict[str, Any]:
+def _facts(run: RunStarted | Result) -> dict[str, Any]:
     return {
         "task": run.task,
         "strategy": run.strategy,
@@ -84,7 +84,7 @@ def _facts(run: Begun | Result) -> dict[str, Any]:
     }
 
 
-def _differing(there: Result, run: Begun) -> list[str]:
+def _differing(there: Result, run: RunStarted) -> list[str]:
     ours, theirs = _facts(run), _facts(there)
     return [name for name, value in ours.items() if _canonical(value) != _canonical(theirs[name])]
 

@@ -1,6 +1,6 @@
-"""What a run found, for reading: as Markdown (`text`), as one HTML page (`page`), and beside other runs (`compare`).
+"""Reports of a run as Markdown (`text`) or HTML (`page`), and comparisons of runs (`compare`).
 
-Knows results alone. The pages need the extra 'report', and are loaded when one is wanted.
+Depends only on results. The HTML pages need the extra 'report' and are imported on demand.
 """
 
 from promptopt.report.text import markdown as markdown

@@ -1,6 +1,6 @@
-"""Runs side by side: headline numbers, the best so far at equal calls, and chosen prompts paired on the same test items.
+"""Compare runs: headline numbers, best training reward at equal calls, paired differences on common test examples.
 
-Knows finished results and the replies that lie beside them; asks no model.
+Works on saved results and their test outcomes; calls no model.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from promptopt.results.outcomes import Outcome
     from promptopt.statistics import Interval
 
-_SHARES = (0.25, 0.5, 0.75, 1.0)  # of the calls that all runs made, at which their best is compared
+_CALL_FRACTIONS = (0.25, 0.5, 0.75, 1.0)  # of the calls that every run reached: where best rewards are compared
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedRun:
-    """A run as its folder holds it.
+    """A run loaded from its folder.
 
     Args:
-        name: its folder's.
-        result: of the run.
-        outcomes: of its test items; () where there was no test.
+        name: name of the folder.
+        result: result of the run.
+        outcomes: outcomes of its test examples; () if the run had no test.
     """
 
     name: str
@@ -45,41 +45,41 @@ class SavedRun:
 
     @property
     def curve(self) -> list[Point]:
-        """The best training reward as the calls go on."""
+        """The best training reward so far, by calls used."""
         return best_so_far(self.result.history)
 
     @property
     def calls(self) -> int | None:
-        """Calls that its search had used when the last candidate came; None in runs of earlier versions."""
+        """Calls used when the last candidate was first scored; None for runs of earlier versions."""
         return max((record.calls for record in self.result.history if record.calls is not None), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One run's chosen prompt less the first run's, on the test items that both have.
+    """Paired difference between a run's chosen prompt and the first run's, on their common test examples.
 
     Args:
-        run: its name.
-        interval: of the paired difference, None where they share no item.
-        items: that both have, with a reward.
+        run: name of the run.
+        interval: interval of the paired difference; None without common examples.
+        examples: number of common test examples that both runs scored.
     """
 
     run: str
     interval: Interval | None
-    items: int
+    examples: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared:
-    """Runs side by side.
+class RunComparison:
+    """Several runs compared with the first.
 
     Args:
-        runs: in the order given.
-        calls: at which the bests are compared, the last of them being the most that every search made; () where a run does
-            not know its calls.
-        best: [run][calls] best training reward, None where nothing was scored yet.
-        differences: of each run but the first.
-        notes: what makes the numbers less comparable.
+        runs: the runs; the first is the baseline.
+        calls: numbers of calls at which best rewards are compared, up to the largest that every search reached; () if a run
+            did not record its calls.
+        best: [run][calls] best training reward so far; None if nothing was scored yet.
+        differences: paired difference to the first run, for each run but the first.
+        notes: caveats about comparability.
     """
 
     runs: tuple[SavedRun, ...]
@@ -89,23 +89,27 @@ class Compared:
     notes: tuple[str, ...]
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Return the heads of the columns, and one row for each number."""
+        """Return the column headers and one row per quantity."""
         results = [run.result for run in self.runs]
         tests = [result.test for result in results]
         rows = [
-            ["seed prompt, test reward", *(_plain(test.seed.estimate if test else None) for test in tests)],
-            ["chosen prompt, test reward", *(_plain(test.chosen.estimate if test else None) for test in tests)],
-            ["difference, paired", *("the same prompt" if r.test and r.kept else _spanned(r.gain) for r in results)],
-            ["less the first run, paired", "", *(_spanned(d.interval) for d in self.differences)],
-            ["on common test items", "", *(str(d.items) for d in self.differences)],
-            ["optimism", *(_signed(r.optimism) for r in results)],
-            ["tokens of the chosen prompt", *(f"{r.lengths[1]:,}" for r in results)],
+            ["seed prompt, test reward", *(_fixed(test.seed.estimate if test else None) for test in tests)],
+            ["chosen prompt, test reward", *(_fixed(test.chosen.estimate if test else None) for test in tests)],
+            [
+                "gain over seed prompt (paired)",
+                *("same prompt" if r.test and r.kept else _with_interval(r.gain) for r in results),
+            ],
+            ["gain over first run (paired)", "", *(_with_interval(d.interval) for d in self.differences)],
+            ["common test examples", "", *(str(d.examples) for d in self.differences)],
+            ["overfitting", *(_signed(r.optimism) for r in results)],
+            ["chosen prompt, tokens", *(f"{r.lengths[1]:,}" for r in results)],
             ["candidates", *(f"{len(r.history):,}" for r in results)],
-            ["calls in all", *(f"{sum(s.calls for s in r.used.values()):,}" for r in results)],
-            ["dollars in all", *(_dollars(r) for r in results)],
+            ["total calls", *(f"{sum(s.calls for s in r.used.values()):,}" for r in results)],
+            ["total dollars", *(_dollars(r) for r in results)],
         ]
         rows += [
-            [f"best by {calls:,} calls", *(_plain(best[i]) for best in self.best)] for i, calls in enumerate(self.calls)
+            [f"best training reward after {calls:,} calls", *(_fixed(best[i]) for best in self.best)]
+            for i, calls in enumerate(self.calls)
         ]
         return ["", *(run.name for run in self.runs)], rows
 
@@ -130,7 +134,7 @@ class Compared:
             ],
             "best_at_calls": list(self.calls),
             "less_the_first": [
-                {"name": d.run, "difference": d.interval and _finite(d.interval), "items": d.items}
+                {"name": d.run, "difference": d.interval and _finite(d.interval), "items": d.examples}
                 for d in self.differences
             ],
             "notes": list(self.notes),
@@ -138,34 +142,34 @@ class Compared:
 
 
 def read_run(folder: Path | str) -> SavedRun:
-    """Read a run's folder, or the `result.json` in it.
+    """Load a run from its folder, or from the `result.json` in it.
 
     Raises:
-        InputError: it holds no result.
+        InputError: there is no readable result.
     """
-    given = Path(folder)
-    file = given if given.name == RESULT else given / RESULT
+    path = Path(folder)
+    file = path if path.name == RESULT else path / RESULT
     result = Result.load(file)
     return SavedRun(name=file.resolve().parent.name, result=result, outcomes=read_outcomes(file.parent / FILE))
 
 
-def compare_runs(runs: Sequence[SavedRun]) -> Compared:
-    """Put runs side by side; the first is what the others are measured against.
+def compare_runs(runs: Sequence[SavedRun]) -> RunComparison:
+    """Compare runs; the first is the baseline.
 
     Raises:
-        InputError: fewer than two.
+        InputError: fewer than two runs.
     """
     if len(runs) < 2:  # noqa: PLR2004  two to compare
-        raise InputError("one run has nothing to be compared with: name two or more")
+        raise InputError("a comparison needs at least two runs: name two or more")
     counts = Counter(run.name for run in runs)
     named = tuple(
         replace(run, name=f"{run.name} ({i})") if counts[run.name] > 1 else run for i, run in enumerate(runs, 1)
     )
     reached = [run.calls for run in named]
     common = min((calls for calls in reached if calls is not None), default=0) if None not in reached else 0
-    calls = tuple(sorted({math.ceil(share * common) for share in _SHARES})) if common else ()
+    calls = tuple(sorted({math.ceil(fraction * common) for fraction in _CALL_FRACTIONS})) if common else ()
     curves = [run.curve for run in named]
-    return Compared(
+    return RunComparison(
         runs=named,
         calls=calls,
         best=tuple(tuple(best_at(curve, at) for at in calls) for curve in curves),
@@ -175,26 +179,30 @@ def compare_runs(runs: Sequence[SavedRun]) -> Compared:
 
 
 def _difference(first: SavedRun, other: SavedRun) -> Difference:
-    ours = {one.id: one for one in first.outcomes}
-    shared = [(ours[one.id], one) for one in other.outcomes if one.id in ours and _same(ours[one.id], one)]
-    pairs = [(b.chosen.reward, a.chosen.reward) for a, b in shared]
-    both = [(second, reward) for second, reward in pairs if second is not None and reward is not None]
-    if not both:
-        return Difference(run=other.name, interval=None, items=0)
-    rewards = np.array(both, dtype=np.float64)
-    same = first.result.prompt == other.result.prompt and (rewards[:, 0] == rewards[:, 1]).all()
-    interval = SAME if same else paired_interval(rewards[:, 0], rewards[:, 1])
-    return Difference(run=other.name, interval=interval, items=len(both))
+    baseline = {outcome.id: outcome for outcome in first.outcomes}
+    common = [
+        (baseline[outcome.id], outcome)
+        for outcome in other.outcomes
+        if outcome.id in baseline and _same_example(baseline[outcome.id], outcome)
+    ]
+    pairs = [(b.chosen.reward, a.chosen.reward) for a, b in common]
+    scored = [(reward, base) for reward, base in pairs if reward is not None and base is not None]
+    if not scored:
+        return Difference(run=other.name, interval=None, examples=0)
+    rewards = np.array(scored, dtype=np.float64)
+    identical = first.result.prompt == other.result.prompt and (rewards[:, 0] == rewards[:, 1]).all()
+    interval = SAME if identical else paired_interval(rewards[:, 0], rewards[:, 1])
+    return Difference(run=other.name, interval=interval, examples=len(scored))
 
 
-def _same(one: Outcome, other: Outcome) -> bool:
-    return (dict(one.inputs), one.target) == (dict(other.inputs), other.target)
+def _same_example(first: Outcome, second: Outcome) -> bool:
+    return (dict(first.inputs), first.target) == (dict(second.inputs), second.target)
 
 
 def _notes(runs: Sequence[SavedRun], calls: tuple[int, ...]) -> list[str]:
-    """Say what differs between the runs beside what they are compared for."""
+    """List other differences between the runs, which limit the comparison."""
     results = [run.result for run in runs]
-    out = [
+    notes = [
         f"the runs have different {what}: {'; '.join(dict.fromkeys(values))}"
         for what, values in (
             ("tasks", [r.task for r in results]),
@@ -204,19 +212,19 @@ def _notes(runs: Sequence[SavedRun], calls: tuple[int, ...]) -> list[str]:
         if len(set(values)) > 1
     ]
     if len({r.seed_prompt for r in results}) > 1:
-        out.append("the runs began with different seed prompts")
-    out += [f"{run.name} is unfinished: {run.result.unfinished}" for run in runs if not run.result.finished]
-    out += [f"{run.name} holds no replies to test items: it cannot be paired" for run in runs if not run.outcomes]
+        notes.append("the runs started from different seed prompts")
+    notes += [f"{run.name} is unfinished: {run.result.unfinished}" for run in runs if not run.result.finished]
+    notes += [f"{run.name} has no replies to test examples: no paired difference" for run in runs if not run.outcomes]
     if not calls:
-        out.append("a run does not say at which call its candidates came: their bests cannot be set at equal calls")
-    return out
+        notes.append("a run did not record the calls of its candidates: best rewards at equal calls are not available")
+    return notes
 
 
 def _finite(interval: Interval) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in interval]
 
 
-def _spanned(interval: Interval | None) -> str:
+def _with_interval(interval: Interval | None) -> str:
     return "" if interval is None else f"{interval.estimate:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
 
 
@@ -224,11 +232,11 @@ def _signed(value: float | None) -> str:
     return "" if value is None else f"{value:+.3f}"
 
 
-def _plain(value: float | None) -> str:
+def _fixed(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
 def _dollars(result: Result) -> str:
     known = all(price is not None for price in result.prices.values())
     spent = sum(used.dollars for used in result.used.values())
-    return f"{spent:.4f}" if known else f"{spent:.4f} and unknown prices"
+    return f"{spent:.4f}" if known else f"{spent:.4f} + unknown prices"

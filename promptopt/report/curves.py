@@ -1,4 +1,4 @@
-"""Numbers that pages and comparisons share: the best so far, what went wrong how often, the command of a run."""
+"""Data shared by pages and comparisons: best-so-far curves, counts of outcome kinds, the command of a run."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from promptopt.results.outcomes import Answer, Outcome
     from promptopt.results.result import Record, Result
 
-_MOST_KINDS = 12
-_LONGEST_KIND = 80  # characters
+_MAX_KINDS = 12
+_MAX_KIND_LENGTH = 80  # characters
 _PROVIDERS = ("local", "local-clip", "openai", "completions", "anthropic")
 
 
 class Point(NamedTuple):
-    """A candidate that was better than all before it.
+    """A candidate that was better than all earlier ones.
 
     Args:
-        number: of the candidate.
-        calls: that the run had used when it was first scored.
-        dollars: the same in dollars.
-        reward: its mean training reward, over all cells that it got in the end.
+        number: number of the candidate.
+        calls: calls used by the run when the candidate was first scored.
+        dollars: dollars used at that point.
+        reward: final mean training reward of the candidate.
     """
 
     number: int
@@ -38,7 +38,7 @@ class Point(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of outcome, and how many test items came to it under each prompt."""
+    """A kind of outcome, and its number of test examples under each prompt."""
 
     name: str
     seed: int
@@ -46,40 +46,40 @@ class Kind(NamedTuple):
 
 
 def best_so_far(history: Iterable[Record]) -> list[Point]:
-    """Return the best training reward as the calls go on, one point where it rises.
+    """Return the best training reward by calls used, one point per improvement.
 
-    Candidates with less than half of the most cells are left out, as from the choice: on few items luck alone puts one
-    on top. So are those of earlier versions, which did not count the calls.
+    Candidates with fewer than half as many cells as the most-scored one are left out, as in the selection: a mean over few
+    examples can be high by luck. Candidates of earlier versions, which did not count calls, are left out too.
     """
-    counted = [record for record in history if record.reward is not None]
-    most = max((record.cells for record in counted), default=0)
-    out: list[Point] = []
-    for record in sorted(counted, key=lambda r: (r.calls or 0, r.number)):
-        if record.calls is None or record.reward is None or 2 * record.cells < most:
+    scored = [record for record in history if record.reward is not None]
+    max_cells = max((record.cells for record in scored), default=0)
+    points: list[Point] = []
+    for record in sorted(scored, key=lambda r: (r.calls or 0, r.number)):
+        if record.calls is None or record.reward is None or 2 * record.cells < max_cells:
             continue
-        if not out or record.reward > out[-1].reward:
-            out.append(Point(record.number, record.calls, record.dollars or 0.0, record.reward))
-    return out
+        if not points or record.reward > points[-1].reward:
+            points.append(Point(record.number, record.calls, record.dollars or 0.0, record.reward))
+    return points
 
 
 def best_at(points: Sequence[Point], calls: int) -> float | None:
-    """Return the best training reward by so many calls, None where nothing was scored yet."""
+    """Return the best training reward within a number of calls; None if nothing was scored by then."""
     return max((point.reward for point in points if point.calls <= calls), default=None)
 
 
 def kinds(outcomes: Sequence[Outcome]) -> list[Kind]:
-    """Count what came of the test items: right, each reason of the reward, cut off, declined; and events of episodes.
+    """Count outcomes of the test examples: correct, each reason given by the reward, truncated, refused; episode events.
 
-    The most frequent come first after "right"; what is rare is one kind together.
+    "correct" comes first, then the others by frequency; rare kinds are merged into one.
     """
-    seed = Counter(kind for one in outcomes for kind in _kinds(one.seed))
-    chosen = Counter(kind for one in outcomes for kind in _kinds(one.chosen))
-    names = sorted(seed.keys() | chosen.keys(), key=lambda name: (name != "right", -seed[name] - chosen[name], name))
-    shown = [Kind(name, seed[name], chosen[name]) for name in names[:_MOST_KINDS]]
-    rest = names[_MOST_KINDS:]
-    if rest:
-        name = f"{len(rest)} other kinds"
-        shown.append(Kind(name, sum(seed[name] for name in rest), sum(chosen[name] for name in rest)))
+    seed = Counter(kind for outcome in outcomes for kind in _kinds(outcome.seed))
+    chosen = Counter(kind for outcome in outcomes for kind in _kinds(outcome.chosen))
+    names = sorted(seed.keys() | chosen.keys(), key=lambda name: (name != "correct", -seed[name] - chosen[name], name))
+    shown = [Kind(name, seed[name], chosen[name]) for name in names[:_MAX_KINDS]]
+    other = names[_MAX_KINDS:]
+    if other:
+        name = f"{len(other)} other kinds"
+        shown.append(Kind(name, sum(seed[name] for name in other), sum(chosen[name] for name in other)))
     return shown
 
 
@@ -93,17 +93,17 @@ def _kind(answer: Answer) -> str:
     if answer.reward is None:
         return "no score"
     if answer.reward >= 1:
-        return "right"
+        return "correct"
     if answer.finish != "stop":
-        return {"length": "cut off", "refusal": "declined"}.get(answer.finish, answer.finish)
+        return {"length": "truncated", "refusal": "refused"}.get(answer.finish, answer.finish)
     if answer.reason:
         short = " ".join(answer.reason.split())
-        return short if len(short) <= _LONGEST_KIND else f"{short[:_LONGEST_KIND]}..."
-    return "part of the reward" if answer.reward > 0 else "no reward"
+        return short if len(short) <= _MAX_KIND_LENGTH else f"{short[:_MAX_KIND_LENGTH]}..."
+    return "partial reward" if answer.reward > 0 else "zero reward"
 
 
 def command(result: Result) -> str:
-    """Return the shell command that makes the run again; capitals stand for what a result does not know."""
+    """Return the shell command that reproduces a run. Parts that the result does not record are in CAPITALS."""
     name, settings = _strategy(result)
     words = ["promptopt", "optimize", "TASK.toml", *_model("--model", "--base-url", result.models.get("task", {}))]
     if "writer" in result.models and result.models["writer"] != result.models.get("task"):
@@ -117,17 +117,17 @@ def command(result: Result) -> str:
 
 
 def _strategy(result: Result) -> tuple[str, dict[str, Any]]:
-    """Return the name under which the strategy's settings need the fewest changes, and those."""
-    found = []
+    """Return the registered name of the strategy with the fewest changed settings, and those settings."""
+    matches = []
     for name, make in known_strategies().items():
         strategy = make()
         if type(strategy).__name__ == result.strategy["name"]:
-            usual = settings_of(strategy)
-            changed = {k: v for k, v in result.strategy["settings"].items() if k in usual and usual[k] != v}
-            found.append((len(changed), name, {k: v for k, v in changed.items() if v is not None}))
-    if not found:
+            defaults = settings_of(strategy)
+            changed = {k: v for k, v in result.strategy["settings"].items() if k in defaults and defaults[k] != v}
+            matches.append((len(changed), name, {k: v for k, v in changed.items() if v is not None}))
+    if not matches:
         return "STRATEGY", {k: v for k, v in result.strategy["settings"].items() if v is not None}
-    return min(found, key=lambda one: one[:2])[1:]
+    return min(matches, key=lambda match: match[:2])[1:]
 
 
 def _model(option: str, url_option: str, fingerprint: dict[str, Any]) -> list[str]:

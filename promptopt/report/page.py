@@ -1,7 +1,7 @@
-"""The report of a run as one HTML page that needs nothing but itself: no network, no server.
+"""The report of a run as a self-contained HTML page: no network, no server.
 
-Prompts and replies are other people's text. What the template writes is escaped; the rest travels compressed, in base64,
-and is put on the page as text alone. Charts are Vega-Lite's, whose JavaScript comes with the package vl-convert-python.
+Prompts and replies are untrusted text. Templates escape what they insert; the rest is embedded as compressed base64 and
+inserted into the page as text content only. Charts use Vega-Lite, whose JavaScript comes with vl-convert-python.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ except ImportError as error:
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from promptopt.report.compare import Compared
+    from promptopt.report.compare import RunComparison
     from promptopt.results.outcomes import Answer, Outcome
     from promptopt.results.result import Record, Result
     from promptopt.statistics import Interval
 
-_LONGEST = 20_000  # characters of one text on the page; the files of the run hold all of it
+_MAX_TEXT = 20_000  # characters of one text on the page; the run's files contain the full texts
 _DIGITS = 6
 
 
@@ -39,32 +39,32 @@ def page(result: Result, outcomes: tuple[Outcome, ...]) -> str:
     """Return the report's HTML.
 
     Args:
-        result: the run's.
-        outcomes: of its test items, () where there are none.
+        result: result of the run.
+        outcomes: outcomes of its test examples; () if there are noutcome.
     """
     return _render(
         "report.html.j2",
         result=result,
-        seed_text=_cut(str(result.seed_prompt)),
-        chosen_text=_cut(str(result.prompt)),
-        interval=_drawn(result.test.difference) if result.test and not result.kept else None,
+        seed_text=_truncate(str(result.seed_prompt)),
+        chosen_text=_truncate(str(result.prompt)),
+        interval=_interval_positions(result.test.difference) if result.test and not result.kept else None,
         kinds=kinds(outcomes),
-        items=len(outcomes),
-        spending_head=SPENDING,
+        test_examples=len(outcomes),
+        spending_headers=SPENDING,
         command=command(result),
         settings=_settings(result),
         data=_json(_data(result, outcomes)),
     )
 
 
-def comparison_page(compared: Compared) -> str:
-    """Return the HTML of runs side by side."""
-    curves = [{"name": run.name, "points": [point._asdict() for point in run.curve]} for run in compared.runs]
-    return _render("compare.html.j2", compared=compared, data=_json({"curves": curves, "calls": compared.calls}))
+def comparison_page(comparison: RunComparison) -> str:
+    """Return the HTML page that compares runs."""
+    curves = [{"name": run.name, "points": [point._asdict() for point in run.curve]} for run in comparison.runs]
+    return _render("compare.html.j2", comparison=comparison, data=_json({"curves": curves, "calls": comparison.calls}))
 
 
 def write_page(text: str, path: Path) -> None:
-    """Write a page, whole or not at all."""
+    """Write a page atomically."""
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     partial.replace(path)
@@ -80,16 +80,16 @@ def _render(template: str, **values: Any) -> str:
 
 @cache
 def _library() -> str:
-    """Return the JavaScript of Vega-Lite, packed; to bundle it takes a second or two."""
-    return _packed(f"(() => {{ 'use strict'; {vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed;')} }})();")
+    """Return the compressed JavaScript of Vega-Lite. Bundling it takes one to two seconds."""
+    return _compress(f"(() => {{ 'use strict'; {vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed;')} }})();")
 
 
 def _json(data: dict[str, Any]) -> str:
-    return _packed(json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+    return _compress(json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
 
 
-def _packed(text: str) -> str:
-    """Return a text as one that holds nothing of HTML, a fraction as long: prompts of one search resemble each other."""
+def _compress(text: str) -> str:
+    """Compress a text to base64, which is safe in HTML. Prompts of one search compress well because they are similar."""
     return base64.b64encode(zlib.compress(text.encode("utf-8", "backslashreplace"), 9)).decode()
 
 
@@ -99,10 +99,10 @@ def _data(result: Result, outcomes: tuple[Outcome, ...]) -> dict[str, Any]:
         "candidates": [_candidate(record) for record in result.history],
         "seed": seed and seed.number,
         "chosen": chosen and chosen.number,
-        "texts": [_cut(str(result.seed_prompt)), _cut(str(result.prompt))],
+        "texts": [_truncate(str(result.seed_prompt)), _truncate(str(result.prompt))],
         "curve": [point._asdict() for point in best_so_far(result.history)],
         "front": [record.number for record in result.front],
-        "outcomes": [_outcome(one) for one in outcomes],
+        "outcomes": [_outcome(outcome) for outcome in outcomes],
     }
 
 
@@ -120,53 +120,53 @@ def _candidate(record: Record) -> dict[str, Any]:
         "failed": record.failed,
         "calls": record.calls,
         "dollars": _rounded(record.dollars),
-        "text": _cut(str(record.prompt)),
+        "text": _truncate(str(record.prompt)),
     }
 
 
-def _outcome(one: Outcome) -> dict[str, Any]:
+def _outcome(outcome: Outcome) -> dict[str, Any]:
     return {
-        "id": one.id,
-        "inputs": [[name, _cut(text)] for name, text in one.inputs.items()],
-        "target": one.target,
-        "difference": _rounded(one.difference),
-        "seed": _answer(one.seed),
-        "chosen": _answer(one.chosen),
+        "id": outcome.id,
+        "inputs": [[name, _truncate(text)] for name, text in outcome.inputs.items()],
+        "target": outcome.target,
+        "difference": _rounded(outcome.difference),
+        "seed": _answer(outcome.seed),
+        "chosen": _answer(outcome.chosen),
     }
 
 
 def _answer(answer: Answer) -> dict[str, Any]:
     return {
-        "text": _cut(answer.text),
+        "text": _truncate(answer.text),
         "reward": _rounded(answer.reward),
-        "reason": _cut(answer.reason),
+        "reason": _truncate(answer.reason),
         "finish": answer.finish,
     }
 
 
 def _settings(result: Result) -> list[tuple[str, str]]:
-    """Return all that decides a run, as (name, value)."""
-    out = [("strategy", str(result.strategy["name"]))]
-    out += [(name, str(value)) for name, value in result.strategy["settings"].items()]
-    out += [("seed", str(result.seed)), ("budget", result.budget)]
-    out += [(f"{role} model", json.dumps(found, sort_keys=True)) for role, found in result.models.items()]
-    out += [(f"price of the {role} model", price_in_words(price)) for role, price in result.prices.items()]
-    return out + list(result.versions.items())
+    """Return the settings and versions that determine a run, as (name, value)."""
+    rows = [("strategy", str(result.strategy["name"]))]
+    rows += [(name, str(value)) for name, value in result.strategy["settings"].items()]
+    rows += [("seed", str(result.seed)), ("budget", result.budget)]
+    rows += [(f"{role} model", json.dumps(fingerprint, sort_keys=True)) for role, fingerprint in result.models.items()]
+    rows += [(f"price of the {role} model", price_in_words(price)) for role, price in result.prices.items()]
+    return rows + list(result.versions.items())
 
 
-def _drawn(interval: Interval) -> dict[str, float] | None:
-    """Return where to draw an interval and 0, in percent of the width; None for one without ends."""
-    ends = [interval.low, interval.high, interval.estimate, 0.0]
-    if not all(abs(end) < float("inf") for end in ends):
+def _interval_positions(interval: Interval) -> dict[str, float] | None:
+    """Return the drawing positions of an interval and of 0, in percent of the width; None if the interval is unbounded."""
+    values = {"low": interval.low, "high": interval.high, "estimate": interval.estimate, "zero": 0.0}
+    if not all(abs(value) < float("inf") for value in values.values()):
         return None
-    low, width = min(ends), (max(ends) - min(ends)) or 1.0
-    names = ("low", "high", "estimate", "zero")
-    return {name: round(4 + 92 * (end - low) / width, 2) for name, end in zip(names, ends, strict=True)}
+    low = min(values.values())
+    width = (max(values.values()) - low) or 1.0
+    return {name: round(4 + 92 * (value - low) / width, 2) for name, value in values.items()}
 
 
-def _cut(text: str) -> str:
-    more = len(text) - _LONGEST
-    return text if more <= 0 else f"{text[:_LONGEST]}\n[{more:,} more characters]"
+def _truncate(text: str) -> str:
+    hidden = len(text) - _MAX_TEXT
+    return text if hidden <= 0 else f"{text[:_MAX_TEXT]}\n[{hidden:,} more characters]"
 
 
 def _rounded(value: float | None) -> float | None:

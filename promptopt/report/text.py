@@ -1,4 +1,4 @@
-"""The report of a run, as a page of Markdown: the numbers, the prompts, the best candidates, how to run it again."""
+"""The report of a run as Markdown: numbers, prompts, best candidates, and the command to reproduce it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from promptopt.models.base import Price
     from promptopt.results.result import Record, Result
 
-_BEST = 20
+_MAX_CANDIDATES = 20
 
 
 def write_report(result: Result, path: Path) -> None:
-    """Write the report, whole or not at all."""
+    """Write the report atomically."""
     write_private(path, markdown(result))
 
 
 def markdown(result: Result) -> str:
-    """Return the report's text; prompts stand indented, so that nothing in them is taken for markup."""
+    """Return the report as Markdown. Prompts are indented code blocks, so their text is not parsed as markup."""
     lines = [f"# {result.task}", "", result.headline, "", "| | seed | chosen |", "|---|---|---|"]
     lines += [f"| {name} | {seed} | {chosen} |" for name, seed, chosen in result.rows()]
     lines += ["", *(f"* {name}: {value}" for name, value in result.facts())]
@@ -38,49 +38,58 @@ def markdown(result: Result) -> str:
         "",
         _block(str(result.prompt)),
         "",
-        *_requested(result),
+        *_request_settings(result),
         "## Seed prompt",
         "",
         _block(str(result.seed_prompt)),
     ]
     lines += ["", "## Best candidates", ""]
-    lines += [_line(record) for record in _best(result)]
-    lines += ["## Shorter ones", "", "No candidate is both shorter and better on the training items.", ""]
+    lines += [_candidate_entry(record) for record in _best(result)]
+    lines += [
+        "## Reward and length",
+        "",
+        "For each candidate below, no other is both shorter and better on the training examples.",
+        "",
+    ]
     lines += ["| candidate | tokens | training reward |", "|---|---|---|"]
     lines += [f"| {record.number} | {record.length} | {record.reward:.4g} |" for record in result.front]
-    lines += ["", "## How to run it again", "", _block(command(result)), "", f"* strategy: {result.strategy['name']}"]
+    lines += ["", "## Reproduce this run", "", _block(command(result)), "", f"* strategy: {result.strategy['name']}"]
     lines += [f"* {name}: {value}" for name, value in result.strategy["settings"].items()]
     lines += [f"* seed: {result.seed}", f"* budget: {result.budget}"]
     lines += [f"* price of the {role} model: {price_in_words(price)}" for role, price in result.prices.items()]
-    lines += [f"* {role} model: {json.dumps(found, sort_keys=True)}" for role, found in result.models.items()]
-    lines += [f"* {name} {number}" for name, number in result.versions.items()]
+    lines += [
+        f"* {role} model: {json.dumps(fingerprint, sort_keys=True)}" for role, fingerprint in result.models.items()
+    ]
+    lines += [f"* {name} {version}" for name, version in result.versions.items()]
     return printable("\n".join(lines)) + "\n"
 
 
-def _requested(result: Result) -> list[str]:
-    """Return what is sent beside the prompt: who uses it must send the same."""
+def _request_settings(result: Result) -> list[str]:
+    """Return a line with the request settings that must accompany the prompt."""
     if not result.request:
         return []
     settings = ", ".join(f"{name} {value!r}" for name, value in result.request.items())
-    return [f"Ask with the same settings: {settings}.", ""]
+    return [f"Use this prompt with the same request settings: {settings}.", ""]
 
 
 def price_in_words(price: Price | None) -> str:
-    """Return a price as a reader wants it."""
+    """Format a price for readers."""
     if price is None:
         return "unknown"
-    named = [f"{value:g} {name}" for name, value in price._asdict().items() if value is not None]
-    return f"{', '.join(named)} (dollars per million tokens)"
+    parts = [f"{value:g} {name}" for name, value in price._asdict().items() if value is not None]
+    return f"{', '.join(parts)} (dollars per million tokens)"
 
 
 def _best(result: Result) -> list[Record]:
     scored = [record for record in result.history if record.fitness is not None]
-    return sorted(scored, key=lambda r: (r.validation is None, -(r.validation or 0), -(r.fitness or 0)))[:_BEST]
+    return sorted(scored, key=lambda r: (r.validation is None, -(r.validation or 0), -(r.fitness or 0)))[
+        :_MAX_CANDIDATES
+    ]
 
 
-def _line(record: Record) -> str:
+def _candidate_entry(record: Record) -> str:
     validation = "" if record.validation is None else f", validation {record.validation:.3f} on {record.validated}"
-    # No list item: within one, four spaces are an ordinary paragraph.
+    # Not a list item: inside one, four spaces do not start a code block.
     facts = f"Candidate {record.number}: step {record.step}, fitness {record.fitness:.4g}{validation}"
     return f"{facts}\n\n{_block(str(record.prompt))}\n"
 

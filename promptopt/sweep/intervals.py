@@ -1,4 +1,4 @@
-"""Intervals of what several seeds found on the same test items. Pure functions over rewards."""
+"""Intervals over several seeds and the same test examples. Pure functions of rewards."""
 
 from __future__ import annotations
 
@@ -15,57 +15,61 @@ if TYPE_CHECKING:
 
 
 def crossed_interval(first: Floats, second: Floats | None = None, confidence: float = 0.95) -> Interval:
-    """Interval of a mean reward, or of a mean paired difference, over seeds and test items, both being samples.
+    """Interval of a mean reward, or of a mean paired difference, over random seeds and random test examples.
 
-    Seeds and items are crossed: every seed's prompt meets the same items. The variance of the mean is that of the means by
-    seed and that of the means by item, less what both hold of the rest where the table is whole; Student's t with
-    Satterthwaite's degrees of freedom. It is never narrower than the interval over items of the rewards averaged over
-    seeds, and with one seed it is that: then nothing is said of other seeds.
+    Seeds and examples are crossed: every seed's prompt is run on the same examples. The variance of the mean adds the
+    variance of the means by seed and that of the means by example. If no value is missing, the residual variance, which
+    both contain, is subtracted once. The interval uses Student's t with Satterthwaite's degrees of freedom. It is never
+    narrower than the interval over examples of rewards averaged over seeds. With one seed it equals that interval, and
+    does not cover variation between seeds.
 
     Args:
-        first: [S, I]; NaN where a seed did not meet an item, or no reply came.
-        second: of the same shape, subtracted; None for the mean of `first` alone.
-        confidence: of the interval.
+        first: rewards [S, I]; NaN if a seed has no reward for an example.
+        second: rewards to subtract [S, I]; None for the mean of `first` alone.
+        confidence: confidence level.
     """
     table = first if second is None else first - second
-    kept = ~np.isnan(table)
-    table = table[kept.any(axis=1)][:, kept.any(axis=0)]
+    observed = ~np.isnan(table)
+    table = table[observed.any(axis=1)][:, observed.any(axis=0)]
     if not table.size:
         return Interval(math.nan, -math.inf, math.inf)
-    by_item = _over_items(first, second, confidence)
+    over_examples = _interval_over_examples(first, second, confidence)
     if len(table) == 1 or table.shape[1] == 1:
-        return by_item
+        return over_examples
     mean = float(nanmean(table.ravel(), axis=0))
-    half = _half(table, confidence)
-    low, high = min(mean - half, by_item.low), max(mean + half, by_item.high)
-    sides = [side[~np.isnan(side)] for side in (first, second) if side is not None]
-    if all(((side >= 0) & (side <= 1)).all() for side in sides):  # a known range, which the normal theory does not know
+    half_width = _half_width(table, confidence)
+    low, high = min(mean - half_width, over_examples.low), max(mean + half_width, over_examples.high)
+    observed_rewards = [rewards[~np.isnan(rewards)] for rewards in (first, second) if rewards is not None]
+    if all(((rewards >= 0) & (rewards <= 1)).all() for rewards in observed_rewards):  # clip to the known range
         low, high = max(low, 0.0 if second is None else -1.0), min(high, 1.0)
     return Interval(mean, low, high)
 
 
-def _over_items(first: Floats, second: Floats | None, confidence: float) -> Interval:
+def _interval_over_examples(first: Floats, second: Floats | None, confidence: float) -> Interval:
     if second is None:
         return mean_interval(nanmean(first, axis=0), confidence)
-    both = np.isnan(first) | np.isnan(second)
-    ours, theirs = (nanmean(np.where(both, np.nan, side), axis=0) for side in (first, second))
-    return paired_interval(ours, theirs, confidence)
+    missing = np.isnan(first) | np.isnan(second)
+    first_means, second_means = (nanmean(np.where(missing, np.nan, rewards), axis=0) for rewards in (first, second))
+    return paired_interval(first_means, second_means, confidence)
 
 
-def _half(table: Floats, confidence: float) -> float:
-    """Return half the width of the interval of the mean of [S, I], S and I at least 2."""
-    from scipy.special import stdtrit  # noqa: PLC0415  importing the package stays light
+def _half_width(table: Floats, confidence: float) -> float:
+    """Return half the width of the interval of the mean of `table` [S, I]; S and I are at least 2."""
+    from scipy.special import stdtrit  # noqa: PLC0415  keeps `import promptopt` fast
 
-    seeds, items = table.shape
-    rows, columns = nanmean(table, axis=1), nanmean(table, axis=0)
-    parts = [(float(rows.var(ddof=1)) / seeds, seeds - 1), (float(columns.var(ddof=1)) / items, items - 1)]
-    least = max(part for part, _ in parts)
+    seeds, examples = table.shape
+    seed_means, example_means = nanmean(table, axis=1), nanmean(table, axis=0)
+    components = [
+        (float(seed_means.var(ddof=1)) / seeds, seeds - 1),
+        (float(example_means.var(ddof=1)) / examples, examples - 1),
+    ]
+    min_variance = max(component for component, _ in components)
     if not np.isnan(table).any():
-        left = table - rows[:, None] - columns[None, :] + table.mean()
-        freedom = (seeds - 1) * (items - 1)
-        parts.append((-float((left**2).sum()) / freedom / table.size, freedom))
-    variance = max(sum(part for part, _ in parts), least)
+        residuals = table - seed_means[:, None] - example_means[None, :] + table.mean()
+        residual_freedom = (seeds - 1) * (examples - 1)
+        components.append((-float((residuals**2).sum()) / residual_freedom / table.size, residual_freedom))
+    variance = max(sum(component for component, _ in components), min_variance)
     if not variance:
         return 0.0
-    freedom_of_all = max(variance**2 / sum(part**2 / freedom for part, freedom in parts), 1.0)
-    return float(stdtrit(freedom_of_all, (1 + confidence) / 2)) * math.sqrt(variance)
+    total_freedom = max(variance**2 / sum(component**2 / freedom for component, freedom in components), 1.0)
+    return float(stdtrit(total_freedom, (1 + confidence) / 2)) * math.sqrt(variance)

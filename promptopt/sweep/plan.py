@@ -1,4 +1,4 @@
-"""From a sweep file to its cells, all checked before anything is spent."""
+"""Turn a sweep file into its runs, and check them all before anything is spent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from promptopt.data.task_file import load_task
 from promptopt.errors import InputError
 from promptopt.optimization.preflight import check, check_budget
-from promptopt.sweep.cells import Cell
+from promptopt.sweep.single_run import RunSpec
 from promptopt.tracking.identity import digest_of
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from promptopt.sweep.spec import SweepSpec, TaskModelSpec
     from promptopt.task import Task
 
-_LONGEST = 40  # characters of one part of a folder's name
+_MAX_NAME_PART = 40  # characters of one part of a folder's name
 
 
-class Place(NamedTuple):
-    """A task and a model: what strategies are compared on."""
+class TaskModelPair(NamedTuple):
+    """A task and a model, on which strategies are compared."""
 
     task: str
     file: Path
@@ -32,79 +32,81 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep is to run.
+    """The runs of a sweep.
 
     Args:
-        spec: as its file says it.
-        places: tasks x models.
-        tasks: by their names.
+        spec: content of the sweep file.
+        pairs: tasks x models.
+        tasks: tasks by name.
     """
 
     spec: SweepSpec
-    places: tuple[Place, ...]
+    pairs: tuple[TaskModelPair, ...]
     tasks: dict[str, Task]
 
-    def cells(self, place: Place, budget: Budget, seed: int, rung: int | None = None) -> list[Cell]:
-        """Return one cell for each strategy."""
-        return [self._named(place, budget, seed, rung, number) for number in range(len(self.spec.strategy))]
+    def run_specs(self, pair: TaskModelPair, budget: Budget, seed: int, rung: int | None = None) -> list[RunSpec]:
+        """Return one run for each strategy."""
+        return [self._run_spec(pair, budget, seed, rung, index) for index in range(len(self.spec.strategy))]
 
-    def cell(self, place: Place, budget: Budget, seed: int, strategy: int) -> Cell:
-        """Return the cell of one strategy, by its number, with a test."""
-        return self._named(place, budget, seed, None, strategy)
+    def run_spec(self, pair: TaskModelPair, budget: Budget, seed: int, strategy: int) -> RunSpec:
+        """Return the run of one strategy, by its index, with a test."""
+        return self._run_spec(pair, budget, seed, None, strategy)
 
-    def _named(self, place: Place, budget: Budget, seed: int, rung: int | None, strategy: int) -> Cell:
-        chosen = self.spec.strategy[strategy]
-        cell = Cell(
+    def _run_spec(self, pair: TaskModelPair, budget: Budget, seed: int, rung: int | None, strategy: int) -> RunSpec:
+        strategy_spec = self.spec.strategy[strategy]
+        run_spec = RunSpec(
             name="",
-            task=place.task,
-            file=str(place.file),
-            model=place.model,
-            strategy=chosen,
+            task=pair.task,
+            file=str(pair.file),
+            model=pair.model,
+            strategy=strategy_spec,
             seed=seed,
             budget=budget,
             rung=rung,
         )
-        return replace(cell, name=_name(cell, self.tasks[place.task]))
+        return replace(run_spec, name=_run_name(run_spec, self.tasks[pair.task]))
 
 
-def plan(spec: SweepSpec, file: Path) -> Plan:
-    """Read tasks and models, and check every cell.
+def plan_sweep(spec: SweepSpec, file: Path) -> Plan:
+    """Load the tasks and models, and check every run.
 
     Args:
-        spec: of the sweep.
-        file: that it was read from: paths start from its folder.
+        spec: content of the sweep file.
+        file: the sweep file; paths are relative to its folder.
 
     Raises:
-        InputError: names the file and what in it cannot work.
+        InputError: a run cannot work; the message names the file and the cause.
     """
-    here = file.resolve().parent
+    folder = file.resolve().parent
     tasks: dict[str, Task] = {}
-    places: list[Place] = []
+    pairs: list[TaskModelPair] = []
     for path in spec.tasks:
-        task = load_task(here / path)
+        task = load_task(folder / path)
         if task.name in tasks:
-            raise InputError(f"{file}: two tasks are called {task.name!r}: give their files different names")
+            raise InputError(f"{file}: two tasks are named {task.name!r}: rename one of them")
         if spec.portfolio and not task.validation:
             raise InputError(
-                f"{file}: a portfolio chooses by validation items, and the task {task.name!r} has none: give it some"
+                f"{file}: a portfolio selects on validation examples, but task {task.name!r} has none: add some"
             )
         tasks[task.name] = task
-        places += [Place(task.name, (here / path).resolve(), model) for model in spec.model]
-    found = Plan(spec, tuple(places), tasks)
-    for place in places:
-        for cell in found.cells(place, spec.budget, spec.seeds[0]):
+        pairs += [TaskModelPair(task.name, (folder / path).resolve(), model) for model in spec.model]
+    plan = Plan(spec, tuple(pairs), tasks)
+    for pair in pairs:
+        for run_spec in plan.run_specs(pair, spec.budget, spec.seeds[0]):
             try:
-                job = cell.job(tasks[place.task])
+                job = run_spec.job(tasks[pair.task])
                 check(job)
                 check_budget(job)
             except InputError as error:
-                raise InputError(f"{file}: {cell.task}, {cell.model.label}, {cell.strategy.label}: {error}") from error
-    return found
+                raise InputError(
+                    f"{file}: {run_spec.task}, {run_spec.model.label}, {run_spec.strategy.label}: {error}"
+                ) from error
+    return plan
 
 
-def _name(cell: Cell, task: Task) -> str:
-    """Return words to know a cell by, and a digest of all that decides its run."""
-    digest = digest_of([cell.job(task).digest, cell.rung is None])[:8]
-    words = [cell.task, cell.model.name, cell.strategy.label, f"seed-{cell.seed}"]
-    words += [] if cell.rung is None else [f"rung-{cell.rung}"]
-    return "-".join([*(re.sub(r"[^A-Za-z0-9.]+", "-", word).strip("-")[:_LONGEST] for word in words), digest])
+def _run_name(run_spec: RunSpec, task: Task) -> str:
+    """Return a readable name with a digest of everything that determines the run."""
+    digest = digest_of([run_spec.job(task).digest, run_spec.rung is None])[:8]
+    parts = [run_spec.task, run_spec.model.name, run_spec.strategy.label, f"seed-{run_spec.seed}"]
+    parts += [] if run_spec.rung is None else [f"rung-{run_spec.rung}"]
+    return "-".join([*(re.sub(r"[^A-Za-z0-9.]+", "-", word).strip("-")[:_MAX_NAME_PART] for word in parts), digest])

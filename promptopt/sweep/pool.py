@@ -1,6 +1,6 @@
-"""Who runs the cells: this process, one after another, or Ray's workers. The results are the same.
+"""Execute the runs of a sweep: sequentially in this process, or on Ray. The results are the same.
 
-Ray is imported when it is asked for.
+Ray is imported on demand.
 """
 
 from __future__ import annotations
@@ -11,82 +11,82 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from promptopt.errors import InputError, MissingExtraError
-from promptopt.sweep.cells import Ran, run_cell
+from promptopt.sweep.single_run import RunOutcome, execute_run
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
-    from promptopt.sweep.cells import Cell
+    from promptopt.sweep.single_run import RunSpec
 
-_STOPPED = "stopped by the user"  # how a run that Ctrl-C ended says so
+_STOPPED = "stopped by the user"  # reason of a run that Ctrl-C ended
 
 
 class Pool(Protocol):
-    """Runs cells."""
+    """Executes runs."""
 
-    def run(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Ran]]:
-        """Yield each cell with what came of it, in whatever order they end."""
+    def run(self, run_specs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, RunOutcome]]:
+        """Yield each run with its outcome, in order of completion."""
         ...
 
 
-class InTurn:
-    """One after another, in this process.
+class SequentialPool:
+    """Executes runs one by one in this process.
 
     Args:
         memo: folder or URL of the memo.
-        storage: that runs are recorded in: a URL, or the path of an SQLite file.
+        storage: Optuna storage of the runs: a URL, or the path of an SQLite file.
     """
 
     def __init__(self, memo: str, storage: str | Path) -> None:
         self.memo = memo
         self.storage = storage
 
-    def run(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Ran]]:
-        """Run them in order; Ctrl-C ends the cell that runs, and then the sweep."""
-        for cell in cells:
-            ran = run_cell(cell, self.memo, self.storage)
-            yield cell, ran
-            if ran.reason == _STOPPED:
+    def run(self, run_specs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, RunOutcome]]:
+        """Execute runs in order. Ctrl-C ends the current run, and then the sweep."""
+        for run_spec in run_specs:
+            outcome = execute_run(run_spec, self.memo, self.storage)
+            yield run_spec, outcome
+            if outcome.reason == _STOPPED:
                 raise KeyboardInterrupt
 
 
-class OnRay:
-    """Cells as Ray tasks. A worker that dies is replaced, and its cell, most of it in the memo by then, is run again.
+class RayPool:
+    """Executes runs as Ray tasks. If a worker dies, Ray replaces it and repeats its run, mostly from the memo.
 
     Args:
-        ray: the module, connected.
+        ray: the ray module, connected to a cluster.
         memo: folder or URL of the memo.
-        storage: as of `InTurn`.
-        workers: cells at once, at most; None leaves that to Ray.
-        needs: what a cell takes, as Ray's options say it.
+        storage: see `SequentialPool`.
+        workers: maximum parallel runs; None lets Ray decide.
+        resources: resources per run, as options of `ray.remote`.
     """
 
     def __init__(
-        self, ray: Any, memo: str, storage: str | Path, *, workers: int | None, needs: dict[str, float]
+        self, ray: Any, memo: str, storage: str | Path, *, workers: int | None, resources: dict[str, float]
     ) -> None:
         self.ray = ray
-        self.given = (memo, storage)
+        self.storage_args = (memo, storage)
         self.workers = workers
-        self.task = ray.remote(**needs)(run_cell)
+        self.task = ray.remote(**resources)(execute_run)
 
-    def run(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Ran]]:
-        """Run as many at once as there are workers."""
-        left, going = list(reversed(cells)), dict[Any, Any]()
-        while left or going:
-            while left and (self.workers is None or len(going) < self.workers):
-                cell = left.pop()
-                going[self.task.remote(cell, *self.given)] = cell
-            (ended, *_), _ = self.ray.wait(list(going))
-            yield going.pop(ended), self._got(ended)
+    def run(self, run_specs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, RunOutcome]]:
+        """Execute up to `workers` runs in parallel."""
+        pending, running = list(reversed(run_specs)), dict[Any, Any]()
+        while pending or running:
+            while pending and (self.workers is None or len(running) < self.workers):
+                run_spec = pending.pop()
+                running[self.task.remote(run_spec, *self.storage_args)] = run_spec
+            (ended, *_), _ = self.ray.wait(list(running))
+            yield running.pop(ended), self._outcome_of(ended)
 
-    def _got(self, ended: Any) -> Ran:
+    def _outcome_of(self, ended: Any) -> RunOutcome:
         try:
-            ran: Ran = self.ray.get(ended)
+            outcome: RunOutcome = self.ray.get(ended)
         except self.ray.exceptions.RayTaskError:
-            raise  # an error in somebody's code, as in this process
+            raise  # an unexpected error, raised as in `SequentialPool`
         except self.ray.exceptions.RayError as error:
-            return Ran(reason=f"its worker died: {str(error).splitlines()[0]}")
-        return ran
+            return RunOutcome(reason=f"its worker died: {str(error).splitlines()[0]}")
+        return outcome
 
 
 @contextmanager
@@ -99,32 +99,34 @@ def open_pool(
     cpus: float,
     gpus: float,
 ) -> Generator[Pool]:
-    """Open what `run_sweep` asks for: Ray where there is a worker to be, else this process.
+    """Open a pool for `run_sweep`: on Ray if workers are wanted, otherwise in this process.
 
     Raises:
-        InputError: the cluster cannot be reached, has too little for one cell, or has several nodes and the memo or the
-            storage is a file of one of them.
-        MissingExtraError: Ray is asked for and not installed.
+        InputError: the cluster cannot be reached, lacks the resources for one run, or has several nodes although the memo
+            or the storage is a local file.
+        MissingExtraError: Ray is requested but not installed.
     """
     if address is None and (workers == 0 or (workers is None and not _has_ray())):
-        yield InTurn(memo, storage)
+        yield SequentialPool(memo, storage)
         return
     if workers == 0:
-        raise InputError("--workers 0 runs in this process, and --ray names a cluster: leave one of them out")
+        raise InputError(
+            "--workers 0 (run in this process) and --ray (run on a cluster) contradict each other: give one of them"
+        )
     try:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers unless told before
-        import ray  # noqa: PLC0415  the extra 'scale', a second
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # opt out of Ray's telemetry
+        import ray  # noqa: PLC0415  extra 'scale'; takes a second to import
     except ImportError as error:
         raise MissingExtraError("a sweep on several processes", "scale") from error
     from promptopt.models.replicas.pool import connect  # noqa: PLC0415  as above
 
-    ours = not ray.is_initialized()
+    started_here = not ray.is_initialized()
     connect(address)
     try:
-        _check(ray, memo, storage, {"CPU": cpus, "GPU": gpus})
-        yield OnRay(ray, memo, storage, workers=workers, needs={"num_cpus": cpus, "num_gpus": gpus})
+        _check_cluster(ray, memo, storage, {"CPU": cpus, "GPU": gpus})
+        yield RayPool(ray, memo, storage, workers=workers, resources={"num_cpus": cpus, "num_gpus": gpus})
     finally:
-        if ours:
+        if started_here:
             ray.shutdown()
 
 
@@ -134,23 +136,23 @@ def _has_ray() -> bool:
     return find_spec("ray") is not None
 
 
-def _check(ray: Any, memo: str, storage: str | Path, needs: dict[str, float]) -> None:
+def _check_cluster(ray: Any, memo: str, storage: str | Path, resources: dict[str, float]) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    for name, wanted in needs.items():
-        most = max(node["Resources"].get(name, 0.0) for node in nodes)
-        if wanted > most:
+    for name, wanted in resources.items():
+        available = max(node["Resources"].get(name, 0.0) for node in nodes)
+        if wanted > available:
             key = f"{name.lower()}s"
             raise InputError(
-                f"{key} = {wanted:g}, and no machine here has more than {most:g}: give {key} = {most:g} or less"
+                f"{key} = {wanted:g}, but no machine has more than {available:g}: set {key} = {available:g} or less"
             )
     if len(nodes) == 1:
         return
     if "://" not in memo:
         raise InputError(
-            f"the cluster has {len(nodes)} nodes, and the memo in {memo} is a folder of this one: give --memo redis://HOST"
+            f"the cluster has {len(nodes)} nodes, but the memo in {memo} is a folder on this one: give --memo redis://HOST"
         )
     if str(storage).startswith("sqlite") or isinstance(storage, Path):
         raise InputError(
-            f"the cluster has {len(nodes)} nodes, and the study is a file of this one: give "
+            f"the cluster has {len(nodes)} nodes, but the study is a file on this one: give "
             "--study postgresql+psycopg://USER@HOST/NAME"
         )

@@ -1,4 +1,4 @@
-"""The way of a sweep: cells that are done are read, the others run, each is kept and recorded, all end in one table."""
+"""Run a sweep: load finished runs, execute the others, save and record each outcome, and build the table."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from promptopt.errors import MissingExtraError
 from promptopt.evaluation.ledger import Spending
 from promptopt.memo.memo import Memo, default_place
 from promptopt.report.compare import SavedRun, compare_runs
-from promptopt.sweep.cells import Ran, keep, read_kept
-from promptopt.sweep.plan import Plan, plan
+from promptopt.sweep.plan import Plan, plan_sweep
 from promptopt.sweep.pool import open_pool
 from promptopt.sweep.portfolio import Portfolio, check_rungs, rungs
+from promptopt.sweep.single_run import RunOutcome, load_outcome, save_outcome
 from promptopt.sweep.spec import load_sweep
 from promptopt.sweep.study import SweepStudy
 from promptopt.sweep.table import Entry, Row, Table, ranked, row_of
@@ -27,10 +27,10 @@ from promptopt.utils.files import make_private_folder, write_private
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from promptopt.sweep.cells import Cell
     from promptopt.sweep.pool import Pool
+    from promptopt.sweep.single_run import RunSpec
 
-_WIDEST = 12  # runs on one page that compares
+_MAX_RUNS_ON_PAGE = 12  # on a comparison page
 
 
 def run_sweep(
@@ -43,206 +43,212 @@ def run_sweep(
     address: str | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Table:
-    """Run all runs of a sweep file that are not done yet, and return the table of all.
+    """Execute the unfinished runs of a sweep file and return the table of all runs.
 
-    Stopped in any way and started again, it goes on where it was: finished runs are read from their folders, the others
-    answered from the memo as far as they had come. Failed ones are tried again.
+    A stopped sweep resumes when it is started again: finished runs are loaded from their folders, and the others reuse the
+    replies in the memo. Failed runs are tried again.
 
     Args:
         file: the sweep file.
-        folder: where runs, table and study go; by default `runs/` and the file's name.
-        memo: folder or redis:// URL of the memo that all runs share; by default as `promptopt memo path` says.
-        storage: URL of the Optuna storage that all runs share; by default `study.db` in `folder`.
-        workers: runs at once, on Ray's workers; 0 for one after another in this process; None for as many as the machine has
-            cores for, where Ray is installed.
-        address: of a Ray cluster, such as "auto"; None starts one on this machine.
-        tell: is told of each run that ends, in a sentence.
+        folder: folder for runs, table and study; by default `runs/` plus the file's name without extension.
+        memo: folder or redis:// URL of the memo shared by all runs; by default the one that `promptopt memo path` prints.
+        storage: Optuna storage URL shared by all runs; by default `study.db` in `folder`.
+        workers: maximum parallel runs on Ray; 0 runs them one by one in this process; None uses as many as the cores allow
+            if Ray is installed, else 0.
+        address: address of a Ray cluster, such as "auto"; None starts one on this machine.
+        tell: called with a one-sentence message when a run ends.
 
     Raises:
-        InputError: the sweep cannot be run as it stands; nothing is spent.
-        MissingExtraError: workers are asked for, and Ray is not installed.
+        InputError: the sweep file or an option is invalid; nothing was spent.
+        MissingExtraError: workers are requested, but Ray is not installed.
     """
     path = Path(file)
     spec = load_sweep(path)
-    planned = plan(spec, path)
+    plan = plan_sweep(spec, path)
     if spec.portfolio:
-        check_rungs(planned, str(path))
-    home = Path(folder) if folder is not None else Path("runs") / path.stem
-    make_private_folder(home)
-    place = memo or default_place()
-    place = place if "://" in place else str(Path(place).expanduser().absolute())
-    Memo(place).close()  # refused here, not in every run
-    recorded = storage or (home / STUDY).resolve()
+        check_rungs(plan, str(path))
+    run_folder = Path(folder) if folder is not None else Path("runs") / path.stem
+    make_private_folder(run_folder)
+    location = memo or default_place()
+    location = location if "://" in location else str(Path(location).expanduser().absolute())
+    Memo(location).close()  # fail here rather than in every run
+    study_storage = storage or (run_folder / STUDY).resolve()
     choices: dict[str, list[Any]] = {
-        "task": list(planned.tasks),
+        "task": list(plan.tasks),
         "model": [model.label for model in spec.model],
         "strategy": [strategy.label for strategy in spec.strategy],
         "seed": list(spec.seeds),
     }
-    study = SweepStudy(recorded, f"sweep {path.stem} {_digest(planned)}", choices)
+    study = SweepStudy(study_storage, f"sweep {path.stem} {_digest(plan)}", choices)
     with ExitStack() as stack:
         stack.callback(study.close)
 
         def pool() -> Pool:
             return stack.enter_context(
-                open_pool(place, recorded, workers=workers, address=address, cpus=spec.cpus, gpus=spec.gpus)
+                open_pool(location, study_storage, workers=workers, address=address, cpus=spec.cpus, gpus=spec.gpus)
             )
 
-        runs = _Runs(home, study, tell, pool)
-        table = _portfolios(planned, runs) if spec.portfolio else _crossed(planned, runs)
+        executor = _RunExecutor(run_folder, study, tell, pool)
+        table = _run_portfolios(plan, executor) if spec.portfolio else _run_grid(plan, executor)
     table = replace(table, name=path.stem)
-    return _written(table, runs.kept, home)
+    return _write_table(table, executor.outcomes, run_folder)
 
 
 @dataclass
-class _Runs:
-    """Cells that are run, or read where they are done.
+class _RunExecutor:
+    """Executes runs, or loads them if they are finished.
 
     Args:
-        folder: of the sweep.
-        study: that they are recorded in.
-        tell: is told of each.
-        open: the pool, once it is needed.
-        kept: what came of them, by name.
+        folder: folder of the sweep.
+        study: study to record the runs in.
+        report_progress: called with a message when a run ends.
+        open_pool: opens the pool when it is first needed.
+        outcomes: runs and their outcomes, by name.
     """
 
     folder: Path
     study: SweepStudy
-    tell: Callable[[str], None]
-    open: Callable[[], Pool]
-    kept: dict[str, tuple[Cell, Ran]] = field(default_factory=dict)
+    report_progress: Callable[[str], None]
+    open_pool: Callable[[], Pool]
+    outcomes: dict[str, tuple[RunSpec, RunOutcome]] = field(default_factory=dict)
     _pool: Pool | None = None
 
-    def __call__(self, cells: Sequence[Cell]) -> None:
-        """See to it that something came of all cells."""
-        left = []
-        for cell in cells:
-            done = read_kept(self.folder / cell.name)
-            if done is None:
-                left.append(cell)
+    def __call__(self, run_specs: Sequence[RunSpec]) -> None:
+        """Execute or load all the given runs."""
+        pending = []
+        for run_spec in run_specs:
+            saved = load_outcome(self.folder / run_spec.name)
+            if saved is None:
+                pending.append(run_spec)
             else:
-                self._take(cell, done)
-        if not left:
+                self._record(run_spec, saved)
+        if not pending:
             return
-        self.tell(f"{len(cells) - len(left)} of {len(cells)} runs are done, {len(left)} to go")
+        self.report_progress(
+            f"{len(run_specs) - len(pending)} of {len(run_specs)} runs finished, {len(pending)} remaining"
+        )
         if self._pool is None:
-            self._pool = self.open()
-        for cell, ran in self._pool.run(left):
-            keep(ran, self.folder / cell.name)
-            self._take(cell, ran)
-            said = f"failed: {ran.reason}" if ran.reason else ran.result.headline if ran.result else ""
-            self.tell(f"{cell.task}, {cell.model.label}, {cell.strategy.label}, seed {cell.seed}: {said}")
+            self._pool = self.open_pool()
+        for run_spec, outcome in self._pool.run(pending):
+            save_outcome(outcome, self.folder / run_spec.name)
+            self._record(run_spec, outcome)
+            summary = (
+                f"failed: {outcome.reason}" if outcome.reason else outcome.result.headline if outcome.result else ""
+            )
+            self.report_progress(
+                f"{run_spec.task}, {run_spec.model.label}, {run_spec.strategy.label}, seed {run_spec.seed}: {summary}"
+            )
 
-    def _take(self, cell: Cell, ran: Ran) -> None:
-        self.kept[cell.name] = (cell, ran)
-        self.study.add(cell, ran)
+    def _record(self, run_spec: RunSpec, outcome: RunOutcome) -> None:
+        self.outcomes[run_spec.name] = (run_spec, outcome)
+        self.study.add(run_spec, outcome)
 
-    def of(self, cell: Cell) -> Ran:
-        """Return what came of a cell."""
-        return self.kept[cell.name][1]
+    def outcome_of(self, run_spec: RunSpec) -> RunOutcome:
+        """Return the outcome of an executed or loaded run."""
+        return self.outcomes[run_spec.name][1]
 
 
-def _crossed(planned: Plan, runs: _Runs) -> Table:
-    """Run every strategy in every place with every seed."""
-    spec = planned.spec
-    cells = {(place, seed): planned.cells(place, spec.budget, seed) for place in planned.places for seed in spec.seeds}
-    runs([cell for row in cells.values() for cell in row])
+def _run_grid(plan: Plan, executor: _RunExecutor) -> Table:
+    """Run every strategy on every task and model with every seed."""
+    spec = plan.spec
+    run_specs = {(pair, seed): plan.run_specs(pair, spec.budget, seed) for pair in plan.pairs for seed in spec.seeds}
+    executor([run_spec for row in run_specs.values() for run_spec in row])
     rows = []
-    for place in planned.places:
-        for number, strategy in enumerate(spec.strategy):
-            here = [(seed, cells[place, seed][number]) for seed in spec.seeds]
-            entries = [_entry(seed, cell, runs.of(cell)) for seed, cell in here]
-            rows.append(row_of(place.task, place.model.label, strategy.label, entries))
-    return Table(name="", rows=ranked(rows), notes=_notes(rows, planned))
+    for pair in plan.pairs:
+        for index, strategy in enumerate(spec.strategy):
+            by_seed = [(seed, run_specs[pair, seed][index]) for seed in spec.seeds]
+            entries = [_entry(seed, run_spec, executor.outcome_of(run_spec)) for seed, run_spec in by_seed]
+            rows.append(row_of(pair.task, pair.model.label, strategy.label, entries))
+    return Table(name="", rows=ranked(rows), notes=_notes(rows, plan))
 
 
-def _portfolios(planned: Plan, runs: _Runs) -> Table:
-    """Let the strategies of every place and seed compete, all places and seeds round by round."""
-    spec = planned.spec
-    every = list(range(len(spec.strategy)))
-    competing = [Portfolio(planned, place, seed, list(every)) for place in planned.places for seed in spec.seeds]
-    steps = rungs(spec.budget, len(every))
-    for number, rung in enumerate(steps):
-        cells = [portfolio.cells(number, rung) for portfolio in competing]
-        runs([cell for row in cells for cell in row])
-        left = steps[number + 1].arms if number + 1 < len(steps) else 1
-        for portfolio, row in zip(competing, cells, strict=True):
-            portfolio.take(row, runs.of, left)
-    runs([portfolio.winner for portfolio in competing if portfolio.winner is not None])
+def _run_portfolios(plan: Plan, executor: _RunExecutor) -> Table:
+    """Run the portfolios of every task, model and seed together, round by round."""
+    spec = plan.spec
+    strategies = list(range(len(spec.strategy)))
+    portfolios = [Portfolio(plan, pair, seed, list(strategies)) for pair in plan.pairs for seed in spec.seeds]
+    rounds = rungs(spec.budget, len(strategies))
+    for number, rung in enumerate(rounds):
+        run_specs = [portfolio.run_specs(number, rung) for portfolio in portfolios]
+        executor([run_spec for row in run_specs for run_spec in row])
+        keep = rounds[number + 1].arms if number + 1 < len(rounds) else 1
+        for portfolio, row in zip(portfolios, run_specs, strict=True):
+            portfolio.finish_round(row, executor.outcome_of, keep)
+    executor([portfolio.winner for portfolio in portfolios if portfolio.winner is not None])
     rows = []
-    for place in planned.places:
-        entries = [_picked(portfolio, runs) for portfolio in competing if portfolio.place == place]
-        rows.append(row_of(place.task, place.model.label, "portfolio", entries))
-    rounds = [
-        {"task": one.place.task, "model": one.place.model.label, "seed": one.seed, "rounds": one.rounds}
-        for one in competing
+    for pair in plan.pairs:
+        entries = [_portfolio_entry(portfolio, executor) for portfolio in portfolios if portfolio.pair == pair]
+        rows.append(row_of(pair.task, pair.model.label, "portfolio", entries))
+    round_records = [
+        {"task": p.pair.task, "model": p.pair.model.label, "seed": p.seed, "rounds": p.rounds} for p in portfolios
     ]
-    return Table(name="", rows=tuple(rows), notes=_notes(rows, planned), rounds=tuple(rounds))
+    return Table(name="", rows=tuple(rows), notes=_notes(rows, plan), rounds=tuple(round_records))
 
 
-def _entry(seed: int, cell: Cell, ran: Ran) -> Entry:
-    used = Spending() if ran.result is None else sum(ran.result.used.values(), Spending())
-    return Entry(seed, cell.strategy.label, cell.name, ran, used)
+def _entry(seed: int, run_spec: RunSpec, outcome: RunOutcome) -> Entry:
+    used = Spending() if outcome.result is None else sum(outcome.result.used.values(), Spending())
+    return Entry(seed, run_spec.strategy.label, run_spec.name, outcome, used)
 
 
-def _picked(portfolio: Portfolio, runs: _Runs) -> Entry:
-    """Return what came of a portfolio: the last run, or why there was none."""
+def _portfolio_entry(portfolio: Portfolio, executor: _RunExecutor) -> Entry:
+    """Return the entry of a portfolio: its final run, or why there was none."""
     if portfolio.winner is None:
-        return Entry(portfolio.seed, "", "", Ran(reason=portfolio.reason), portfolio.used)
-    last = runs.of(portfolio.winner)
-    portfolio.spent |= last.calls.uses
-    return Entry(portfolio.seed, portfolio.winner.strategy.label, portfolio.winner.name, last, portfolio.used)
+        return Entry(portfolio.seed, "", "", RunOutcome(reason=portfolio.reason), portfolio.used)
+    final = executor.outcome_of(portfolio.winner)
+    portfolio.spent |= final.calls.usage
+    return Entry(portfolio.seed, portfolio.winner.strategy.label, portfolio.winner.name, final, portfolio.used)
 
 
-def _notes(rows: Sequence[Row], planned: Plan) -> tuple[str, ...]:
-    out = []
-    if len(planned.spec.seeds) == 1:
-        out.append("one seed: the intervals are over test items alone, and say nothing of other seeds")
-    out += [
-        f"{row.task}, {row.model}, portfolio: chose {', '.join(f'{e.strategy} (seed {e.seed})' for e in row.whole)}"
+def _notes(rows: Sequence[Row], plan: Plan) -> tuple[str, ...]:
+    notes = []
+    if len(plan.spec.seeds) == 1:
+        notes.append("only one seed: the intervals cover variation between test examples, not between seeds")
+    notes += [
+        f"{row.task}, {row.model}, portfolio: selected {', '.join(f'{e.strategy} (seed {e.seed})' for e in row.complete)}"
         for row in rows
-        if planned.spec.portfolio and row.whole
+        if plan.spec.portfolio and row.complete
     ]
-    untested = [row for row in rows if any(not e.ran.reason and not e.ran.outcomes for e in row.entries)]
-    out += [f"{row.task}, {row.model}, {row.strategy}: a run has no test; its notes say why" for row in untested]
-    return tuple(out)
+    untested = [row for row in rows if any(not e.outcome.reason and not e.outcome.outcomes for e in row.entries)]
+    notes += [f"{row.task}, {row.model}, {row.strategy}: a run has no test; see its notes" for row in untested]
+    return tuple(notes)
 
 
-def _written(table: Table, kept: dict[str, tuple[Cell, Ran]], folder: Path) -> Table:
-    """Write table and comparison; return the table with a note where a page could not be written."""
-    pages = _pages(kept)
+def _write_table(table: Table, outcomes: dict[str, tuple[RunSpec, RunOutcome]], folder: Path) -> Table:
+    """Write the table and comparison pages; return the table, with a note if the pages could not be written."""
+    pages = _comparison_pages(outcomes)
     try:
         from promptopt.report.page import comparison_page, write_page  # noqa: PLC0415  the extra 'report'
 
         for name, runs in pages.items():
             write_page(comparison_page(compare_runs(runs)), folder / name)
     except MissingExtraError as error:
-        table = replace(table, notes=(*table.notes, f"no page that compares the runs: {error}"))
+        table = replace(table, notes=(*table.notes, f"no comparison page was written: {error}"))
     write_private(folder / "sweep.md", printable(table.markdown()))
     text = json.dumps(table.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
     write_private(folder / "sweep.json", text)
     return table
 
 
-def _pages(kept: dict[str, tuple[Cell, Ran]]) -> dict[str, list[SavedRun]]:
-    """Return the runs of each page: those of one task and model, of the first seed alone where they are many."""
-    places: dict[tuple[str, str], list[tuple[Cell, SavedRun]]] = {}
-    for cell, ran in kept.values():
-        if ran.result is None or ran.reason or cell.rung is not None:
+def _comparison_pages(outcomes: dict[str, tuple[RunSpec, RunOutcome]]) -> dict[str, list[SavedRun]]:
+    """Return the runs of each page: one page per task and model, with the first seed only if there are too many runs."""
+    groups: dict[tuple[str, str], list[tuple[RunSpec, SavedRun]]] = {}
+    for run_spec, outcome in outcomes.values():
+        if outcome.result is None or outcome.reason or run_spec.rung is not None:
             continue
-        name = f"{cell.strategy.label}, seed {cell.seed}"
-        saved = SavedRun(name=name, result=ran.result, outcomes=ran.outcomes)
-        places.setdefault((cell.task, cell.model.label), []).append((cell, saved))
-    out: dict[str, list[SavedRun]] = {}
-    for number, row in enumerate(places.values(), 1):
-        first = row if len(row) <= _WIDEST else [one for one in row if one[0].seed == row[0][0].seed]
-        if len(first) > 1:
-            out["sweep.html" if len(places) == 1 else f"sweep-{number}.html"] = [saved for _, saved in first]
-    return out
+        name = f"{run_spec.strategy.label}, seed {run_spec.seed}"
+        saved = SavedRun(name=name, result=outcome.result, outcomes=outcome.outcomes)
+        groups.setdefault((run_spec.task, run_spec.model.label), []).append((run_spec, saved))
+    pages: dict[str, list[SavedRun]] = {}
+    for number, group in enumerate(groups.values(), 1):
+        first_seed = group[0][0].seed
+        shown = group if len(group) <= _MAX_RUNS_ON_PAGE else [run for run in group if run[0].seed == first_seed]
+        if len(shown) > 1:
+            pages["sweep.html" if len(groups) == 1 else f"sweep-{number}.html"] = [saved for _, saved in shown]
+    return pages
 
 
-def _digest(planned: Plan) -> str:
-    """Return what tells this sweep from others of its name."""
-    spec = planned.spec
+def _digest(plan: Plan) -> str:
+    """Return a digest that distinguishes this sweep from others of the same name."""
+    spec = plan.spec
     values = spec.model_dump(mode="python") | {"budget": str(spec.budget), "total": str(spec.total)}
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:8]

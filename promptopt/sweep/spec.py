@@ -1,4 +1,4 @@
-"""Sweep files: what is crossed with what, written as TOML and checked key by key. Knows nothing of running it."""
+"""Sweep files: read and validate the TOML description of a sweep."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
-def _named(value: object) -> object:
-    """Turn a model's name into its table."""
+def _as_table(value: object) -> object:
+    """Expand a model name to a table."""
     return {"name": value} if isinstance(value, str) else value
 
 
 def _budget(value: object) -> object:
-    """Read a budget in words."""
+    """Parse a budget such as '500 calls'."""
     if not isinstance(value, str):
-        raise ValueError("must be text, such as '500 calls' or '2 dollars'")  # noqa: TRY004  pydantic wants these
+        raise ValueError("must be text, such as '500 calls' or '2 dollars'")  # noqa: TRY004  pydantic expects ValueError
     return Budget.parse(value)
 
 
@@ -43,13 +43,13 @@ _Dollars = Annotated[float, Field(strict=False, ge=0, allow_inf_nan=False)]
 
 
 class ModelSpec(_Section):
-    """A model, as `load_model` takes it.
+    """A model, with arguments of `load_model`.
 
     Args:
         name: KIND:NAME.
-        base_url: endpoint of a hosted model, if not the provider's.
-        price: dollars per million tokens: input, output, and perhaps cached and written input.
-        concurrency: calls in flight at once, of one run.
+        base_url: URL of a hosted model's endpoint, if not the provider's.
+        price: dollars per million tokens: input, output, and optionally cached and written input.
+        concurrency: maximum concurrent calls of one run.
     """
 
     name: str
@@ -59,51 +59,51 @@ class ModelSpec(_Section):
 
     @property
     def label(self) -> str:
-        """What it is called in tables."""
+        """Label in tables."""
         return self.name if self.base_url is None else f"{self.name} at {self.base_url}"
 
     @property
     def cost(self) -> Price | None:
-        """The price, where one is given."""
+        """The price, or None."""
         return None if self.price is None else Price(*self.price)
 
 
 class TaskModelSpec(ModelSpec):
-    """A model that prompts are searched for, and the one that writes them, by default itself."""
+    """A task model and its writer, by default the same model."""
 
-    writer: Annotated[ModelSpec, BeforeValidator(_named)] | None = None
+    writer: Annotated[ModelSpec, BeforeValidator(_as_table)] | None = None
 
     @property
     def label(self) -> str:
-        """What it is called in tables."""
-        return super().label if self.writer is None else f"{super().label}, written for by {self.writer.label}"
+        """Label in tables."""
+        return super().label if self.writer is None else f"{super().label} (writer: {self.writer.label})"
 
 
 class StrategySpec(_Section):
-    """A strategy with changes to its settings."""
+    """A strategy with changed settings."""
 
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def label(self) -> str:
-        """What it is called in tables."""
+        """Label in tables."""
         return " ".join([self.name, *(f"{key}={value}" for key, value in self.settings.items())])
 
 
 class SweepSpec(_Section):
-    """A sweep as its file says it.
+    """The content of a sweep file.
 
     Args:
         tasks: task files.
-        model: models that prompts are searched for.
+        model: task models.
         strategy: strategies with their settings.
-        seeds: of the runs.
-        budget: of each run; of a portfolio, of all its strategies together.
-        total: the most that all budgets together may come to.
-        portfolio: whether the strategies share one budget, and only the better go on.
-        cpus: processor cores that a run takes.
-        gpus: GPUs that a run takes.
+        seeds: random seeds of the runs.
+        budget: budget of each run, or of all strategies of a portfolio together.
+        total: upper limit on the sum of all budgets.
+        portfolio: whether the strategies compete under one shared budget.
+        cpus: processor cores per run.
+        gpus: GPUs per run.
     """
 
     tasks: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
@@ -117,50 +117,48 @@ class SweepSpec(_Section):
     gpus: Annotated[float, Field(strict=False, ge=0)] = 0
 
     @model_validator(mode="after")
-    def _each_once(self) -> SweepSpec:
-        rows: dict[str, list[Any]] = {
+    def _reject_duplicates(self) -> SweepSpec:
+        labels: dict[str, list[Any]] = {
             "tasks": list(self.tasks),
             "model": [model.label for model in self.model],
             "strategy": [strategy.label for strategy in self.strategy],
             "seeds": list(self.seeds),
         }
-        for key, values in rows.items():
-            twice = next((value for value in values if values.count(value) > 1), None)
-            if twice is not None:
-                raise ValueError(f"{key} holds {twice!r} twice: give each once")
+        for key, values in labels.items():
+            duplicate = next((value for value in values if values.count(value) > 1), None)
+            if duplicate is not None:
+                raise ValueError(f"{key} contains {duplicate!r} twice: remove one")
         return self
 
     @model_validator(mode="after")
-    def _rivals(self) -> SweepSpec:
-        if self.portfolio and len(self.strategy) < 2:  # noqa: PLR2004  two to choose between
-            raise ValueError(
-                "portfolio = true with one strategy leaves nothing to choose: give two or more [[strategy]]"
-            )
+    def _require_several_strategies(self) -> SweepSpec:
+        if self.portfolio and len(self.strategy) < 2:  # noqa: PLR2004  at least two compete
+            raise ValueError("portfolio = true needs at least two strategies: add [[strategy]] tables")
         return self
 
     @model_validator(mode="after")
-    def _within_total(self) -> SweepSpec:
-        """Refuse budgets that could together come above the total."""
+    def _check_total(self) -> SweepSpec:
+        """Reject budgets whose sum exceeds the total."""
         limits = {} if self.total is None else {k: v for k, v in asdict(self.total).items() if v is not None}
         runs = len(self.tasks) * len(self.model) * len(self.seeds) * (1 if self.portfolio else len(self.strategy))
-        for unit, most in limits.items():
+        for unit, limit in limits.items():
             each: float | None = getattr(self.budget, unit)
             if each is None:
                 raise ValueError(
-                    f"total = {str(self.total)!r}, but budget = {str(self.budget)!r} does not say how many {unit} a run "
-                    f"may use: give budget = '{most / runs:.6g} {unit}'"
+                    f"total = {str(self.total)!r}, but budget = {str(self.budget)!r} does not limit the {unit} of a run: "
+                    f"set budget = '{limit / runs:.6g} {unit}'"
                 )
-            if each * runs > most:
-                what = "portfolios" if self.portfolio else "runs"
+            if each * runs > limit:
+                kind = "portfolios" if self.portfolio else "runs"
                 raise ValueError(
-                    f"{runs} {what} of {each:,.10g} {unit} come to {each * runs:,.10g}, more than total = "
-                    f"{str(self.total)!r}: give budget = '{most / runs:.6g} {unit}' or less, or fewer {what}"
+                    f"{runs} {kind} of {each:,.10g} {unit} add up to {each * runs:,.10g}, more than total = "
+                    f"{str(self.total)!r}: set budget = '{limit / runs:.6g} {unit}' or less, or use fewer {kind}"
                 )
         return self
 
 
 _TABLES: dict[str, type[_Section]] = {"model": TaskModelSpec, "writer": ModelSpec, "strategy": StrategySpec}
-_PLAIN_WORDS = {
+_ERROR_TEXTS = {
     "bool_type": "must be true or false",
     "dict_type": "must be a table",
     "int_type": "must be a whole number",
@@ -170,47 +168,47 @@ _PLAIN_WORDS = {
     "too_long": "has too many values",
     "tuple_type": "must be a list",
 }
-_KEYS = ("api_key", "key", "token", "secret", "password")
+_API_KEY_NAMES = ("api_key", "key", "token", "secret", "password")
 
 
 def load_sweep(path: str | Path) -> SweepSpec:
     """Read a sweep file.
 
     Raises:
-        InputError: names the file, the key, the value found, and the mend.
+        InputError: the message names the file, the key, the value and the fix.
     """
     try:
         values = tomllib.loads(read_text(Path(path)))
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is no valid TOML: {error}") from error
+        raise InputError(f"{path} is not valid TOML: {error}") from error
     return parse_sweep(values, str(path))
 
 
 def parse_sweep(values: Mapping[str, Any], where: str) -> SweepSpec:
-    """Check the values of a sweep.
+    """Validate the values of a sweep file.
 
     Args:
-        values: as a sweep file holds them.
-        where: what to call their source in messages.
+        values: content of a sweep file.
+        where: name of the source in messages.
 
     Raises:
-        InputError: says everything that is wrong, a line each.
+        InputError: the message has one line per error.
     """
     try:
         return SweepSpec.model_validate(values)
     except ValidationError as error:
-        found = error.errors()
-        inner = [item for item in found if not any(_holds(item["loc"], other["loc"]) for other in found)]
-        raise InputError("\n".join(f"{where}: {_complaint(item)}" for item in inner)) from None
+        details = error.errors()
+        innermost = [d for d in details if not any(_contains(d["loc"], other["loc"]) for other in details)]
+        raise InputError("\n".join(f"{where}: {_message(detail)}" for detail in innermost)) from None
 
 
-def _holds(outer: tuple[int | str, ...], inner: tuple[int | str, ...]) -> bool:
-    """Whether a complaint is about what holds the culprit of another one, which says it better."""
+def _contains(outer: tuple[int | str, ...], inner: tuple[int | str, ...]) -> bool:
+    """Whether one location contains another, so that the error at the inner one is more specific."""
     return len(outer) < len(inner) and inner[: len(outer)] == outer
 
 
-def _complaint(error: ErrorDetails) -> str:
-    """Say one of pydantic's errors in our words: key, value found, what is allowed."""
+def _message(error: ErrorDetails) -> str:
+    """Return the message for one of pydantic's errors: key, value, and what is allowed."""
     path = [str(part) for part in error["loc"]]
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
@@ -219,17 +217,19 @@ def _complaint(error: ErrorDetails) -> str:
         table = f"[[{key}]]" if key in _TABLES else f"the key {key!r}"
         return f"{table} is missing"
     if error["type"] == "value_error":
-        said = error["msg"].removeprefix("Value error, ")
-        return f"{key} = {reprlib.repr(error['input'])}: {said}" if path else said
-    said = _PLAIN_WORDS.get(error["type"], error["msg"].replace("Input should", "must"))
-    return f"{key} = {reprlib.repr(error['input'])}: {said}"
+        reason = error["msg"].removeprefix("Value error, ")
+        return f"{key} = {reprlib.repr(error['input'])}: {reason}" if path else reason
+    reason = _ERROR_TEXTS.get(error["type"], error["msg"].replace("Input should", "must"))
+    return f"{key} = {reprlib.repr(error['input'])}: {reason}"
 
 
 def _unknown_key(path: list[str]) -> str:
     *section, key = path
-    if key in _KEYS:
-        return f"{'.'.join(path)}: no keys stand in a sweep file; they come from OPENAI_API_KEY or ANTHROPIC_API_KEY"
+    if key in _API_KEY_NAMES:
+        return (
+            f"{'.'.join(path)}: remove API keys from the sweep file and set OPENAI_API_KEY or ANTHROPIC_API_KEY instead"
+        )
     table = next((part for part in reversed(section) if part in _TABLES), None)
     known = (_TABLES[table] if table else SweepSpec).model_fields
-    place = f" in [[{table}]]" if table else ""
-    return f"unknown key {key!r}{place}{nearest(key, known)}; known keys: {', '.join(known)}"
+    location = f" in [[{table}]]" if table else ""
+    return f"unknown key {key!r}{location}{nearest(key, known)}; known keys: {', '.join(known)}"

@@ -1,8 +1,9 @@
-"""What a sweep found, in one table: a row for each task, model and strategy, with intervals over seeds and test items."""
+"""The table of a sweep: a row for each task, model and strategy, with intervals over seeds and test examples."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,52 +21,58 @@ if TYPE_CHECKING:
     from promptopt.results.outcomes import Outcome
     from promptopt.statistics import Interval
     from promptopt.statistics.arrays import Floats
-    from promptopt.sweep.cells import Ran
+    from promptopt.sweep.single_run import RunOutcome
 
-HEADS = (
+HEADERS = (
     "task",
     "model",
     "strategy",
     "seeds",
     "test reward",
-    "less the seed prompt",
-    "less the next",
+    "gain over seed prompt",
+    "lead over runner-up",
     "calls",
     "dollars",
 )
-"""Heads of the columns."""
+"""Column headers."""
 
 
 class Entry(NamedTuple):
-    """What came of one seed.
+    """The run of one seed.
 
     Args:
-        seed: of the run.
-        strategy: that the tested run had; a portfolio picks it.
-        run: name of its folder, "" where there is none.
-        ran: result or reason.
-        used: by it, logically; by a portfolio, each call once.
+        seed: random seed of the run.
+        strategy: strategy of the tested run; in a portfolio, the selected one.
+        run: name of the run's folder, or "" if there is none.
+        outcome: result, or the reason why there is none.
+        used: logical usage of the run; in a portfolio, each distinct call counts once.
     """
 
     seed: int
     strategy: str
     run: str
-    ran: Ran
+    outcome: RunOutcome
     used: Spending
+
+    @property
+    def ran(self) -> RunOutcome:
+        """Former name of `outcome`."""
+        _warn_renamed("Entry.ran", "Entry.outcome")
+        return self.outcome
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table.
+    """One row of the table.
 
     Args:
-        task: its name.
-        model: its label.
-        strategy: its label, or "portfolio".
-        entries: one a seed.
-        test: mean test reward of the chosen prompts, with its 95 % interval; None where no run has a test.
-        gain: the same of the paired difference to the seed prompt.
-        less_next: of the best row of a task and model: its test reward less the next one's, paired.
+        task: name of the task.
+        model: label of the model.
+        strategy: label of the strategy, or "portfolio".
+        entries: one per seed.
+        test: mean test reward of the chosen prompts, with its 95 % interval; None if no run has a test.
+        gain: mean paired gain over the seed prompt, with its 95 % interval.
+        lead: only for the best row of a task and model: mean paired difference to the runner-up, with its 95 % interval.
     """
 
     task: str
@@ -74,41 +81,58 @@ class Row:
     entries: tuple[Entry, ...]
     test: Interval | None
     gain: Interval | None
-    less_next: Interval | None = None
+    lead: Interval | None = None
+
+    @property
+    def complete(self) -> tuple[Entry, ...]:
+        """Entries whose run is finished and tested."""
+        return tuple(entry for entry in self.entries if not entry.outcome.reason and entry.outcome.outcomes)
+
+    @property
+    def less_next(self) -> Interval | None:
+        """Former name of `lead`."""
+        _warn_renamed("Row.less_next", "Row.lead")
+        return self.lead
 
     @property
     def whole(self) -> tuple[Entry, ...]:
-        """Those whose run is finished and tested."""
-        return tuple(entry for entry in self.entries if not entry.ran.reason and entry.ran.outcomes)
+        """Former name of `complete`."""
+        _warn_renamed("Row.whole", "Row.complete")
+        return self.complete
 
     @property
     def best(self) -> bool:
-        """Whether it is ahead of the next by more than chance."""
-        return self.less_next is not None and self.less_next.low > 0
+        """Whether the interval of the lead over the runner-up is above 0."""
+        return self.lead is not None and self.lead.low > 0
 
     @property
     def calls(self) -> float | None:
-        """Of one seed, on average."""
-        return float(np.mean([entry.used.calls for entry in self.whole])) if self.whole else None
+        """Mean calls per seed."""
+        return float(np.mean([entry.used.calls for entry in self.complete])) if self.complete else None
 
     @property
     def dollars(self) -> float | None:
-        """Of one seed, on average; None where a price is not known."""
-        results = [entry.ran.result for entry in self.whole if entry.ran.result is not None]
+        """Mean dollars per seed; None if a price is unknown."""
+        results = [entry.outcome.result for entry in self.complete if entry.outcome.result is not None]
         if not results or any(price is None for result in results for price in result.prices.values()):
             return None
-        return float(np.mean([entry.used.dollars for entry in self.whole]))
+        return float(np.mean([entry.used.dollars for entry in self.complete]))
 
     def cells(self) -> list[str]:
-        """Return the row as it is shown."""
+        """Former name of `formatted`."""
+        _warn_renamed("Row.cells", "Row.formatted")
+        return self.formatted()
+
+    def formatted(self) -> list[str]:
+        """Return the texts of the row, one per column of `HEADERS`."""
         return [
             self.task,
             self.model,
             self.strategy,
-            f"{len(self.whole)} of {len(self.entries)}",
-            _spanned(self.test) + (" best" if self.best else ""),
-            _spanned(self.gain, "+"),
-            _spanned(self.less_next, "+"),
+            f"{len(self.complete)} of {len(self.entries)}",
+            _with_interval(self.test) + (" best" if self.best else ""),
+            _with_interval(self.gain, "+"),
+            _with_interval(self.lead, "+"),
             "" if self.calls is None else f"{self.calls:,.0f}",
             "" if self.dollars is None else f"{self.dollars:.4f}",
         ]
@@ -116,13 +140,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """What a sweep found.
+    """The results of a sweep.
 
     Args:
-        name: of the sweep.
-        rows: by task and model, in the file's order.
-        notes: what a reader should know beside the numbers.
-        rounds: of portfolios: which strategies went on, and by what.
+        name: name of the sweep.
+        rows: rows by task and model, in the order of the sweep file.
+        notes: caveats for readers.
+        rounds: rounds of portfolios: the strategies, their rewards, and which ones continued.
     """
 
     name: str
@@ -132,23 +156,23 @@ class Table:
 
     @property
     def finished(self) -> bool:
-        """Whether all runs are."""
-        return not any(entry.ran.reason for row in self.rows for entry in row.entries)
+        """Whether all runs are finished."""
+        return not any(entry.outcome.reason for row in self.rows for entry in row.entries)
 
     @property
     def failures(self) -> list[str]:
-        """What failed, and why, a line each."""
+        """One line per failed run, with the reason."""
         return [
-            f"{row.task}, {row.model}, {row.strategy}, seed {entry.seed}: {entry.ran.reason}"
+            f"{row.task}, {row.model}, {row.strategy}, seed {entry.seed}: {entry.outcome.reason}"
             for row in self.rows
             for entry in row.entries
-            if entry.ran.reason
+            if entry.outcome.reason
         ]
 
     def markdown(self) -> str:
         """Return the table, failures and notes as Markdown."""
-        lines = [f"# {self.name}", "", f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
-        lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row.cells())} |" for row in self.rows]
+        lines = [f"# {self.name}", "", f"| {' | '.join(HEADERS)} |", f"|{'---|' * len(HEADERS)}"]
+        lines += [f"| {' | '.join(text.replace('|', '&#124;') for text in row.formatted())} |" for row in self.rows]
         lines += ["", *(f"- failed: {line}" for line in self.failures), *(f"- {note}" for note in self.notes)]
         return "\n".join(lines).rstrip() + "\n"
 
@@ -156,94 +180,100 @@ class Table:
         """Return plain JSON values."""
         return {
             "name": self.name,
-            "rows": [_row(row) for row in self.rows],
-            "rounds": [dict(one) for one in self.rounds],
+            "rows": [_row_json(row) for row in self.rows],
+            "rounds": [dict(round_record) for round_record in self.rounds],
             "notes": list(self.notes),
         }
 
 
 def row_of(task: str, model: str, strategy: str, entries: Sequence[Entry]) -> Row:
-    """Return the row of what came of some seeds."""
-    bare = Row(task=task, model=model, strategy=strategy, entries=tuple(entries), test=None, gain=None)
-    if not bare.whole:
-        return bare
-    chosen, seed = (_rewards([_by_item(entry)[side] for entry in bare.whole]) for side in (0, 1))
-    kept = all(entry.ran.result is not None and entry.ran.result.kept for entry in bare.whole)
-    return replace(bare, test=crossed_interval(chosen), gain=SAME if kept else crossed_interval(chosen, seed))
+    """Build a row from the entries of all seeds."""
+    row = Row(task=task, model=model, strategy=strategy, entries=tuple(entries), test=None, gain=None)
+    if not row.complete:
+        return row
+    chosen, seed = (_reward_array([_rewards_by_example(entry)[side] for entry in row.complete]) for side in (0, 1))
+    kept = all(entry.outcome.result is not None and entry.outcome.result.kept for entry in row.complete)
+    return replace(row, test=crossed_interval(chosen), gain=SAME if kept else crossed_interval(chosen, seed))
 
 
 def ranked(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Return the rows, the best of each task and model compared with the next on the seeds and items of both."""
-    out: list[Row] = []
+    """Return the rows, with the best of each task and model compared with the runner-up on common seeds and examples."""
+    compared_rows: list[Row] = []
     for _, group in groupby(rows, key=lambda row: (row.task, row.model)):
-        here = list(group)
-        tested = [(row.test.estimate, -i, row) for i, row in enumerate(here) if row.test is not None]
+        group_rows = list(group)
+        tested = [(row.test.estimate, -i, row) for i, row in enumerate(group_rows) if row.test is not None]
         if len(tested) > 1:
-            (*_, first), (*_, second) = sorted(tested, key=lambda one: one[:2], reverse=True)[:2]
-            here = [replace(row, less_next=_less(first, second)) if row is first else row for row in here]
-        out += here
-    return tuple(out)
+            (*_, first), (*_, second) = sorted(tested, key=lambda entry: entry[:2], reverse=True)[:2]
+            group_rows = [replace(row, lead=_lead(first, second)) if row is first else row for row in group_rows]
+        compared_rows += group_rows
+    return tuple(compared_rows)
 
 
-def _less(first: Row, second: Row) -> Interval | None:
-    theirs = {entry.seed: _by_item(entry)[0] for entry in second.whole}
-    pairs = [(_by_item(entry)[0], theirs[entry.seed]) for entry in first.whole if entry.seed in theirs]
+def _lead(first: Row, second: Row) -> Interval | None:
+    second_by_seed = {entry.seed: _rewards_by_example(entry)[0] for entry in second.complete}
+    pairs = [
+        (_rewards_by_example(entry)[0], second_by_seed[entry.seed])
+        for entry in first.complete
+        if entry.seed in second_by_seed
+    ]
     if not pairs:
         return None
-    items = list(dict.fromkeys(item for pair in pairs for row in pair for item in row))
-    ours, others = (_rewards([pair[side] for pair in pairs], items) for side in (0, 1))
-    same = _prompts(first) == _prompts(second) and np.array_equal(ours, others, equal_nan=True)
-    return SAME if same else crossed_interval(ours, others)
+    examples = list(dict.fromkeys(example for pair in pairs for rewards in pair for example in rewards))
+    first_rewards, second_rewards = (_reward_array([pair[side] for pair in pairs], examples) for side in (0, 1))
+    identical = _prompts(first) == _prompts(second) and np.array_equal(first_rewards, second_rewards, equal_nan=True)
+    return SAME if identical else crossed_interval(first_rewards, second_rewards)
 
 
 def _prompts(row: Row) -> dict[int, Prompt]:
     """Return the chosen prompts by seed."""
-    return {entry.seed: entry.ran.result.prompt for entry in row.whole if entry.ran.result is not None}
+    return {entry.seed: entry.outcome.result.prompt for entry in row.complete if entry.outcome.result is not None}
 
 
-def _by_item(entry: Entry) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the rewards of the chosen prompt and of the seed prompt, by item; those that never came are left out."""
-    found: list[dict[str, float]] = [{}, {}]
-    for one in entry.ran.outcomes:
-        for rewards, answer in zip(found, (one.chosen, one.seed), strict=True):
+def _rewards_by_example(entry: Entry) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the rewards of the chosen prompt and of the seed prompt by example; unscored examples are left out."""
+    chosen: dict[str, float] = {}
+    seed: dict[str, float] = {}
+    for outcome in entry.outcome.outcomes:
+        for rewards, answer in ((chosen, outcome.chosen), (seed, outcome.seed)):
             if answer.reward is not None:
-                rewards[_identity(one)] = answer.reward
-    return found[0], found[1]
+                rewards[_example_key(outcome)] = answer.reward
+    return chosen, seed
 
 
-def _identity(one: Outcome) -> str:
-    return repr((one.id, sorted(one.inputs.items()), one.target))
+def _example_key(outcome: Outcome) -> str:
+    return repr((outcome.id, sorted(outcome.inputs.items()), outcome.target))
 
 
-def _rewards(rows: Sequence[Mapping[str, float]], items: Sequence[str] | None = None) -> Floats:
-    """Return rewards [seeds, items], NaN where a seed did not meet an item."""
-    every = items if items is not None else list(dict.fromkeys(item for row in rows for item in row))
-    return np.array([[row.get(item, math.nan) for item in every] for row in rows], dtype=np.float64)
+def _reward_array(by_seed: Sequence[Mapping[str, float]], examples: Sequence[str] | None = None) -> Floats:
+    """Return rewards [seeds, examples]; NaN if a seed has no reward for an example."""
+    if examples is None:
+        examples = list(dict.fromkeys(example for rewards in by_seed for example in rewards))
+    return np.array([[rewards.get(example, math.nan) for example in examples] for rewards in by_seed], dtype=np.float64)
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row_json(row: Row) -> dict[str, Any]:
     return {
         "task": row.task,
         "model": row.model,
         "strategy": row.strategy,
         "test": _finite(row.test),
         "gain": _finite(row.gain),
-        "less_next": _finite(row.less_next),
+        "less_next": _finite(row.lead),
         "best": row.best,
         "calls": row.calls,
         "dollars": row.dollars,
-        "seeds": [_entry(entry) for entry in row.entries],
+        "seeds": [_entry_json(entry) for entry in row.entries],
     }
 
 
-def _entry(entry: Entry) -> dict[str, Any]:
-    result = entry.ran.result
-    test = result.test if result is not None and not entry.ran.reason else None
+def _entry_json(entry: Entry) -> dict[str, Any]:
+    result = entry.outcome.result
+    test = result.test if result is not None and not entry.outcome.reason else None
     return {
         "seed": entry.seed,
         "strategy": entry.strategy,
         "run": entry.run,
-        "failed": entry.ran.reason or None,
+        "failed": entry.outcome.reason or None,
         "test": None if test is None else test.chosen.estimate,
         "gain": None if result is None or result.gain is None or test is None else result.gain.estimate,
         "calls": entry.used.calls,
@@ -252,11 +282,15 @@ def _entry(entry: Entry) -> dict[str, Any]:
     }
 
 
+def _warn_renamed(old: str, new: str) -> None:
+    warnings.warn(f"{old} is now {new}; the old name goes with the next release", DeprecationWarning, stacklevel=3)
+
+
 def _finite(interval: Interval | None) -> list[float | None] | None:
     return None if interval is None else [value if math.isfinite(value) else None for value in interval]
 
 
-def _spanned(interval: Interval | None, sign: str = "") -> str:
+def _with_interval(interval: Interval | None, sign: str = "") -> str:
     if interval is None:
         return ""
     estimate, low, high = (format(value, f"{sign}.3f") for value in interval)

@@ -1,4 +1,4 @@
-"""Shows a run while it goes: a live line on a terminal or in a notebook, a plain line now and then elsewhere. Decides nothing."""
+"""Progress display: a live line on a terminal or in a notebook, occasional plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from promptopt.evaluation.ledger import Ledger
     from promptopt.search.run import Run
 
-_LIVE_SECONDS = 0.1
-_NOTEBOOK_SECONDS = 0.5
-_PLAIN_SECONDS = 10.0
-_SILENT_SECONDS = 60.0  # without a plain line, after which one says that the run is alive
-_WAITING_SECONDS = 5.0  # without a reply, from which on the live line counts them
+_LIVE_INTERVAL = 0.1  # seconds between updates on a terminal
+_NOTEBOOK_INTERVAL = 0.5
+_PLAIN_INTERVAL = 10.0
+_HEARTBEAT_INTERVAL = 60.0  # seconds without a plain line, after which one is printed anyway
+_WAITING_THRESHOLD = 5.0  # seconds without a reply, after which the live line shows the waiting time
 
 
 class Display:
-    """Progress on standard error, or in the cell of a notebook. What the package logs meanwhile is shown above it.
+    """Progress on stderr, or in the output of a notebook cell. Log messages of the package appear above it.
 
-    A context manager that may be entered again while it is; `optimize` enters the one that it is given.
+    A reentrant context manager; `optimize` enters the display that it receives.
 
     Args:
-        console: where to write; by default standard error.
-        quiet: show warnings alone.
+        console: console to write to; by default stderr.
+        quiet: show only warnings.
     """
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
@@ -44,114 +44,116 @@ class Display:
 
         notebook = console is None and not quiet and _in_notebook()
         self.console = console or Console(file=lasting(sys.stderr), highlight=False, force_jupyter=False)
-        self._given_file: IO[str] | None = None
+        self._original_file: IO[str] | None = None
         terminal = self.console.is_terminal and not quiet and not notebook
         self._quiet = quiet
         self._plain = not (quiet or notebook or terminal)
-        self._every = _LIVE_SECONDS if terminal else _NOTEBOOK_SECONDS if notebook else _PLAIN_SECONDS
-        self._line = "starting: a local model is loaded, each model is asked for the first time"
-        self._began = self._moved = self._shown = time.monotonic()
-        self._next = 0.0
-        self._entered = 0
-        self._over = threading.Event()
-        self._beating: threading.Thread | None = None
+        self._interval = _LIVE_INTERVAL if terminal else _NOTEBOOK_INTERVAL if notebook else _PLAIN_INTERVAL
+        self._line = "starting: loading local models, first call to each model"
+        self._start_time = self._last_activity = self._last_print = time.monotonic()
+        self._next_update = 0.0
+        self._depth = 0
+        self._stopped = threading.Event()
+        self._heartbeat_thread: threading.Thread | None = None
         self._logger = logging.getLogger("promptopt")
-        self._said = _Said(self, logging.WARNING if quiet else logging.INFO)
-        self._cell = _Cell() if notebook else None
+        self._log_handler = _DisplayHandler(self, logging.WARNING if quiet else logging.INFO)
+        self._output = _NotebookOutput() if notebook else None
         self._live: Live | None = None
         if terminal:
-            self._live = Live(console=self.console, refresh_per_second=4, transient=True, get_renderable=self._rendered)
+            self._live = Live(console=self.console, refresh_per_second=4, transient=True, get_renderable=self._render)
 
     def __enter__(self) -> Self:
-        self._entered += 1
-        if self._entered > 1:
+        self._depth += 1
+        if self._depth > 1:
             return self
-        self._given_file, self.console.file = self.console.file, lasting(self.console.file)
+        self._original_file, self.console.file = self.console.file, lasting(self.console.file)
         self._level = self._logger.level
         if not self._quiet:
-            self._logger.setLevel(logging.INFO)  # such as how far a batch is
-        self._logger.addHandler(self._said)
-        self._began = self._moved = self._shown = time.monotonic()
+            self._logger.setLevel(logging.INFO)  # includes the progress of batches
+        self._logger.addHandler(self._log_handler)
+        self._start_time = self._last_activity = self._last_print = time.monotonic()
         if self._live is not None:
             self._live.start()
-        elif self._cell is not None:
-            self._cell.show(self._whole())
+        elif self._output is not None:
+            self._output.show(self._line_with_clock())
         elif self._plain:
-            self._over.clear()
-            self._beating = threading.Thread(target=self._beat, daemon=True)
-            self._beating.start()
+            self._stopped.clear()
+            self._heartbeat_thread = threading.Thread(target=self._heartbeat, daemon=True)
+            self._heartbeat_thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._entered -= 1
-        if self._entered:
+        self._depth -= 1
+        if self._depth:
             return
-        self._over.set()
-        if self._beating is not None:
-            self._beating.join()  # no line comes after the end
+        self._stopped.set()
+        if self._heartbeat_thread is not None:
+            self._heartbeat_thread.join()  # prevents a line after the end
         if self._live is not None:
             self._live.stop()
-        self._logger.removeHandler(self._said)
+        self._logger.removeHandler(self._log_handler)
         self._logger.setLevel(self._level)
-        if self._given_file is not None:
-            self.console.file = self._given_file
+        if self._original_file is not None:
+            self.console.file = self._original_file
 
     def show(self, run: Run) -> None:
-        """Show where a run is, if it is time to."""
+        """Show the progress of a run, if an update is due."""
         self._show(lambda: line(run))
 
     def count(self, ledger: Ledger) -> None:
-        """Show what was asked so far, if it is time to."""
-        self._show(lambda: " | ".join(_spent(ledger)))
+        """Show the calls so far, if an update is due."""
+        self._show(lambda: " | ".join(_usage_parts(ledger)))
 
     def say(self, text: str) -> None:
-        """Show a sentence at once."""
+        """Print a sentence immediately."""
         self.console.print(printable(text), markup=False, soft_wrap=True)
 
-    def _show(self, made: Callable[[], str]) -> None:
-        now = self._moved = time.monotonic()
-        if self._quiet or now < self._next:
+    def _show(self, make_line: Callable[[], str]) -> None:
+        now = self._last_activity = time.monotonic()
+        if self._quiet or now < self._next_update:
             return
-        self._next = now + self._every
-        self._line = made()
-        if self._cell is not None:
-            self._cell.show(self._whole())
+        self._next_update = now + self._interval
+        self._line = make_line()
+        if self._output is not None:
+            self._output.show(self._line_with_clock())
         elif self._live is None:
             self._print()
 
-    def _whole(self) -> str:
-        """Return the line with a clock, which shows that a long wait is one."""
+    def _line_with_clock(self) -> str:
+        """Return the line with the elapsed time and, during a long wait, the waiting time."""
         now = time.monotonic()
-        waited = now - self._moved
-        waiting = f" | waiting for {waited:.0f} s" if waited >= _WAITING_SECONDS else ""
-        return printable(f"{self._line} | {_clock(now - self._began)}{waiting}")
+        waited = now - self._last_activity
+        waiting = f" | waiting for {waited:.0f} s" if waited >= _WAITING_THRESHOLD else ""
+        return printable(f"{self._line} | {_clock(now - self._start_time)}{waiting}")
 
-    def _rendered(self) -> Text:
+    def _render(self) -> Text:
         from rich.text import Text  # noqa: PLC0415  loaded when used
 
-        return Text(self._whole(), no_wrap=True, overflow="ellipsis")
+        return Text(self._line_with_clock(), no_wrap=True, overflow="ellipsis")
 
     def _print(self) -> None:
-        self._shown = time.monotonic()
-        self.say(self._whole())
+        self._last_print = time.monotonic()
+        self.say(self._line_with_clock())
 
-    def _beat(self) -> None:
-        """Print a line where none was for long: whoever reads a log should see that the run is alive."""
-        while not self._over.wait(max(self._shown + _SILENT_SECONDS - time.monotonic(), _SILENT_SECONDS / 10)):
-            if time.monotonic() - self._shown >= _SILENT_SECONDS:
+    def _heartbeat(self) -> None:
+        """Print a line after a long silence, so that a log shows that the run is alive."""
+        while not self._stopped.wait(
+            max(self._last_print + _HEARTBEAT_INTERVAL - time.monotonic(), _HEARTBEAT_INTERVAL / 10)
+        ):
+            if time.monotonic() - self._last_print >= _HEARTBEAT_INTERVAL:
                 self._print()
 
 
-class _Cell:
-    """A line in the output of a notebook's cell, changed in place."""
+class _NotebookOutput:
+    """A line in the output of a notebook cell, updated in place."""
 
     def __init__(self) -> None:
         self._handle: Any = None
 
     def show(self, text: str) -> None:
-        """Show a text in place of the last one."""
+        """Replace the text."""
         from IPython.display import display  # noqa: PLC0415  only notebooks have it
 
         data = {"text/plain": text}
@@ -161,20 +163,20 @@ class _Cell:
             self._handle.update(data, raw=True)
 
 
-class _Said(logging.Handler):
-    """Shows what is logged."""
+class _DisplayHandler(logging.Handler):
+    """Shows log messages on the display."""
 
     def __init__(self, display: Display, level: int) -> None:
         super().__init__(level)
         self._display = display
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show one message."""
+        """Show a log record."""
         self._display.say(record.getMessage())
 
 
 def line(run: Run) -> str:
-    """Return one line on where a run is."""
+    """Return a one-line summary of a run's progress."""
     ledger = run.scorer.caller.ledger
     best = max((c.reward for c in run.history.values() if c.cells), default=None)
     parts = [ledger.stage] if ledger.stage else []
@@ -182,29 +184,30 @@ def line(run: Run) -> str:
         f"step {len(run.steps)}",
         "best -" if best is None else f"best {best:.3f}",
         f"{len(run.history):,} prompts scored",
-        *_spent(ledger),
+        *_usage_parts(ledger),
     ]
     return " | ".join(parts)
 
 
-def _spent(ledger: Ledger) -> list[str]:
+def _usage_parts(ledger: Ledger) -> list[str]:
     used, paid = ledger.total(ledger.logical), ledger.total(ledger.paid)
     parts = [f"{paid.calls:,} calls made", f"{max(used.calls - paid.calls, 0):,} from the memo"]
     if ledger.failed:
         parts.append(f"{ledger.failed:,} failed")
     return parts + [
-        f"{left:,.0f} {name} left" if name != "dollars" else f"${left:.2f} left" for name, left in ledger.left().items()
+        f"{remaining:,.0f} {name} left" if name != "dollars" else f"${remaining:.2f} left"
+        for name, remaining in ledger.left().items()
     ]
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def _in_notebook() -> bool:
-    """Whether a Jupyter kernel runs this; a shell of IPython on a terminal has none."""
-    python = sys.modules.get("IPython")
-    shell = python.get_ipython() if python is not None else None
+    """Whether this runs in a Jupyter kernel; an IPython shell on a terminal has none."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
     return getattr(shell, "kernel", None) is not None

@@ -1,4 +1,4 @@
-"""What is told of a run while it goes, and to whom: callbacks, and trackers, which are callbacks that may fail."""
+"""Events of a run in progress, and their receivers: callbacks, and trackers, which are callbacks that may fail."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Begun:
-    """A run begins; nothing was asked yet.
+class RunStarted:
+    """A run starts; no call was made yet.
 
     Args:
-        name: the same for the same run, and for no other: of task, models, strategy, settings, seed and budget.
-        task: the task's name.
-        strategy: its name and settings.
-        models: role -> fingerprint.
-        seed: of all randomness.
-        budget: in words.
-        seed_prompt: where the search starts, as JSON values.
+        name: unique name of the run, determined by task, models, strategy, settings, seed and budget.
+        task: name of the task.
+        strategy: name and settings of the strategy.
+        models: fingerprint of the model in each role.
+        seed: random seed.
+        budget: budget, such as "500 calls".
+        seed_prompt: prompt that the search starts from, as JSON values.
     """
 
     name: str
@@ -48,14 +48,14 @@ class Begun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stepped:
-    """The strategy ended a step of its search.
+class StepFinished:
+    """The strategy finished a step of its search.
 
     Args:
-        number: of the step, from 0.
-        facts: what the strategy reported.
-        candidates: those first scored in this step, in order, with what was seen of them so far.
-        used: by all models so far, logically.
+        number: number of the step, from 0.
+        facts: values reported by the strategy.
+        candidates: candidates first scored in this step, in order, with their scores so far.
+        used: logical usage of all models so far.
     """
 
     number: int
@@ -65,24 +65,24 @@ class Stepped:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """The run ended, finished or not; its files are written."""
+class RunFinished:
+    """The run ended, complete or not; its files are written."""
 
     result: Result
 
 
-Event: TypeAlias = Begun | Stepped | Ended
+Event: TypeAlias = RunStarted | StepFinished | RunFinished
 Callback: TypeAlias = Callable[[Event], None]
-"""Is told of each event. What it raises ends the run at once; all replies are in the memo by then."""
+"""Receives each event. An exception it raises ends the run at once; all replies so far are in the memo."""
 
 
-class Teller:
-    """Makes events of what a run does, looking whenever it is called.
+class EventEmitter:
+    """Emits an event for each finished step, whenever it is called.
 
     Args:
-        run: that is looked at.
-        record: of a candidate.
-        callbacks: to be told.
+        run: the run to observe.
+        record: returns the record of a candidate.
+        callbacks: receivers of the events.
     """
 
     def __init__(self, run: Run, record: Callable[[Candidate], Record], callbacks: Sequence[Callback]) -> None:
@@ -90,28 +90,32 @@ class Teller:
         self._record = record
         self._callbacks = callbacks
         self._steps = 0
-        self._told = 0
+        self._reported = 0
 
     def __call__(self) -> None:
-        """Tell of the steps that ended since the last call."""
+        """Emit events for the steps finished since the last call."""
         ledger = self._run.scorer.caller.ledger
         while self._callbacks and self._steps < len(self._run.steps):
-            fresh = islice(self._run.history.values(), self._told, None)
-            new = tuple(self._record(candidate) for candidate in fresh if candidate.step <= self._steps)
+            unreported = islice(self._run.history.values(), self._reported, None)
+            candidates = tuple(self._record(candidate) for candidate in unreported if candidate.step <= self._steps)
             facts = self._run.steps[self._steps]
-            event = Stepped(number=self._steps, facts=facts, candidates=new, used=ledger.total(ledger.logical))
-            self._told += len(new)
+            event = StepFinished(
+                number=self._steps, facts=facts, candidates=candidates, used=ledger.total(ledger.logical)
+            )
+            self._reported += len(candidates)
             self._steps += 1
             for callback in self._callbacks:
                 callback(event)
 
 
-def begun(task: Task, strategy: Strategy, models: Mapping[str, Mapping[str, Any]], seed: int, budget: str) -> Begun:
+def run_started(
+    task: Task, strategy: Strategy, models: Mapping[str, Mapping[str, Any]], seed: int, budget: str
+) -> RunStarted:
     """Return the first event of a run."""
     name, settings = type(strategy).__name__, settings_of(strategy)
     fingerprints = {role: dict(fingerprint) for role, fingerprint in models.items()}
     digest = digest_of([task_identity(task), name, strategy, fingerprints, seed, budget])[:10]
-    return Begun(
+    return RunStarted(
         name=f"{task.name} {name} seed {seed} {digest}",
         task=task.name,
         strategy={"name": name, "settings": settings},
@@ -123,28 +127,28 @@ def begun(task: Task, strategy: Strategy, models: Mapping[str, Mapping[str, Any]
 
 
 class Tracker:
-    """A callback that is not worth a run: where it fails, it says so once and is silent from then on."""
+    """A callback whose failure does not stop the run: it logs one warning and ignores later events."""
 
     def __init__(self) -> None:
-        self._off = False
+        self._failed = False
 
     def __call__(self, event: Event) -> None:
-        """Take an event."""
-        if self._off:
+        """Handle an event."""
+        if self._failed:
             return
         try:
-            self._take(event)
+            self._handle(event)
         except InputError:
             raise
-        except Exception as error:  # noqa: BLE001  of any database or server; none is worth the run
-            self._off = True
-            _log.warning("%s: not tracked any more, the run goes on (%s)", self, first_line(error))
+        except Exception as error:  # noqa: BLE001  any database or server error; none should stop the run
+            self._failed = True
+            _log.warning("%s: tracking stopped, the run continues (%s)", self, first_line(error))
 
-    def _take(self, event: Event) -> None:
+    def _handle(self, event: Event) -> None:
         raise NotImplementedError
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says first; some databases say pages."""
-    cause = error.__cause__ or error  # Optuna's own words are the same for all that a database does not like
+    """Return the first line of an error message; some databases produce pages."""
+    cause = error.__cause__ or error  # Optuna's own message is the same for every database error
     return (str(cause) or repr(cause)).splitlines()[0]

@@ -1,4 +1,4 @@
-"""What tells a run from all others: one digest of everything that decides it. Knows nothing of how a run goes."""
+"""The identity of a run: one digest of everything that determines it."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ import numpy as np
 if TYPE_CHECKING:
     from promptopt.task import Task
 
-_FOLLOWS = ("layout", "notes")  # fields of a task that follow from the others
-_DEEPEST = 32  # objects within objects; deeper ones, and those that hold themselves, count by their kind
+_DERIVED = ("layout", "notes")  # fields of a task that are derived from the others
+_MAX_DEPTH = 32  # of nested objects; deeper or recursive ones are identified by type only
 _PLAIN = (str, int, float, bool, type(None))
 
 
-def digest_of(decisive: Any) -> str:
-    """Return SHA-256, in hex, of values; what is no JSON counts as `identity_of` describes it."""
-    return hashlib.sha256(json.dumps(_plain(decisive, _DEEPEST)).encode()).hexdigest()
+def digest_of(values: Any) -> str:
+    """Return the SHA-256 of values, in hex. Values that are not JSON are described by `identity_of`."""
+    return hashlib.sha256(json.dumps(_plain(values, _MAX_DEPTH)).encode()).hexdigest()
 
 
 def task_identity(task: Task) -> dict[str, Any]:
-    """Return all that tells a task from others, by the names of its fields.
+    """Return everything that distinguishes a task from others, by field name.
 
-    What has its default is left out, so that a field that a later version adds leaves the digests of old tasks as they are.
+    Fields with their default value are left out, so that fields added later do not change the digests of existing tasks.
     """
-    decisive = [f.name for f in fields(task) if f.name not in _FOLLOWS and not f.name.startswith("_")]
-    held = {name: getattr(task, name) for name in decisive}
+    names = [f.name for f in fields(task) if f.name not in _DERIVED and not f.name.startswith("_")]
+    values = {name: getattr(task, name) for name in names}
     defaults = {f.name: f.default for f in fields(task)}
-    return {name: value for name, value in held.items() if value != defaults[name]}
+    return {name: value for name, value in values.items() if value != defaults[name]}
 
 
 def identity_of(thing: Any) -> Any:
-    """Describe what is no JSON value, the same in every process.
+    """Describe an object that is not a JSON value, identically in every process.
 
-    Functions and classes count by their names and, outside this package, by their source and what a closure holds; models
-    by their fingerprint; dataclasses and other objects by their fields.
+    Models are described by their fingerprint. Functions and classes are described by name and, outside this package, also
+    by source and closure values. Dataclasses and other objects are described by their fields.
     """
     fingerprint = None if isinstance(thing, type) else getattr(thing, "fingerprint", None)
     if isinstance(fingerprint, Mapping):
@@ -57,7 +57,7 @@ def identity_of(thing: Any) -> Any:
 
 
 def _plain(thing: Any, depth: int) -> Any:
-    """Return JSON values of which none is a dictionary: keys may be anything, and their order tells nothing."""
+    """Return JSON values without dictionaries, which become sorted pairs: keys may have any type and order is ignored."""
     if isinstance(thing, _PLAIN):
         return thing
     if not depth:
@@ -73,24 +73,24 @@ def _plain(thing: Any, depth: int) -> Any:
 def _fields(thing: Any) -> dict[str, Any]:
     if is_dataclass(thing):
         return {f.name: getattr(thing, f.name) for f in fields(thing)}
-    held = getattr(thing, "__dict__", {})
-    return {name: value for name, value in held.items() if isinstance(value, _PLAIN)}
+    attributes = getattr(thing, "__dict__", {})
+    return {name: value for name, value in attributes.items() if isinstance(value, _PLAIN)}
 
 
 def _code_identity(thing: Any) -> list[Any]:
-    """Return what is known of a function, a method or a class."""
+    """Describe a function, a method or a class."""
     owner = getattr(thing, "__self__", None)
     bound = [] if owner is None or inspect.ismodule(owner) else [owner]
     module = str(getattr(thing, "__module__", ""))
     if module.partition(".")[0] == "promptopt":
         return [module, thing.__qualname__, *bound]
     cells = getattr(thing, "__closure__", None) or ()
-    held = [cell.cell_contents for cell in cells if isinstance(cell.cell_contents, _PLAIN)]
-    return [getattr(thing, "__qualname__", ""), _source(thing), held, *bound]
+    captured = [cell.cell_contents for cell in cells if isinstance(cell.cell_contents, _PLAIN)]
+    return [getattr(thing, "__qualname__", ""), _source(thing), captured, *bound]
 
 
 def _source(thing: Any) -> str:
     try:
         return inspect.getsource(thing)
-    except (OSError, TypeError):  # written in a shell, or in C
+    except (OSError, TypeError):  # defined interactively, or in C
         return str(getattr(thing, "__module__", ""))

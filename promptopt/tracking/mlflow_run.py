@@ -1,4 +1,4 @@
-"""A run as a run of MLflow, by the interface that any callback has."""
+"""Record a run in MLflow, as a callback."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import MissingExtraError
-from promptopt.tracking.events import Begun, Stepped, Tracker
+from promptopt.tracking.events import RunStarted, StepFinished, Tracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from promptopt.results.result import Result
     from promptopt.tracking.events import Event
 
-_MOST_PARAM, _MOST_TAG = 500, 5_000  # characters that every MLflow takes
+_MAX_PARAM, _MAX_TAG = 500, 5_000  # characters; accepted by every MLflow version
 
 
 class MLflow(Tracker):
-    """Writes a run to MLflow: settings as parameters, what each step reported as metrics, prompt and headline as tags.
+    """Records a run in MLflow: settings as parameters, numbers of each step as metrics, prompt and headline as tags.
 
-    A run that is started again goes on in its MLflow run.
+    A resumed run continues its MLflow run.
 
     Args:
-        uri: of the tracking server or database, such as `sqlite:///mlflow.db`; by default MLflow's own.
-        experiment: that the run is filed under.
+        uri: URI of the tracking server or database, such as `sqlite:///mlflow.db`; by default MLflow's default.
+        experiment: name of the experiment.
 
     Raises:
         MissingExtraError: MLflow is not installed.
@@ -35,54 +35,58 @@ class MLflow(Tracker):
     def __init__(self, uri: str | None = None, *, experiment: str = "promptopt") -> None:
         super().__init__()
         try:
-            from mlflow import MlflowClient  # noqa: PLC0415  seconds
+            from mlflow import MlflowClient  # noqa: PLC0415  takes seconds to import
         except ImportError as error:
             raise MissingExtraError("MLflow", "mlflow") from error
-        self._make: Callable[[], Any] = partial(MlflowClient, tracking_uri=uri)
+        self._make_client: Callable[[], Any] = partial(MlflowClient, tracking_uri=uri)
         self._client: Any = None
         self._experiment = experiment
         self._id = ""
-        self._known = -1  # the last step that was there before
+        self._last_step = -1  # recorded before the run was resumed
 
     def __str__(self) -> str:
         return "MLflow"
 
-    def _take(self, event: Event) -> None:
-        if isinstance(event, Begun):
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
             self._open(event)
-        elif isinstance(event, Stepped):
+        elif isinstance(event, StepFinished):
             self._log(event)
         else:
             self._end(event.result)
 
-    def _open(self, event: Begun) -> None:
+    def _open(self, event: RunStarted) -> None:
         from mlflow.entities import Param  # noqa: PLC0415  as above
 
-        self._client = self._make()
-        found = self._client.get_experiment_by_name(self._experiment)
-        home = found.experiment_id if found else self._client.create_experiment(self._experiment)
+        self._client = self._make_client()
+        experiment = self._client.get_experiment_by_name(self._experiment)
+        experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self._experiment)
         quoted = event.name.replace("'", "''")
-        before = self._client.search_runs([home], f"attributes.run_name = '{quoted}'", max_results=1)
-        run = before[0] if before else self._client.create_run(home, run_name=event.name)
+        existing = self._client.search_runs([experiment_id], f"attributes.run_name = '{quoted}'", max_results=1)
+        run = existing[0] if existing else self._client.create_run(experiment_id, run_name=event.name)
         self._id = run.info.run_id
-        if before:
+        if existing:
             self._client.update_run(self._id, status="RUNNING")
-            self._known = max((point.step for point in self._client.get_metric_history(self._id, "calls")), default=-1)
-        facts: dict[str, Any] = {"task": event.task, "seed": event.seed, "budget": event.budget}
-        facts |= {"strategy": event.strategy["name"], **event.strategy["settings"]}
-        facts |= {f"{role} model": json.dumps(fingerprint, default=str) for role, fingerprint in event.models.items()}
-        params = [Param(name, str(value)[:_MOST_PARAM]) for name, value in facts.items()]
+            self._last_step = max(
+                (metric.step for metric in self._client.get_metric_history(self._id, "calls")), default=-1
+            )
+        settings: dict[str, Any] = {"task": event.task, "seed": event.seed, "budget": event.budget}
+        settings |= {"strategy": event.strategy["name"], **event.strategy["settings"]}
+        settings |= {
+            f"{role} model": json.dumps(fingerprint, default=str) for role, fingerprint in event.models.items()
+        }
+        params = [Param(name, str(value)[:_MAX_PARAM]) for name, value in settings.items()]
         self._client.log_batch(self._id, params=params)
 
-    def _log(self, event: Stepped) -> None:
+    def _log(self, event: StepFinished) -> None:
         from mlflow.entities import Metric  # noqa: PLC0415  as above
 
-        if event.number <= self._known:
+        if event.number <= self._last_step:
             return
-        facts = {"calls": event.used.calls, "dollars": event.used.dollars, "candidates": len(event.candidates)}
-        facts |= {name: value for name, value in event.facts.items() if isinstance(value, int | float)}
+        values = {"calls": event.used.calls, "dollars": event.used.dollars, "candidates": len(event.candidates)}
+        values |= {name: value for name, value in event.facts.items() if isinstance(value, int | float)}
         now = int(time.time() * 1000)
-        metrics: list[Any] = [Metric(name, float(value), now, event.number) for name, value in facts.items()]
+        metrics: list[Any] = [Metric(name, float(value), now, event.number) for name, value in values.items()]
         self._client.log_batch(self._id, metrics=metrics)
 
     def _end(self, result: Result) -> None:
@@ -90,5 +94,5 @@ class MLflow(Tracker):
             for name in ("seed", "chosen", "difference"):
                 self._client.log_metric(self._id, f"test {name}", getattr(result.test, name).estimate, step=0)
         self._client.set_tag(self._id, "headline", result.headline)
-        self._client.set_tag(self._id, "prompt", str(result.prompt)[:_MOST_TAG])
+        self._client.set_tag(self._id, "prompt", str(result.prompt)[:_MAX_TAG])
         self._client.set_terminated(self._id, "KILLED" if result.unfinished else "FINISHED")

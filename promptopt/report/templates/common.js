@@ -1,20 +1,20 @@
-// What the pages share. Texts of prompts and models reach the page through textContent alone.
+// Shared by the pages. Text of prompts and models is inserted only as text content, never as HTML.
 const node = (tag, attributes = {}, ...children) => {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children.filter((child) => child !== null));
-  return made;
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children.filter((child) => child !== null));
+  return element;
 };
-const shown = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+const format = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 const unpack = async (id) => {
   const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (c) => c.charCodeAt(0));
-  const plain = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Response(plain).text();
+  const inflated = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Response(inflated).text();
 };
 const library = node("script");
 library.textContent = await unpack("library");
-document.head.append(library); // runs at once
-const LOOK = {
+document.head.append(library); // runs immediately
+const CONFIG = {
   background: null,
   font: "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif",
   view: { stroke: null },
@@ -24,9 +24,9 @@ const LOOK = {
   },
   axisX: { grid: false },
 };
-const draw = (place, layer, description) =>
+const draw = (selector, layer, description) =>
   window.vegaEmbed(
-    place,
-    { width: "container", height: 300, autosize: { type: "fit", contains: "padding" }, description, layer, config: LOOK },
+    selector,
+    { width: "container", height: 300, autosize: { type: "fit", contains: "padding" }, description, layer, config: CONFIG },
     { renderer: "svg", actions: false, mode: "vega-lite", tooltip: { disableDefaultStyle: true } },
   );

@@ -5,7 +5,7 @@ const dash = (i) => [[], [5, 3], [1, 3]][Math.floor(i / colours.length) % 3];
 if (document.getElementById("curves")) {
   const end = data.calls.at(-1);
   const layers = data.curves.map(({ name, points }, i) => {
-    const values = points.filter((one) => one.calls <= end).map((one) => ({ ...one, name }));
+    const values = points.filter((point) => point.calls <= end).map((point) => ({ ...point, name }));
     if (values.length) values.push({ ...values.at(-1), calls: end });
     return {
       data: { values }, mark: { type: "line", interpolate: "step-after", color: colour(i), strokeDash: dash(i), strokeWidth: 1.8, point: { size: 20, color: colour(i) }, aria: false },
@@ -18,10 +18,10 @@ if (document.getElementById("curves")) {
   });
   const legend = document.getElementById("legend");
   for (const [i, { name }] of data.curves.entries()) {
-    const mark = node("i", { class: "bar" });
-    mark.style.background = colour(i);
-    legend.append(node("span", {}, mark, name));
+    const swatch = node("i", { class: "bar" });
+    swatch.style.background = colour(i);
+    legend.append(node("span", {}, swatch, name));
   }
-  await draw("#curves", layers, "The best training reward so far of each run, by calls used; the table above has the same at four points.");
+  await draw("#curves", layers, "Best training reward so far of each run, by calls used. The table above lists the values at four points.");
 }
 document.body.dataset.ready = "yes";

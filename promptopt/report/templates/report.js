@@ -1,234 +1,235 @@
 const data = JSON.parse(await unpack("data"));
-const candidates = new Map(data.candidates.map((one) => [one.number, one]));
-const children = new Map(data.candidates.map((one) => [one.number, []]));
+const candidates = new Map(data.candidates.map((candidate) => [candidate.number, candidate]));
+const children = new Map(data.candidates.map(({ number }) => [number, []]));
 const roots = [];
-for (const one of data.candidates) (children.get(one.parent) ?? roots).push(one.number);
-const worth = (number) => candidates.get(number).reward ?? -Infinity;
-for (const list of [roots, ...children.values()]) list.sort((a, b) => worth(b) - worth(a) || a - b);
-const line = (number) => {
-  const out = [];
-  for (let at = candidates.get(number); at; at = candidates.get(at.parent)) out.unshift(at);
-  return out;
+for (const { number, parent } of data.candidates) (children.get(parent) ?? roots).push(number);
+const rewardOf = (number) => candidates.get(number).reward ?? -Infinity;
+for (const list of [roots, ...children.values()]) list.sort((a, b) => rewardOf(b) - rewardOf(a) || a - b);
+// The candidate and its ancestors, oldest first.
+const lineage = (number) => {
+  const path = [];
+  for (let candidate = candidates.get(number); candidate; candidate = candidates.get(candidate.parent)) path.unshift(candidate);
+  return path;
 };
 
-// ---- words that differ: the longest common subsequence, between what both ends share
-const words = (text) => text.match(/[\p{L}\p{N}_]+ ?|[^\s\p{L}\p{N}_] ?|\s+/gu) ?? [];
-const pieces = (before, after) => {
-  const a = words(before), b = words(after), out = [];
-  const say = (kind, word) => (out.at(-1)?.[0] === kind ? (out.at(-1)[1] += word) : out.push([kind, word]));
+// ---- word diff: longest common subsequence of the part between the common prefix and suffix
+const tokenize = (text) => text.match(/[\p{L}\p{N}_]+ ?|[^\s\p{L}\p{N}_] ?|\s+/gu) ?? [];
+const wordDiff = (before, after) => {
+  const a = tokenize(before), b = tokenize(after), chunks = [];
+  const add = (kind, word) => (chunks.at(-1)?.[0] === kind ? (chunks.at(-1)[1] += word) : chunks.push([kind, word]));
   let start = 0, end = 0;
   while (start < a.length && start < b.length && a[start] === b[start]) start++;
   while (end < a.length - start && end < b.length - start && a.at(-1 - end) === b.at(-1 - end)) end++;
-  const n = a.length - start - end, m = b.length - start - end, wide = m + 1;
-  const common = n * m <= 6e6 ? new Uint16Array((n + 1) * wide) : null;
+  const n = a.length - start - end, m = b.length - start - end, columns = m + 1;
+  const common = n * m <= 6e6 ? new Uint16Array((n + 1) * columns) : null;
   if (common)
     for (let i = n - 1; i >= 0; i--)
       for (let j = m - 1; j >= 0; j--)
-        common[i * wide + j] = a[start + i] === b[start + j] ? common[(i + 1) * wide + j + 1] + 1 : Math.max(common[(i + 1) * wide + j], common[i * wide + j + 1]);
-  for (const word of a.slice(0, start)) say("", word);
+        common[i * columns + j] = a[start + i] === b[start + j] ? common[(i + 1) * columns + j + 1] + 1 : Math.max(common[(i + 1) * columns + j], common[i * columns + j + 1]);
+  for (const word of a.slice(0, start)) add("", word);
   for (let i = 0, j = 0; i < n || j < m; ) {
-    if (common && i < n && j < m && a[start + i] === b[start + j]) say("", (j++, a[start + i++]));
-    else if (i < n && (j === m || !common || common[(i + 1) * wide + j] >= common[i * wide + j + 1])) say("del", a[start + i++]);
-    else say("ins", b[start + j++]);
+    if (common && i < n && j < m && a[start + i] === b[start + j]) add("", (j++, a[start + i++]));
+    else if (i < n && (j === m || !common || common[(i + 1) * columns + j] >= common[i * columns + j + 1])) add("del", a[start + i++]);
+    else add("ins", b[start + j++]);
   }
-  for (const word of a.slice(a.length - end)) say("", word);
-  return out;
+  for (const word of a.slice(a.length - end)) add("", word);
+  return chunks;
 };
-// A stray short word that both have by chance, amid words that changed, is easier to read as changed too.
-const calmed = (found) => {
-  const out = [];
-  let gone = "", come = "";
+// A short unchanged word between changed words is a chance match: show it as changed, which is easier to read.
+const mergeStrays = (chunks) => {
+  const merged = [];
+  let deleted = "", inserted = "";
   const flush = () => {
-    if (gone) out.push(["del", gone]);
-    if (come) out.push(["ins", come]);
-    gone = come = "";
+    if (deleted) merged.push(["del", deleted]);
+    if (inserted) merged.push(["ins", inserted]);
+    deleted = inserted = "";
   };
-  for (const [i, [kind, text]] of found.entries()) {
-    const stray = !kind && (gone || come) && i + 1 < found.length && text.trim().length <= 3 && !text.includes("\n");
-    if (!kind && !stray) flush(), out.push(["", text]);
-    if (kind === "del" || stray) gone += text;
-    if (kind === "ins" || stray) come += text;
+  for (const [i, [kind, text]] of chunks.entries()) {
+    const stray = !kind && (deleted || inserted) && i + 1 < chunks.length && text.trim().length <= 3 && !text.includes("\n");
+    if (!kind && !stray) flush(), merged.push(["", text]);
+    if (kind === "del" || stray) deleted += text;
+    if (kind === "ins" || stray) inserted += text;
   }
   flush();
-  return out;
+  return merged;
 };
-const difference = (before, after) =>
-  node("pre", {}, ...calmed(pieces(before, after)).map(([kind, text]) => (kind ? node(kind, {}, text) : text)));
+const diffElement = (before, after) =>
+  node("pre", {}, ...mergeStrays(wordDiff(before, after)).map(([kind, text]) => (kind ? node(kind, {}, text) : text)));
 
-// ---- candidates: the tree, and the one that is looked at
+// ---- candidates: the tree, and details of the selected one
 const tree = document.getElementById("tree"), detail = document.getElementById("detail");
-const open = new Set(data.chosen === null ? [] : line(data.chosen).map((one) => one.number));
+const open = new Set(data.chosen === null ? [] : lineage(data.chosen).map(({ number }) => number));
 let selected = data.chosen ?? roots[0];
-const best = Math.max(...data.candidates.map((one) => one.reward ?? 0), 1e-9);
-const mark = (number) => (number === data.chosen ? "chosen" : number === data.seed ? "seed" : "");
+const best = Math.max(...data.candidates.map(({ reward }) => reward ?? 0), 1e-9);
+const tag = (number) => (number === data.chosen ? "chosen" : number === data.seed ? "seed" : "");
 const row = (number, level) => {
-  const one = candidates.get(number), has = children.get(number).length > 0;
+  const candidate = candidates.get(number), hasChildren = children.get(number).length > 0;
   const bar = node("b");
-  bar.style.width = `${Math.max(0, (100 * (one.reward ?? 0)) / best)}%`;
-  const made = node(
+  bar.style.width = `${Math.max(0, (100 * (candidate.reward ?? 0)) / best)}%`;
+  const element = node(
     "div", { role: "treeitem", "aria-level": level, "aria-selected": number === selected, tabindex: number === selected ? 0 : -1, "data-number": number },
-    node("span", { class: "twig", "aria-hidden": "true" }, has ? (open.has(number) ? "▾" : "▸") : ""),
-    node("span", { class: "number" }, `${number}`), node("span", { class: "meter", "aria-hidden": "true" }, bar), node("span", {}, shown(one.reward)),
-    mark(number) ? node("span", { class: "tag" }, mark(number)) : null,
+    node("span", { class: "twig", "aria-hidden": "true" }, hasChildren ? (open.has(number) ? "▾" : "▸") : ""),
+    node("span", { class: "number" }, `${number}`), node("span", { class: "meter", "aria-hidden": "true" }, bar), node("span", {}, format(candidate.reward)),
+    tag(number) ? node("span", { class: "tag" }, tag(number)) : null,
   );
-  made.setAttribute("aria-label", `candidate ${number}, training reward ${shown(one.reward)}${mark(number) && `, ${mark(number)}`}`);
-  if (has) made.setAttribute("aria-expanded", open.has(number));
-  made.style.paddingLeft = `${0.6 + 0.9 * (level - 1)}rem`;
-  return made;
+  element.setAttribute("aria-label", `candidate ${number}, training reward ${format(candidate.reward)}${tag(number) && `, ${tag(number)}`}`);
+  if (hasChildren) element.setAttribute("aria-expanded", open.has(number));
+  element.style.paddingLeft = `${0.6 + 0.9 * (level - 1)}rem`;
+  return element;
 };
-const grow = () => {
-  const rows = [], waiting = roots.map((number) => [number, 1]).reverse();
-  while (waiting.length) {
-    const [number, level] = waiting.pop();
+const renderTree = () => {
+  const rows = [], stack = roots.map((number) => [number, 1]).reverse();
+  while (stack.length) {
+    const [number, level] = stack.pop();
     rows.push(row(number, level));
-    const only = children.get(number).length === 1 && level > 1; // a chain of only children is not indented further
-    if (open.has(number)) waiting.push(...children.get(number).map((child) => [child, level + (only ? 0 : 1)]).reverse());
+    const onlyChild = children.get(number).length === 1 && level > 1; // a chain of only children is not indented further
+    if (open.has(number)) stack.push(...children.get(number).map((child) => [child, level + (onlyChild ? 0 : 1)]).reverse());
   }
   tree.replaceChildren(...rows);
 };
-const item = (number) => tree.querySelector(`[data-number="${number}"]`);
+const treeItem = (number) => tree.querySelector(`[data-number="${number}"]`);
 const select = (number, focus = false) => {
   selected = number;
-  if (!item(number)) {
-    for (const one of line(number).slice(0, -1)) open.add(one.number);
-    grow();
+  if (!treeItem(number)) {
+    for (const ancestor of lineage(number).slice(0, -1)) open.add(ancestor.number);
+    renderTree();
   }
-  for (const one of tree.querySelectorAll("[tabindex='0']")) (one.tabIndex = -1), one.setAttribute("aria-selected", false);
-  item(number).tabIndex = 0;
-  item(number).setAttribute("aria-selected", true);
-  if (focus) item(number).focus({ preventScroll: true });
-  const box = tree.getBoundingClientRect(), place = item(number).getBoundingClientRect();
-  if (place.top < box.top || place.bottom > box.bottom) tree.scrollTop += place.top - box.top - box.height / 2;
-  look(candidates.get(number));
+  for (const element of tree.querySelectorAll("[tabindex='0']")) (element.tabIndex = -1), element.setAttribute("aria-selected", false);
+  treeItem(number).tabIndex = 0;
+  treeItem(number).setAttribute("aria-selected", true);
+  if (focus) treeItem(number).focus({ preventScroll: true });
+  const box = tree.getBoundingClientRect(), target = treeItem(number).getBoundingClientRect();
+  if (target.top < box.top || target.bottom > box.bottom) tree.scrollTop += target.top - box.top - box.height / 2;
+  showDetails(candidates.get(number));
 };
-const fold = (number) => {
+const toggle = (number) => {
   open.has(number) ? open.delete(number) : open.add(number);
-  grow();
+  renderTree();
   select(number, true);
 };
 const link = (number) => {
-  const made = node("button", { class: "link", type: "button" }, `candidate ${number}`);
-  made.addEventListener("click", () => select(number));
-  return made;
+  const element = node("button", { class: "link", type: "button" }, `candidate ${number}`);
+  element.addEventListener("click", () => select(number));
+  return element;
 };
-const look = (one) => {
+const showDetails = (candidate) => {
   const facts = [
-    ["training reward", shown(one.reward)], ["fitness", one.fitness === null ? "–" : Number(one.fitness.toPrecision(4))], ["replies", one.cells],
-    ["validation", one.validation === null ? null : `${shown(one.validation)} on ${one.validated}`], ["tokens", one.length], ["step", one.step],
-    ["calls so far", one.calls?.toLocaleString("en")], ["failed replies", one.failed || null],
+    ["training reward", format(candidate.reward)], ["fitness", candidate.fitness === null ? "–" : Number(candidate.fitness.toPrecision(4))], ["scored replies", candidate.cells],
+    ["validation", candidate.validation === null ? null : `${format(candidate.validation)} on ${candidate.validated}`], ["tokens", candidate.length], ["step", candidate.step],
+    ["calls used by then", candidate.calls?.toLocaleString("en")], ["failed replies", candidate.failed || null],
   ].filter(([, value]) => value !== null && value !== undefined);
-  const parent = candidates.get(one.parent);
+  const parent = candidates.get(candidate.parent);
   detail.replaceChildren(
-    node("h3", {}, `Candidate ${one.number}${mark(one.number) && `, the ${mark(one.number)} prompt`}`),
+    node("h3", {}, `Candidate ${candidate.number}${tag(candidate.number) && `, the ${tag(candidate.number)} prompt`}`),
     node("dl", { class: "facts" }, ...facts.map(([name, value]) => node("div", {}, node("dt", {}, name), node("dd", {}, `${value}`)))),
-    ...(parent ? [node("h3", {}, "What changed from ", link(parent.number)), difference(parent.text, one.text)] : []),
-    node("h3", {}, "Prompt"), node("pre", {}, one.text),
+    ...(parent ? [node("h3", {}, "Changes from ", link(parent.number)), diffElement(parent.text, candidate.text)] : []),
+    node("h3", {}, "Prompt"), node("pre", {}, candidate.text),
   );
   detail.scrollTop = 0;
 };
 tree.addEventListener("click", (event) => {
-  const at = event.target.closest("[role=treeitem]");
-  if (!at) return;
-  const number = Number(at.dataset.number);
-  event.target.classList.contains("twig") && children.get(number).length ? fold(number) : select(number, true);
+  const row = event.target.closest("[role=treeitem]");
+  if (!row) return;
+  const number = Number(row.dataset.number);
+  event.target.classList.contains("twig") && children.get(number).length ? toggle(number) : select(number, true);
 });
 tree.addEventListener("keydown", (event) => {
-  const rows = [...tree.children].map((one) => Number(one.dataset.number)), at = rows.indexOf(selected);
-  const has = children.get(selected).length > 0, isOpen = open.has(selected);
-  const to = { ArrowDown: rows[at + 1], ArrowUp: rows[at - 1], Home: rows[0], End: rows.at(-1) };
-  if (event.key in to) to[event.key] !== undefined && select(to[event.key], true);
-  else if (event.key === "ArrowRight" && has) isOpen ? select(children.get(selected)[0], true) : fold(selected);
-  else if (event.key === "ArrowLeft") has && isOpen ? fold(selected) : candidates.get(selected).parent !== null && select(candidates.get(selected).parent, true);
-  else if ((event.key === "Enter" || event.key === " ") && has) fold(selected);
+  const rows = [...tree.children].map((row) => Number(row.dataset.number)), index = rows.indexOf(selected);
+  const hasChildren = children.get(selected).length > 0, isOpen = open.has(selected);
+  const target = { ArrowDown: rows[index + 1], ArrowUp: rows[index - 1], Home: rows[0], End: rows.at(-1) };
+  if (event.key in target) target[event.key] !== undefined && select(target[event.key], true);
+  else if (event.key === "ArrowRight" && hasChildren) isOpen ? select(children.get(selected)[0], true) : toggle(selected);
+  else if (event.key === "ArrowLeft") hasChildren && isOpen ? toggle(selected) : candidates.get(selected).parent !== null && select(candidates.get(selected).parent, true);
+  else if ((event.key === "Enter" || event.key === " ") && hasChildren) toggle(selected);
   else return;
   event.preventDefault();
 });
 document.getElementById("all").addEventListener("click", () => {
-  const all = open.size < data.candidates.length;
+  const expand = open.size < data.candidates.length;
   open.clear();
-  for (const number of all ? candidates.keys() : line(selected).map((one) => one.number)) open.add(number);
-  grow();
+  for (const number of expand ? candidates.keys() : lineage(selected).map((ancestor) => ancestor.number)) open.add(number);
+  renderTree();
   select(selected);
 });
 if (candidates.size) {
-  grow();
+  renderTree();
   select(selected);
 }
 
 // ---- charts
-const points = data.candidates.filter((one) => one.reward !== null).map(({ text, ...one }) => one);
-const tip = (...names) => names.map(([field, title]) => ({ field, title, type: "quantitative" }));
-const chart = (place, x, title, lines, description) => {
-  const at = { field: x, type: "quantitative", title, axis: { tickCount: 6, format: x === "dollars" ? "$~g" : ",.0f" }, scale: { zero: x !== "length", nice: false, padding: 8 } };
+const points = data.candidates.filter(({ reward }) => reward !== null).map(({ text, ...point }) => point);
+const tooltip = (...names) => names.map(([field, title]) => ({ field, title, type: "quantitative" }));
+const chart = (selector, xField, title, lines, description) => {
+  const x = { field: xField, type: "quantitative", title, axis: { tickCount: 6, format: xField === "dollars" ? "$~g" : ",.0f" }, scale: { zero: xField !== "length", nice: false, padding: 8 } };
   const y = { field: "reward", type: "quantitative", title: "training reward", scale: { zero: false, nice: true, padding: 6 }, axis: { tickCount: 5 } };
-  const ends = points.filter((one) => mark(one.number)).map((one) => ({ ...one, mark: mark(one.number) }));
+  const tagged = points.filter(({ number }) => tag(number)).map((point) => ({ ...point, tag: tag(point.number) }));
   const layers = [
     { data: { values: points }, mark: { type: "circle", size: 34, color: "var(--faint)", opacity: 0.75, aria: false, cursor: "pointer" },
-      encoding: { x: at, y, tooltip: tip(["number", "candidate"], ["reward", "reward"], ["calls", "calls"], ["length", "tokens"]) } },
+      encoding: { x, y, tooltip: tooltip(["number", "candidate"], ["reward", "reward"], ["calls", "calls"], ["length", "tokens"]) } },
     ...lines.filter(({ values }) => values.length > 1).map(({ values, color, dash, step }) => ({
       data: { values }, mark: { type: "line", color, strokeWidth: 1.8, strokeDash: dash ?? [], interpolate: step ? "step-after" : "linear", aria: false },
-      encoding: { x: at, y, order: { field: "order", type: "quantitative" } } })),
-    { data: { values: ends }, mark: { type: "point", filled: true, size: 90, stroke: "var(--panel)", strokeWidth: 1.5, opacity: 1, aria: false, cursor: "pointer" },
-      encoding: { x: at, y, color: { field: "mark", type: "nominal", legend: null, scale: { domain: ["seed", "chosen"], range: ["var(--ink)", "var(--accent)"] } },
-        tooltip: tip(["number", "candidate"], ["reward", "reward"], ["calls", "calls"], ["length", "tokens"]) } },
+      encoding: { x, y, order: { field: "order", type: "quantitative" } } })),
+    { data: { values: tagged }, mark: { type: "point", filled: true, size: 90, stroke: "var(--panel)", strokeWidth: 1.5, opacity: 1, aria: false, cursor: "pointer" },
+      encoding: { x, y, color: { field: "tag", type: "nominal", legend: null, scale: { domain: ["seed", "chosen"], range: ["var(--ink)", "var(--accent)"] } },
+        tooltip: tooltip(["number", "candidate"], ["reward", "reward"], ["calls", "calls"], ["length", "tokens"]) } },
   ];
-  return draw(place, layers, description).then(({ view }) =>
+  return draw(selector, layers, description).then(({ view }) =>
     view.addEventListener("click", (event, hit) => hit?.datum?.number !== undefined && select(hit.datum.number)));
 };
-const ordered = (list) => list.filter((one) => one.reward !== null).map(({ calls, dollars, length, reward }, order) => ({ calls, dollars, length, reward, order }));
-const search = (x) => {
-  const last = Math.max(...points.map((one) => one[x]));
+const ordered = (list) => list.filter(({ reward }) => reward !== null).map(({ calls, dollars, length, reward }, order) => ({ calls, dollars, length, reward, order }));
+const drawSearch = (xField) => {
+  const last = Math.max(...points.map((point) => point[xField]));
   const curve = ordered(data.curve);
-  if (curve.length) curve.push({ ...curve.at(-1), [x]: last, order: curve.length });
-  const way = data.chosen === null ? [] : ordered(line(data.chosen));
-  const lines = [{ values: way, color: "var(--accent)", dash: [3, 3] }, { values: curve, color: "var(--ink)", step: true }];
-  return chart("#search-chart", x, x === "calls" ? "calls used by the run" : "dollars used by the run", lines,
-    `Training reward of ${points.length} candidates by ${x} used, and the best so far; the same candidates stand in the tree below.`);
+  if (curve.length) curve.push({ ...curve.at(-1), [xField]: last, order: curve.length });
+  const ancestors = data.chosen === null ? [] : ordered(lineage(data.chosen));
+  const lines = [{ values: ancestors, color: "var(--accent)", dash: [3, 3] }, { values: curve, color: "var(--ink)", step: true }];
+  return chart("#search-chart", xField, xField === "calls" ? "calls used by the run" : "dollars used by the run", lines,
+    `Training reward of ${points.length} candidates by ${xField} used, and the best so far. The tree below lists the same candidates.`);
 };
 if (document.getElementById("search-chart")) {
-  for (const input of document.querySelectorAll("input[name=axis]")) input.addEventListener("change", () => search(input.value));
-  await search("calls");
+  for (const input of document.querySelectorAll("input[name=axis]")) input.addEventListener("change", () => drawSearch(input.value));
+  await drawSearch("calls");
 }
 if (document.getElementById("length-chart") && points.length)
-  await chart("#length-chart", "length", "tokens of the prompt", [{ values: ordered(data.front.map((number) => candidates.get(number))), color: "var(--ink)" }],
-    `Training reward of ${points.length} candidates by their length in tokens, and those that no other beats in both.`);
+  await chart("#length-chart", "length", "prompt tokens", [{ values: ordered(data.front.map((number) => candidates.get(number))), color: "var(--ink)" }],
+    `Training reward of ${points.length} candidates by prompt length in tokens, with the Pareto front.`);
 
-// ---- test items
+// ---- test examples
 const side = (title, answer) =>
-  node("div", {}, node("h3", {}, `${title}: ${shown(answer.reward)}`),
+  node("div", {}, node("h3", {}, `${title}: ${format(answer.reward)}`),
     node("pre", {}, answer.finish === "failed" ? "(no reply)" : answer.text || "(no text)"),
     answer.reason || answer.finish !== "stop" ? node("p", { class: "reason" }, [answer.finish !== "stop" ? answer.finish : "", answer.reason].filter(Boolean).join(": ")) : null);
-const verdict = (one) => (one.difference === null ? "gap" : one.difference > 0 ? "won" : one.difference < 0 ? "lost" : "same");
-const sorts = { lost: 0, won: 1, gap: 2, same: 3 };
-const example = (one) => {
-  const kind = verdict(one), colour = { won: "good", lost: "bad" }[kind] ?? "";
-  const made = node("details", { class: "item", "data-kind": kind },
-    node("summary", {}, node("span", { class: colour }, kind), node("span", {}, one.id), node("span", { class: "what" }, one.inputs.map(([, text]) => text).join(" · ").slice(0, 200)),
-      node("span", { class: "rewards" }, `${shown(one.seed.reward)} → ${shown(one.chosen.reward)}`)));
-  made.addEventListener("toggle", () => {
-    if (made.children.length > 1) return;
-    made.append(node("div", { class: "body" },
-      ...one.inputs.flatMap(([name, text]) => [node("h3", {}, name), node("pre", {}, text)]),
-      one.target === null ? null : node("h3", {}, "wanted"), one.target === null ? null : node("pre", {}, one.target),
-      node("div", { class: "pair" }, side("seed prompt", one.seed), side("chosen prompt", one.chosen))));
+const verdict = ({ difference }) => (difference === null ? "unscored" : difference > 0 ? "won" : difference < 0 ? "lost" : "tied");
+const ORDER = { lost: 0, won: 1, unscored: 2, tied: 3 };
+const exampleElement = (outcome) => {
+  const kind = verdict(outcome), colourClass = { won: "good", lost: "bad" }[kind] ?? "";
+  const element = node("details", { class: "example", "data-kind": kind },
+    node("summary", {}, node("span", { class: colourClass }, kind), node("span", {}, outcome.id), node("span", { class: "inputs" }, outcome.inputs.map(([, text]) => text).join(" · ").slice(0, 200)),
+      node("span", { class: "rewards" }, `${format(outcome.seed.reward)} → ${format(outcome.chosen.reward)}`)));
+  element.addEventListener("toggle", () => {
+    if (element.children.length > 1) return;
+    element.append(node("div", { class: "body" },
+      ...outcome.inputs.flatMap(([name, text]) => [node("h3", {}, name), node("pre", {}, text)]),
+      outcome.target === null ? null : node("h3", {}, "target"), outcome.target === null ? null : node("pre", {}, outcome.target),
+      node("div", { class: "pair" }, side("seed prompt", outcome.seed), side("chosen prompt", outcome.chosen))));
   });
-  return made;
+  return element;
 };
-const items = document.getElementById("items");
-if (items) {
-  const list = data.outcomes.map((one, order) => ({ one, order })).sort((a, b) => sorts[verdict(a.one)] - sorts[verdict(b.one)] || a.order - b.order);
-  items.append(...list.map(({ one }) => example(one)));
+const examples = document.getElementById("examples");
+if (examples) {
+  const sorted = data.outcomes.map((outcome, index) => ({ outcome, index })).sort((a, b) => ORDER[verdict(a.outcome)] - ORDER[verdict(b.outcome)] || a.index - b.index);
+  examples.append(...sorted.map(({ outcome }) => exampleElement(outcome)));
   const filters = document.querySelectorAll("input[name=kind]");
-  const filter = (kind) => { for (const made of items.querySelectorAll(".item")) made.hidden = kind !== "all" && made.dataset.kind !== kind; };
+  const filter = (kind) => { for (const element of examples.querySelectorAll(".example")) element.hidden = kind !== "all" && element.dataset.kind !== kind; };
   for (const input of filters) {
-    input.disabled = input.value !== "all" && !data.outcomes.some((one) => verdict(one) === input.value);
-    input.nextElementSibling.textContent += ` ${input.value === "all" ? data.outcomes.length : data.outcomes.filter((one) => verdict(one) === input.value).length}`;
+    input.disabled = input.value !== "all" && !data.outcomes.some((outcome) => verdict(outcome) === input.value);
+    input.nextElementSibling.textContent += ` ${input.value === "all" ? data.outcomes.length : data.outcomes.filter((outcome) => verdict(outcome) === input.value).length}`;
     input.addEventListener("change", () => filter(input.value));
   }
 }
 
-// ---- the two prompts
-const changed = difference(...data.texts);
-changed.className = "box";
-document.getElementById("changed").replaceChildren(changed);
+// ---- diff of the seed prompt and the chosen prompt
+const changes = diffElement(...data.texts);
+changes.className = "box";
+document.getElementById("changed").replaceChildren(changes);
 document.body.dataset.ready = "yes";

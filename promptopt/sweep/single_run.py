@@ -1,6 +1,6 @@
-"""One run of a sweep: described by plain values, run anywhere, kept in a folder of its own.
+"""One run of a sweep: its specification, its execution in any process, and its saved outcome.
 
-Knows nothing of other cells, nor of who runs them where.
+Independent of the other runs of the sweep and of the pool that executes them.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ if TYPE_CHECKING:
     from promptopt.task import Task
 
 CALLS = "calls.json"
-_KEY_DIGITS = 16  # of a memo key; of a million calls, two agree in these once in thirty million sweeps
-_MODELS = 4  # kept in a process: weights that one run loaded serve the next
+_KEY_DIGITS = 16  # of a memo key; with a million calls, a collision occurs once in thirty million sweeps
+_CACHED_MODELS = 4  # per process, so that runs share loaded weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One run, as values that can travel.
+class RunSpec:
+    """The specification of one run, as serialisable values.
 
     Args:
-        name: of its folder; the same for the same run, and for no other.
-        task: its task's name, and
-        file: the absolute path of its task file.
-        model: that prompts are searched for.
-        strategy: with its settings.
-        seed: of all randomness.
-        budget: of the run.
-        rung: of a portfolio, on which test items are left out; None for a run with a test.
+        name: unique name of the run, and of its folder.
+        task: name of the task.
+        file: absolute path of the task file.
+        model: task model, and optionally a writer.
+        strategy: strategy with its settings.
+        seed: random seed.
+        budget: budget of the run.
+        rung: round of a portfolio, in which test examples are not used; None for a run with a test.
     """
 
     name: str
@@ -65,10 +65,10 @@ class Cell:
     rung: int | None = None
 
     def job(self, task: Task | None = None) -> Job:
-        """Return what is to be run; nothing is called yet.
+        """Prepare the run without calling a model.
 
         Args:
-            task: what `file` holds, where it was read before.
+            task: the task in `file`, if it is already loaded.
         """
         task = load_task(self.file) if task is None else task
         return prepare(
@@ -82,8 +82,8 @@ class Cell:
         )
 
 
-class Use(NamedTuple):
-    """What one call took, at list prices."""
+class CallUsage(NamedTuple):
+    """Tokens and dollars of one call, at list prices."""
 
     tokens: int = 0
     dollars: float = 0.0
@@ -91,39 +91,39 @@ class Use(NamedTuple):
 
 @dataclass(frozen=True)
 class Calls:
-    """The calls of one run, each once, in the order of their replies.
+    """The distinct calls of one run, in the order of their replies.
 
     Args:
-        uses: what each took, by the beginning of its memo key.
-        sure: how many of the first come again in every run that differs by a larger budget alone: those that the search
-            made before it was refused any.
+        usage: usage of each call, by the first digits of its memo key.
+        repeatable_count: number of leading calls that a run with a larger budget is certain to repeat: those made before
+            the budget first refused the search a call.
     """
 
-    uses: dict[str, Use]
-    sure: int
+    usage: dict[str, CallUsage]
+    repeatable_count: int
 
     @property
-    def repeated(self) -> dict[str, Use]:
-        """Those that come again."""
-        return dict(list(self.uses.items())[: self.sure])
+    def repeatable(self) -> dict[str, CallUsage]:
+        """The calls that a run with a larger budget is certain to repeat."""
+        return dict(list(self.usage.items())[: self.repeatable_count])
 
 
-def added(uses: Iterable[Use]) -> Spending:
-    """Return what calls come to; all tokens count as input."""
-    every = list(uses)
-    return Spending(len(every), sum(use.tokens for use in every), dollars=sum(use.dollars for use in every))
+def total_spending(usages: Iterable[CallUsage]) -> Spending:
+    """Return the sum over calls. All tokens count as input."""
+    calls = list(usages)
+    return Spending(len(calls), sum(usage.tokens for usage in calls), dollars=sum(usage.dollars for usage in calls))
 
 
 @dataclass
-class Account(Ledger):
-    """A ledger that remembers which calls it counted, and which of them came before the search was refused any."""
+class RecordingLedger(Ledger):
+    """A ledger that records its calls, and how many came before the search was first refused one."""
 
-    uses: dict[str, Use] = field(default_factory=dict)
-    sure: int = 0
+    usage: dict[str, CallUsage] = field(default_factory=dict)
+    repeatable_count: int = 0
     refused: bool = False
 
     def admit(self, role: str, keys: Sequence[str], *, by_mean: bool = False) -> None:
-        """As of a ledger."""
+        """See `Ledger`."""
         try:
             super().admit(role, keys, by_mean=by_mean)
         except BudgetExhaustedError:
@@ -131,7 +131,7 @@ class Account(Ledger):
             raise
 
     def reserve(self, role: str, key: str, bound: Bound) -> None:
-        """As of a ledger."""
+        """See `Ledger`."""
         try:
             super().reserve(role, key, bound)
         except BudgetExhaustedError:
@@ -139,22 +139,22 @@ class Account(Ledger):
             raise
 
     def record(self, role: str, key: str, usage: Usage, price: Price | None, *, paid: bool, share: float = 1.0) -> None:
-        """As of a ledger."""
+        """See `Ledger`."""
         super().record(role, key, usage, price, paid=paid, share=share)
-        self.uses[key[:_KEY_DIGITS]] = Use(usage.total, 0.0 if price is None else price.of(usage))
+        self.usage[key[:_KEY_DIGITS]] = CallUsage(usage.total, 0.0 if price is None else price.of(usage))
         if self.stage in ("start", "search") and not self.refused:
-            self.sure = len(self.uses)
+            self.repeatable_count = len(self.usage)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ran:
-    """What came of a cell.
+class RunOutcome:
+    """The outcome of one run.
 
     Args:
-        result: of the run, None where it could not begin.
-        outcomes: of its test items.
+        result: result of the run; None if it could not start.
+        outcomes: outcomes of its test examples.
         reason: why it failed or is unfinished, or "".
-        calls: that it made, those of a run that failed left out.
+        calls: calls that it made; empty for a failed run.
     """
 
     result: Result | None = None
@@ -163,43 +163,46 @@ class Ran:
     calls: Calls = field(default_factory=lambda: Calls({}, 0))
 
 
-def run_cell(cell: Cell, memo: str, storage: str | Path) -> Ran:
-    """Run a cell; what is wrong with it is what comes of it.
+def execute_run(run_spec: RunSpec, memo: str, storage: str | Path) -> RunOutcome:
+    """Execute a run. Errors of the package become the reason of the outcome.
 
     Args:
-        cell: to run.
+        run_spec: the run.
         memo: folder or URL of the memo.
-        storage: that it is recorded in: a URL, or the path of an SQLite file.
+        storage: Optuna storage to record the run in: a URL, or the path of an SQLite file.
     """
-    account = Account()
+    ledger = RecordingLedger()
     try:
         with closing(OptunaStudy(storage)) as study:
-            result = run_job(cell.job(), memo=memo, tracking=False, callbacks=[study], ledger=account)
+            result = run_job(run_spec.job(), memo=memo, tracking=False, callbacks=[study], ledger=ledger)
     except PromptoptError as error:
-        return Ran(reason=str(error))
-    return Ran(
+        return RunOutcome(reason=str(error))
+    return RunOutcome(
         result=result,
         outcomes=result.test.outcomes if result.test else (),
         reason=result.unfinished,
-        calls=Calls(account.uses, account.sure),
+        calls=Calls(ledger.usage, ledger.repeatable_count),
     )
 
 
-def keep(ran: Ran, folder: Path) -> None:
-    """Write what came of a cell; the result comes last, so that where it is, all is."""
-    if ran.result is None:
+def save_outcome(outcome: RunOutcome, folder: Path) -> None:
+    """Save the outcome of a run. The result is written last, so its presence means that all files are complete."""
+    if outcome.result is None:
         return
     make_private_folder(folder)
-    write_outcomes(ran.outcomes, folder / OUTCOMES)
-    calls = {"sure": ran.calls.sure, "calls": [[key, *use] for key, use in ran.calls.uses.items()]}
+    write_outcomes(outcome.outcomes, folder / OUTCOMES)
+    calls = {
+        "sure": outcome.calls.repeatable_count,
+        "calls": [[key, *usage] for key, usage in outcome.calls.usage.items()],
+    }
     write_private(folder / CALLS, json.dumps(calls))
-    result = replace(ran.result, run_dir=str(folder))
+    result = replace(outcome.result, run_dir=str(folder))
     write_report(result, folder / "report.md")
     result.save(folder / RESULT)
 
 
-def read_kept(folder: Path) -> Ran | None:
-    """Return what came of a cell that is finished, or None where it is to be run."""
+def load_outcome(folder: Path) -> RunOutcome | None:
+    """Load the outcome of a finished run; None if it has to be run."""
     if not (folder / RESULT).exists():
         return None
     try:
@@ -210,17 +213,17 @@ def read_kept(folder: Path) -> Ran | None:
         return None
     if not result.finished:
         return None
-    return Ran(result=result, outcomes=outcomes, calls=calls)
+    return RunOutcome(result=result, outcomes=outcomes, calls=calls)
 
 
 def _read_calls(file: Path) -> Calls:
     try:
         data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return Calls({key: Use(*use) for key, *use in data["calls"]}, data["sure"])
+        return Calls({key: CallUsage(*usage) for key, *usage in data["calls"]}, data["sure"])
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} holds no calls of a run ({error!r})") from error
+        raise InputError(f"cannot read the calls of a run in {file} ({error!r})") from error
 
 
-@lru_cache(maxsize=_MODELS)
+@lru_cache(maxsize=_CACHED_MODELS)
 def _model(spec: ModelSpec) -> Model:
     return load_model(spec.name, base_url=spec.base_url, price=spec.cost, concurrency=spec.concurrency)
