@@ -345,7 +345,7 @@ def test_replicas_of_what_computes_elsewhere_and_none_at_all_are_refused() -> No
         load_model("openai:gpt-4.1-mini", replicas=2)
     with pytest.raises(InputError, match="1 replica or more, not 0"):
         load_model("python:replicated:slow", replicas=0)
-    with pytest.raises(InputError, match="is for replicas: say how many"):
+    with pytest.raises(InputError, match="needs replicas: set the number"):
         load_model("python:replicated:slow", ray_address="auto")
 
 
