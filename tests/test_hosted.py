@@ -225,9 +225,9 @@ def test_a_reply_without_usage_counts_no_tokens() -> None:
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("html", "no JSON object but '<html>"),
-        ("truncated", "no JSON object"),
-        ("empty", "no choices|no text"),
+        ("html", "sent '<html>"),
+        ("truncated", "instead of a JSON object"),
+        ("empty", "without choices|no text"),
         ("null", "no text"),
     ],
 )
@@ -332,7 +332,7 @@ def test_without_a_key_nothing_is_sent(kind: str) -> None:
 
 
 def test_a_key_that_no_header_can_hold_is_named_and_not_shown() -> None:
-    with pytest.raises(FinalModelError, match="set OPENAI_API_KEY again") as caught:
+    with pytest.raises(FinalModelError, match="correct OPENAI_API_KEY") as caught:
         ask_one(OpenAIModel("some-model", api_key=f"{KEY}\u201d"))
 
     assert "canary" not in str(caught.value)
@@ -436,7 +436,7 @@ def test_a_server_that_hangs_is_a_failure(kind: str, monkeypatch: pytest.MonkeyP
         reply = ask_one(model_of(kind, server.url, timeout=0.1))
 
     assert isinstance(reply, Failure)
-    assert "no answer within 0.1 s" in reply.reason
+    assert "did not answer within 0.1 s" in reply.reason
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -675,7 +675,7 @@ def test_check_says_what_an_endpoint_can_do(kind: str, monkeypatch: pytest.Monke
     assert re.search(r"^ok +usable", out, re.MULTILINE)
     assert bool(re.search(r"^ok +log-probabilities", out, re.MULTILINE)) == (kind == "openai")
     assert re.search(r"^ok +batches", out, re.MULTILINE)
-    assert re.search(r"^- +price +not known", out, re.MULTILINE)
+    assert re.search(r"^- +price +unknown", out, re.MULTILINE)
 
 
 def test_check_names_a_bad_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -313,7 +313,7 @@ def test_attention_that_does_not_follow_the_tree_is_noticed(
     engine = engine_for(network, head, "llama")
 
     assert isinstance(engine, Padded)
-    assert "away from the network's own" in caplog.text
+    assert "from the network's own" in caplog.text
     found = read(engine, head, sequences)
     assert (found[0] - plain(networks["llama"], sequences[0])).abs().max() < 1e-4
 

@@ -143,7 +143,7 @@ class HostedModel(ABC):
         for limit, value in (("requests_per_minute", requests_per_minute), ("tokens_per_minute", tokens_per_minute)):
             if value is not None and not value > 0:
                 raise InputError(f"{limit} must be more than 0, not {value}")
-        self._set_price = price
+        self._explicit_price = price
         self._base_url = base_url or os.environ.get(self.service.endpoint_variable) or self.service.endpoint
         key = api_key.get_secret_value() if isinstance(api_key, Secret) else api_key
         self._key = (key or os.environ.get(self.service.key_variable) or "").strip()
@@ -171,8 +171,8 @@ class HostedModel(ABC):
 
     @cached_property
     def _price(self) -> Price | None:
-        if self._set_price is not None or self.endpoint != self.service.endpoint:
-            return self._set_price
+        if self._explicit_price is not None or self.endpoint != self.service.endpoint:
+            return self._explicit_price
         from promptopt.models.hosted.prices import known_price  # noqa: PLC0415  takes a third of a second
 
         return known_price(self.service.sdk, self.name)
@@ -346,7 +346,7 @@ class HostedModel(ABC):
         if error_status is not None:
             return read_refusal(error_status, headers, body)
         if not isinstance(value, dict):
-            raise AttemptError(self._without_key(f"{self.endpoint} sent {excerpt(body)}"))
+            raise AttemptError(self._without_key(f"{self.endpoint} sent {excerpt(body)} instead of a JSON object"))
         reply = self._parse(value, request)
         if isinstance(reply, Failure):
             raise AttemptError(self._without_key(reply.reason))
