@@ -128,20 +128,20 @@ def test_a_few_requests_are_asked_one_by_one(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("limit", ["most_requests", "most_bytes"])
+@pytest.mark.parametrize("limit", ["max_requests", "max_bytes"])
 def test_what_one_batch_cannot_hold_goes_into_several(
     kind: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Loopback() as server, Memo(tmp_path / "m") as memo:
         model = model_of(kind, server.url)
-        most = {"most_requests": 15, "most_bytes": 5000}[limit]
+        most = {"max_requests": 15, "max_bytes": 5000}[limit]
         monkeypatch.setattr(type(model), limit, most)
         replies = ask(memo, model)
         sizes = [len(batch.requests) for batch in of(server).created]
-        assert sizes == [15, 15, 10] if limit == "most_requests" else len(sizes) > 2
+        assert sizes == [15, 15, 10] if limit == "max_requests" else len(sizes) > 2
         assert sum(sizes) == len(MANY)
         assert replies == as_plain(kind, server)
-        if limit == "most_bytes":
+        if limit == "max_bytes":
             uploads = of(server).files.values()
             assert all(len(text) <= most for text in uploads)
 
@@ -208,7 +208,7 @@ def test_an_endpoint_that_takes_no_batches_ends_the_run_after_one_call(kind: str
         assert len(server.requests) == 1
         assert KEY not in "".join(traceback.format_exception(caught.value))
         if status == 404:
-            assert "leave out --batch" in str(caught.value)
+            assert "omit --batch" in str(caught.value)
     assert KEY.encode() not in memo_bytes(tmp_path)
 
 
@@ -265,7 +265,7 @@ def test_a_batch_that_the_provider_lost_is_asked_again(
         of(server).forgotten.add("batch_0")
         replies = ask(memo, model_of(kind, server.url))
         assert len(of(server).created) == 2
-        assert "the batch batch_0 is lost" in caplog.text
+        assert "batch batch_0 is lost" in caplog.text
         assert replies == as_plain(kind, server)
 
 
@@ -304,7 +304,7 @@ def test_waiting_says_how_far_it_is_and_can_be_ended_and_taken_up(
 
 
 def test_a_model_without_a_batch_endpoint_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match="fake:fake has no batch endpoint: leave out --batch"):
+    with pytest.raises(InputError, match="fake:fake has no batch endpoint: omit --batch"):
         batch_model(FakeModel(str))
 
 
@@ -372,7 +372,7 @@ def test_of_a_batch_that_is_under_way_some_of_the_requests_can_be_asked_for(kind
 def test_an_endpoint_that_is_down_gives_failures_and_what_was_begun_is_looked_for_later(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("promptopt.models.hosted.batches.base._PATIENCE", 2)
+    monkeypatch.setattr("promptopt.models.hosted.batches.base._ATTEMPTS", 2)
     with Loopback() as server, Memo(tmp_path / "m") as memo:
         model = model_of(kind, server.url)
         of(server).hide = 1

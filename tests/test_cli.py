@@ -148,7 +148,7 @@ def test_a_reward_of_ones_own_by_name(folder: Path) -> None:
         (["optimize"], "give a task file, or --data FILE"),
         (["optimize", "nosuch.toml"], "nosuch.toml"),
         (["optimize", "task.toml", "--model", "opanai:x"], "did you mean 'openai'"),
-        (["optimize", "task.toml", "--model", "python:mine:nothing"], "is a int, no model"),
+        (["optimize", "task.toml", "--model", "python:mine:nothing"], "is a int, not a model"),
         (["optimize", "task.toml", "--model", "python:mine:absent"], "has no 'absent'"),
         (["optimize", "task.toml", "--model", "python:mine:model", "--strategy", "promptqine"], "did you mean"),
         (["optimize", "task.toml", "--model", "python:mine:model", "--budget", "much"], "write '500 calls'"),

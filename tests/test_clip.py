@@ -33,7 +33,7 @@ from promptopt.evaluation.ledger import Ledger
 from promptopt.evaluation.scorer import Scorer
 from promptopt.images import Image, content, parts, pixels, reference, referred
 from promptopt.models.base import CaptionModel, Request
-from promptopt.models.local.clip import ClipModel, _Frame
+from promptopt.models.local.clip import ClipModel, _Preprocessing
 from promptopt.prompt import Message
 from promptopt.replies import Failure, Response
 
@@ -193,14 +193,14 @@ def test_caption_tasks_and_clip_models_are_for_one_another(folder: Path, task: T
 
 def test_clip_says_that_it_writes_no_text(folder: Path) -> None:
     model = ClipModel(str(folder / "clip"))
-    with pytest.raises(InputError, match="writes no text: give the search a writer"):
+    with pytest.raises(InputError, match="generates no text: add a writer"):
         model.generate([Request(context="Hello", max_tokens=1)])
-    with pytest.raises(InputError, match="give the task format = 'caption'"):
+    with pytest.raises(InputError, match="set the task's format to 'caption'"):
         list(model.label_logprobs(["Hello"], LABELS))
 
 
 def test_another_kind_of_model_is_no_clip(tiny_llama: Path, task: Task) -> None:
-    with pytest.raises(InputError, match="is a llama model, no CLIP model"):
+    with pytest.raises(InputError, match="is a llama model, not a CLIP model"):
         list(ClipModel(str(tiny_llama)).label_logprobs(asked(task, "a {label}", 1), LABELS))
 
 
@@ -284,7 +284,7 @@ def test_a_large_image_is_brought_to_size_and_its_middle_cut_out() -> None:
     picture = np.zeros((64, 128, 3), np.uint8)
     picture[:, 32:96] = 255  # the middle square
 
-    values = _Frame(32, 32, (0.5,) * 3, (0.5,) * 3).of(picture)
+    values = _Preprocessing(32, 32, (0.5,) * 3, (0.5,) * 3).apply(picture)
 
     assert values.shape == (3, 32, 32)
     assert values[:, :, 2:-2].min() == 1
@@ -296,7 +296,7 @@ def test_images_are_prepared_as_pillow_does_to_one_level_of_255() -> None:
     drawn = np.stack([127 + 120 * np.sin(x / 17 + y / 31), 127 + 120 * np.cos(x / 5), x * y % 256], 2).astype(np.uint8)
     expected = np.asarray(pillow.fromarray(drawn).resize((74, 56), pillow.Resampling.BICUBIC))[:, 9:65]
 
-    values = _Frame(56, 56, (0.0,) * 3, (1.0,) * 3).of(drawn).permute(1, 2, 0).numpy() * 255
+    values = _Preprocessing(56, 56, (0.0,) * 3, (1.0,) * 3).apply(drawn).permute(1, 2, 0).numpy() * 255
 
     assert np.abs(values - expected).max() < 1.01
 

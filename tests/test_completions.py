@@ -195,8 +195,8 @@ def test_a_label_that_never_comes_fails_its_context_and_no_other(tiny_llama: Pat
 @pytest.mark.parametrize(
     ("dialect", "says"),
     [
-        ("deaf", "neither echo with logprobs nor prompt_logprobs.*take openai:tiny"),
-        ("shifted", "by echo scores it.*add_bos_token.*take openai:tiny"),
+        ("deaf", "neither echo with logprobs nor prompt_logprobs.*use openai:tiny"),
+        ("shifted", "echo scores it.*add_bos_token.*use openai:tiny"),
     ],
 )
 def test_a_server_that_cannot_score_ends_the_run_before_anything_is_spent(
@@ -215,20 +215,20 @@ def test_a_server_that_refuses_an_echo_is_asked_for_prompt_logprobs(tiny_llama: 
     with serving(tiny_llama, "vllm", fault=Fault(400, text='"echo"')) as server:
         model = model_of(server)
 
-        assert model.way() == "prompt_logprobs"
-        assert model.way() == "prompt_logprobs"
+        assert model.scoring_method() == "prompt_logprobs"
+        assert model.scoring_method() == "prompt_logprobs"
         assert len(server.requests) == 3
 
 
 def test_a_chat_without_a_tokenizer_is_refused_before_any_call(server: Loopback) -> None:
-    with pytest.raises(FinalModelError, match=r"'completion', name the model's tokenizer.*or take openai:tiny"):
+    with pytest.raises(FinalModelError, match=r"'completion', give the model's tokenizer.*or use openai:tiny"):
         list(model_of(server).label_logprobs(CHATS, LABELS))
 
     assert server.requests == []
 
 
 def test_labels_whose_tokens_are_parts_of_characters_need_the_tokenizer(tiny_llama: Path) -> None:
-    with serving(tiny_llama, "llama") as server, pytest.raises(FinalModelError, match=r"do not join.*--tokenizer"):
+    with serving(tiny_llama, "llama") as server, pytest.raises(FinalModelError, match=r"do not spell.*--tokenizer"):
         list(model_of(server).label_logprobs(TEXTS[:1], ("好", "great")))
 
 
@@ -297,13 +297,13 @@ def test_batches_of_a_model_that_scores_labels_are_refused(tmp_path: Path) -> No
     done = CliRunner().invoke(app, [*words, "--model", "completions:tiny", "--base-url", "http://127.0.0.1:1/v1"])
 
     assert isinstance(done.exception, InputError)
-    assert "leave out --batch" in str(done.exception)
+    assert "omit --batch" in str(done.exception)
 
 
 def test_a_model_without_a_server_and_a_tokenizer_without_a_use_are_refused() -> None:
-    with pytest.raises(InputError, match="completions:tiny has no server: give its base URL"):
+    with pytest.raises(InputError, match="completions:tiny needs a base URL"):
         load_model("completions:tiny")
-    with pytest.raises(InputError, match="'openai:tiny' has no use for a tokenizer"):
+    with pytest.raises(InputError, match="'openai:tiny' does not take a tokenizer"):
         load_model("openai:tiny", tokenizer="folder")
 
 
@@ -317,18 +317,18 @@ def found_out(model: CompletionsModel) -> dict[str, tuple[bool | None, str]]:
 def test_check_says_that_texts_are_scored_and_what_chats_need(server: Loopback) -> None:
     said = found_out(model_of(server))
 
-    assert said["scores texts"] == (True, "by echo; a token that it wrote is scored as when it wrote it")
-    assert re.search(r"'four' \S+, 'five' \S+, 'dog' \S+: together \S+, at most 1$", said["probabilities"][1])
+    assert said["scores texts"] == (True, "by echo; a generated token gets the same score when it is given")
+    assert re.search(r"'four' \S+, 'five' \S+, 'dog' \S+: sum \S+, must be at most 1$", said["probabilities"][1])
     assert said["probabilities"][0]
-    assert said["scores chats"] == (None, "not without the model's tokenizer: --tokenizer")
+    assert said["scores chats"] == (None, "needs the model's tokenizer: --tokenizer")
 
 
 @pytest.mark.parametrize(
     ("dialect", "what", "says"),
     [
-        ("deaf", "scores texts", "take openai:tiny"),
+        ("deaf", "scores texts", "use openai:tiny"),
         ("shifted", "scores texts", "add_bos_token"),
-        ("sure", "probabilities", "together 3, at most 1"),
+        ("sure", "probabilities", "sum 3, must be at most 1"),
     ],
 )
 def test_check_finds_scores_that_are_none_or_cannot_be_probabilities(

@@ -52,8 +52,8 @@ def broken(count: int) -> list[Exception]:
     return [AttemptError("it broke") for _ in range(count)]
 
 
-def crowded(count: int, wait: float | None = None) -> list[Exception]:
-    return [AttemptError("too many", wait=wait, crowded=True) for _ in range(count)]
+def overloads(count: int, wait: float | None = None) -> list[Exception]:
+    return [AttemptError("too many", wait=wait, overloaded=True) for _ in range(count)]
 
 
 def test_every_job_is_answered_once_under_its_number() -> None:
@@ -73,8 +73,8 @@ def test_calls_begin_few_and_become_more_up_to_the_most() -> None:
     assert plan.most == 16
 
 
-def test_a_crowded_endpoint_gets_half_as_many_calls_once_for_all_that_were_out() -> None:
-    plan = Plan({8 + i: crowded(1) for i in range(4)})
+def test_an_overloaded_endpoint_gets_half_as_many_calls_once_for_all_that_were_out() -> None:
+    plan = Plan({8 + i: overloads(1) for i in range(4)})
     plan.run(range(8))
     before = endpoint(plan.name).window
     plan.run(iter(range(8, 12)))
@@ -106,14 +106,14 @@ def test_one_lone_job_that_never_passes_is_no_reason_to_give_up_the_endpoint() -
 
 
 def test_too_many_calls_are_waited_out_and_are_no_tries() -> None:
-    plan = Plan({3: crowded(TRIES + 1)})
+    plan = Plan({3: overloads(TRIES + 1)})
 
     assert Arrival(3, Response("3")) in plan.run(range(6))
-    assert Plan({0: crowded(99)}).run(range(1)) == [Arrival(0, Failure(f"too many, {WAITS} times"))]
+    assert Plan({0: overloads(99)}).run(range(1)) == [Arrival(0, Failure(f"too many, {WAITS} times"))]
 
 
 def test_nothing_is_sent_while_the_endpoint_wants_to_be_left_alone() -> None:
-    plan = Plan({0: crowded(1, wait=0.2)})
+    plan = Plan({0: overloads(1, wait=0.2)})
     times: list[float] = []
 
     async def timed(job: int) -> Response | Failure:
@@ -128,8 +128,8 @@ def test_nothing_is_sent_while_the_endpoint_wants_to_be_left_alone() -> None:
 
 
 def test_an_endpoint_that_asks_for_longer_than_a_run_should_wait_ends_it() -> None:
-    with pytest.raises(PassingModelError, match=r"left alone for 3,600 s: run again after that"):
-        Plan({0: crowded(1, wait=3600.0)}).run(range(3))
+    with pytest.raises(PassingModelError, match=r"asks to wait 3,600 s: run again after that"):
+        Plan({0: overloads(1, wait=3600.0)}).run(range(3))
 
 
 def test_an_endpoint_that_answers_nothing_is_given_up_after_bounded_tries() -> None:

@@ -116,7 +116,7 @@ def test_a_server_that_gives_fewer_likeliest_tokens_is_asked_for_as_many_as_it_g
 
     assert isinstance(reply, Response)
     assert reply.label_logprobs == pytest.approx((-0.1, -2.5))
-    assert model.changes == ("gives the log-probabilities of 5 tokens at most",)
+    assert model.changes == ("gives the log-probabilities of at most 5 tokens",)
 
 
 def test_where_stops_are_refused_the_reply_is_cut_here() -> None:
@@ -174,13 +174,13 @@ def test_fields_refused_in_the_same_words_are_left_out_together() -> None:
     refusal = Refusal(400, "bad request", "bad request")
 
     async def tried(dialect: Dialect) -> Any:
-        return "a reply" if set(fields) <= dialect.left_out else refusal
+        return "a reply" if set(fields) <= dialect.omitted else refusal
 
     def possible(dialect: Dialect, words: str) -> Any:
-        return changes(dialect, {name: value for name, value in fields.items() if name not in dialect.left_out}, words)
+        return changes(dialect, {name: value for name, value in fields.items() if name not in dialect.omitted}, words)
 
     assert asyncio.run(negotiate(known, refusal, possible, tried)) == "a reply"
-    assert known.dialect.left_out == {"logprobs", "stop"}
+    assert known.dialect.omitted == {"logprobs", "stop"}
     assert len(said) == 2
 
 
@@ -346,7 +346,7 @@ def test_the_wait_is_read_wherever_it_stands(headers: dict[str, str], body: Any,
 def test_a_limit_by_the_day_ends_the_run_and_one_by_the_minute_does_not() -> None:
     daily = {"message": "Rate limit reached: 50 requests per day (RPD)"}
     with Loopback(fault=Fault(429, error=daily, retry_after=None)) as server:
-        with pytest.raises(PassingModelError, match=r"a limit at .* is reached"):
+        with pytest.raises(PassingModelError, match=r"a usage limit at .* is reached"):
             ask(openai(server.url), request())
         assert len(server.requests) == 1
     minute = {"message": "Rate limit reached: 50 requests per minute"}
@@ -411,7 +411,7 @@ def test_a_redirect_is_named_and_the_key_is_not_sent_on() -> None:
 
 
 def test_a_reply_that_unpacks_to_gigabytes_is_read_to_a_bound_only() -> None:
-    bomb = gzip.compress(b" " * (3 * connection.LARGEST))
+    bomb = gzip.compress(b" " * (3 * connection.MAX_REPLY_BYTES))
     with raw(200, {"content-encoding": "gzip", "content-type": "application/json"}, bomb) as url:
         (reply,) = ask(openai(url), request())
     assert isinstance(reply, Failure)
@@ -489,7 +489,7 @@ def test_a_server_that_refuses_one_way_of_scoring_is_asked_the_next() -> None:
 
     error = {"message": "echo is not supported"}
     with Loopback(score=score, fault=Fault(400, error=error, text='"echo"')) as server:
-        assert CompletionsModel("m", base_url=f"{server.url}/v1", api_key=KEY).way() == "prompt_logprobs"
+        assert CompletionsModel("m", base_url=f"{server.url}/v1", api_key=KEY).scoring_method() == "prompt_logprobs"
 
 
 def test_a_run_names_the_items_to_leave_out(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_a_function_model_is_known_by_name_and_version(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changed", [{"name": ""}, {"version": 2}])
 def test_a_function_model_needs_both(changed: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"of a FunctionModel must be a text such as 'v1'"):
+    with pytest.raises(InputError, match=r"of a FunctionModel must be a non-empty string such as 'v1'"):
         FunctionModel(wrong, **({"name": "mine", "version": "1"} | changed))
 
 

@@ -147,7 +147,7 @@ def run(
     model: Whole | Told, tokenizer: Any, requests: Sequence[Request], ends: Sequence[int] = (END,)
 ) -> list[Response]:
     prompts = [tuple(tokenizer(str(request.context))["input_ids"]) for request in requests]
-    arrivals = list(decode(requests, prompts, continued=model, head=model, ends=frozenset(ends), tokenizer=tokenizer))
+    arrivals = list(decode(requests, prompts, batch=model, head=model, ends=frozenset(ends), tokenizer=tokenizer))
     assert sorted(arrival.number for arrival in arrivals) == list(range(len(requests)))
     return [reply for _, reply in sorted(arrivals) if isinstance(reply, Response)]
 
@@ -191,9 +191,7 @@ def test_predictions_that_are_no_numbers_are_a_failure_of_their_row_alone(tokeni
 
     told = Overflown([60, 61, 62], [50, 51, 52])
     requests = [Request(context="", max_tokens=3), Request(context="", max_tokens=3)]
-    replies = dict(
-        decode(requests, [(5,), (6,)], continued=told, head=told, ends=frozenset({END}), tokenizer=tokenizer)
-    )
+    replies = dict(decode(requests, [(5,), (6,)], batch=told, head=told, ends=frozenset({END}), tokenizer=tokenizer))
 
     assert isinstance(replies[0], Failure)
     assert "use a wider dtype" in replies[0].reason
@@ -228,7 +226,7 @@ def test_finished_rows_leave_the_batch_and_arrive_at_once(tokenizer: Any) -> Non
     model = Told([7, END], [7] * 5, [END], [7, 7, END])
     requests = [Request(context="x", max_tokens=5)] * 4
     prompts = [(7,)] * 4
-    arrivals = decode(requests, prompts, continued=model, head=model, ends=frozenset({END}), tokenizer=tokenizer)
+    arrivals = decode(requests, prompts, batch=model, head=model, ends=frozenset({END}), tokenizer=tokenizer)
     seen = [(arrival.number, len(model.widths)) for arrival in arrivals]
 
     assert seen == [(2, 0), (0, 1), (3, 2), (1, 4)]
@@ -383,7 +381,7 @@ def test_any_tokens_end_where_decoding_the_whole_at_each_of_them_finds_a_stop_st
     assume(not any("\ufffd" in stop for stop in stops))
     request = Request(context="x", max_tokens=data.draw(st.integers(1, 40)), stop=stops)
     told = Told(script, vocabulary=end + 1)
-    (arrival,) = decode([request], [(0,)], continued=told, head=told, ends=frozenset({end}), tokenizer=tokenizer)
+    (arrival,) = decode([request], [(0,)], batch=told, head=told, ends=frozenset({end}), tokenizer=tokenizer)
 
     assert isinstance(arrival.reply, Response)
     assert outcome(arrival.reply) == by_definition(tokenizer, script, request, [end])
@@ -402,7 +400,7 @@ def test_a_stop_string_counts_in_the_whole_reply_only() -> None:
 def test_without_stop_strings_a_reply_is_decoded_once(tokenizer: Any) -> None:
     told, watched = Told([*range(40, 90), END]), Watched(tokenizer)
     request = Request(context="x", max_tokens=100)
-    list(decode([request], [(7,)], continued=told, head=told, ends=frozenset({END}), tokenizer=watched))
+    list(decode([request], [(7,)], batch=told, head=told, ends=frozenset({END}), tokenizer=watched))
 
     assert watched.decoded == [50]
 
@@ -411,7 +409,7 @@ def test_with_stop_strings_only_the_tail_is_decoded_at_each_token(tokenizer: Any
     ids = tokenizer("a joy from start to end, naïve 😀 and short. " * 20)["input_ids"]
     told, watched = Told([*ids, END]), Watched(tokenizer)
     request = Request(context="x", max_tokens=1000, stop=("STOP",))
-    list(decode([request], [(7,)], continued=told, head=told, ends=frozenset({END}), tokenizer=watched))
+    list(decode([request], [(7,)], batch=told, head=told, ends=frozenset({END}), tokenizer=watched))
     *tails, whole = watched.decoded
 
     assert len(tails) == whole == len(ids) > 200

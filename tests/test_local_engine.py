@@ -127,7 +127,7 @@ def test_rows_that_grow_and_leave_give_what_whole_sequences_give(networks: dict[
     engine = engine_for(network, head, name)
     rng = np.random.default_rng(1)
     rows = some_sequences()
-    continued = engine.continued()
+    continued = engine.decoding_batch()
     hidden = continued.start(rows)
     for step in range(4):
         with torch.inference_mode():
@@ -148,7 +148,7 @@ def test_one_short_sequence_alone_grows_token_by_token(networks: dict[str, Any],
     for name, reference in networks.items():
         network = copy.deepcopy(reference)
         head = Head.of(network)
-        continued = engine_for(network, head, name).continued()
+        continued = engine_for(network, head, name).decoding_batch()
         hidden = continued.start([sequence])
         for token in (8, 9):
             with torch.inference_mode():
@@ -161,7 +161,7 @@ def test_one_short_sequence_alone_grows_token_by_token(networks: dict[str, Any],
 def test_a_common_start_is_computed_once_for_all_calls_and_changes_no_bit(
     networks: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "_STEM", 4)
+    monkeypatch.setattr(engine_module, "_SEGMENT", 4)
     rng = np.random.default_rng(2)
     start = tuple(rng.integers(2, VOCABULARY, 13).tolist())
 
@@ -185,7 +185,7 @@ def test_a_kept_start_may_follow_what_is_computed_anew(
     networks: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the same buffers."""
-    monkeypatch.setattr(engine_module, "_STEM", 4)
+    monkeypatch.setattr(engine_module, "_SEGMENT", 4)
     rng = np.random.default_rng(3)
     kept, new = (tuple(rng.integers(2, VOCABULARY, n).tolist()) for n in (9, 40))
     kept, new = (60, *kept), (50, *new)  # a trie has the smaller token first
@@ -203,13 +203,13 @@ def test_a_kept_start_may_follow_what_is_computed_anew(
 
 
 def test_the_cache_of_starts_is_bounded(networks: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "_STEM", 4)
+    monkeypatch.setattr(engine_module, "_SEGMENT", 4)
     network = copy.deepcopy(networks["llama"])
     head = Head.of(network)
     engine = engine_for(network, head, "llama")
     assert isinstance(engine, Engine)
     stem = 4 * 3 * 2 * 2 * 8 * 4  # tokens, layers, keys and values, heads, width, bytes
-    monkeypatch.setattr(engine_module, "_CACHED", 2 * stem)
+    monkeypatch.setattr(engine_module, "_CACHE_BYTES", 2 * stem)
     for first in (10, 20, 30, 40):
         read(engine, head, [(first, 1, 2, 3, 4), (first, 1, 2, 3, 5)])
     before = engine.computed
@@ -223,7 +223,7 @@ def test_the_cache_of_starts_is_bounded(networks: dict[str, Any], monkeypatch: p
 def test_a_growing_row_computes_one_token_a_step(networks: dict[str, Any]) -> None:
     network = copy.deepcopy(networks["llama"])
     engine = engine_for(network, Head.of(network), "llama")
-    continued = engine.continued()
+    continued = engine.decoding_batch()
     continued.start([(5, 6, 7, 8)] * 3)
     before = engine.computed
     continued.append([9, 10, 11])
@@ -284,14 +284,14 @@ def test_a_recurrent_network_runs_whole_sequences_and_says_so_once(caplog: pytes
     with caplog.at_level(logging.WARNING):
         engine = engine_for(network, head, "mamba")
         found = read(engine, head, sequences)
-        rows = engine.continued()
+        rows = engine.decoding_batch()
         rows.start(sequences[:3])
         rows.keep([0, 2])
         grown = rows.append([4, 5])
 
     said = [record.getMessage() for record in caplog.records if record.name.startswith("promptopt")]
     assert len(said) == 1
-    assert said[0].startswith("mamba cannot share common starts (it is not built on transformers' attention interface)")
+    assert said[0].startswith("mamba cannot share prefixes (it is not built on transformers' attention interface)")
     for row, sequence in zip(found, sequences, strict=True):
         assert (row - plain(reference, sequence)).abs().max() < 1e-4
     with torch.inference_mode():
@@ -313,7 +313,7 @@ def test_attention_that_does_not_follow_the_tree_is_noticed(
     engine = engine_for(network, head, "llama")
 
     assert isinstance(engine, Padded)
-    assert "away from the network's own" in caplog.text
+    assert "from the network's own" in caplog.text
     found = read(engine, head, sequences)
     assert (found[0] - plain(networks["llama"], sequences[0])).abs().max() < 1e-4
 
@@ -321,7 +321,7 @@ def test_attention_that_does_not_follow_the_tree_is_noticed(
 def test_an_output_layer_that_is_not_known_is_refused(networks: dict[str, Any]) -> None:
     network = copy.deepcopy(networks["llama"])
     head = dataclasses.replace(Head.of(network), scale=0.1)
-    with pytest.raises(InputError, match="an output layer that is not known here"):
+    with pytest.raises(InputError, match="an unsupported output layer"):
         engine_for(network, head, "odd")
 
 

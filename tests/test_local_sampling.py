@@ -91,7 +91,7 @@ def batches(draw: st.DrawFn) -> list[Row]:
 @given(batch=batches())
 def test_the_token_is_the_one_in_whose_share_the_uniform_number_falls(head: int, batch: list[Row]) -> None:
     assume(all(map(is_clear, batch)))
-    with mock.patch.object(sampling, "_HEAD", head):
+    with mock.patch.object(sampling, "_SORTED_FIRST", head):
         tokens = chosen(*batch)
 
     for row, token in zip(batch, tokens, strict=True):
@@ -104,7 +104,7 @@ def test_the_token_is_the_one_in_whose_share_the_uniform_number_falls(head: int,
 @given(batch=batches())
 def test_a_row_gets_the_same_token_alone_and_in_a_batch_whatever_is_put_in_order_first(batch: list[Row]) -> None:
     alone = [chosen(row)[0] for row in batch]
-    with mock.patch.object(sampling, "_HEAD", 2):
+    with mock.patch.object(sampling, "_SORTED_FIRST", 2):
         assert chosen(*batch) == alone
     assert chosen(*batch) == alone
 
@@ -127,7 +127,7 @@ def test_with_top_p_and_top_k_at_their_ends_every_token_has_its_share(head: int)
     at = [0.0, 7.9, 8.1, 11.9, 12.1, 13.9, 14.1, 14.9, 15.1, 15.9]  # in sixteenths; the likeliest come first
     rows = [Row(logits, uniform=sixteenths / 16) for sixteenths in at]
 
-    with mock.patch.object(sampling, "_HEAD", head):
+    with mock.patch.object(sampling, "_SORTED_FIRST", head):
         assert chosen(*rows) == [3, 3, 2, 2, 1, 1, 0, 0, 4, 4]
 
 

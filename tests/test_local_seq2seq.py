@@ -138,7 +138,7 @@ def test_token_logprobs_equal_the_plain_forward_pass(model: LocalModel, plain: P
 
 
 def test_a_text_without_a_context_is_refused_with_the_mend(model: LocalModel) -> None:
-    with pytest.raises(InputError, match="scores a text only after what its encoder reads: give contexts"):
+    with pytest.raises(InputError, match="scores texts only after a context: pass contexts"):
         model.token_logprobs(["great"])
 
 
@@ -174,5 +174,5 @@ def test_it_says_once_that_whole_sequences_are_run(folder: Path, caplog: pytest.
 
     said = [record.getMessage() for record in caplog.records if record.name.startswith("promptopt")]
     assert said == [
-        f"{folder} cannot share common starts (it is an encoder-decoder): whole sequences are run, padded",
+        f"{folder} cannot share prefixes (it is an encoder-decoder): running whole padded sequences, which is slower",
     ]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch", reason="the extra 'local' is not installed")
 
-from promptopt.models.local.trie import blocks, merge, stems
+from promptopt.models.local.trie import blocks, merge, shared_prefixes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ def test_there_is_one_node_for_each_distinct_prefix(sequences: list[list[int]]) 
     trie = merge(sequences)
 
     assert len(trie) == len(prefixes(sequences)) <= sum(map(len, sequences))
-    found = {(*trie.tokens[trie.above(node)].tolist(), int(trie.tokens[node])) for node in range(len(trie))}
+    found = {(*trie.tokens[trie.ancestors(node)].tolist(), int(trie.tokens[node])) for node in range(len(trie))}
     assert found == prefixes(sequences)
 
 
@@ -46,7 +46,7 @@ def test_there_is_one_node_for_each_distinct_prefix(sequences: list[list[int]]) 
 def test_what_is_above_a_node_comes_before_it_and_is_as_long_as_it_is_deep(sequences: list[list[int]]) -> None:
     trie = merge(sequences)
     for node in range(len(trie)):
-        above = trie.above(node)
+        above = trie.ancestors(node)
 
         assert len(above) == trie.depths[node]
         assert (above < node).all()
@@ -65,7 +65,7 @@ def test_a_run_sees_its_ancestors_and_itself_each_once(
         block, row = divmod(node - start, size)
         seen = plan.columns[block][plan.visible[block, row]]
 
-        assert sorted(seen.tolist()) == [*trie.above(node).tolist(), node]
+        assert sorted(seen.tolist()) == [*trie.ancestors(node).tolist(), node]
         assert plan.depths[block, row] == trie.depths[node]
         assert plan.column_depths[block][plan.visible[block, row]].tolist() == trie.depths[seen].tolist()
 
@@ -78,7 +78,7 @@ def test_a_run_sees_nothing_before_it_but_the_path_to_its_first_node(
     start = data.draw(st.integers(0, len(trie) - 1))
     columns = blocks(trie, start, len(trie), size).columns
 
-    assert set(columns[(columns >= 0) & (columns < start)].tolist()) <= set(trie.above(start).tolist())
+    assert set(columns[(columns >= 0) & (columns < start)].tolist()) <= set(trie.ancestors(start).tolist())
 
 
 @given(Sequences, st.integers(1, 3))
@@ -88,7 +88,7 @@ def test_a_stem_is_a_start_of_several_rows_in_which_nothing_branches_or_ends(
     trie = merge(sequences)
     rows = {tuple(sequence) for sequence in sequences}
     found = {}
-    for start, stop in stems(trie, size):
+    for start, stop in shared_prefixes(trie, size):
         stem = tuple(trie.tokens[start:stop].tolist())
         below = [row for row in rows if row[0] == stem[0]]
 

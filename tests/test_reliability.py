@@ -168,7 +168,10 @@ def test_the_same_run_in_a_new_process_asks_nothing(healthy: Healthy, server: Lo
             marks=pytest.mark.wide,
         ),
         pytest.param(
-            400, {"message": "stop is too long"}, "stop is too long): change what it names", marks=pytest.mark.wide
+            400,
+            {"message": "stop is too long"},
+            "stop is too long): correct the request settings",
+            marks=pytest.mark.wide,
         ),
         (429, {"message": "You exceeded your quota", "code": "insufficient_quota"}, "add credit"),
     ],

@@ -227,7 +227,7 @@ def test_what_a_replica_raises_on_purpose_is_raised_here(slow: RayModel, word: s
 
 
 def test_a_model_that_a_node_does_not_have_is_named_with_the_node_and_the_mend(cluster: Cluster) -> None:
-    with pytest.raises(InputError, match=r"the node .+ cannot load python:replicated:only_here .*to every node"):
+    with pytest.raises(InputError, match=r"the node .+ cannot load python:replicated:only_here .*on every node"):
         RayModel("python:replicated:only_here", replicas=2, resources=SMALL).fingerprint  # noqa: B018
 
 
@@ -257,7 +257,7 @@ def test_a_replica_computes_with_the_processors_that_it_has(monkeypatch: pytest.
 
 
 def test_more_replicas_than_there_is_room_for_are_refused(cluster: Cluster) -> None:
-    with pytest.raises(InputError, match=r"room for 2 of 3 replicas .*have fewer replicas"):
+    with pytest.raises(InputError, match=r"only 2 of 3 replicas .*use fewer replicas"):
         RayModel("python:replicated:slow", replicas=3).fingerprint  # noqa: B018
 
 
@@ -341,11 +341,11 @@ def test_each_replica_gets_an_equal_share_of_what_there_is() -> None:
 
 
 def test_replicas_of_what_computes_elsewhere_and_none_at_all_are_refused() -> None:
-    with pytest.raises(InputError, match="no use for replicas"):
+    with pytest.raises(InputError, match="cannot have replicas"):
         load_model("openai:gpt-4.1-mini", replicas=2)
-    with pytest.raises(InputError, match="1 replica or more, not 0"):
+    with pytest.raises(InputError, match="replicas must be 1 or more, not 0"):
         load_model("python:replicated:slow", replicas=0)
-    with pytest.raises(InputError, match="is for replicas: say how many"):
+    with pytest.raises(InputError, match="needs replicas: set the number"):
         load_model("python:replicated:slow", ray_address="auto")
 
 

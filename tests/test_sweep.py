@@ -81,7 +81,7 @@ def test_what_is_missing_is_named() -> None:
         ('"toy.toml"', '"other.toml"', "other.toml"),
         ('"random"', '"rndom"', "unknown strategy 'rndom', did you mean 'random'"),
         ("prompts = 16", "promts = 16", "RandomSearch has no setting 'promts', did you mean 'prompts'"),
-        ("python:sweep_parts:model", "pyton:sweep_parts:model", "cannot read the model 'pyton:sweep_parts:model'"),
+        ("python:sweep_parts:model", "pyton:sweep_parts:model", "unknown model 'pyton:sweep_parts:model'"),
         ('"toy.toml"', '"toy.toml", "./toy.toml"', "two tasks are named 'toy'"),
     ],
 )

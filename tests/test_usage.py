@@ -17,7 +17,7 @@ from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Budget, Ledger
 from promptopt.models.hosted import anthropic, openai
 from promptopt.models.hosted.anthropic import AnthropicModel
-from promptopt.models.usage import count, extent, fewest_tokens, label_extent
+from promptopt.models.usage import label_token_range, min_tokens, parse_count, reply_token_range
 from promptopt.replies import NO_USAGE
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ ODD = [None, "", "many", -3, float("nan"), float("inf"), HUGE, True, {}, [20], {
 
 @pytest.mark.parametrize("value", [20, 20.0, "20", " 20 ", "20.0", "2e1", 19.5])
 def test_a_count_is_read_in_any_form(value: object) -> None:
-    assert count(value) == 20
+    assert parse_count(value) == 20
 
 
 @pytest.mark.parametrize("value", [*ODD, 0])
 def test_what_is_no_count_is_none(value: object) -> None:
-    assert count(value) == 0
+    assert parse_count(value) == 0
 
 
 @pytest.mark.parametrize(
@@ -109,21 +109,21 @@ MOST = 532
 def test_a_part_that_is_missing_or_too_small_counts_as_the_most_that_it_can_be(
     reported: Usage, text: str, counted: Usage
 ) -> None:
-    assert extent(LONG, 30).counted(Response(text, usage=reported), PRICE) == counted
+    assert reply_token_range(LONG, 30).billable_usage(Response(text, usage=reported), PRICE) == counted
 
 
 def test_input_that_may_have_been_written_to_a_dearer_cache_counts_so() -> None:
-    dear, wanted = Price(2.0, 8.0, 0.2, 2.5), extent(LONG, 30)
-    usage = wanted.counted(Response("fine"), dear)
+    dear, wanted = Price(2.0, 8.0, 0.2, 2.5), reply_token_range(LONG, 30)
+    usage = wanted.billable_usage(Response("fine"), dear)
 
     assert dear.of(usage) == pytest.approx(wanted.bound(dear).dollars)
 
 
 def test_scored_labels_write_nothing() -> None:
-    wanted = label_extent(LONG, 2, 8)
+    wanted = label_token_range(LONG, 2, 8)
 
-    assert wanted.counted(Response("positive", (-1.0, -2.0), Usage(101)), PRICE) == Usage(101)
-    assert wanted.counted(Response("positive", (-1.0, -2.0)), PRICE) == Usage(2 * MOST)
+    assert wanted.billable_usage(Response("positive", (-1.0, -2.0), Usage(101)), PRICE) == Usage(101)
+    assert wanted.billable_usage(Response("positive", (-1.0, -2.0)), PRICE) == Usage(2 * MOST)
     assert wanted.bound(None).tokens == 2 * (MOST + 8 + 16)
 
 
@@ -167,7 +167,7 @@ def reports(draw: st.DrawFn) -> tuple[str, str, Any]:
             | st.integers(taken, 500).map(str)
             | st.floats(taken, 500)
             | st.sampled_from(ODD)
-            | st.integers(0, fewest_tokens(text) - 1)
+            | st.integers(0, min_tokens(text) - 1)
         )
 
     cached: Any = draw(st.sampled_from([0, *ODD]))
@@ -186,7 +186,7 @@ def test_what_was_delivered_never_exceeds_the_budget_and_a_replay_counts_the_sam
 ) -> None:
     wanted = [Request(context=f"{i} {asked}", max_tokens=LONGEST) for i, (asked, _, _) in enumerate(said)]
     replies = {str(r.context): Response(text, usage=usage) for r, (_, text, usage) in zip(wanted, said, strict=True)}
-    most = sum(getattr(extent(r.context, LONGEST).bound(PRICE), unit) for r in wanted)
+    most = sum(getattr(reply_token_range(r.context, LONGEST).bound(PRICE), unit) for r in wanted)
     limit = Budget(**{unit: share * most})
 
     def run(memo: Memo, requests: list[Request]) -> tuple[Ledger, Untruthful]:
@@ -245,7 +245,7 @@ def test_a_fake_model_that_reports_its_tokens_is_believed(tmp_path: Path) -> Non
 @pytest.mark.parametrize("usage", [None, {"input_tokens": 1, "output_tokens": 0}, {"input_tokens": HUGE}, "none", [1]])
 def test_a_silent_server_overshoots_no_budget(tmp_path: Path, usage: Any) -> None:
     wanted = [Request(context=(Message("user", f"{i} {LONG}"),), max_tokens=30) for i in range(9)]
-    ledger = Ledger(Budget(dollars=5 * extent(wanted[0].context, 30).bound(PRICE).dollars))
+    ledger = Ledger(Budget(dollars=5 * reply_token_range(wanted[0].context, 30).bound(PRICE).dollars))
     with Loopback(extra={"usage": usage}) as server, Memo(tmp_path) as memo:
         model = AnthropicModel("m", base_url=server.url, api_key="sk-test-key", price=PRICE)
         replies: list[Response | Failure] = []

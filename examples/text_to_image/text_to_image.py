@@ -54,14 +54,14 @@ class PictureModel(HostedModel):
         """Return where a request goes."""
         return "/v1/images/generations"
 
-    def written(self, request: Request, dialect: Dialect) -> dict[str, Any]:
+    def format_body(self, request: Request, dialect: Dialect) -> dict[str, Any]:
         """Return the JSON that is sent: the whole message is the image model's prompt."""
         context = request.context
         text = context if isinstance(context, str) else "\n\n".join(turn.content for turn in context)
         body = {"model": self.name, "prompt": text, "n": 1, "size": self.size, "response_format": "b64_json"}
-        return {name: value for name, value in body.items() if name not in dialect.left_out}
+        return {name: value for name, value in body.items() if name not in dialect.omitted}
 
-    def optional(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    def optional_fields(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return what newer models do not take: they always send the picture itself."""
         return {name: body[name] for name in ("response_format",) if name in body}
 
@@ -74,7 +74,7 @@ class PictureModel(HostedModel):
             return 200, headers, json.dumps({"refused": True})
         return status, headers, text
 
-    def _read(self, body: Mapping[str, Any], request: Request) -> Response | Failure:  # noqa: ARG002  the base class's
+    def _parse(self, body: Mapping[str, Any], request: Request) -> Response | Failure:  # noqa: ARG002  the base class's
         if body.get("refused"):
             return Response("", finish_reason="refusal")
         try:
@@ -104,9 +104,9 @@ class SeeingModel(OpenAIModel):
         super().__init__(name, **settings)
         self.fingerprint = {**self.fingerprint, "sees": "pictures"}
 
-    def written(self, request: Request, dialect: Dialect) -> dict[str, Any]:
+    def format_body(self, request: Request, dialect: Dialect) -> dict[str, Any]:
         """Return the JSON that is sent for a request."""
-        body = super().written(request, dialect)
+        body = super().format_body(request, dialect)
         for turn in body.get("messages", ()):
             pieces = list(parts(turn["content"]))
             if any(isinstance(piece, Image) for piece in pieces):

@@ -168,7 +168,7 @@ class _Asking:
         """Create batches, each in the journal before and after; return them, and failures where that did not work."""
         batches: dict[str, list[str]] = {}
         failures: dict[str, Failure] = {}
-        for part in self.model.cut(requests):
+        for part in self.model.chunk(requests):
             self.check()
             submission = Submission(uuid.uuid4().hex, time.time(), len(part))
             self.journal.write(part, submission)

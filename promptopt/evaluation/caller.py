@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from promptopt.errors import BudgetExhaustedError, InputError, MemoError, StoppedError
 from promptopt.memo.memo import KeyMaker
-from promptopt.models.base import Vouched
-from promptopt.models.usage import cleaned, extent, label_extent, size
+from promptopt.models.base import ReachabilityAware
+from promptopt.models.usage import byte_length, label_token_range, reply_token_range, with_valid_usage
 from promptopt.parsing.thinking import without_thinking
 from promptopt.replies import Failure, Response
 from promptopt.utils.characters import whole_characters
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from promptopt.evaluation.ledger import Ledger
     from promptopt.memo.store import ReplyCache
     from promptopt.models.base import LabelModel, Model, Price, Request, Unit
-    from promptopt.models.usage import Extent
+    from promptopt.models.usage import TokenRange
     from promptopt.prompt import Context
     from promptopt.replies import Arrival
 
@@ -85,8 +85,8 @@ class Caller:
         make = KeyMaker(model.fingerprint, "generate")
         keys = [make(_body(request), request.replicate) for request in requests]
 
-        def extent_of(index: int) -> Extent:
-            return extent(requests[index].context, requests[index].max_tokens)
+        def token_range_of(index: int) -> TokenRange:
+            return reply_token_range(requests[index].context, requests[index].max_tokens)
 
         def dispatch(missing: Iterable[int]) -> Iterator[Arrival]:
             if role != "writer" and isinstance(model, BatchModel):  # a search waits for each of its writer's replies
@@ -95,7 +95,7 @@ class Caller:
                 return ask_in_batches(self.memo, model, names, [requests[i] for i in asked], check=self.stop.check)
             return model.generate(_given(model.unit, (requests[i] for i in missing)))
 
-        replies = self._ask(role, model, keys, extent_of, dispatch)
+        replies = self._ask(role, model, keys, token_range_of, dispatch)
         return [_named(reply, request.labels) for reply, request in zip(replies, requests, strict=True)]
 
     def label_logprobs(
@@ -108,23 +108,23 @@ class Caller:
         make = KeyMaker(model.fingerprint, "label_logprobs")
         names = list(labels)
         keys = [make({"context": context, "labels": names}) for context in contexts]
-        longest = max((size(label) for label in labels), default=0)
+        longest = max((byte_length(label) for label in labels), default=0)
 
-        def extent_of(index: int) -> Extent:
-            return label_extent(contexts[index], len(labels), longest)
+        def token_range_of(index: int) -> TokenRange:
+            return label_token_range(contexts[index], len(labels), longest)
 
         def dispatch(missing: Iterable[int]) -> Iterator[Arrival]:
             arrivals = model.label_logprobs(_given(model.unit, (contexts[i] for i in missing)), labels)
             return _scored(arrivals, len(labels), model)
 
-        return [_likeliest(reply, tuple(labels)) for reply in self._ask(role, model, keys, extent_of, dispatch)]
+        return [_likeliest(reply, tuple(labels)) for reply in self._ask(role, model, keys, token_range_of, dispatch)]
 
     def _ask(
         self,
         role: str,
         model: Model,
         keys: Sequence[str],
-        extent_of: Callable[[int], Extent],
+        token_range_of: Callable[[int], TokenRange],
         dispatch: Callable[[Iterable[int]], Iterator[Arrival]],
     ) -> list[Reply]:
         self.stop.check()
@@ -137,8 +137,8 @@ class Caller:
         places: dict[str, int] = {}
         for index, key in enumerate(keys):
             places.setdefault(key, index)
-        vouch = model.vouch if isinstance(model, Vouched) else _nothing
-        asking = _Asking(self, role, model.price, self._measures(model), places, extent_of, dispatch, vouch)
+        vouch = model.assume_reachable if isinstance(model, ReachabilityAware) else _nothing
+        asking = _Asking(self, role, model.price, self._measures(model), places, token_range_of, dispatch, vouch)
         try:
             if model.unit == "batch":
                 asking.whole()
@@ -169,7 +169,7 @@ class Caller:
     def stored(self, keys: Iterable[str]) -> dict[str, Response]:
         """Return the replies that the memo holds."""
         found = {key: _read(key, value) for key, value in self.memo.get_many(list(keys)).items()}
-        return {key: cleaned(reply) for key, reply in found.items() if reply is not None}
+        return {key: with_valid_usage(reply) for key, reply in found.items() if reply is not None}
 
 
 @dataclass
@@ -182,7 +182,7 @@ class _Asking:
         price: of the model.
         measured: whether tokens that a server does not report are counted as the most that there can be.
         places: each distinct key, in order, and the index of its request.
-        extent_of: what the request of an index can take.
+        token_range_of: what the request of an index can take.
         dispatch: asks the model for the requests of some indices.
         vouch: tells the model that the memo holds replies of it.
         replies: by key, so far.
@@ -193,7 +193,7 @@ class _Asking:
     price: Price | None
     measured: bool
     places: Mapping[str, int]
-    extent_of: Callable[[int], Extent]
+    token_range_of: Callable[[int], TokenRange]
     dispatch: Callable[[Iterable[int]], Iterator[Arrival]]
     vouch: Callable[[], None]
     replies: dict[str, Reply] = field(default_factory=dict)
@@ -245,7 +245,7 @@ class _Asking:
             for arrival in self.dispatch(chain([first], passing)):
                 key, reply = sent[arrival.number], arrival.reply
                 if isinstance(reply, Response):
-                    reply = cleaned(reply)
+                    reply = with_valid_usage(reply)
                     self._keep(key, reply)
                 self._record(key, reply, arrival.share)
         finally:
@@ -277,7 +277,7 @@ class _Asking:
             key = pending[0]
             if ledger.weighs:
                 try:
-                    ledger.reserve(self.role, key, self.extent_of(self.places[key]).bound(self.price))
+                    ledger.reserve(self.role, key, self.token_range_of(self.places[key]).bound(self.price))
                 except BudgetExhaustedError:
                     if sent:
                         return
@@ -295,7 +295,7 @@ class _Asking:
         self.caller.stop.check()
         stored: dict[str, Any] = {}
         for number, arrived in self.dispatch([self.places[key] for key in keys]):
-            reply = cleaned(arrived) if isinstance(arrived, Response) else arrived
+            reply = with_valid_usage(arrived) if isinstance(arrived, Response) else arrived
             if isinstance(reply, Response):
                 self.caller.stop.check()
                 stored[keys[number]] = reply.to_json()
@@ -331,7 +331,7 @@ class _Asking:
         """Return a reply with the usage to count; the memo holds what was reported, so that a replay counts the same."""
         if not self.measured:
             return reply
-        usage = self.extent_of(self.places[key]).counted(reply, self.price)
+        usage = self.token_range_of(self.places[key]).billable_usage(reply, self.price)
         if usage == reply.usage:
             return reply
         self.caller.ledger.unreported.setdefault(self.role, set()).add(key)

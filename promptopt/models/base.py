@@ -1,12 +1,12 @@
-"""What a model must be able to do. Knows nothing of tasks, rewards or where replies are kept.
+"""Protocols of models. Knows nothing of tasks, rewards or where replies are kept.
 
-A capability is a type, so that what a model can do is known before anything is spent:
+Each capability is a type, so that it is known before any call is made:
 
-    Model            generate text
-    LabelModel       also give log p(label | context)
-    TokenModel       also cut text into its own tokens
-    LabelReader      give log p(label | context) beside text, where its endpoint does
-    CaptionModel     give log p(label | image), the prompt being a caption with the slot {label}
+    Model            generates text
+    LabelModel       also gives log p(label | context)
+    TokenModel       also splits text into its tokens
+    LabelReader      may give log p(label | context) along with text, depending on its endpoint
+    CaptionModel     gives log p(label | image); the prompt is a caption with the slot {label}
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 Unit: TypeAlias = Literal["reply", "batch"]
 
-_GRID = 2.0**40  # steps in a dollar
+_STEPS_PER_DOLLAR = 2.0**40  # costs are multiples of 1 / this
 
 
 class Price(NamedTuple):
-    """Dollars for a million tokens.
+    """Dollars per million tokens.
 
     Args:
-        input: read by the model.
-        output: written by it.
-        cached: input read from the provider's cache; None: as input.
-        written: input written to the provider's cache; None: as input.
+        input: input tokens.
+        output: output tokens.
+        cached: input tokens read from the provider's cache; None: same as `input`.
+        written: input tokens written to the provider's cache; None: same as `input`.
     """
 
     input: float
@@ -42,33 +42,35 @@ class Price(NamedTuple):
     written: float | None = None
 
     def of(self, usage: Usage) -> float:
-        """Return the dollars that a call cost, to 2^-40: so that sums of them are exact, in whatever order they come."""
+        """Return the cost of a call in dollars, rounded to a multiple of 2^-40 so that sums are exact in any order."""
         cached = self.input if self.cached is None else self.cached
         written = self.input if self.written is None else self.written
-        fresh = max(usage.input - usage.cached - usage.written, 0)
-        spent = fresh * self.input + usage.cached * cached + usage.written * written + usage.output * self.output
-        return round(spent / 1e6 * _GRID) / _GRID
+        uncached = max(usage.input - usage.cached - usage.written, 0)
+        micro_dollars = (
+            uncached * self.input + usage.cached * cached + usage.written * written + usage.output * self.output
+        )
+        return round(micro_dollars / 1e6 * _STEPS_PER_DOLLAR) / _STEPS_PER_DOLLAR
 
     def most(self, input_tokens: int, output_tokens: int) -> float:
-        """Return the most dollars that so many tokens can cost, whatever the provider's cache does."""
-        dearest = max(self.input, self.cached or 0.0, self.written or 0.0)
-        spent = input_tokens * dearest + output_tokens * self.output
-        return math.ceil(spent / 1e6 * _GRID * (1 + 1e-12)) / _GRID
+        """Return an upper bound on the cost in dollars of these numbers of tokens, whatever is cached."""
+        highest_input = max(self.input, self.cached or 0.0, self.written or 0.0)
+        micro_dollars = input_tokens * highest_input + output_tokens * self.output
+        return math.ceil(micro_dollars / 1e6 * _STEPS_PER_DOLLAR * (1 + 1e-12)) / _STEPS_PER_DOLLAR
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One reply that is wanted.
+    """A request for one reply.
 
     Args:
         context: text to continue, or the turns of a chat.
-        max_tokens: longest reply, in the model's tokens.
-        temperature: 0 takes the likeliest token.
-        top_p: sample from the fewest of the likeliest tokens whose probability reaches this; 1 for all.
-        top_k: sample from so many of the likeliest tokens; 0 for all. Comes before top_p.
-        stop: the reply ends before the first of these.
-        replicate: number of the sample; the same request with another number is another sample.
-        labels: whose log-probabilities a `LabelReader` is to read off, where its endpoint gives them.
+        max_tokens: maximum length of the reply, in the model's tokens.
+        temperature: sampling temperature; 0 is greedy decoding.
+        top_p: nucleus sampling: sample from the smallest set of most likely tokens with this total probability; 1 for all.
+        top_k: sample from this many most likely tokens; 0 for all. Applied before top_p.
+        stop: the reply ends before the first of these strings.
+        replicate: index of the sample; the same request with another index is another sample.
+        labels: a `LabelReader` returns their log-probabilities if its endpoint supports it.
     """
 
     context: Context
@@ -83,77 +85,77 @@ class Request:
 
 @runtime_checkable
 class Model(Protocol):
-    """Anything that answers requests."""
+    """A model that answers requests."""
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """All that decides its replies, as plain JSON: provider, endpoint, model id, revision or digest, dtype."""
+        """Everything that determines its replies, as plain JSON: provider, endpoint, model id, revision or digest, dtype."""
         ...
 
     @property
     def unit(self) -> Unit:
-        """What is stored at once: "reply", or "batch" where rounding depends on how a batch is composed."""
+        """Unit of storage: "reply", or "batch" if replies are stored in one transaction because rounding depends on the batch."""
         ...
 
     @property
     def price(self) -> Price | None:
-        """Dollars for a million tokens; (0, 0) for a model of one's own, None where it is not known."""
+        """Dollars per million tokens; (0, 0) for your own model, None if unknown."""
         ...
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
-        """Yield each request's reply as soon as it is there, in any order.
+        """Yield each request's reply as soon as it is ready, in any order.
 
-        Where the unit is "reply", the next request is pulled when there is room for it, in the thread that iterates over
-        the replies: a budget or Ctrl-C ends `requests` early. What was pulled is answered. Where it is "batch",
+        If the unit is "reply", the next request is pulled when a call can start, in the thread that iterates over the
+        replies; a budget or Ctrl-C ends `requests` early. Every pulled request is answered. If the unit is "batch",
         `requests` is a list.
 
-        A call that failed for good in spite of retries arrives as a `Failure`.
+        A call that fails despite retries arrives as a `Failure`.
 
         Raises:
-            FinalModelError: no later call can work either.
+            FinalModelError: no later call can succeed.
         """
         ...
 
 
 @runtime_checkable
 class LabelModel(Model, Protocol):
-    """A model that can say how likely a given answer is."""
+    """A model that scores given labels."""
 
     def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
         """Yield for each context a response with natural log p(label | context) for all labels, in their order.
 
-        Normalised over the whole vocabulary; labels may have any number of tokens. Contexts are pulled as requests are in
-        `generate`.
+        Probabilities are normalized over the whole vocabulary; labels may have any number of tokens. Contexts are pulled
+        like requests in `generate`.
         """
         ...
 
 
 @runtime_checkable
 class TokenModel(Model, Protocol):
-    """A model whose tokenizer is at hand."""
+    """A model with a tokenizer."""
 
     def pieces(self, text: str) -> list[str]:
-        """Cut `text` into the strings that its tokens cover; joined they are `text` again."""
+        """Split `text` into the substrings of its tokens; they concatenate to `text`."""
         ...
 
 
 @runtime_checkable
-class Vouched(Model, Protocol):
-    """A model at an endpoint, whose refusal of a request means less once others are known to be answered."""
+class ReachabilityAware(Model, Protocol):
+    """A model at an endpoint; once known to be reachable, refusals are blamed on the request rather than the endpoint."""
 
-    def vouch(self) -> None:
-        """Take it as known that the endpoint answers: a memo holds replies of it."""
+    def assume_reachable(self) -> None:
+        """Treat the endpoint as known to respond. Called when the memo has its replies."""
 
 
 @runtime_checkable
 class LabelReader(Model, Protocol):
-    """A model whose replies may come with log-probabilities of the labels in a request, or without: known by asking only."""
+    """A model whose replies may include log-probabilities of the request's labels; only a call can tell."""
 
     reads_labels: Literal[True]
 
 
 @runtime_checkable
 class CaptionModel(LabelModel, Protocol):
-    """A model that compares an image with a caption for each label; contexts are (caption with its slot, image)."""
+    """A model that scores captions of an image, one per label; contexts are (caption with a slot, image)."""
 
     captions: Literal[True]

@@ -1,4 +1,4 @@
-"""Models that are Python functions: for real use, and fakes for tests and for trying things out, free and offline."""
+"""Models that are Python functions: for real use, and fakes for free, offline tests and experiments."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class FunctionModel:
-    """A model whose replies are `handler(request)`: a text, or a whole `Response`.
+    """A model whose replies are `handler(request)`: a text or a `Response`.
 
     Args:
-        handler: called with one request after the other.
+        handler: called with one request at a time.
         name: of the model, in results and in the memo.
-        version: change it whenever the function answers otherwise: the memo gives the replies of the same name and version.
+        version: change it whenever the function's replies change; the memo reuses replies of the same name and version.
 
     Raises:
-        InputError: name or version is no text, or empty.
+        InputError: `name` or `version` is empty or not a string.
     """
 
     unit: Literal["reply"] = "reply"
@@ -36,15 +36,17 @@ class FunctionModel:
     def __init__(self, handler: Callable[[Request], str | Response], *, name: str, version: str) -> None:
         for argument, value in (("name", name), ("version", version)):
             if not isinstance(value, str) or not value:
-                raise InputError(f"the {argument} of a FunctionModel must be a text such as 'v1', not {value!r}")
+                raise InputError(
+                    f"the {argument} of a FunctionModel must be a non-empty string such as 'v1', not {value!r}"
+                )
         self.handler = handler
         self.fingerprint = {"provider": "function", "model": name, "version": version}
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
-        """Answer one request after the other.
+        """Answer one request at a time.
 
         Raises:
-            InputError: the function returned something else than a text or a Response.
+            InputError: the function returned neither a text nor a Response.
         """
         for index, request in enumerate(requests):
             reply = self.handler(request)
@@ -54,15 +56,15 @@ class FunctionModel:
 
 
 class FakeModel(FunctionModel):
-    """A model whose replies are `handler(request)`, known to the memo by what the function does.
+    """A model whose replies are `handler(request)`; the memo identifies it by the function's code.
 
-    A digest of its code, defaults, closure and the globals that it reads is in the fingerprint, as they are when the model
-    is made: an edited function is asked anew. Where there is something that cannot be compared across processes, such as a
-    callable object or a closure over one, the memo gives back replies to this very model alone; `FunctionModel` has a
-    version instead. Files and environment variables that the function reads are not seen.
+    The fingerprint has a digest of the code, defaults, closure and globals that the function uses when the model is made, so an
+    edited function is called again. If something cannot be compared across processes, such as a callable object or a closure
+    over one, the memo reuses replies only for this instance; `FunctionModel` takes a version instead. Files and environment
+    variables that the function reads are not tracked.
 
     Args:
-        handler: called with one request after the other.
+        handler: called with one request at a time.
         name: of the model, in results and in the memo.
     """
 
@@ -72,7 +74,7 @@ class FakeModel(FunctionModel):
 
 
 class FakeLabelModel(FakeModel):
-    """A fake that also scores labels: `logprobs(context, labels)` gives one natural log-probability a label."""
+    """A fake that also scores labels: `logprobs(context, labels)` returns one natural log-probability per label."""
 
     def __init__(self, logprobs: Callable[[Context, Sequence[str]], Sequence[float]], name: str = "fake") -> None:
         self.handler = lambda request: str(request.context)
@@ -80,7 +82,7 @@ class FakeLabelModel(FakeModel):
         self.logprobs = logprobs
 
     def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
-        """Answer one context after the other."""
+        """Answer one context at a time."""
         for index, context in enumerate(contexts):
             values = tuple(float(value) for value in self.logprobs(context, labels))
             likeliest = max(zip(values, labels, strict=False), key=itemgetter(0), default=(0.0, ""))[1]

@@ -1,7 +1,7 @@
-"""Tells whether a Python function is the same as in an earlier process. Knows nothing of models or memos.
+"""Identifies Python functions across processes by a digest of their code. Knows nothing of models or memos.
 
-The digest covers the bytecode that runs rather than its source, which may have been edited since it was loaded and is
-missing in a shell: comments and line numbers do not count, and another version of Python gives another digest.
+The digest covers the bytecode rather than the source, which may have been edited since it was loaded and is missing in a
+shell. So comments and line numbers do not count, and another version of Python gives another digest.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ _CLASS_INTERNALS = {"__dict__", "__weakref__", "__doc__", "__annotations__", "__
 
 
 class _UnknownIdentityError(Exception):
-    """Something decides what a function does and cannot be compared across processes."""
+    """A function depends on something that cannot be compared across processes."""
 
 
 def code_digest(*functions: Any) -> str | None:
-    """Return the SHA-256, in hex, of all that decides what functions or classes do, as far as Python can see it.
+    """Return a SHA-256 digest, in hex, of everything that determines the behavior of functions or classes.
 
-    That is their bytecode, defaults, closures, and the globals that they read, followed through functions, classes and
-    modules of the user's own; of the standard library and of installed packages name and version count. Files, environment
-    variables and state that changes later are not seen.
+    Covers their bytecode, defaults, closures, and the globals that they read, recursively through the user's own functions,
+    classes and modules. The standard library and installed packages count by name and version. Files, environment variables and
+    state that changes later are not covered.
 
     Returns:
-        None where something cannot be compared: an instance of a class, a built-in function of the user's own, a name that
-        is not defined yet.
+        The digest, or None if something cannot be compared: an instance of a class, a function of the user's own extension
+        module, or a name that is not defined yet.
     """
-    described = _Description()
+    describer = _Describer()
     try:
-        parts = [sys.implementation.cache_tag or "", *map(described.of, functions)]
+        parts = [sys.implementation.cache_tag or "", *map(describer.describe, functions)]
     except (_UnknownIdentityError, RecursionError):
         return None
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class _Description:
-    """Texts that are equal for equal values, in every process."""
+class _Describer:
+    """Describes values by strings that are equal for equal values in every process."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, int] = {}  # functions and classes, which may refer to themselves
-        self._names: set[str] = set()  # what the function at hand may read of a module
+        self._seen: dict[int, int] = {}  # by id; functions and classes may be recursive
+        self._names: set[str] = set()  # attributes of modules that the current function may read
 
-    def of(self, value: Any) -> str:
-        """Return the text.
+    def describe(self, value: Any) -> str:
+        """Return the description of a value.
 
         Raises:
-            _UnknownIdentityError: there is none.
+            _UnknownIdentityError: the value cannot be compared across processes.
         """
         kind = type(value)
         if kind in _PLAIN or isinstance(value, PurePath):
@@ -83,19 +83,19 @@ class _Description:
             return self._module(value)
         if isinstance(value, type):
             attributes = {name: part for name, part in vars(value).items() if name not in _CLASS_INTERNALS}
-            return [self.of(value.__bases__), self.of(attributes)]
+            return [self.describe(value.__bases__), self.describe(attributes)]
         if isinstance(value, FunctionType):
             return self._function(value)
         return self._container(value)
 
     def _container(self, value: Any) -> list[str]:
-        if type(value) not in _CONTAINERS:  # subclasses are not: they may do anything
+        if type(value) not in _CONTAINERS:  # subclasses may behave in any way
             raise _UnknownIdentityError
         match value:
             case list() | tuple():
                 parts = [*value]
             case set() | frozenset():
-                return sorted(_Description().of(item) for item in value)
+                return sorted(_Describer().describe(item) for item in value)
             case dict():
                 parts = [part for item in value.items() for part in item]
             case re.Pattern():
@@ -106,27 +106,27 @@ class _Description:
                 parts = [value.__func__]
             case _:  # a property
                 parts = [value.fget, value.fset, value.fdel]
-        return [self.of(part) for part in parts]
+        return [self.describe(part) for part in parts]
 
     def _module(self, module: ModuleType) -> list[str]:
-        known = vars(module)
-        names = sorted(self._names & known.keys())
+        attributes = vars(module)
+        names = sorted(self._names & attributes.keys())
         if not names:
             raise _UnknownIdentityError
-        return [module.__name__, *(f"{name}: {self.of(known[name])}" for name in names)]
+        return [module.__name__, *(f"{name}: {self.describe(attributes[name])}" for name in names)]
 
     def _function(self, function: FunctionType) -> list[str]:
         codes = [*_nested(function.__code__)]
-        outer, self._names = self._names, {name for code in codes for name in _attributes(code)}
+        outer_names, self._names = self._names, {name for code in codes for name in _attributes(code)}
         values = [function.__defaults__, function.__kwdefaults__, vars(function)]
         try:
             values += [cell.cell_contents for cell in function.__closure__ or ()]
-        except ValueError:  # a variable that has no value yet
+        except ValueError:  # an unbound variable
             raise _UnknownIdentityError from None
         values += [_global(name, function.__globals__) for code in codes for name in _globals_read(code)]
         values += [constant for code in codes for constant in code.co_consts if not isinstance(constant, CodeType)]
-        out = [function.__module__, function.__qualname__, *map(_instructions, codes), *map(self.of, values)]
-        self._names = outer
+        out = [function.__module__, function.__qualname__, *map(_instructions, codes), *map(self.describe, values)]
+        self._names = outer_names
         return out
 
 
@@ -144,7 +144,7 @@ def _instructions(code: CodeType) -> str:
 
 
 def _attributes(code: CodeType) -> Iterator[str]:
-    """Yield the names that may be an attribute that code reads, by `module.name` or `getattr(module, "name")`."""
+    """Yield names of attributes that code may read, by `module.name` or `getattr(module, "name")`."""
     yield from code.co_names
     yield from (constant for constant in code.co_consts if isinstance(constant, str))
 
@@ -153,25 +153,25 @@ def _globals_read(code: CodeType) -> Iterable[str]:
     """Return the names of the globals that code reads, in order.
 
     Raises:
-        _UnknownIdentityError: it imports a module that may be the user's own.
+        _UnknownIdentityError: the code imports a module that may be the user's own.
     """
-    steps = [*dis.get_instructions(code)]
-    for step in steps:
-        if step.opname == "IMPORT_NAME" and _library_version(str(step.argval)) is None:
+    instructions = [*dis.get_instructions(code)]
+    for instruction in instructions:
+        if instruction.opname == "IMPORT_NAME" and _library_version(str(instruction.argval)) is None:
             raise _UnknownIdentityError
-    return dict.fromkeys(str(step.argval) for step in steps if step.opname in _LOADS_GLOBAL)
+    return dict.fromkeys(str(instruction.argval) for instruction in instructions if instruction.opname in _LOADS_GLOBAL)
 
 
-def _global(name: str, known: dict[str, Any]) -> Any:
-    if name in known:
-        return known[name]
+def _global(name: str, namespace: dict[str, Any]) -> Any:
+    if name in namespace:
+        return namespace[name]
     if name in vars(builtins):
         return vars(builtins)[name]
     raise _UnknownIdentityError
 
 
 def _library_version(name: str) -> str | None:
-    """Return the version of what holds a module, or None where that is the user's own or has none."""
+    """Return the version of a module's library, or None if the module is the user's own or has no version."""
     top = name.partition(".")[0]
     if top in sys.builtin_module_names:
         return "built in"

@@ -1,6 +1,6 @@
 """Models by name: `local:NAME`, `local-clip:NAME`, `openai:NAME`, `completions:NAME`, `anthropic:NAME`, `python:MODULE:ATTRIBUTE`.
 
-An adapter, and the SDK or torch behind it, is imported when a model of its kind is asked for, and not before.
+Adapters and their dependencies (provider SDKs, torch) are imported only when a model of that kind is requested.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError, nearest
-from promptopt.models.here import load_here
+from promptopt.models.in_process import load_in_process
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,53 +42,54 @@ def load_model(
     replicas: int | None = None,
     ray_address: str | None = None,
 ) -> Model:
-    """Return the model that a name such as `openai:gpt-4.1-mini` stands for; nothing is loaded or called yet.
+    """Return the model for a name such as `openai:gpt-4.1-mini`; nothing is loaded or called yet.
 
     Args:
         spec: kind, colon, name.
         base_url: endpoint of a hosted model, if not the provider's.
-        tokenizer: of a `completions:` model, a folder, hub name or GGUF file; None scores texts only, and no chats.
+        tokenizer: of a `completions:` model: a folder, hub name or GGUF file. Without one the model scores only plain
+            texts, not chats.
         price: dollars per million tokens of a hosted model.
-        concurrency: calls in flight at once, at most; this and what follows is for hosted models, None their default.
-        timeout: seconds to wait for an answer.
-        requests_per_minute: the most to send.
-        tokens_per_minute: the most to ask for.
-        extra_body: further fields of every request to a hosted model, such as {"logit_bias": {"1904": 100}}.
-        replicas: so many copies of a model that is not hosted, as actors on Ray; None is the model itself.
-        ray_address: of the Ray cluster for them, HOST:PORT or "auto"; None starts Ray on this machine.
+        concurrency: maximum calls in flight to a hosted model; None for the default.
+        timeout: seconds per attempt at a call to a hosted model; None for the default.
+        requests_per_minute: rate limit for a hosted model; None for no limit.
+        tokens_per_minute: rate limit for a hosted model; None for no limit.
+        extra_body: additional fields of every request to a hosted model, such as {"logit_bias": {"1904": 100}}.
+        replicas: number of copies of a local model, as Ray actors; None for no replicas.
+        ray_address: of the Ray cluster for the replicas, HOST:PORT or "auto"; None starts Ray on this machine.
 
     Raises:
-        InputError: no such kind, or an argument that the kind has no use for.
-        MissingExtraError: the part that it needs is not installed.
+        InputError: the kind is unknown, or an argument does not apply to it.
+        MissingExtraError: an optional dependency is not installed.
     """
     kind, _, name = spec.partition(":")
     if kind not in KINDS or not name:
         raise InputError(
-            f"cannot read the model {spec!r}{nearest(kind, KINDS)}: write KIND:NAME, KIND one of {', '.join(KINDS)}"
+            f"unknown model {spec!r}{nearest(kind, KINDS)}: write KIND:NAME, where KIND is one of {', '.join(KINDS)}"
         )
     if kind in ("local", "local-clip", "python") and base_url is not None:
-        raise InputError(f"{spec!r} has no endpoint: leave out the base URL, or use openai: or anthropic:")
+        raise InputError(f"{spec!r} has no endpoint: omit the base URL, or use openai: or anthropic:")
     if kind not in HOSTED and extra_body:
-        raise InputError(f"{spec!r} sends no requests: leave out the extra body, or use {', '.join(HOSTED)}")
+        raise InputError(f"{spec!r} sends no requests: omit the extra body, or use {', '.join(HOSTED)}")
     if kind != "completions" and tokenizer is not None:
-        raise InputError(f"{spec!r} has no use for a tokenizer: leave it out, or use completions:")
+        raise InputError(f"{spec!r} does not take a tokenizer: omit it, or use completions:")
     if replicas is None and ray_address is not None:
-        raise InputError("the address of a Ray cluster is for replicas: say how many, or leave the address out")
+        raise InputError("a Ray address needs replicas: set the number of replicas, or omit the address")
     if replicas is not None:
         from promptopt.models.replicas import RayModel  # noqa: PLC0415  loaded when used
 
         return RayModel(spec, replicas=replicas, address=ray_address)
-    given = {
+    hosted_settings = {
         "concurrency": concurrency,
         "timeout": timeout,
         "requests_per_minute": requests_per_minute,
         "tokens_per_minute": tokens_per_minute,
         "extra_body": extra_body,
     }
-    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    settings: dict[str, Any] = {key: value for key, value in hosted_settings.items() if value is not None}
     if kind in HOSTED:
         return _hosted(kind, name, settings | {"base_url": base_url, "price": price}, tokenizer)
-    return load_here(kind, name)
+    return load_in_process(kind, name)
 
 
 def _hosted(kind: str, name: str, settings: dict[str, Any], tokenizer: str | None) -> Model:
@@ -110,14 +111,14 @@ def _hosted(kind: str, name: str, settings: dict[str, Any], tokenizer: str | Non
 
 
 def batch_model(model: Model, *, longest_pause: float = 60.0) -> BatchModel:
-    """Return a hosted model together with its batch endpoint.
+    """Return a hosted model that uses its provider's batch endpoint.
 
     Args:
         model: an OpenAI or Anthropic model.
-        longest_pause: seconds between two looks at a batch, once it has taken a while.
+        longest_pause: maximum seconds between two polls of a batch.
 
     Raises:
-        InputError: there is no batch endpoint for such a model.
+        InputError: the model has no batch endpoint.
     """
     from promptopt.models.hosted.anthropic import AnthropicModel  # noqa: PLC0415  loaded when used
     from promptopt.models.hosted.batches.anthropic import AnthropicBatches  # noqa: PLC0415  loaded when used
@@ -129,6 +130,4 @@ def batch_model(model: Model, *, longest_pause: float = 60.0) -> BatchModel:
     if isinstance(model, AnthropicModel):
         return AnthropicBatches(model, longest_pause)
     name = ":".join(str(model.fingerprint.get(part, "?")) for part in ("provider", "model"))
-    raise InputError(
-        f"the model {name} has no batch endpoint: leave out --batch, or take an openai: or anthropic: model"
-    )
+    raise InputError(f"the model {name} has no batch endpoint: omit --batch, or use an openai: or anthropic: model")

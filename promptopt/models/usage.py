@@ -1,6 +1,6 @@
-"""What a call counts as: the tokens that its server reports or, where that cannot be true, the most that the call can take.
+"""The usage to count for a call: as reported by the server or, if the report is implausible, an upper bound.
 
-Knows texts, counts and prices; nothing of who asked or where a budget ends.
+Knows texts, counts and prices, but nothing of callers or budgets.
 """
 
 from __future__ import annotations
@@ -16,90 +16,92 @@ if TYPE_CHECKING:
     from promptopt.prompt import Context
     from promptopt.replies import Response
 
-_MOST_TOKENS = 10**9  # a larger number is no count of what one call took
-_TURN_TOKENS = 16  # what a provider's template may add around a message, and around all of them
-# Of whole texts at most, with a factor of two or more to spare: English has 4 or 5 bytes and 0.75 words a token.
+_MAX_TOKENS = 10**9  # larger reported counts are invalid
+_TURN_TOKENS = 16  # upper bound on what a chat template adds around a message, and around the whole chat
+# Upper bounds for whole texts, with a safety factor of at least 2: English has 4 to 5 bytes and 0.75 words per token.
 _BYTES_PER_TOKEN, _WORDS_PER_TOKEN = 16, 2
 
 
 class Bound(NamedTuple):
-    """The most that one call can use."""
+    """Upper bound on what one call can use."""
 
     tokens: int = 0
     dollars: float = 0.0
 
 
-class Extent(NamedTuple):
-    """Between which numbers of tokens one call must lie.
+class TokenRange(NamedTuple):
+    """Bounds on the tokens of one call.
 
     Args:
-        fewest: tokens of its input.
-        most: tokens of its input.
-        longest: tokens of its reply.
-        writes: whether the model writes a reply, of a token at least; else it only scores labels.
+        min_input: lower bound on input tokens.
+        max_input: upper bound on input tokens.
+        max_output: upper bound on output tokens.
+        generates: whether the model generates a reply of at least one token; else it only scores labels.
     """
 
-    fewest: int
-    most: int
-    longest: int
-    writes: bool = True
+    min_input: int
+    max_input: int
+    max_output: int
+    generates: bool = True
 
     def bound(self, price: Price | None) -> Bound:
-        """Return the most that the call can use."""
-        return Bound(self.most + self.longest, 0.0 if price is None else price.most(self.most, self.longest))
+        """Return the upper bound in tokens and dollars."""
+        return Bound(
+            self.max_input + self.max_output, 0.0 if price is None else price.most(self.max_input, self.max_output)
+        )
 
-    def counted(self, reply: Response, price: Price | None) -> Usage:
-        """Return the usage to count for a reply: as reported, with the most in place of a part that is missing or too small.
+    def billable_usage(self, reply: Response, price: Price | None) -> Usage:
+        """Return the usage to count for a reply: as reported, with upper bounds for parts that are missing or too small.
 
-        What is larger than the call can take is counted as reported: the provider may charge for it.
+        Reports above the upper bound are counted as reported, because the provider may charge for them.
         """
         usage = reply.usage
-        shortest = fewest_tokens(reply.text) if self.writes else 0
-        if usage.output < shortest:
-            usage = usage._replace(output=max(self.longest, shortest))
-        if usage.input < self.fewest:
-            dearer = price is not None and (price.written or 0.0) > price.input
-            usage = usage._replace(input=self.most, cached=0, written=self.most if dearer else 0)
+        min_output = min_tokens(reply.text) if self.generates else 0
+        if usage.output < min_output:
+            usage = usage._replace(output=max(self.max_output, min_output))
+        if usage.input < self.min_input:
+            writing_costs_more = price is not None and (price.written or 0.0) > price.input
+            usage = usage._replace(input=self.max_input, cached=0, written=self.max_input if writing_costs_more else 0)
         return usage
 
 
-def extent(context: Context, longest: int) -> Extent:
-    """Return what a call that writes can take: no tokenizer gives a text more tokens than it has bytes."""
+def reply_token_range(context: Context, max_output: int) -> TokenRange:
+    """Return the bounds for a call that generates text: no tokenizer gives a text more tokens than it has bytes."""
     turns = [context] if isinstance(context, str) else [turn.content for turn in context]
-    most = sum(size(text) + _TURN_TOKENS for text in turns) + _TURN_TOKENS
-    return Extent(sum(map(fewest_tokens, turns)), most, longest)
+    max_input = sum(byte_length(text) + _TURN_TOKENS for text in turns) + _TURN_TOKENS
+    return TokenRange(sum(map(min_tokens, turns)), max_input, max_output)
 
 
-def label_extent(context: Context, labels: int, longest: int) -> Extent:
-    """Return what scoring so many labels can take, up to `longest` bytes each: a server reads each label's text whole."""
-    once = extent(context, longest + _TURN_TOKENS)
-    return Extent(once.fewest, once.most * labels, once.longest * labels, writes=False)
+def label_token_range(context: Context, labels: int, longest: int) -> TokenRange:
+    """Return the bounds for scoring so many labels of up to `longest` bytes: a server may read the context for each label."""
+    single = reply_token_range(context, longest + _TURN_TOKENS)
+    return TokenRange(single.min_input, single.max_input * labels, single.max_output * labels, generates=False)
 
 
-def fewest_tokens(text: str) -> int:
-    """Return fewer tokens than any tokenizer cuts a text into, but 1 at least."""
-    return max(size(text) // _BYTES_PER_TOKEN, len(text.split()) // _WORDS_PER_TOKEN, 1)
+def min_tokens(text: str) -> int:
+    """Return a lower bound on the tokens of a text with any tokenizer, at least 1."""
+    return max(byte_length(text) // _BYTES_PER_TOKEN, len(text.split()) // _WORDS_PER_TOKEN, 1)
 
 
-def size(text: str) -> int:
-    """Return the bytes of a text, halves of surrogate pairs included."""
+def byte_length(text: str) -> int:
+    """Return the length of a text in UTF-8 bytes, including lone surrogates."""
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def count(value: object) -> int:
-    """Return a number of tokens that a server gave in any form, such as 20, 20.0 or "2e1"; 0 for what is none."""
+def parse_count(value: object) -> int:
+    """Parse a token count in any form, such as 20, 20.0 or "2e1"; 0 if it is invalid."""
     if isinstance(value, str):
         try:
             value = float(value)
         except ValueError:
             return 0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST_TOKENS:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MAX_TOKENS:
         return 0
     return math.ceil(value)
 
 
-def cleaned(reply: Response) -> Response:
-    """Return a reply whose usage holds counts alone, and no part that is larger than the whole."""
-    given, cached, output, written = map(count, reply.usage)
-    usage = Usage(max(given, cached + written) if given else 0, cached, output, written)
+def with_valid_usage(reply: Response) -> Response:
+    """Return the reply with invalid counts in its usage zeroed and the total input at least the sum of its parts."""
+    reported_input, cached, output, written = map(parse_count, reply.usage)
+    usage = Usage(max(reported_input, cached + written) if reported_input else 0, cached, output, written)
     return reply if usage == reply.usage else replace(reply, usage=usage)

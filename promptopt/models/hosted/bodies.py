@@ -1,6 +1,6 @@
-"""What the JSON of a reply says: its text, the thoughts beside it, why it ended, log-probabilities. Pure functions of values.
+"""Parses the JSON of a reply: text, thinking, finish reason, log-probabilities. Pure functions of values.
 
-Servers differ in how they write these; none of that is known elsewhere. Nothing here trusts a value to be of its type.
+Servers differ in how they encode these; only this module knows how. Nothing here trusts a value to have the right type.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from promptopt.replies import Finish, Usage
 
-_ENDS: Mapping[Finish, str] = {
+_FINISH_NAMES: Mapping[Finish, str] = {
     "stop": "stop end_turn eos eos_token stop_sequence stop_token stop_word stop_str end_token end_of_text end_of_turn eot "
     "eot_id complete completed done end ended finish finished stopped natural normal success",
     "length": "length max_length max_tokens max_token max_output_tokens max_completion_tokens max_new_tokens model_length "
@@ -26,9 +26,9 @@ _ENDS: Mapping[Finish, str] = {
     "prohibited_content spii sensitive guardrail guardrails guardrail_intervened moderation moderated flagged blocked "
     "content_policy content_policy_violation policy_violation",
 }
-_FINISHES: Mapping[str, Finish] = {name: finish for finish, names in _ENDS.items() for name in names.split()}
-_TOOLS = ("tool_calls", "tool_call", "tool_use", "function_call")
-_THOUGHTS = (
+_FINISHES: Mapping[str, Finish] = {name: finish for finish, names in _FINISH_NAMES.items() for name in names.split()}
+_TOOL_CALLS = ("tool_calls", "tool_call", "tool_use", "function_call")
+_THINKING_TYPES = (
     "thinking",
     "reasoning",
     "reasoning_content",
@@ -37,102 +37,102 @@ _THOUGHTS = (
     "thought",
     "summary_text",
 )
-_TEXTS = ("text", "output_text", "refusal")
-_DEEPEST = 4  # lists within lists, in a content
-_LEAST_LOGPROB = -1e6
-_ROUNDING = 1e-3  # above 0, of a log-probability in half precision
+_TEXT_TYPES = ("text", "output_text", "refusal")
+_MAX_DEPTH = 4  # of nested content
+_MIN_LOGPROB = -1e6
+_ROUNDING = 1e-3  # how far a log-probability in half precision may be above 0
 
 
-class Said(NamedTuple):
-    """What a message holds.
+class Content(NamedTuple):
+    """The content of a message.
 
     Args:
-        text: the answer; None where there is none, not even an empty one.
-        thinking: the thoughts beside it.
+        text: the answer; None if there is no text at all, not even an empty one.
+        thinking: the thinking besides the answer.
     """
 
     text: str | None
     thinking: str = ""
 
 
-def said(content: object) -> Said:
-    """Read a message's content: a text, or parts of which some are text, some thoughts, and others neither."""
+def parse_content(content: object) -> Content:
+    """Parse a message's content: a text, or a list of parts with text, thinking and others."""
     if isinstance(content, str) or content is None:
-        return Said(content)
+        return Content(content)
     texts: list[str] = []
-    thoughts: list[str] = []
-    for each in content if isinstance(content, list) else [content]:
-        kind = str(at(each, "type") or "text").casefold()
-        if kind in _THOUGHTS or at(each, "thought") is True:
-            thoughts.append(words(each))
-        elif kind in _TEXTS and isinstance(each, str | dict) and (isinstance(each, str) or _holds_text(each)):
-            texts.append(words(each))
-    return Said("".join(texts) if texts else None, "\n".join(filter(None, thoughts)))
+    thinking: list[str] = []
+    for part in content if isinstance(content, list) else [content]:
+        kind = str(at(part, "type") or "text").casefold()
+        if kind in _THINKING_TYPES or at(part, "thought") is True:
+            thinking.append(text_of(part))
+        elif kind in _TEXT_TYPES and isinstance(part, str | dict) and (isinstance(part, str) or _has_text(part)):
+            texts.append(text_of(part))
+    return Content("".join(texts) if texts else None, "\n".join(filter(None, thinking)))
 
 
-def words(value: object, depth: int = _DEEPEST) -> str:
-    """Return the text of a part, wherever in it that stands; "" where there is none."""
+def text_of(value: object, depth: int = _MAX_DEPTH) -> str:
+    """Return the text of a part, however nested; "" if there is none."""
     if isinstance(value, str) or not depth:
         return value if isinstance(value, str) else ""
     if isinstance(value, list):
-        return "".join(words(each, depth - 1) for each in value)
+        return "".join(text_of(element, depth - 1) for element in value)
     inner = (at(value, name) for name in ("text", "thinking", "reasoning", "summary", "content", "refusal", "value"))
-    return words(next((each for each in inner if each is not None), ""), depth - 1)
+    return text_of(next((field for field in inner if field is not None), ""), depth - 1)
 
 
-def _holds_text(part: Mapping[str, Any]) -> bool:
+def _has_text(part: Mapping[str, Any]) -> bool:
     return any(isinstance(part.get(name), str | list | dict) for name in ("text", "content", "refusal", "value"))
 
 
-def reply(message: Said, usage: Usage, reason: object) -> Response | Failure:
-    """Return the response that a message is, or why it is none.
+def response_of(message: Content, usage: Usage, reason: object) -> Response | Failure:
+    """Return a message as a response, or as a failure.
 
-    A reply is whole, cut off at its length, or a refusal; an end that is none of these is a failure of the server's, and
-    so is a message without any text, unless it was refused or cut off while thinking. A server that names no end is taken
-    at its word if there is text.
+    A reply is complete, truncated at its length limit, or a refusal. Any other finish reason is a failure, and so is a
+    message without text, unless it was refused or truncated while thinking. Without a finish reason, a reply with text counts
+    as complete.
 
     Args:
-        message: what was said.
-        usage: tokens taken.
-        reason: the finish reason as the server spelled it, None where it gave none.
+        message: the parsed content.
+        usage: tokens used.
+        reason: the server's finish reason, or None.
     """
-    name = _spelled(reason)
+    name = _normalized(reason)
     finish = _FINISHES.get(name)
-    if not name or name in _TOOLS:
+    if not name or name in _TOOL_CALLS:
         finish = "stop" if message.text and message.text.strip() else None
     if finish is None:
         if not name and message.text is None:
             return Failure(_no_text(message))
-        shown = repr(str(reason)[:40]) if name else "no finish reason and no text"
-        return Failure(f"the reply ended with {shown}: it is not a whole reply")
+        ending = repr(str(reason)[:40]) if name else "no finish reason and no text"
+        return Failure(f"the reply ended with {ending}: it is incomplete")
     if message.text is None and finish == "stop":
         return Failure(_no_text(message))
     return Response(message.text or "", usage=usage, finish_reason=finish, thinking=message.thinking)
 
 
-def _no_text(message: Said) -> str:
-    return "the reply holds no text" + (", only thoughts" if message.thinking else "")
+def _no_text(message: Content) -> str:
+    return "the reply has no text" + (", only thinking" if message.thinking else "")
 
 
-def _spelled(reason: object) -> str:
-    """Return a finish reason in one spelling: `FinishReason.MAX_TOKENS`, `max-tokens` and `maxTokens` are `max_tokens`."""
+def _normalized(reason: object) -> str:
+    """Normalize a finish reason: `FinishReason.MAX_TOKENS`, `max-tokens` and `maxTokens` become `max_tokens`."""
     if reason is None:
         return ""
-    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(reason)[:100])
-    plain = re.sub(r"[^a-z]+", "_", parted.casefold()).strip("_")
+    separated = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(reason)[:100])
+    plain = re.sub(r"[^a-z]+", "_", separated.casefold()).strip("_")
     plain = re.sub(r"^(finish|stop)_reason_", "", plain)
     return "" if plain in ("none", "null", "unspecified") else plain
 
 
 def logprob(value: object) -> float | None:
-    """Return a natural log-probability, or None for what can be none: not finite, above 0, or not a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not _LEAST_LOGPROB < value <= _ROUNDING:
+    """Return a natural log-probability, or None for an invalid one: not finite, above 0, or not a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _MIN_LOGPROB < value <= _ROUNDING:
         return None
     return min(float(value), 0.0)
 
 
 def at(value: Any, *path: str | int) -> Any:
-    """Return what stands at `path` in JSON values, or None where the path leads nowhere."""
+    """Return the value at `path` in nested JSON, or None if there is none."""
     for step in path:
         if isinstance(value, dict) and isinstance(step, str):
             value = value.get(step)
@@ -144,7 +144,7 @@ def at(value: Any, *path: str | int) -> Any:
 
 
 def json_value(text: str) -> Any:
-    """Return the JSON value that a text is, or None; so for what no JSON reader can hold, such as 100,000 brackets."""
+    """Parse a JSON value; None if it is invalid or nested too deeply to parse."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -152,11 +152,11 @@ def json_value(text: str) -> Any:
 
 
 def json_object(text: str) -> dict[str, Any] | None:
-    """Return the JSON object that a text is, or None."""
+    """Parse a JSON object; None if the text is not one."""
     value = json_value(text)
     return value if isinstance(value, dict) else None
 
 
-def beginning(text: str) -> str:
-    """Return the beginning of a text, to show."""
+def excerpt(text: str) -> str:
+    """Return the beginning of a text, quoted for messages."""
     return repr(" ".join(text[:1000].split())[:100])

@@ -1,4 +1,4 @@
-"""What a hosted endpoint can do, found out by one small call and two questions that cost nothing."""
+"""Checks what a hosted endpoint supports, with one small paid call and two free ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.errors import ModelError, PassingModelError
 from promptopt.models.base import LabelReader, Request, TokenModel
-from promptopt.models.hosted.batches.base import HostedBatches, NoSuchPlaceError
+from promptopt.models.hosted.batches.base import HostedBatches, NotFoundError
 from promptopt.models.hosted.completions import CompletionsModel
 from promptopt.models.loading import batch_model
 from promptopt.prompt import Message
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
     from promptopt.models.hosted.model import HostedModel
     from promptopt.prompt import Context
 
-_TOKENS = 256  # a model that thinks before it answers needs some
+_TOKENS = 256  # reasoning models need some before they answer
 _NUMBERS = "one, two, three, four, one, two, three,"
 _NEXT = ("four", "five", "dog")
 _ROUNDING = 0.01
 
 
 class Finding(NamedTuple):
-    """One thing that an endpoint can do or not.
+    """The result of one check.
 
     Args:
-        what: is asked.
-        good: True, False, or None where it could not be found out or is no fault.
-        says: in words.
+        name: what was checked.
+        passed: True, False, or None if it could not be checked or is only a note.
+        message: the result in words.
     """
 
-    what: str
-    good: bool | None
-    says: str
+    name: str
+    passed: bool | None
+    message: str
 
 
 def check(model: HostedModel) -> Iterator[Finding]:
-    """Yield what is found out, one after the other; ends early where nothing more can be.
+    """Yield the result of each check; ends early if the endpoint cannot be used.
 
-    One call of a few tokens is paid for; of a server that is to score texts, some ten.
+    Makes one paid call of a few tokens, or about ten for a server that scores texts.
     """
     scoring = isinstance(model, CompletionsModel)
     question: Context = _NUMBERS if scoring else (Message("user", "Reply with the word yes."),)
@@ -50,78 +50,82 @@ def check(model: HostedModel) -> Iterator[Finding]:
     try:
         reply = next(iter(model.generate([request]))).reply
     except PassingModelError as error:
-        yield Finding("reachable", good=False, says=str(error))
+        yield Finding("reachable", passed=False, message=str(error))
         return
-    except ModelError as error:  # says which of key, model name and request it is
-        yield Finding("usable", good=False, says=str(error))
+    except ModelError as error:  # its message blames the key, the model name or the request
+        yield Finding("usable", passed=False, message=str(error))
         return
     if isinstance(reply, Failure):
-        yield Finding("reachable", good=False, says=reply.reason)
+        yield Finding("reachable", passed=False, message=reply.reason)
         return
-    yield Finding("usable", good=True, says=f"{model.endpoint} took the key, knows {model.name}, and answered")
+    yield Finding("usable", passed=True, message=f"{model.endpoint} accepted the key and {model.name} answered")
     yield _text(reply)
     for change in model.changes:
-        if "log-probabilities" not in change:  # which have a line of their own
-            yield Finding("note", good=None, says=f"{model.name} {change}")
+        if "log-probabilities" not in change:  # these are reported below
+            yield Finding("note", passed=None, message=f"{model.name} {change}")
     if isinstance(model, CompletionsModel):
         yield from _scores(model)
     else:
         yield _logprobs(model)
         yield _batches(model)
     price = model.price
-    known = price is not None and f"${price.input:g} in, ${price.output:g} out, for a million tokens"
-    yield Finding("price", good=price is not None or None, says=known or "not known: give --price INPUT,OUTPUT")
+    price_text = price is not None and f"${price.input:g} in, ${price.output:g} out, per million tokens"
+    yield Finding("price", passed=price is not None or None, message=price_text or "unknown: give --price INPUT,OUTPUT")
 
 
 def _text(reply: Response) -> Finding:
     if reply.text:
-        return Finding("text", good=True, says=f"{reply.usage.input} tokens in, {reply.usage.output} out")
-    return Finding("text", good=False, says=f"none within {_TOKENS} tokens: give the task a larger max_tokens")
+        return Finding("text", passed=True, message=f"{reply.usage.input} tokens in, {reply.usage.output} out")
+    return Finding("text", passed=False, message=f"none within {_TOKENS} tokens: raise the task's max_tokens")
 
 
 def _scores(model: CompletionsModel) -> Iterator[Finding]:
-    """Yield whether it scores given texts and chats, and whether its probabilities can be such."""
+    """Yield whether the server scores texts and chats, and whether its probabilities are plausible."""
     contexts: dict[str, Context] = {"scores texts": _NUMBERS}
     if isinstance(model, TokenModel):
         contexts["scores chats"] = (Message("user", f"What comes next: {_NUMBERS}"),)
-    for what, context in contexts.items():
+    for name, context in contexts.items():
         try:
-            way = model.way(chat=not isinstance(context, str))
+            method = model.scoring_method(chat=not isinstance(context, str))
             scored = next(model.label_logprobs([context], _NEXT)).reply
         except ModelError as error:
-            yield Finding(what, good=False, says=str(error))
+            yield Finding(name, passed=False, message=str(error))
             continue
         if isinstance(scored, Failure) or scored.label_logprobs is None:
             yield Finding(
-                what, good=False, says=scored.reason if isinstance(scored, Failure) else "no log-probabilities"
+                name, passed=False, message=scored.reason if isinstance(scored, Failure) else "no log-probabilities"
             )
             continue
-        yield Finding(what, good=True, says=f"by {way}; a token that it wrote is scored as when it wrote it")
-        each = [math.exp(logprob) for logprob in scored.label_logprobs]
-        said = ", ".join(f"{label!r} {share:.2g}" for label, share in zip(_NEXT, each, strict=True))
-        total = math.fsum(each)
-        yield Finding("probabilities", good=total <= 1 + _ROUNDING, says=f"{said}: together {total:.2g}, at most 1")
+        yield Finding(name, passed=True, message=f"by {method}; a generated token gets the same score when it is given")
+        probabilities = [math.exp(logprob) for logprob in scored.label_logprobs]
+        listed = ", ".join(f"{label!r} {value:.2g}" for label, value in zip(_NEXT, probabilities, strict=True))
+        total = math.fsum(probabilities)
+        yield Finding(
+            "probabilities", passed=total <= 1 + _ROUNDING, message=f"{listed}: sum {total:.2g}, must be at most 1"
+        )
     if len(contexts) == 1:
-        yield Finding("scores chats", good=None, says="not without the model's tokenizer: --tokenizer")
+        yield Finding("scores chats", passed=None, message="needs the model's tokenizer: --tokenizer")
 
 
 def _logprobs(model: HostedModel) -> Finding:
     name = "log-probabilities"
     if not isinstance(model, LabelReader):
-        return Finding(name, good=None, says="not part of this protocol: labels are read from the text, as votes")
+        return Finding(
+            name, passed=None, message="not available in this protocol: labels are read from the text, as votes"
+        )
     if any("log-probabilities" in change for change in model.changes):
-        return Finding(name, good=None, says="none: labels are read from the text, as votes")
-    return Finding(name, good=True, says="of the 20 likeliest first tokens: labels of one token are scored by them")
+        return Finding(name, passed=None, message="none: labels are read from the text, as votes")
+    return Finding(name, passed=True, message="for the 20 most likely first tokens: they score labels of one token")
 
 
 def _batches(model: HostedModel) -> Finding:
     batches = batch_model(model)
     if not isinstance(batches, HostedBatches):
-        return Finding("batches", good=None, says="none here")
+        return Finding("batches", passed=None, message="none here")
     try:
         batches.get(batches.path, limit=1)
-    except NoSuchPlaceError:
-        return Finding("batches", good=None, says="none here")
+    except NotFoundError:
+        return Finding("batches", passed=None, message="none here")
     except ModelError as error:
-        return Finding("batches", good=None, says=f"could not be found out: {error}")
-    return Finding("batches", good=True, says="yes: --batch, for half the price")
+        return Finding("batches", passed=None, message=f"could not be checked: {error}")
+    return Finding("batches", passed=True, message="available with --batch, at half the price")

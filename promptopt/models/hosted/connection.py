@@ -1,6 +1,6 @@
-"""The HTTP clients of hosted endpoints: no redirect is followed, a reply's size is bounded, a slip in the environment is named.
+"""HTTP clients for hosted endpoints: no redirects, bounded replies, and clear errors for bad environment variables.
 
-Of the SDKs this knows that they take an HTTP client, and which of its kinds they have: httpx's or its successor's.
+Uses only two facts about the SDKs: they accept an HTTP client, and it is httpx's or its successor's.
 """
 
 from __future__ import annotations
@@ -17,92 +17,96 @@ from promptopt.errors import FinalModelError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-LARGEST = 16 * 2**20
-"""Bytes of a reply, decoded; what is longer is not read to its end."""
+MAX_REPLY_BYTES = 16 * 2**20
+"""Maximum size of a decoded reply; reading stops beyond it."""
 
-_PIECE = 2**20
+_PIECE_BYTES = 2**20
 _PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
 _CERTIFICATES = {"SSL_CERT_FILE": "cafile", "SSL_CERT_DIR": "capath"}
 _HEADERS = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS", "ANTHROPIC_CUSTOM_HEADERS")
 
 
 class UnreadableReplyError(Exception):
-    """A reply is larger than any reply can be, or encoded in a way that was not asked for."""
+    """A reply is too large, or has an encoding that was not requested."""
 
 
 def async_client(sdk: Any) -> Any:
     """Return the HTTP client for an SDK's calls.
 
     Raises:
-        FinalModelError: the environment holds what none can be made with; names the variable.
+        FinalModelError: an environment variable prevents making a client; the message names it.
     """
     hooks = {"response": [_read_bounded]}
-    return _made(sdk, lambda: sdk.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks=hooks, headers=_ACCEPTED))
+    return _make_client(
+        sdk, lambda: sdk.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks=hooks, headers=_ACCEPTED)
+    )
 
 
 def sync_client(sdk: Any) -> Any:
-    """Return the HTTP client for an SDK's files, which may be of any size.
+    """Return the HTTP client for an SDK's file transfers, which may have any size.
 
     Raises:
         FinalModelError: as `async_client`.
     """
-    return _made(sdk, lambda: sdk.DefaultHttpxClient(follow_redirects=False))
+    return _make_client(sdk, lambda: sdk.DefaultHttpxClient(follow_redirects=False))
 
 
 _ACCEPTED = {"Accept-Encoding": "gzip, deflate"}
 
 
-def _made(sdk: Any, make: Callable[[], Any]) -> Any:
+def _make_client(sdk: Any, make: Callable[[], Any]) -> Any:
     _check_headers(sdk.__name__)
     try:
         return make()
     except (ImportError, OSError, ValueError, TypeError, _invalid_url(sdk)) as error:
-        slip = next(_slips(sdk), None) or f"no connection can be made ({type(error).__name__}: {error})"
-        raise FinalModelError(slip) from None
+        problem = (
+            next(_environment_problems(sdk), None) or f"cannot make an HTTP client ({type(error).__name__}: {error})"
+        )
+        raise FinalModelError(problem) from None
 
 
 def _check_headers(service: str) -> None:
-    """Refuse what the SDK puts into a header and no header can hold."""
+    """Check the variables that the SDK copies into headers."""
     for variable in _HEADERS:
         value = os.environ.get(variable, "") if variable.startswith(service.upper()) else ""
         lines = value.split("\n") if variable.endswith("_HEADERS") else [value]
         if not all(re.fullmatch(r"(?:[!-~](?:[ -~]*[!-~])?)?", line) for line in lines):
             raise FinalModelError(
-                f"{variable} holds a letter or a blank that no header of a request can: set it again, or unset it"
+                f"{variable} contains a character that is not allowed in a header: correct it, or unset it"
             )
 
 
-def _slips(sdk: Any) -> Iterator[str]:
-    """Yield what is wrong with each variable from which no client can be made."""
+def _environment_problems(sdk: Any) -> Iterator[str]:
+    """Yield a message for each environment variable that prevents making a client."""
     httpx = _httpx(sdk)
-    for name in (each for variable in _PROXIES for each in (variable, variable.lower())):
+    for name in (name for variable in _PROXIES for name in (variable, variable.lower())):
         value = os.environ.get(name)
         try:
             httpx.AsyncHTTPTransport(proxy=value if not value or "://" in value else f"http://{value}", verify=False)
         except ImportError:
             yield (
-                f"{name} names a SOCKS proxy ({_shown(value)}), for which a package is missing: pip install 'httpx[socks]', "
+                f"{name} names a SOCKS proxy ({_without_credentials(value)}), which needs another package: pip install 'httpx[socks]', "
                 f"or unset {name}"
             )
         except (ValueError, TypeError, httpx.InvalidURL):
-            yield f"{name} is no address of a proxy ({_shown(value)}): set it to one such as http://host:port, or unset it"
+            yield f"{name} is not a proxy address ({_without_credentials(value)}): set it to one such as http://host:port, or unset it"
     for name, argument in _CERTIFICATES.items():
         value = os.environ.get(name)
-        if value and not (os.path.isdir(value) if argument == "capath" else _certificates(value)):  # noqa: PTH112
-            yield f"{name} names no certificates that can be read ({value!r}): correct it, or unset {name}"
+        if value and not (os.path.isdir(value) if argument == "capath" else _is_certificate_file(value)):  # noqa: PTH112
+            yield f"{name} does not name readable certificates ({value!r}): correct it, or unset {name}"
     log = os.environ.get("SSLKEYLOGFILE")
     if log and not os.access(os.path.dirname(log) or ".", os.W_OK):  # noqa: PTH120
-        yield f"SSLKEYLOGFILE names a file that cannot be written ({log!r}): correct it, or unset it"
+        yield f"SSLKEYLOGFILE names a file that is not writable ({log!r}): correct it, or unset it"
     if os.environ.get("NO_PROXY") or os.environ.get("no_proxy"):
-        yield "NO_PROXY is no list of hosts: write names with commas between them, or unset it"
+        yield "NO_PROXY is not a list of hosts: separate host names with commas, or unset it"
 
 
-def _shown(proxy: str | None) -> str:
-    """Return a proxy without its user and password."""
+def _without_credentials(proxy: str | None) -> str:
+    """Return a proxy address without user and password."""
     return repr((proxy or "").rpartition("@")[2][:100])
 
 
-def _certificates(file: str) -> bool:
+def _is_certificate_file(file: str) -> bool:
     try:
         ssl.create_default_context(cafile=file)
     except (OSError, ValueError):
@@ -121,35 +125,35 @@ def _invalid_url(sdk: Any) -> type[Exception]:
 
 
 async def _read_bounded(response: Any) -> None:
-    """Read a response to its end, decoded, and put what was read in the place of its stream.
+    """Read and decode a whole response, and replace its stream by the result.
 
     Raises:
-        UnreadableReplyError: it is too large, or in another encoding than was asked for.
+        UnreadableReplyError: it is too large, or has an encoding that was not requested.
     """
     encoding = response.headers.pop("content-encoding", "identity").strip().casefold()
     if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
-        raise UnreadableReplyError(f"its reply is encoded ({encoding[:20]!r}) in a way that was not asked for")
+        raise UnreadableReplyError(f"its reply has the encoding {encoding[:20]!r}, which was not requested")
     parts, size = [], 0
     pieces = response.stream if encoding in ("identity", "") else _inflated(response.stream)
     async for piece in pieces:
         parts.append(piece)
         size += len(piece)
-        if size > LARGEST:
-            raise UnreadableReplyError(f"its reply is larger than {LARGEST // 2**20} MB")
+        if size > MAX_REPLY_BYTES:
+            raise UnreadableReplyError(f"its reply is larger than {MAX_REPLY_BYTES // 2**20} MB")
     await response.stream.aclose()
     module = importlib.import_module(type(response).__module__.partition(".")[0])
     response.stream = module.ByteStream(b"".join(parts))
 
 
 async def _inflated(stream: Any) -> AsyncIterator[bytes]:
-    """Yield what gzip or deflate hold, in pieces whose size does not depend on what the server sends."""
+    """Yield the decompressed stream, in pieces of bounded size whatever the server sends."""
     inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either header
     async for chunk in stream:
-        left, piece = chunk, b""
-        while left or len(piece) == _PIECE:  # what fills a piece may not be all
+        remaining, piece = chunk, b""
+        while remaining or len(piece) == _PIECE_BYTES:  # after a full piece there may be more output
             try:
-                piece = inflater.decompress(left, _PIECE)
+                piece = inflater.decompress(remaining, _PIECE_BYTES)
             except zlib.error:
-                raise UnreadableReplyError("its reply is not compressed as it says") from None
-            left = inflater.unconsumed_tail
+                raise UnreadableReplyError("its reply does not match its declared compression") from None
+            remaining = inflater.unconsumed_tail
             yield piece

@@ -1,7 +1,7 @@
-"""Which optional fields of a request an endpoint takes, found out by leaving them out. Knows nothing of HTTP or of replies.
+"""Finds out which optional request fields an endpoint accepts, by omitting them. Knows nothing of HTTP or of replies.
 
-Servers refuse fields in any words. Where the words name a field of the request, that one is left out; where they name
-nothing, each is tried. What the same value of a field was accepted with before is not at fault.
+Servers word refusals in many ways. If the message names a field of the request, that field is omitted; if it names none,
+each is tried in turn. A field value that was accepted before is not suspected.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOGPROBS = "logprobs"
 LENGTH = "max_tokens"
 NO_LOGPROBS = "gives no log-probabilities: labels are read from the text, as votes"
 
-_NAMED = {  # by what an error's words name a field
+_FIELD_PATTERNS = {  # how error messages name each field
     LOGPROBS: r"log[ _-]?prob",
     "stop": r"\bstop\b|stop[ _]sequences?",
     "top_p": r"\btop[ _-]?p\b",
@@ -27,12 +27,12 @@ _NAMED = {  # by what an error's words name a field
     "temperature": r"temperature",
     LENGTH: r"max_(completion_|new_|output_)?tokens",
 }
-_OURS = (LOGPROBS, "stop")  # whose values the user has not chosen, or which can be done without the server
-_NOT_THE_FIELD = re.compile(  # an error of a value
+_REPLACEABLE = (LOGPROBS, "stop")  # fields that the user did not choose, or that can be done without the server
+_BAD_VALUE = re.compile(  # the value is rejected
     r"must be|should be|at (most|least)|between|(less|greater|larger|smaller) than|too (large|small|high|low|long|many)|"
     r"range|maximum|minimum|positive|[<>]"
 )
-_THE_FIELD = re.compile(
+_UNSUPPORTED = re.compile(  # the field itself is rejected
     r"unsupported|not support|unknown|unrecogni[sz]ed|unexpected|extra|not (permitted|allowed|enabled|available)|forbidden|"
     r"deprecated|only the default|cannot find|disabled|\buse\b.{0,40}instead"
 )
@@ -43,105 +43,105 @@ _STATUSES = (400, 422, _NOT_IMPLEMENTED)
 
 @dataclass(frozen=True)
 class Dialect:
-    """How requests are written.
+    """How requests are formatted.
 
     Args:
-        left_out: optional fields that are not sent.
-        length: the name of the length limit.
-        likeliest: tokens whose log-probabilities are asked for.
+        omitted: optional fields that are not sent.
+        length: the name of the field that limits the length.
+        top_logprobs: number of most likely tokens whose log-probabilities are requested.
     """
 
-    left_out: frozenset[str] = frozenset()
+    omitted: frozenset[str] = frozenset()
     length: str = LENGTH
-    likeliest: int = 20
+    top_logprobs: int = 20
 
     def without(self, name: str) -> Dialect:
-        """Return the dialect that also leaves out a field."""
-        return replace(self, left_out=self.left_out | {name})
+        """Return the dialect that also omits a field."""
+        return replace(self, omitted=self.omitted | {name})
 
 
 class Change(NamedTuple):
-    """One way to write a request otherwise.
+    """One possible change to a request.
 
     Args:
-        field: what it changes.
-        value: that field's value so far.
-        dialect: the dialect so far, changed.
-        says: what is then said of the model, once.
+        field: the field to change.
+        value: its current value.
+        dialect: the dialect with the change.
+        message: logged about the model, once, if the change is adopted.
     """
 
     field: str
     value: Any
     dialect: Dialect
-    says: str
+    message: str
 
     @property
     def accepted_as(self) -> str:
-        """A name for the field and its value."""
+        """An identifier of the field and its value."""
         return f"{self.field}={self.value!r}"
 
 
 def changes(dialect: Dialect, fields: dict[str, Any], words: str = "") -> list[Change]:
-    """Return what can be changed about a request, the likeliest culprit first.
+    """Return the possible changes to a request, the most likely culprit first.
 
     Args:
-        dialect: it was written in.
+        dialect: the request's dialect.
         fields: its optional fields and their values, under our names.
-        words: the server's, which may name a limit.
+        words: of the server's error, which may name a limit.
     """
     out = []
     if LOGPROBS in fields:
-        limit = _limit(words, dialect.likeliest)
+        limit = _limit(words, dialect.top_logprobs)
         if limit and fields[LOGPROBS] > limit:
-            says = f"gives the log-probabilities of {limit} tokens at most"
-            out.append(Change(LOGPROBS, fields[LOGPROBS], replace(dialect, likeliest=limit), says))
+            message = f"gives the log-probabilities of at most {limit} tokens"
+            out.append(Change(LOGPROBS, fields[LOGPROBS], replace(dialect, top_logprobs=limit), message))
         out.append(Change(LOGPROBS, fields[LOGPROBS], dialect.without(LOGPROBS), NO_LOGPROBS))
     out += [
-        Change(name, value, dialect.without(name), _SAYS.get(name, f"takes no {name}"))
+        Change(name, value, dialect.without(name), _MESSAGES.get(name, f"does not accept {name}"))
         for name, value in sorted(fields.items(), key=_order)
         if name not in (LOGPROBS, LENGTH)
     ]
     if LENGTH in fields:
         other = "max_completion_tokens" if dialect.length == LENGTH else LENGTH
-        says = f"takes {other} in place of {dialect.length}"
-        out.append(Change(LENGTH, fields[LENGTH], replace(dialect, length=other), says))
+        message = f"takes {other} instead of {dialect.length}"
+        out.append(Change(LENGTH, fields[LENGTH], replace(dialect, length=other), message))
     return out
 
 
 def _order(entry: tuple[str, Any]) -> int:
-    known = [*_NAMED]
+    known = [*_FIELD_PATTERNS]
     return known.index(entry[0]) if entry[0] in known else len(known)
 
 
-_SAYS = {
-    "stop": "takes no stop: replies are cut here",
+_MESSAGES = {
+    "stop": "does not accept stop: replies are truncated by promptopt",
     **{
-        name: f"takes no {name}: its own holds, and replies vary from call to call"
+        name: f"does not accept {name}: it uses its own value, and replies may vary from call to call"
         for name in ("top_p", "top_k", "temperature")
     },
 }
 
 
 def named(change: Change, words: str) -> bool:
-    """Whether an error's words name the field, as one that is not taken; a value of the user's own is theirs to correct."""
-    if not re.search(_NAMED.get(change.field, re.escape(change.field)), words):
+    """Whether an error says that the field is unsupported; if it rejects a value that the user chose, the user must fix it."""
+    if not re.search(_FIELD_PATTERNS.get(change.field, re.escape(change.field)), words):
         return False
-    if change.field in _OURS or _THE_FIELD.search(words):
+    if change.field in _REPLACEABLE or _UNSUPPORTED.search(words):
         return True
     if change.field == LENGTH and "max_completion_tokens" in words and "max_tokens" in words:
         return True
     if change.field == "temperature" and change.value == 0 and _ABOVE_ZERO.search(words):
         return True
-    return not _NOT_THE_FIELD.search(words)
+    return not _BAD_VALUE.search(words)
 
 
 @dataclass
 class Negotiation:
-    """What was found out of one model at one endpoint.
+    """What is known about the fields that one model at one endpoint accepts.
 
     Args:
-        dialect: what is known to be taken.
-        announce: called once with what each change says.
+        dialect: formats requests that are known to be accepted.
+        announce: called once with the message of each adopted change.
     """
 
     dialect: Dialect
@@ -150,86 +150,91 @@ class Negotiation:
     _searched: bool = False
 
     def accept(self, used: Sequence[Change]) -> None:
-        """Note that a request with such fields was answered."""
+        """Record that a request with these fields was answered."""
         self._accepted.update(change.accepted_as for change in used)
 
-    def adopt(self, made: Sequence[Change]) -> None:
-        """Write requests so from now on."""
-        if made:
-            self.dialect = made[-1].dialect
-        for change in made:
-            self.announce(change.says)
+    def adopt(self, adopted: Sequence[Change]) -> None:
+        """Format requests with these changes from now on."""
+        if adopted:
+            self.dialect = adopted[-1].dialect
+        for change in adopted:
+            self.announce(change.message)
 
     def suspects(self, refusal: Refusal, possible: Sequence[Change]) -> list[Change]:
-        """Return the changes worth a try after a refusal, none where it is about something else."""
-        open_ = [change for change in possible if change.accepted_as not in self._accepted]
-        blamed = [change for change in open_ if named(change, refusal.words)]
-        if blamed and (refusal.status in _STATUSES or _THE_FIELD.search(refusal.words)):
+        """Return the changes worth trying after a refusal; none if it is about something else."""
+        unproven = [change for change in possible if change.accepted_as not in self._accepted]
+        blamed = [change for change in unproven if named(change, refusal.words)]
+        if blamed and (refusal.status in _STATUSES or _UNSUPPORTED.search(refusal.words)):
             return blamed
-        about = refusal.of_key or refusal.of_quota or refusal.of_model or refusal.of_content or self._searched
-        if about or refusal.status not in _STATUSES or any(re.search(each, refusal.words) for each in _NAMED.values()):
+        unrelated = refusal.about_key or refusal.about_quota or refusal.about_model or refusal.about_content
+        if (
+            unrelated
+            or self._searched
+            or refusal.status not in _STATUSES
+            or any(re.search(pattern, refusal.words) for pattern in _FIELD_PATTERNS.values())
+        ):
             return []
-        # Log-probabilities are nobody's wish in so many words, and what is refused most: worth a try whatever is said.
-        tried = open_ if refusal.vague else [change for change in open_ if change.field == LOGPROBS]
-        self._searched = bool(tried)
-        return tried
+        # Log-probabilities are the most often refused field and not one that the user set: always worth trying without.
+        suspects = unproven if refusal.vague else [change for change in unproven if change.field == LOGPROBS]
+        self._searched = bool(suspects)
+        return suspects
 
 
 async def negotiate(
     negotiation: Negotiation,
     refusal: Refusal,
     possible: Callable[[Dialect, str], list[Change]],
-    ask: Callable[[Dialect], Awaitable[Any]],
+    send: Callable[[Dialect], Awaitable[Any]],
 ) -> Any:
-    """Ask again without the fields that a refusal may be about, one at a time; return what the last try gave.
+    """Resend a refused request without the suspected fields, one at a time; return the last reply or refusal.
 
     Args:
-        negotiation: what is known, and is added to where a try succeeds.
-        refusal: of the request as it was written.
-        possible: the changes to the request as written in a dialect, given the server's words.
-        ask: sends it in another dialect; gives a refusal or a reply.
+        negotiation: what is known about the model; updated if a resend succeeds.
+        refusal: of the request in the current dialect.
+        possible: returns the possible changes, given a dialect and the error's words.
+        send: sends the request in a dialect; returns a refusal or a reply.
     """
     made: list[Change] = []
     dialect = negotiation.dialect
-    for _ in range(len(_NAMED) + 1):  # each round changes a field for good
-        tried = negotiation.suspects(refusal, possible(dialect, refusal.words))
-        for change in tried:
-            answer = await ask(change.dialect)
+    for _ in range(len(_FIELD_PATTERNS) + 1):  # each round changes a field for good
+        suspects = negotiation.suspects(refusal, possible(dialect, refusal.words))
+        for change in suspects:
+            answer = await send(change.dialect)
             if not isinstance(answer, Refusal):
                 negotiation.adopt([*made, change])
                 return answer
-            if _gist(answer) != _gist(refusal):  # it complains of something else now
+            if _gist(answer) != _gist(refusal):  # the server now objects to something else
                 made.append(change)
                 dialect, refusal = change.dialect, answer
                 break
         else:
-            dropped = [change for change in tried if change.field in change.dialect.left_out]
-            if len(dropped) > 1:  # several fields may be refused in the same words: all of them at once
-                bare = replace(dialect, left_out=dialect.left_out | {change.field for change in dropped})
-                answer = await ask(bare)
+            dropped = [change for change in suspects if change.field in change.dialect.omitted]
+            if len(dropped) > 1:  # several fields may be refused with the same message: omit all of them
+                minimal = replace(dialect, omitted=dialect.omitted | {change.field for change in dropped})
+                answer = await send(minimal)
                 if not isinstance(answer, Refusal):
-                    negotiation.adopt([*made, *(change._replace(dialect=bare) for change in dropped)])
+                    negotiation.adopt([*made, *(change._replace(dialect=minimal) for change in dropped)])
                     return answer
             return refusal
     return refusal
 
 
 def _gist(refusal: Refusal) -> str:
-    """Return the words without numbers and names of requests, which differ from call to call."""
+    """Return the words without numbers and request ids, which differ between calls."""
     return f"{refusal.status} " + re.sub(r"\b\w*\d\w*\b", "", refusal.words)
 
 
-def _limit(words: str, asked: int) -> int:
-    """Return the most likeliest tokens that an error lets one ask for, 0 where it names no number."""
+def _limit(words: str, requested: int) -> int:
+    """Return the maximum `top_logprobs` that an error names, 0 if it names none."""
     if not re.search("top_?logprobs", words):
         return 0
     return max(
-        (int(found) for found in re.findall(r"(?<![\w.])\d{1,2}(?![\w.]*\d)", words) if 0 < int(found) < asked),
+        (int(number) for number in re.findall(r"(?<![\w.])\d{1,2}(?![\w.]*\d)", words) if 0 < int(number) < requested),
         default=0,
     )
 
 
-def cut(text: str, stops: Sequence[str]) -> str:
-    """Return a reply up to the first of the texts at which a server was not asked to stop."""
+def truncate_at(text: str, stops: Sequence[str]) -> str:
+    """Return a reply up to the first stop string, for servers that do not support them."""
     ends = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
     return text[: min(ends, default=len(text))]

@@ -1,7 +1,7 @@
-"""The one way out to hosted endpoints: how many calls at once, when to wait, when to try again, when to give up.
+"""Dispatches all calls to hosted endpoints: concurrency, waits, retries, and when to give up.
 
-Asynchronous inside, on one loop in a thread of its own (so that a notebook's running loop is no hindrance), synchronous
-outside. Knows nothing of HTTP: an attempt returns a reply or raises what kind of failure it was.
+Asynchronous inside, on one event loop in its own thread (so that it works in a notebook with a running loop); synchronous
+outside. Knows nothing of HTTP: an attempt returns a reply or raises the kind of failure.
 """
 
 from __future__ import annotations
@@ -28,123 +28,124 @@ Job = TypeVar("Job")
 Reply: TypeAlias = Response | Failure
 
 TRIES = 4
-"""Attempts at one request that server errors, timeouts, lost connections and broken replies may cost."""
+"""Maximum attempts at one request that end in server errors, timeouts, lost connections or malformed replies."""
 WAITS = 10
-"""Times that one request may be told that there are too many; they are waited out and are no tries."""
+"""Maximum times that one request may be rate-limited; these do not count as tries."""
 REFUSALS = 3
-"""Requests in a row that may be refused for what they hold before it is asked whether the endpoint takes any."""
+"""Consecutive requests refused for their content before a probe checks whether the endpoint accepts any request."""
 LONGEST_WAIT = 300.0
-"""Seconds; an endpoint that asks for more ends the run, which goes on from there when it is started again."""
+"""Seconds; a longer requested wait ends the run, which can be resumed later."""
 
-_FIRST_WAIT = 0.5  # seconds before the second try; doubles from try to try
+_FIRST_WAIT = 0.5  # seconds before the second try; doubles with each try
 _LONGEST_BACKOFF = 60.0
-_START = 8  # calls at once, until replies show that there may be more
+_INITIAL_WINDOW = 8  # concurrent calls until the first replies
 
 
 class AttemptError(Exception):
-    """One attempt failed, and another may not.
+    """An attempt failed; a retry may succeed.
 
     Args:
-        reason: for people.
-        wait: seconds that the endpoint asks to be left alone, or None.
-        crowded: whether it failed because there were too many calls.
+        reason: human-readable.
+        wait: seconds that the endpoint asks to wait, or None.
+        overloaded: whether it failed because there were too many calls.
     """
 
-    def __init__(self, reason: str, *, wait: float | None = None, crowded: bool = False) -> None:
+    def __init__(self, reason: str, *, wait: float | None = None, overloaded: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.wait, self.crowded = reason, wait, crowded
+        self.reason, self.wait, self.overloaded = reason, wait, overloaded
 
 
 class RefusedError(Exception):
-    """The endpoint refuses this request for what it holds, and would again.
+    """The endpoint refuses this request because of its content; a retry would be refused too.
 
     Args:
-        reason: for people.
-        final: what it means if other requests are refused too.
+        reason: human-readable.
+        if_general: the error to raise if other requests are refused too.
     """
 
-    def __init__(self, reason: str, final: ModelError) -> None:
+    def __init__(self, reason: str, if_general: ModelError) -> None:
         super().__init__(reason)
-        self.reason, self.final = reason, final
+        self.reason, self.if_general = reason, if_general
 
 
 class _DroppedError(Exception):
-    """Its dispatch ended before the call was made."""
+    """The dispatch ended before the call was made."""
 
 
 @dataclass
 class Endpoint:
-    """What all calls to one address share: how many may be out, until when none may start, how it has been answering.
+    """State shared by all calls to one address: the concurrency window, cool-downs, and recent outcomes.
 
-    Changed only by the loop's thread. The window opens by one with each reply until the endpoint first says that there
-    are too many, then by one with each window's worth of replies; it halves when it is too many.
+    Changed only in the event loop's thread. The window grows by one with each reply until the endpoint first reports
+    overload, then by one per window of replies; it halves at each overload.
     """
 
     name: str
-    window: float = _START
+    window: float = _INITIAL_WINDOW
     replies: int = 0
-    _out: int = 0
-    _closed_until: float = 0.0
-    _halved: float = -1.0  # loop time
-    _crowded: int = 0  # in a row
-    _given_up: int = 0  # requests in a row that used up their tries
-    _attempts: int = 0  # at these
-    _refused: int = 0  # requests in a row that were refused for what they hold
+    _in_flight: int = 0
+    _closed_until: float = 0.0  # loop time
+    _last_halved: float = -1.0  # loop time
+    _overloads: int = 0  # consecutive
+    _given_up: int = 0  # consecutive requests that used up their tries
+    _attempts: int = 0  # at those requests
+    _refused: int = 0  # consecutive requests that were refused for their content
     probing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _line: deque[asyncio.Future[None]] = field(default_factory=deque)
+    _queue: deque[asyncio.Future[None]] = field(default_factory=deque)
 
-    async def enter(self, most: int) -> float:
-        """Wait for a place among `most` and for the end of a cool-down; return the time."""
+    async def acquire(self, limit: int) -> float:
+        """Wait for one of `limit` slots and for the end of a cool-down; return the loop time."""
         loop = asyncio.get_running_loop()
         while True:
             wait = self._closed_until - loop.time()
             if wait > 0:
                 await asyncio.sleep(wait)
-            elif self._out < min(most, int(self.window)):
-                self._out += 1
+            elif self._in_flight < min(limit, int(self.window)):
+                self._in_flight += 1
                 return loop.time()
             else:
                 turn = loop.create_future()
-                self._line.append(turn)
+                self._queue.append(turn)
                 await turn
 
-    def leave(self) -> None:
-        """Give the place to the next in line."""
-        self._out -= 1
-        for _ in range(max(int(self.window) - self._out, 1)):
-            if self._line:
-                self._line.popleft().set_result(None)
+    def release(self) -> None:
+        """Free a slot and wake the next waiting calls."""
+        self._in_flight -= 1
+        for _ in range(max(int(self.window) - self._in_flight, 1)):
+            if self._queue:
+                self._queue.popleft().set_result(None)
 
-    def answered(self, most: int) -> None:
-        """Note a reply."""
+    def record_reply(self, limit: int) -> None:
+        """Record a reply, and widen the window up to `limit`."""
         self.replies += 1
-        self._crowded = self._given_up = self._attempts = self._refused = 0
-        if self.window < most:
-            self.window += 1 if self._halved < 0 else 1 / self.window
+        self._overloads = self._given_up = self._attempts = self._refused = 0
+        if self.window < limit:
+            self.window += 1 if self._last_halved < 0 else 1 / self.window
 
-    def failed(self, error: AttemptError, entered: float, jitter: float) -> None:
-        """Note a failed attempt that began at loop time `entered`: cool down if the endpoint asks for it.
+    def record_failure(self, error: AttemptError, started: float, jitter: float) -> None:
+        """Record a failed attempt that started at loop time `started`, and cool down if the endpoint asks for it.
 
         Raises:
-            PassingModelError: it asks for longer than a run should wait.
+            PassingModelError: the requested wait is longer than `LONGEST_WAIT`.
         """
         now = asyncio.get_running_loop().time()
         wait = error.wait or 0.0
         if wait > LONGEST_WAIT:
-            raise PassingModelError(f"{self.name} asks to be left alone for {wait:,.0f} s: run again after that")
-        if error.crowded and entered > self._halved:  # once for all that were out together
+            raise PassingModelError(f"{self.name} asks to wait {wait:,.0f} s: run again after that")
+        if error.overloaded and started > self._last_halved:  # halve once for all calls that were in flight together
             self.window = max(self.window / 2, 1.0)
-            self._halved = now
-            self._crowded += 1
-        if error.crowded and error.wait is None:
-            wait = _backoff(self._crowded, jitter)
+            self._last_halved = now
+            self._overloads += 1
+        if error.overloaded and error.wait is None:
+            wait = _backoff(self._overloads, jitter)
         self._closed_until = max(self._closed_until, now + wait)
 
     def give_up(self, reason: str, attempts: int, replies_before: int) -> PassingModelError | None:
-        """Note a request that used up its tries.
+        """Record a request that used up its tries.
 
-        Return what that means if the endpoint is down, which the second in a row may show, with no reply to any other since
-        its first failed try; else None.
+        Returns:
+            The error to raise if the endpoint is down. That is suspected from the second consecutive such request on, if no
+            other request was answered since its first failed try. Else None.
         """
         self._given_up += 1
         self._attempts += attempts
@@ -152,33 +153,33 @@ class Endpoint:
             return None
         return PassingModelError(
             f"{self.name} does not answer ({reason}; {self._attempts} attempts at {self._given_up} requests): run again when "
-            "it does"
+            "it is up"
         )
 
-    def refuse(self, error: RefusedError) -> ModelError | None:
-        """Note a request that was refused; return what that means if all are, once several were in a row, else None."""
+    def record_refusal(self, error: RefusedError) -> ModelError | None:
+        """Record a refused request; return the error to raise if all are refused, after `REFUSALS` in a row, else None."""
         self._refused += 1
-        return error.final if self._refused >= REFUSALS else None
+        return error.if_general if self._refused >= REFUSALS else None
 
     @property
     def in_doubt(self) -> bool:
-        """Whether no request was answered since the last ones failed."""
+        """Whether no request was answered since the last failures."""
         return self._given_up + self._refused > 0
 
 
 def endpoint(name: str) -> Endpoint:
-    """Return the state of an address in this process, the same for all models there."""
+    """Return the state of an address in this process, shared by all models there."""
     return endpoint_of(name, os.getpid())
 
 
 @cache
-def endpoint_of(name: str, process: int) -> Endpoint:  # noqa: ARG001  a forked child has calls of its own out
+def endpoint_of(name: str, process: int) -> Endpoint:  # noqa: ARG001  a forked process has its own calls in flight
     """Return the state of an address in a process."""
     return Endpoint(name)
 
 
-def loop() -> asyncio.AbstractEventLoop:
-    """Return the loop of this process on which all calls run."""
+def call_loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop of this process on which all calls run."""
     return _loop_of(os.getpid())
 
 
@@ -195,17 +196,17 @@ class _Done(NamedTuple):
 
 @dataclass
 class _Dispatch:
-    """One batch of calls under way."""
+    """The calls of one `dispatch`."""
 
     shared: Endpoint
-    most: int
+    limit: int
     probe: Callable[[Any], Awaitable[Reply]] | None = None
     done: SimpleQueue[list[_Done]] = field(default_factory=SimpleQueue)
     ended: bool = False
-    _fresh: list[_Done] = field(default_factory=list)
+    _undelivered: list[_Done] = field(default_factory=list)
 
     def start(self, calls: Sequence[_Call]) -> None:
-        """Start calls, in the loop's thread."""
+        """Start calls; runs in the event loop's thread."""
         running = asyncio.get_running_loop()
         for call in calls:
             task = running.create_task(self._run(call))
@@ -215,148 +216,152 @@ class _Dispatch:
     async def _run(self, call: _Call) -> None:
         try:
             result: Reply | BaseException = await self._answer(call)
-        except BaseException as error:  # noqa: BLE001  handed to the thread that asked, which raises it
+        except BaseException as error:  # noqa: BLE001  raised in the caller's thread
             result = error
             self.ended = True
-        if not self._fresh:  # what else arrives in this turn of the loop goes with it: threads cost time to wake
-            asyncio.get_running_loop().call_soon(self._hand_over)
-        self._fresh.append(_Done(call.number, result))
+        if not self._undelivered:  # results of the same loop iteration are delivered together: waking a thread is slow
+            asyncio.get_running_loop().call_soon(self._deliver)
+        self._undelivered.append(_Done(call.number, result))
 
-    def _hand_over(self) -> None:
-        self.done.put(self._fresh)
-        self._fresh = []
+    def _deliver(self) -> None:
+        self.done.put(self._undelivered)
+        self._undelivered = []
 
     async def _answer(self, call: _Call) -> Reply:
-        shared, tries, waits, before = self.shared, 0, 0, 0
+        shared, tries, waits, replies_before = self.shared, 0, 0, 0
         while True:
-            entered = await shared.enter(self.most)
+            started = await shared.acquire(self.limit)
             try:
                 if self.ended:
                     raise _DroppedError
-                reply = await _attempted(call)
+                reply = await _attempt_safely(call)
             except RefusedError as error:
-                return await self._gap(call, Failure(error.reason, refused=True), shared.refuse(error))
+                return await self._resolve_failure(
+                    call, Failure(error.reason, refused=True), shared.record_refusal(error)
+                )
             except AttemptError as error:
                 if not tries + waits:
-                    before = shared.replies
-                tries, waits = tries + (not error.crowded), waits + error.crowded
+                    replies_before = shared.replies
+                tries, waits = tries + (not error.overloaded), waits + error.overloaded
                 jitter = float(named_generator(call.number, f"wait {tries + waits}").uniform(0.5, 1.0))
-                shared.failed(error, entered, jitter)
+                shared.record_failure(error, started, jitter)
                 if tries == TRIES or waits == WAITS:
-                    lost = Failure(f"{error.reason}, {tries + waits} times")
-                    return await self._gap(call, lost, shared.give_up(error.reason, tries + waits, before))
-                pause = 0.0 if error.crowded or error.wait is not None else _backoff(tries, jitter)
+                    failure = Failure(f"{error.reason}, {tries + waits} times")
+                    return await self._resolve_failure(
+                        call, failure, shared.give_up(error.reason, tries + waits, replies_before)
+                    )
+                pause = 0.0 if error.overloaded or error.wait is not None else _backoff(tries, jitter)
             else:
-                shared.answered(self.most)
+                shared.record_reply(self.limit)
                 return reply
             finally:
-                shared.leave()
+                shared.release()
             await asyncio.sleep(pause)
 
-    async def _gap(self, call: _Call, failure: Failure, verdict: ModelError | None) -> Failure:
-        """Return the failure of one request, once it is known that the endpoint answers others.
+    async def _resolve_failure(self, call: _Call, failure: Failure, verdict: ModelError | None) -> Failure:
+        """Return the failure of one request, after checking that the endpoint answers others.
 
         Raises:
-            ModelError: the verdict; it does not.
+            ModelError: the verdict; the endpoint answers no request.
         """
         if verdict is None:
             return failure
         if self.probe is None:
             raise verdict
-        async with self.shared.probing:  # others that failed meanwhile wait for the answer, which holds for them too
+        async with self.shared.probing:  # requests that fail meanwhile wait and share the result
             if self.ended:
                 raise _DroppedError
             if self.shared.in_doubt:
                 try:
-                    await _attempted(call._replace(attempt=partial(self.probe, call.job)))
+                    await _attempt_safely(call._replace(attempt=partial(self.probe, call.job)))
                 except (RefusedError, AttemptError):
                     raise verdict from None
-                self.shared.answered(self.most)
+                self.shared.record_reply(self.limit)
         return failure
 
 
-async def _attempted(call: _Call) -> Reply:
-    """Make an attempt; what nobody foresaw is a failed one, for no single reply may end a run.
+async def _attempt_safely(call: _Call) -> Reply:
+    """Make an attempt; turn unexpected exceptions into `AttemptError`, because no single reply may end a run.
 
-    Only where it happened is said: the words of such an error may be the server's, or hold the key.
+    The message gives only the location: the exception's own message may quote the server or the key.
     """
     try:
         return await call.attempt()
     except (AttemptError, RefusedError, PromptoptError):
         raise
-    except Exception as error:  # noqa: BLE001  as said
-        where = extract_tb(error.__traceback__)[-1]
-        place = f"{where.filename.rpartition(os.sep)[2]}:{where.lineno}"
-        raise AttemptError(f"the reply led to an unexpected {type(error).__name__} ({place})") from None
+    except Exception as error:  # noqa: BLE001  see above
+        frame = extract_tb(error.__traceback__)[-1]
+        location = f"{frame.filename.rpartition(os.sep)[2]}:{frame.lineno}"
+        raise AttemptError(f"the reply caused an unexpected {type(error).__name__} ({location})") from None
 
 
 def dispatch(
     name: str,
     jobs: Iterable[Job],
     attempt: Callable[[Job], Awaitable[Reply]],
-    most: Callable[[], int],
+    limit: Callable[[], int],
     probe: Callable[[Job], Awaitable[Reply]] | None = None,
 ) -> Iterator[Arrival]:
-    """Yield each job's reply as soon as it is there, numbered by the jobs' order.
+    """Yield each job's reply as soon as it arrives, numbered by the jobs' order.
 
-    A job is pulled, in the caller's thread, when there is a place for it; what was pulled is answered. Where the jobs
-    end early nothing more is sent. A reader that leaves ends what was not sent yet.
+    A job is pulled, in the caller's thread, when a slot is free; every pulled job is answered. Nothing more is sent after
+    `jobs` ends. Closing the iterator cancels the jobs that were not sent yet.
 
     Args:
         name: of the endpoint, such as its address.
-        jobs: what is asked.
-        attempt: makes one call; raises AttemptError where another try may help, RefusedError where this job is refused for
-            what it holds, a ModelError where no call can work.
-        most: calls at once, at this moment.
-        probe: makes a call like a job's that nothing speaks against; asked where jobs fail in a row, to tell their own
-            faults from those of an endpoint that answers nothing. Without it, it is the endpoint.
+        jobs: arguments of `attempt`.
+        attempt: makes one call; raises AttemptError if a retry may help, RefusedError if this job is refused for its
+            content, a ModelError if no call can succeed.
+        limit: returns the current maximum of concurrent calls.
+        probe: makes a harmless call of the same kind; used after consecutive failures to tell faulty jobs from an endpoint
+            that answers nothing. Without it the endpoint is blamed.
 
     Raises:
-        ModelError: as `attempt`, after those in flight have arrived.
-        PassingModelError: the endpoint answers nothing any more, or asks to be left alone for long.
+        ModelError: raised by `attempt`; raised after the calls in flight have finished.
+        PassingModelError: the endpoint has stopped responding, or asks for a long wait.
     """
-    shared, source, running = endpoint(name), enumerate(jobs), loop()
-    batch = _Dispatch(shared, most(), probe)
-    out, dry = 0, False
-    refusal: BaseException | None = None
+    shared, numbered_jobs, event_loop = endpoint(name), enumerate(jobs), call_loop()
+    batch = _Dispatch(shared, limit(), probe)
+    in_flight, exhausted = 0, False
+    error: BaseException | None = None
     arrived: list[_Done] = []
     try:
         while True:
-            batch.most = most()
+            batch.limit = limit()
             calls: list[_Call] = []
-            room = 0 if dry or refusal or batch.ended else min(batch.most, int(shared.window)) - out
+            room = 0 if exhausted or error or batch.ended else min(batch.limit, int(shared.window)) - in_flight
             try:
-                for number, job in islice(source, max(room, 0)):
+                for number, job in islice(numbered_jobs, max(room, 0)):
                     calls.append(_Call(number, job, partial(attempt, job)))
-            except PromptoptError as error:  # what is in flight is paid for
-                refusal = error
-            dry = dry or len(calls) < room
-            out += len(calls)
+            except PromptoptError as job_error:  # raised after the calls in flight, which are paid for
+                error = job_error
+            exhausted = exhausted or len(calls) < room
+            in_flight += len(calls)
             if calls:
-                running.call_soon_threadsafe(batch.start, calls)
+                event_loop.call_soon_threadsafe(batch.start, calls)
             for number, result in arrived:
                 if isinstance(result, BaseException):
-                    refusal = refusal or result
+                    error = error or result
                 else:
                     yield Arrival(number, result)
-            if not out:
+            if not in_flight:
                 break
             arrived = batch.done.get()
-            out -= len(arrived)
+            in_flight -= len(arrived)
     finally:
         batch.ended = True
-    if refusal is not None:
-        raise refusal
+    if error is not None:
+        raise error
 
 
-_tasks: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
+_tasks: set[asyncio.Task[None]] = set()  # the event loop holds tasks only weakly
 
 
 @cache
-def _loop_of(process: int) -> asyncio.AbstractEventLoop:  # a forked child has no thread of its parent's
-    running = asyncio.new_event_loop()
-    threading.Thread(target=running.run_forever, name=f"promptopt calls {process}", daemon=True).start()
-    return running
+def _loop_of(process: int) -> asyncio.AbstractEventLoop:  # a forked process does not inherit the thread
+    event_loop = asyncio.new_event_loop()
+    threading.Thread(target=event_loop.run_forever, name=f"promptopt calls {process}", daemon=True).start()
+    return event_loop
 
 
 def _backoff(count: int, jitter: float) -> float:

@@ -1,8 +1,8 @@
-"""What hosted adapters share: the pool of calls, what follows from each error, and the care taken of the key.
+"""Base class of hosted adapters: making calls, interpreting errors, and keeping the key secret.
 
-An adapter says how a request is sent and how a reply's JSON is read. What an error says is `refusals`, which fields are left
-out `dialect`, the HTTP client `connection`. Of the official SDKs this knows what they have in common: how a client is made,
-and the names of two errors. They are imported with the first call.
+An adapter defines how a request is sent and how a reply's JSON is parsed. `refusals` parses errors, `dialect` decides which
+fields to omit, and `connection` makes the HTTP client. This module uses only what the official SDKs have in common: how to
+make a client, and the names of two errors. SDKs are imported at the first call.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 from urllib.parse import urlsplit
 
 from promptopt.errors import FinalModelError, InputError, ModelError, PassingModelError
-from promptopt.models.hosted.bodies import beginning, json_value
+from promptopt.models.hosted.bodies import excerpt, json_value
 from promptopt.models.hosted.connection import UnreadableReplyError, async_client
-from promptopt.models.hosted.dialect import Change, Dialect, Negotiation, changes, cut, negotiate
-from promptopt.models.hosted.dispatch import AttemptError, RefusedError, dispatch, loop
+from promptopt.models.hosted.dialect import Change, Dialect, Negotiation, changes, negotiate, truncate_at
+from promptopt.models.hosted.dispatch import AttemptError, RefusedError, call_loop, dispatch
 from promptopt.models.hosted.refusals import Refusal, error_in, read_refusal
 from promptopt.prompt import Message
 from promptopt.replies import Arrival, Failure, Response
@@ -37,34 +37,34 @@ if TYPE_CHECKING:
     from promptopt.prompt import Context
 
 NO_PAID_CALLS = "PROMPTOPT_NO_PAID_CALLS"
-"""Environment variable that, set to anything, makes every call beyond this machine an error: for test suites."""
+"""Environment variable that, if set, makes every call to another machine an error; meant for test suites."""
 
 _log = logging.getLogger(__name__)
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_SHORTEST_KEY = 8  # what is shorter is a placeholder, for a server that asks for no key
-_OWN_FIELDS = {  # by what sets them
+_MIN_KEY_LENGTH = 8  # shorter ones are placeholders for servers that need no key
+_RESERVED_FIELDS = {  # and what sets them
     **dict.fromkeys(("model", "messages", "prompt", "system"), "the model and the prompts"),
     **dict.fromkeys(("max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k"), "the task"),
     **dict.fromkeys(("stop", "stop_sequences", "logprobs", "top_logprobs", "echo"), "the task"),
-    **dict.fromkeys(("stream", "n"), "promptopt, which reads one whole reply to each request"),
+    **dict.fromkeys(("stream", "n"), "promptopt, which reads one complete reply per request"),
 }
-_NEUTRAL: Mapping[bool, Context] = {  # what no server can object to, as plain text or not
+_HARMLESS: Mapping[bool, Context] = {  # harmless contexts: by whether they are plain text
     True: "one, two, three,",
     False: (Message("user", "Reply with the word ready."),),
 }
 
 
 class Service(NamedTuple):
-    """A provider, and the names of what reaches it.
+    """How to reach a provider.
 
     Args:
-        sdk: module of the official SDK, and the provider's name in fingerprints.
-        client: class of the SDK.
-        endpoint: base URL where none is given.
-        endpoint_variable: environment variable that names another.
+        sdk: module of the official SDK; also the provider's name in fingerprints.
+        client: name of the SDK's client class.
+        endpoint: default base URL.
+        endpoint_variable: environment variable that overrides it.
         key_variable: environment variable that holds the key.
-        headers: sent with every call, in place of the SDK's own.
+        headers: sent with every call, replacing the SDK's own.
     """
 
     sdk: str
@@ -77,25 +77,25 @@ class Service(NamedTuple):
 
 @runtime_checkable
 class Secret(Protocol):
-    """A key that does not show itself, such as pydantic's SecretStr."""
+    """A key that does not print itself, such as pydantic's SecretStr."""
 
     def get_secret_value(self) -> str: ...
 
 
 def checked_extra_body(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return further fields of a request, as JSON reads them back.
+    """Return additional request fields after a JSON round trip.
 
     Raises:
-        InputError: one is no JSON, or is set elsewhere.
+        InputError: a field is not JSON, or is reserved.
     """
     for name in fields:
-        if name in _OWN_FIELDS:
-            raise InputError(f"extra_body cannot hold {name!r}, which is set by {_OWN_FIELDS[name]}: leave it out")
+        if name in _RESERVED_FIELDS:
+            raise InputError(f"extra_body cannot set {name!r}, which is set by {_RESERVED_FIELDS[name]}: remove it")
     try:
-        read: dict[str, Any] = json.loads(json.dumps(dict(fields), allow_nan=False))
+        checked: dict[str, Any] = json.loads(json.dumps(dict(fields), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise InputError(f"extra_body must be a JSON object: {error}") from None
-    return read
+    return checked
 
 
 class HostedModel(ABC):
@@ -104,18 +104,17 @@ class HostedModel(ABC):
     Args:
         name: the provider's name of the model.
         base_url: endpoint, if not the provider's or the environment's.
-        api_key: if not the environment's, as text or as pydantic's SecretStr; it is in no message, name or fingerprint.
-        price: dollars per million tokens; None takes the provider's list price, at its own endpoint.
-        concurrency: calls in flight at once, at most; they begin few, and become fewer while the endpoint is crowded.
-        timeout: seconds to wait for an answer, each try anew.
-        requests_per_minute: the most to send, None is no limit.
-        tokens_per_minute: the most to ask for, by a guess of each request's size.
-        extra_body: further fields of every request, as the endpoint names them, such as {"logit_bias": {"1904": 100}} or a
-            grammar for constrained answers. They are part of the fingerprint, and a result's `request` repeats them.
+        api_key: if not the environment's, as text or pydantic's SecretStr; never shown in messages, names or fingerprints.
+        price: dollars per million tokens; None uses the provider's list price, at its own endpoint.
+        concurrency: maximum calls in flight; the actual number starts low and falls while the endpoint is overloaded.
+        timeout: seconds per attempt.
+        requests_per_minute: rate limit; None for no limit.
+        tokens_per_minute: rate limit, by an estimate of each request's tokens; None for no limit.
+        extra_body: additional fields of every request, as the endpoint names them, such as {"logit_bias": {"1904": 100}} or a
+            grammar for constrained decoding. They are part of the fingerprint and repeated in a result's `request`.
 
     Raises:
-        InputError: an argument out of its range, an endpoint that is no plain URL, or an extra field that is no JSON or is
-            the task's to set.
+        InputError: an argument is out of range, the endpoint is not a plain URL, or an extra field is not JSON or reserved.
     """
 
     service: ClassVar[Service]
@@ -135,7 +134,7 @@ class HostedModel(ABC):
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
         if not name:
-            raise InputError(f"the {self.service.sdk} model has no name: give the provider's name of a model")
+            raise InputError(f"the {self.service.sdk} model needs a name: give the provider's name of the model")
         if concurrency < 1:
             raise InputError(f"concurrency must be 1 or more, not {concurrency}")
         if not timeout > 0:
@@ -144,17 +143,17 @@ class HostedModel(ABC):
         for limit, value in (("requests_per_minute", requests_per_minute), ("tokens_per_minute", tokens_per_minute)):
             if value is not None and not value > 0:
                 raise InputError(f"{limit} must be more than 0, not {value}")
-        self._given_price = price
+        self._explicit_price = price
         self._base_url = base_url or os.environ.get(self.service.endpoint_variable) or self.service.endpoint
-        given = api_key.get_secret_value() if isinstance(api_key, Secret) else api_key
-        self._key = (given or os.environ.get(self.service.key_variable) or "").strip()
+        key = api_key.get_secret_value() if isinstance(api_key, Secret) else api_key
+        self._key = (key or os.environ.get(self.service.key_variable) or "").strip()
         self._concurrency = concurrency
         self._timeout = timeout
         self._rates = (requests_per_minute, tokens_per_minute)
-        self._answered = self._vouched = False
+        self._has_answered = self._assumed_reachable = False
         self._changes: set[str] = set()
-        self._negotiation = Negotiation(Dialect(), self._say_once)
-        self._made: _Session | None = None
+        self._negotiation = Negotiation(Dialect(), self._warn_once)
+        self._current_session: _Session | None = None
         self.endpoint = public_endpoint(self._base_url)
         self.fingerprint: dict[str, Any] = {
             "provider": self.service.sdk,
@@ -167,14 +166,14 @@ class HostedModel(ABC):
 
     @property
     def price(self) -> Price | None:
-        """Dollars per million tokens: the given ones, or the list's at the provider's own endpoint, else None."""
+        """Dollars per million tokens: as given, else the list price at the provider's own endpoint, else None."""
         return self._price
 
     @cached_property
     def _price(self) -> Price | None:
-        if self._given_price is not None or self.endpoint != self.service.endpoint:
-            return self._given_price
-        from promptopt.models.hosted.prices import known_price  # noqa: PLC0415  a third of a second, and only for hosted models
+        if self._explicit_price is not None or self.endpoint != self.service.endpoint:
+            return self._explicit_price
+        from promptopt.models.hosted.prices import known_price  # noqa: PLC0415  takes a third of a second
 
         return known_price(self.service.sdk, self.name)
 
@@ -183,52 +182,54 @@ class HostedModel(ABC):
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """What was left out of requests, because the model does not take it, in words."""
+        """Descriptions of the request fields that were omitted because the model does not accept them."""
         return tuple(sorted(self._changes))
 
-    def vouch(self) -> None:
-        """Take it as known that the model answers: a memo holds replies of it. What it refuses is then a request's own fault."""
-        self._vouched = True
+    def assume_reachable(self) -> None:
+        """Treat the model as known to respond: refusals are then blamed on the request. Called when the memo has its replies."""
+        self._assumed_reachable = True
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
-        """Yield each reply as soon as it is there; a request is pulled when there is a place for its call.
+        """Yield each reply as soon as it arrives; a request is pulled when its call can start.
 
-        Until the model has answered once its calls go one by one, so that a bad key or a wrong name costs one call. Where
-        requests fail in a row, a small call that no account counts finds out whether the model answers at all.
+        Until the model has answered once, calls are sequential, so that a bad key or a wrong name costs one call. After
+        several consecutive failures, a small call that counts toward no budget tests whether the model responds at all.
 
         Raises:
-            FinalModelError: no later call can work either; the message says what to change.
-            PassingModelError: the endpoint answers nothing any more.
+            FinalModelError: no later call can succeed; the message says what to change.
+            PassingModelError: the endpoint has stopped responding.
         """
-        most = self._concurrency
-        return dispatch(self.endpoint, requests, self._answer, lambda: most if self._answered else 1, self._probe)
+        concurrency = self._concurrency
+        return dispatch(
+            self.endpoint, requests, self._answer, lambda: concurrency if self._has_answered else 1, self._probe
+        )
 
     def body(self, request: Request) -> dict[str, Any]:
-        """Return the JSON that is sent for a request, without what the model is known not to take."""
+        """Return the JSON body of a request, without fields that the model is known to reject."""
         return self._body(request, self._negotiation.dialect)
 
     def _body(self, request: Request, dialect: Dialect) -> dict[str, Any]:
-        return self.written(request, dialect) | self._extra_body
+        return self.format_body(request, dialect) | self._extra_body
 
     @abstractmethod
     def path(self, request: Request) -> str:
-        """Return where a request goes, behind the endpoint's host."""
+        """Return the URL path of a request."""
 
     @abstractmethod
-    def written(self, request: Request, dialect: Dialect) -> dict[str, Any]:
-        """Return the JSON of a request in a dialect."""
+    def format_body(self, request: Request, dialect: Dialect) -> dict[str, Any]:
+        """Return the JSON body of a request in a dialect."""
 
     @abstractmethod
-    def optional(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the fields of a request's JSON that it may do without, under `dialect`'s names."""
+    def optional_fields(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a JSON body that may be omitted or renamed, under `dialect`'s names."""
 
     @abstractmethod
     async def _send(self, client: Any, body: dict[str, Any]) -> Any:
-        """Send a body by the SDK and return its raw response."""
+        """Send a body through the SDK and return the raw response."""
 
     @abstractmethod
-    def _read(self, body: Mapping[str, Any], request: Request) -> Response | Failure:
-        """Read the JSON of a reply."""
+    def _parse(self, body: Mapping[str, Any], request: Request) -> Response | Failure:
+        """Parse the JSON of a reply."""
 
     @cached_property
     def _sdk(self) -> Any:
@@ -236,23 +237,23 @@ class HostedModel(ABC):
 
     @property
     def _session(self) -> _Session:
-        """What this process calls with: a fork of it has connections, limits and locks of its own."""
-        if self._made is None or self._made.process != os.getpid():
+        """The client, limiters and locks of this process; a forked process makes its own."""
+        if self._current_session is None or self._current_session.process != os.getpid():
             self.check_key()
             make = getattr(self._sdk, f"Async{self.service.client}")
             client = make(**self.client_settings(), max_retries=0, http_client=async_client(self._sdk))
-            self._made = _Session(client, self._limiters())
+            self._current_session = _Session(client, self._limiters())
             weakref.finalize(self, _close, client, os.getpid()).atexit = False
-        return self._made
+        return self._current_session
 
     def _limiters(self) -> list[tuple[Any, Callable[[Request], float]]]:
         from aiolimiter import AsyncLimiter  # noqa: PLC0415  loaded when used
 
-        amounts: tuple[Callable[[Request], float], ...] = (lambda _: 1.0, _guessed_tokens)
+        amounts: tuple[Callable[[Request], float], ...] = (lambda _: 1.0, _estimated_tokens)
         return [(AsyncLimiter(rate), amount) for rate, amount in zip(self._rates, amounts, strict=True) if rate]
 
     def client_settings(self) -> dict[str, Any]:
-        """Return what an SDK's client of this endpoint is made with."""
+        """Return the arguments for an SDK client of this endpoint."""
         return {
             "api_key": self._key,
             "base_url": self._base_url,
@@ -261,98 +262,100 @@ class HostedModel(ABC):
         }
 
     def check_key(self) -> None:
-        """Refuse to call without a key that can be sent, and beyond this machine where that is forbidden.
+        """Check that the key can be sent, and that calls to other machines are allowed.
 
         Raises:
-            FinalModelError: as said; the message names what to set.
+            FinalModelError: a check failed; the message says what to set.
         """
         variable = self.service.key_variable
         if not self._key:
             raise FinalModelError(
-                f"there is no key for {self.endpoint}: set {variable} (to any word, if the server asks for none)"
+                f"no API key for {self.endpoint}: set {variable} (to any word if the server needs no key)"
             )
         if not re.fullmatch("[!-~]+", self._key):
             raise FinalModelError(
-                f"the key for {self.endpoint} holds a space or a letter that no key has: set {variable} again"
+                f"the API key for {self.endpoint} contains a space or a non-ASCII character: correct {variable}"
             )
         if os.environ.get(NO_PAID_CALLS) and urlsplit(self.endpoint).hostname not in _LOOPBACK:
-            raise FinalModelError(f"no call to {self.endpoint}: {NO_PAID_CALLS} is set, as in tests")
+            raise FinalModelError(
+                f"calls to {self.endpoint} are disabled because {NO_PAID_CALLS} is set: unset it to allow paid calls"
+            )
 
     async def _answer(self, request: Request) -> Response | Failure:
-        """Make one attempt; where the model does not take a field of it, find out which, and ask without it.
+        """Make one attempt; if the model rejects a field, find out which and retry without it.
 
         Raises:
-            AttemptError: another may do better.
-            RefusedError: none can, because of what this request holds.
-            FinalModelError: none can, whatever is asked.
-            PassingModelError: none can for a long time.
+            AttemptError: a retry may succeed.
+            RefusedError: the endpoint refuses this request because of its content.
+            FinalModelError: no call can succeed.
+            PassingModelError: no call can succeed for a long time.
         """
         session = self._session
         for limiter, amount in session.limiters:
             await limiter.acquire(min(amount(request), limiter.max_rate))
         dialect = self._negotiation.dialect
-        reply = await self._asked(request, dialect)
-        if isinstance(reply, Refusal) and not reply.crowded:
+        reply = await self._send_once(request, dialect)
+        if isinstance(reply, Refusal) and not reply.overloaded:
             async with session.negotiating:
-                if self._negotiation.dialect != dialect:  # somebody else found it out meanwhile
-                    reply = await self._asked(request, self._negotiation.dialect)
+                if self._negotiation.dialect != dialect:  # another call has negotiated meanwhile
+                    reply = await self._send_once(request, self._negotiation.dialect)
                 if isinstance(reply, Refusal):
                     reply = await negotiate(
                         self._negotiation,
                         reply,
-                        lambda known, words: self._possible_changes(request, known, words),
-                        lambda known: self._asked(request, known),
+                        lambda current, words: self._possible_changes(request, current, words),
+                        lambda current: self._send_once(request, current),
                     )
         if isinstance(reply, Refusal):
-            raise self.meaning(reply)
-        self._answered = True
+            raise self.interpret(reply)
+        self._has_answered = True
         self._negotiation.accept(self._possible_changes(request, self._negotiation.dialect))
-        return self._stopped(request, reply)
+        return self._apply_stop(request, reply)
 
     async def _probe(self, request: Request) -> Response | Failure:
-        return await self._answer(replace(request, context=_NEUTRAL[isinstance(request.context, str)], labels=()))
+        return await self._answer(replace(request, context=_HARMLESS[isinstance(request.context, str)], labels=()))
 
     def _possible_changes(self, request: Request, dialect: Dialect, words: str = "") -> list[Change]:
-        return changes(dialect, self.optional(self.written(request, dialect)), words)
+        return changes(dialect, self.optional_fields(self.format_body(request, dialect)), words)
 
-    def _stopped(self, request: Request, reply: Response) -> Response:
-        """Do what a server that takes no stop would have done."""
-        if "stop" not in self._negotiation.dialect.left_out:
+    def _apply_stop(self, request: Request, reply: Response) -> Response:
+        """Truncate the reply at its stop strings if the server does not support them."""
+        if "stop" not in self._negotiation.dialect.omitted:
             return reply
-        text = cut(reply.text, request.stop)
+        text = truncate_at(reply.text, request.stop)
         return reply if text == reply.text else replace(reply, text=text, finish_reason="stop")
 
-    async def _asked(self, request: Request, dialect: Dialect) -> Response | Refusal:
-        """Send a request in a dialect, once.
+    async def _send_once(self, request: Request, dialect: Dialect) -> Response | Refusal:
+        """Send a request once, in a dialect.
 
         Raises:
-            AttemptError: no reply came, or a broken one.
+            AttemptError: no reply arrived, or it is malformed.
         """
         try:
             async with asyncio.timeout(self._timeout):
                 status, headers, body = await self._exchange(self._session.client, self._body(request, dialect))
         except (TimeoutError, self._sdk.APITimeoutError):
-            raise AttemptError(f"{self.endpoint} gave no answer within {self._timeout:g} s") from None
+            raise AttemptError(f"{self.endpoint} did not answer within {self._timeout:g} s") from None
         except (UnreadableReplyError, self._sdk.APIConnectionError) as error:
             unreadable = error if isinstance(error, UnreadableReplyError) else error.__cause__
             if isinstance(unreadable, UnreadableReplyError):
-                raise AttemptError(f"{self.endpoint} cannot be read: {unreadable}") from None
-            raise AttemptError(f"{self.endpoint} could not be reached, or broke off") from None
+                raise AttemptError(f"unreadable reply from {self.endpoint}: {unreadable}") from None
+            raise AttemptError(f"connection to {self.endpoint} failed") from None
         value = json_value(body)
-        failed = error_in(value) if status < HTTPStatus.MULTIPLE_CHOICES else status
-        if failed is not None:
-            return read_refusal(failed, headers, body)
+        error_status = error_in(value) if status < HTTPStatus.MULTIPLE_CHOICES else status
+        if error_status is not None:
+            return read_refusal(error_status, headers, body)
         if not isinstance(value, dict):
-            raise AttemptError(self._without_key(f"{self.endpoint} sent no JSON object but {beginning(body)}"))
-        reply = self._read(value, request)
+            raise AttemptError(self._without_key(f"{self.endpoint} sent {excerpt(body)} instead of a JSON object"))
+        reply = self._parse(value, request)
         if isinstance(reply, Failure):
             raise AttemptError(self._without_key(reply.reason))
         return reply
 
-    async def _exchange(self, client: Any, sent: dict[str, Any]) -> tuple[int, Mapping[str, str], str]:
-        """Return status, headers and body: outside any except block, for an SDK's error may quote the key."""
+    async def _exchange(self, client: Any, request_body: dict[str, Any]) -> tuple[int, Mapping[str, str], str]:
+        """Return status, headers and body, so that callers handle them outside any except block: an SDK error may quote the key."""
         try:
-            response = (await self._send(client, sent)).http_response
+            response = (await self._send(client, request_body)).http_response
         except self._sdk.APIStatusError as error:
             response = error.response
         return (
@@ -361,94 +364,106 @@ class HostedModel(ABC):
             response.content.decode("utf-8", "replace").removeprefix("\ufeff"),
         )
 
-    def _say_once(self, change: str) -> None:
+    def _warn_once(self, change: str) -> None:
         if change not in self._changes:
             self._changes.add(change)
             _log.warning("%s at %s %s", self.name, self.endpoint, change)
 
-    def leave_out(self, request: Request, refusal: Refusal) -> None:
-        """Leave out from here on what a refusal names and the model does not take."""
-        found = self._negotiation.suspects(
+    def omit_refused_field(self, request: Request, refusal: Refusal) -> None:
+        """Omit from now on the field that a refusal names."""
+        suspects = self._negotiation.suspects(
             refusal, self._possible_changes(request, self._negotiation.dialect, refusal.words)
         )
-        self._negotiation.adopt(found[:1])
+        self._negotiation.adopt(suspects[:1])
 
-    def meaning(self, refusal: Refusal, *, answers: bool = False) -> AttemptError | RefusedError | ModelError:
-        """Return what follows from a refusal: another try, a gap, or the end.
+    def interpret(self, refusal: Refusal, *, responds: bool = False) -> AttemptError | RefusedError | ModelError:
+        """Return the error for a refusal: retry the attempt, fail this request, or end the run.
 
         Args:
-            refusal: the endpoint's.
-            answers: whether the model is known to answer other requests; besides those that were answered here.
+            refusal: from the endpoint.
+            responds: whether the model is known to answer other requests, even if none was answered here.
         """
-        answers = answers or self._answered or self._vouched
-        says, status = self._without_key(beginning(refusal.says)[1:-1]), refusal.status
-        if refusal.of_content and not refusal.of_quota:
-            return RefusedError(f"{self.endpoint} refuses the request ({status}, {says})", self._final(refusal, says))
-        if refusal.of_day and not refusal.of_quota:
+        responds = responds or self._has_answered or self._assumed_reachable
+        quoted, status = self._without_key(excerpt(refusal.message)[1:-1]), refusal.status
+        if refusal.about_content and not refusal.about_quota:
+            return RefusedError(
+                f"{self.endpoint} refuses the request ({status}, {quoted})", self._permanent_error(refusal, quoted)
+            )
+        if refusal.about_daily_limit and not refusal.about_quota:
             return PassingModelError(
-                f"a limit at {self.endpoint} is reached ({status}, {says}): run again when it is reset"
+                f"a usage limit at {self.endpoint} is reached ({status}, {quoted}): run again after it resets"
             )
-        own = answers and not (refusal.of_key or refusal.of_quota or status < HTTPStatus.BAD_REQUEST)
-        if refusal.passing and not refusal.of_quota:
+        request_at_fault = responds and not (
+            refusal.about_key or refusal.about_quota or status < HTTPStatus.BAD_REQUEST
+        )
+        if refusal.transient and not refusal.about_quota:
             return AttemptError(
-                f"{self.endpoint} answered {status} ({says})", wait=refusal.wait, crowded=refusal.crowded
+                f"{self.endpoint} answered {status} ({quoted})", wait=refusal.wait, overloaded=refusal.overloaded
             )
-        final = self._final(refusal, says)
-        return RefusedError(f"{self.endpoint} refuses the request ({status}, {says})", final) if own else final
+        permanent = self._permanent_error(refusal, quoted)
+        return (
+            RefusedError(f"{self.endpoint} refuses the request ({status}, {quoted})", permanent)
+            if request_at_fault
+            else permanent
+        )
 
-    def _final(self, refusal: Refusal, says: str) -> FinalModelError:
-        """Return the error of a refusal that every request gets."""
+    def _permanent_error(self, refusal: Refusal, quoted: str) -> FinalModelError:
+        """Return the error for a refusal that applies to every request."""
         variable, status = self.service.key_variable, refusal.status
         if status < HTTPStatus.BAD_REQUEST:
             return FinalModelError(
-                f"{self.endpoint} redirects ({status}) to {refusal.host or 'another address'}, to which nothing was sent: set "
-                "--base-url to the address that answers"
+                f"{self.endpoint} redirects ({status}) to {refusal.host or 'another address'}; the redirect was not followed: set "
+                "--base-url to the final address"
             )
-        if refusal.of_quota:
+        if refusal.about_quota:
             return FinalModelError(
-                f"the quota at {self.endpoint} is spent ({status}): add credit there, or set {variable} to another key"
+                f"the quota at {self.endpoint} is exhausted ({status}): add credit, or set {variable} to another key"
             )
-        if refusal.of_key or (status == HTTPStatus.FORBIDDEN and not refusal.of_content):
-            # Without the server's words, which are where keys get quoted.
+        if refusal.about_key or (status == HTTPStatus.FORBIDDEN and not refusal.about_content):
+            # Without the server's message, which may quote the key.
             return FinalModelError(
-                f"{self.endpoint} does not let this key use {self.name!r} ({status}): check {variable} and what the key may do"
+                f"{self.endpoint} does not let this key use {self.name!r} ({status}): check {variable} and the key's permissions"
             )
-        if refusal.of_model:
+        if refusal.about_model:
             return FinalModelError(
-                f"model {self.name!r} is unknown at {self.endpoint} ({status}, {says}): check the name and the base URL"
+                f"model {self.name!r} is unknown at {self.endpoint} ({status}, {quoted}): check the name and the base URL"
             )
         return FinalModelError(
-            f"{self.endpoint} refused the request to {self.name!r} ({status}, {says}): change what it names"
+            f"{self.endpoint} refused the request to {self.name!r} ({status}, {quoted}): correct the request settings"
         )
 
     def _without_key(self, text: str) -> str:
-        """Hide each word that shows the key or an end of it, for servers quote keys as `sk-ab***yz`."""
-        if len(self._key) < _SHORTEST_KEY:
+        """Mask each word that contains the start or end of the key: servers quote keys as `sk-ab***yz`."""
+        if len(self._key) < _MIN_KEY_LENGTH:
             return text
-        shown = (self._key[:4], self._key[-4:])
-        return re.sub(r"\S+", lambda word: "***" if any(end in word[0] for end in shown) else word[0], text)
+        fragments = (self._key[:4], self._key[-4:])
+        return re.sub(
+            r"\S+", lambda word: "***" if any(fragment in word[0] for fragment in fragments) else word[0], text
+        )
 
 
 def public_endpoint(url: str) -> str:
-    """Return a base URL without the slash at its end.
+    """Return a base URL without its trailing slash.
 
     Raises:
-        InputError: it is no plain http(s) URL, or holds a user or a password, which would be sent in place of the key.
+        InputError: it is not a plain http(s) URL, or holds credentials, which would be sent instead of the key.
     """
-    shown = url.rpartition("@")[2]
-    if shown != url:
-        raise InputError(f"the base URL of {shown!r} holds a user or a password: take it out, and set the key instead")
+    without_credentials = url.rpartition("@")[2]
+    if without_credentials != url:
+        raise InputError(
+            f"the base URL of {without_credentials!r} contains a user or password: remove it and set the API key instead"
+        )
     try:
         parts = urlsplit(url)
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise InputError(f"the base URL must look like https://host/v1, without ? or #, not {shown!r}")
+        raise InputError(f"the base URL must look like https://host/v1, without ? or #, not {without_credentials!r}")
     return url.rstrip("/")
 
 
-def _guessed_tokens(request: Request) -> float:
-    """Return about how many tokens a request may take: four bytes each, and its longest reply."""
+def _estimated_tokens(request: Request) -> float:
+    """Estimate the tokens of a request: a quarter of its bytes, plus the longest reply."""
     context = request.context
     text = context if isinstance(context, str) else "".join(turn.content for turn in context)
     return len(text.encode()) / 4 + request.max_tokens
@@ -456,7 +471,7 @@ def _guessed_tokens(request: Request) -> float:
 
 @dataclass
 class _Session:
-    """What one process calls with."""
+    """The client, limiters and locks of one process."""
 
     client: Any
     limiters: list[tuple[Any, Callable[[Request], float]]]
@@ -465,7 +480,7 @@ class _Session:
 
 
 def _close(client: Any, process: int) -> None:
-    if process != os.getpid():  # its connections are another process's
+    if process != os.getpid():  # the connections belong to the parent process
         return
-    running = loop()
-    running.call_soon_threadsafe(lambda: running.create_task(client.close()))
+    event_loop = call_loop()
+    event_loop.call_soon_threadsafe(lambda: event_loop.create_task(client.close()))

@@ -1,6 +1,6 @@
-"""What an endpoint's error says: its status, its words, what it is about, how long to wait. Pure functions of the answer.
+"""Parses an endpoint's error: status, message, what it is about, how long to wait. Pure functions of the response.
 
-Providers, gateways and servers word errors in many ways and bodies; the words decide only where the status does not.
+Providers, gateways and servers word and format errors in many ways; the words decide only if the status does not.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from http import HTTPStatus
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from promptopt.models.hosted.bodies import at, beginning, json_value
+from promptopt.models.hosted.bodies import at, excerpt, json_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-OVERLOADED = 529  # Anthropic's own
-PASSING = (  # of the 4xx, those that another try may get past
+OVERLOADED = 529  # used by Anthropic
+TRANSIENT = (  # 4xx statuses for which a retry may succeed
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.CONFLICT,
     HTTPStatus.TOO_EARLY,
     HTTPStatus.TOO_MANY_REQUESTS,
 )
-_OF_ONE_REQUEST = (  # whatever its words
+_REQUEST_ERRORS = (  # always about this one request, whatever the message
     HTTPStatus.NOT_ACCEPTABLE,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.REQUEST_URI_TOO_LONG,
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS,
 )
-_TYPES = {  # errors by name, where the HTTP status does not say it
+_STATUS_OF_TYPE = {  # for errors whose HTTP status does not tell
     "invalid_request_error": 400,
     "authentication_error": 401,
     "invalid_api_key": 401,
@@ -55,7 +55,7 @@ _TYPES = {  # errors by name, where the HTTP status does not say it
     "invalid_prompt": 400,
 }
 _SERVER_ERROR = 500
-_NAMES = (
+_MESSAGE_KEYS = (
     "message",
     "msg",
     "detail",
@@ -69,7 +69,7 @@ _NAMES = (
     "type",
     "param",
 )
-_WHERE = (
+_DETAIL_KEYS = (
     "loc",
     "field",
     "details",
@@ -81,8 +81,8 @@ _WHERE = (
     "raw",
     "body",
 )
-_DEEPEST = 8
-_MOST_WORDS = 4_000  # characters
+_MAX_DEPTH = 8
+_MAX_CHARACTERS = 4_000
 
 _KEY = re.compile(
     r"(invalid|incorrect|expired|missing|revoked|wrong|bad)\W{0,3}(\w+\W+)?api[ _-]?key|"
@@ -116,105 +116,105 @@ _PLAIN_BODY = re.compile(r"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Refusal:
-    """An answer that is an error.
+    """An error response.
 
     Args:
-        status: of HTTP, or the one that an error with HTTP status 200 stands for.
-        says: the server's own words, for people; they may quote the key.
-        words: all that the error says, in lower case, to look for words in; without what it quotes of the request.
-        wait: seconds that the server asks to be left alone, None where it does not say.
-        host: where a redirect points.
+        status: the HTTP status, or its equivalent for an error with HTTP status 200.
+        message: the server's message, for people; may quote the key.
+        words: all text of the error in lower case, for matching; without quotes of the request.
+        wait: seconds that the server asks to wait, or None.
+        host: target of a redirect.
     """
 
     status: int
-    says: str
+    message: str
     words: str
     wait: float | None = None
     host: str = ""
 
     @property
-    def crowded(self) -> bool:
-        """Whether there were too many requests."""
+    def overloaded(self) -> bool:
+        """Whether the error is a rate limit or an overload."""
         return self.status in (HTTPStatus.TOO_MANY_REQUESTS, OVERLOADED)
 
     @property
-    def passing(self) -> bool:
-        """Whether another try of the same request may get past it."""
-        return self.status in PASSING or self.status >= _SERVER_ERROR
+    def transient(self) -> bool:
+        """Whether a retry of the same request may succeed."""
+        return self.status in TRANSIENT or self.status >= _SERVER_ERROR
 
     @cached_property
-    def of_key(self) -> bool:
-        """Whether the key is refused, whatever is asked."""
-        return self.status == HTTPStatus.UNAUTHORIZED or (not self.passing and bool(_KEY.search(self.words)))
+    def about_key(self) -> bool:
+        """Whether the key is rejected for all requests."""
+        return self.status == HTTPStatus.UNAUTHORIZED or (not self.transient and bool(_KEY.search(self.words)))
 
     @cached_property
-    def of_quota(self) -> bool:
-        """Whether nothing more is paid for, or will be without the user's doing."""
+    def about_quota(self) -> bool:
+        """Whether the account's quota or credit is exhausted, until the user acts."""
         if self.status == HTTPStatus.PAYMENT_REQUIRED or "insufficient_quota" in self.words:
             return True
-        waits = self.status == HTTPStatus.TOO_MANY_REQUESTS and self.wait is not None
-        return self.status < _SERVER_ERROR and not waits and bool(_QUOTA.search(self.words))
+        temporary = self.status == HTTPStatus.TOO_MANY_REQUESTS and self.wait is not None
+        return self.status < _SERVER_ERROR and not temporary and bool(_QUOTA.search(self.words))
 
     @cached_property
-    def of_day(self) -> bool:
-        """Whether a limit is reached that counts by the day or longer, and no shorter wait is named."""
+    def about_daily_limit(self) -> bool:
+        """Whether a limit per day or longer is reached, with no shorter wait given."""
         limited = self.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.FORBIDDEN)
         return limited and (self.wait is None or "perday" in self.words) and bool(_LATER.search(self.words))
 
     @cached_property
-    def of_model(self) -> bool:
+    def about_model(self) -> bool:
         """Whether the model is unknown."""
         unknown = self.status == HTTPStatus.BAD_REQUEST and bool(_NO_MODEL.search(self.words))
         return self.status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE) or unknown
 
     @cached_property
-    def of_content(self) -> bool:
-        """Whether it speaks of what this one request holds: its content or its length."""
+    def about_content(self) -> bool:
+        """Whether it is about the content or length of this request."""
         if self.status == HTTPStatus.TOO_MANY_REQUESTS:
-            return bool(_TOO_LARGE.search(self.words))  # than a limit a minute: no wait helps
-        return self.status in _OF_ONE_REQUEST or (not self.passing and bool(_CONTENT.search(self.words)))
+            return bool(_TOO_LARGE.search(self.words))  # larger than the limit per minute: waiting does not help
+        return self.status in _REQUEST_ERRORS or (not self.transient and bool(_CONTENT.search(self.words)))
 
     @cached_property
     def vague(self) -> bool:
-        """Whether it does not say what it is about."""
-        return not self.words.strip() or bool(_PLAIN_BODY.match(self.says)) or bool(_VAGUE.search(self.words))
+        """Whether the message does not say what is wrong."""
+        return not self.words.strip() or bool(_PLAIN_BODY.match(self.message)) or bool(_VAGUE.search(self.words))
 
 
 def read_refusal(status: int, headers: Mapping[str, str], body: str) -> Refusal:
-    """Read an error: `{"error": {...}}`, `{"error": "..."}`, a list of them, other JSON, or any text."""
-    whole = json_value(body)
-    error = _error(whole)
-    message = at(error, "message") or at(error, "detail") or at(error, "msg")
-    text = " ".join(_strings(error))[:_MOST_WORDS] if whole is not None else ""
-    says = message if isinstance(message, str) else text[:300] or body[:1000]
+    """Parse an error: `{"error": {...}}`, `{"error": "..."}`, a list of them, other JSON, or any text."""
+    parsed = json_value(body)
+    error = _error_object(parsed)
+    stated = at(error, "message") or at(error, "detail") or at(error, "msg")
+    text = " ".join(_strings(error))[:_MAX_CHARACTERS] if parsed is not None else ""
+    message = stated if isinstance(stated, str) else text[:300] or body[:1000]
     wait = _retry_after(headers)
     return Refusal(
         status=status,
-        says=says if isinstance(message, str) or (whole is not None and text) else beginning(body),
-        words=(text if whole is not None else "" if _PLAIN_BODY.match(body) else body[:_MOST_WORDS]).casefold(),
-        wait=_wait_in(error, says) if wait is None else wait,
+        message=message if isinstance(stated, str) or (parsed is not None and text) else excerpt(body),
+        words=(text if parsed is not None else "" if _PLAIN_BODY.match(body) else body[:_MAX_CHARACTERS]).casefold(),
+        wait=_wait_in(error, message) if wait is None else wait,
         host=_host(headers.get("location", "")) if status < HTTPStatus.BAD_REQUEST else "",
     )
 
 
 def error_in(body: Any) -> int | None:
-    """Return the status that an error within a body of HTTP status 200 stands for, None where it is no error."""
-    error = _error(body)
+    """Return the equivalent status of an error in a body with HTTP status 200, None if it is not an error."""
+    error = _error_object(body)
     if error is body or not error or at(body, "choices", 0, "message", "content"):
         return None
     for name in ("code", "status", "status_code", "type"):
         value = at(error, name)
-        if isinstance(value, str) and value.casefold() in _TYPES:
-            return _TYPES[value.casefold()]
+        if isinstance(value, str) and value.casefold() in _STATUS_OF_TYPE:
+            return _STATUS_OF_TYPE[value.casefold()]
         digits = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
         if re.fullmatch(r"[45]\d\d", digits):
             return int(digits)
     return _SERVER_ERROR
 
 
-def _error(whole: Any) -> Any:
-    """Return the error object of a body, or the body itself where it has none."""
-    first = whole[0] if isinstance(whole, list) and whole else whole
+def _error_object(body: Any) -> Any:
+    """Return the error object of a body, or the body itself if it has none."""
+    first = body[0] if isinstance(body, list) and body else body
     for holder in (first, at(first, "choices", 0)):
         error = at(holder, "error")
         if error:
@@ -222,20 +222,20 @@ def _error(whole: Any) -> Any:
     return first
 
 
-def _strings(value: Any, depth: int = _DEEPEST) -> Iterator[str]:
-    """Yield the words of an error; what it quotes of the request stands under other names, such as pydantic's `input`."""
+def _strings(value: Any, depth: int = _MAX_DEPTH) -> Iterator[str]:
+    """Yield the texts of an error; quotes of the request are under other keys, such as pydantic's `input`, and are skipped."""
     if isinstance(value, str | int) and not isinstance(value, bool):
-        yield str(value)[:_MOST_WORDS].replace("invalid_request_error", "")
+        yield str(value)[:_MAX_CHARACTERS].replace("invalid_request_error", "")
     elif isinstance(value, list) and depth:
-        for each in value[:20]:
-            yield from _strings(each, depth - 1)
+        for element in value[:20]:
+            yield from _strings(element, depth - 1)
     elif isinstance(value, dict) and depth:
-        for name in (*_NAMES, *_WHERE):
+        for name in (*_MESSAGE_KEYS, *_DETAIL_KEYS):
             yield from _strings(value.get(name), depth - 1)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that a server asks to be left alone, given in milliseconds, in seconds or as a date."""
+    """Return the seconds that a server asks to wait, given in milliseconds, in seconds or as a date."""
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
             seconds = float(headers[name]) * unit
@@ -244,29 +244,29 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         if isfinite(seconds):
             return max(seconds, 0.0)
     try:
-        until = parsedate_to_datetime(headers["retry-after"])
-        return max((until - datetime.now(UTC)).total_seconds(), 0.0)
-    except (KeyError, ValueError, TypeError, OverflowError):  # none, no date, or one without a zone
+        deadline = parsedate_to_datetime(headers["retry-after"])
+        return max((deadline - datetime.now(UTC)).total_seconds(), 0.0)
+    except (KeyError, ValueError, TypeError, OverflowError):  # missing, not a date, or without a time zone
         return None
 
 
-def _wait_in(error: Any, says: str) -> float | None:
+def _wait_in(error: Any, message: str) -> float | None:
     """Return the seconds that an error's body asks to wait: Google's `retryDelay`, or "try again in 1m2.5s"."""
     for detail in at(error, "details") if isinstance(at(error, "details"), list) else ():
         delay = at(detail, "retryDelay")
-        if isinstance(delay, str) and (found := re.fullmatch(r"(\d{1,9}(?:\.\d+)?)s", delay)):
-            return float(found[1])
-    found = re.search(
+        if isinstance(delay, str) and (match := re.fullmatch(r"(\d{1,9}(?:\.\d+)?)s", delay)):
+            return float(match[1])
+    match = re.search(
         r"(?:try again|retry) (?:in|after) (?:(\d{1,4}) ?h[a-z]* ?)?(?:(\d{1,4}) ?m(?!s)[a-z]* ?)?(?:(\d{1,9}(?:\.\d+)?) ?(ms|s))?",
-        says,
+        message,
     )
-    if found is None or not any(found.groups()):
+    if match is None or not any(match.groups()):
         return None
-    hours, minutes, seconds = (float(found[i] or 0) for i in (1, 2, 3))
-    return 3600 * hours + 60 * minutes + seconds * (1e-3 if found[4] == "ms" else 1.0)
+    hours, minutes, seconds = (float(match[i] or 0) for i in (1, 2, 3))
+    return 3600 * hours + 60 * minutes + seconds * (1e-3 if match[4] == "ms" else 1.0)
 
 
 def _host(location: str) -> str:
-    """Return scheme and host of an address, without a user, a path or anything that is not printable."""
-    found = re.match(r"(https?:)?//(?:[^/?#@]*@)?([\w.:\[\]-]{1,200})", location, re.ASCII | re.IGNORECASE)
-    return f"{found[1] or ''}//{found[2]}" if found else ""
+    """Return scheme and host of an address, without credentials or path."""
+    match = re.match(r"(https?:)?//(?:[^/?#@]*@)?([\w.:\[\]-]{1,200})", location, re.ASCII | re.IGNORECASE)
+    return f"{match[1] or ''}//{match[2]}" if match else ""

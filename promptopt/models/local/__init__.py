@@ -1,4 +1,4 @@
-"""Local causal language models: every distinct token computed once, log-probabilities where they are read."""
+"""Local language models: each distinct token is computed once, and logits only where they are used."""
 
 from promptopt.errors import MissingExtraError
 

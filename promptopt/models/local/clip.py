@@ -1,4 +1,4 @@
-"""CLIP through transformers: how near an image is to a caption for each label (Radford et al. 2021, section 3.1).
+"""CLIP through transformers: similarity of an image to a caption for each label (Radford et al. 2021, section 3.1).
 
 Knows nothing of tasks or rewards.
 """
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
     from promptopt.prompt import Context
 
 _SLOT = f"{{{LABEL}}}"
-_ROWS = 256  # captions in one pass
-_KEPT = 64  # templates whose captions' features stay at hand: of 1,000 labels some 130 MB
+_BATCH = 256  # captions per pass
+_CACHED_TEMPLATES = 64  # whose caption features are cached: about 130 MB with 1,000 labels
 
 
 class _Captions(NamedTuple):
-    """A template's captions, one a label.
+    """The encoded captions of a template, one per label.
 
     Args:
-        features: float32 [L, D], of length 1; or why there are none.
-        tokens: read, of all captions together.
+        features: unit vectors, float32 [L, D], or a failure.
+        tokens: total number of tokens in all captions.
     """
 
     features: torch.Tensor | Failure
@@ -52,20 +52,20 @@ class _Captions(NamedTuple):
 
 
 class ClipModel:
-    """A CLIP model on this machine, that compares an image with a caption for each label.
+    """A CLIP model on this machine that compares an image with a caption for each label.
 
     Log-probabilities are log softmax(scale * cosine) over the labels, in float32, not over a vocabulary.
 
-    Image features are kept for as long as the model lives, by the digest of the file: each image is computed once a process.
-    Each image, and each template's captions, are passes of their own and always of one shape, so that features are the
-    same to the last bit whatever else is computed; a killed and resumed run ends with the same bytes.
+    Image features are cached by the digest of the file: each image is computed once per process. Each image, and each
+    template's captions, are separate passes of fixed shape, so that features are bitwise reproducible; a killed and resumed
+    run gives identical results.
 
     Args:
         name: a folder or a hub name.
-        device: "auto" takes a GPU where there is one.
+        device: "auto" uses a GPU if there is one.
 
     Raises:
-        InputError: the model is not there, or no CLIP model.
+        InputError: the model cannot be found, or is not a CLIP model.
     """
 
     unit: Literal["batch"] = "batch"
@@ -76,8 +76,8 @@ class ClipModel:
         self.name = name
         self.device = choose_device(device)
         self._files = _ClipFiles(name)
-        self._images: dict[str, torch.Tensor] = {}
-        self._texts: dict[tuple[str, ...], _Captions] = {}
+        self._image_features: dict[str, torch.Tensor] = {}
+        self._encoded_captions: dict[tuple[str, ...], _Captions] = {}
 
     def __repr__(self) -> str:
         return f"ClipModel({self.name!r}, device={self.device})"
@@ -96,39 +96,39 @@ class ClipModel:
             "dtype": "float32",
         }
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:  # noqa: ARG002  the protocol's
-        """Refuse: CLIP writes no text.
+    def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:  # noqa: ARG002  the protocol's signature
+        """Raise: CLIP generates no text.
 
         Raises:
             InputError: always.
         """
         raise InputError(
-            f"{self.name} compares images with captions and writes no text: give the search a writer, such as --writer openai:NAME"
+            f"{self.name} compares images with captions and generates no text: add a writer model, such as --writer openai:NAME"
         )
 
     def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
-        """Yield for each context natural log p(label | image), normalised over the labels.
+        """Yield for each context natural log p(label | image), normalized over the labels.
 
         Args:
-            contexts: (caption with the slot {label}, reference to an image), as tasks with format "caption" have them.
-            labels: fill the slot.
+            contexts: (caption with the slot {label}, reference to an image), as in tasks with format "caption".
+            labels: values of the slot.
 
         Raises:
-            InputError: a context of another kind, or an image that cannot be read.
+            InputError: a context has another form, or an image cannot be read.
         """
         rows: dict[str, list[tuple[int, Image]]] = {}
         for number, context in enumerate(contexts):
             template, image = self._parts(context)
             rows.setdefault(template, []).append((number, image))
-        for template, asked in rows.items():
+        for template, group in rows.items():
             captions = self._captions(tuple(template.replace(_SLOT, label) for label in labels))
             if isinstance(captions.features, Failure):
-                yield from (Arrival(number, captions.features) for number, _ in asked)
+                yield from (Arrival(number, captions.features) for number, _ in group)
                 continue
-            images = torch.stack([self._image(image) for _, image in asked])  # [n, D]
+            images = torch.stack([self._image(image) for _, image in group])  # [n, D]
             logits = self._network.logit_scale.exp() * images @ captions.features.T  # [n, L]
             logprobs = functional.log_softmax(logits, dim=1).tolist()
-            for (number, _), row in zip(asked, logprobs, strict=True):
+            for (number, _), row in zip(group, logprobs, strict=True):
                 likeliest = labels[max(range(len(labels)), key=row.__getitem__)]
                 yield Arrival(number, Response(likeliest, tuple(row), Usage(input=captions.tokens)))
 
@@ -138,56 +138,56 @@ class ClipModel:
             if _SLOT in caption:
                 return caption, referred(image)
         raise InputError(
-            f"{self.name} compares images with captions that hold {_SLOT}: give the task format = 'caption'"
+            f"{self.name} compares images with captions that contain {_SLOT}: set the task's format to 'caption'"
         )
 
     @torch.inference_mode()
     def _captions(self, captions: tuple[str, ...]) -> _Captions:
-        if captions not in self._texts:
-            if len(self._texts) == _KEPT:
-                del self._texts[next(iter(self._texts))]
-            self._texts[captions] = self._read(captions)
-        return self._texts[captions]
+        if captions not in self._encoded_captions:
+            if len(self._encoded_captions) == _CACHED_TEMPLATES:
+                del self._encoded_captions[next(iter(self._encoded_captions))]
+            self._encoded_captions[captions] = self._encode(captions)
+        return self._encoded_captions[captions]
 
-    def _read(self, captions: Sequence[str]) -> _Captions:
+    def _encode(self, captions: Sequence[str]) -> _Captions:
         network, longest = self._network, int(self._files.config.max_position_embeddings)
         out: list[torch.Tensor] = []
         tokens = 0
-        for start in range(0, len(captions), _ROWS):
-            batch = self._files.tokenizer(list(captions[start : start + _ROWS]), padding=True, return_tensors="pt")
+        for start in range(0, len(captions), _BATCH):
+            batch = self._files.tokenizer(list(captions[start : start + _BATCH]), padding=True, return_tensors="pt")
             tokens += int(batch["attention_mask"].sum())
             if batch["input_ids"].shape[1] > longest:
                 reason = (
-                    f"{batch['input_ids'].shape[1]} tokens are more than the {longest} that {self.name} can read: "
+                    f"{batch['input_ids'].shape[1]} tokens are more than the {longest} that {self.name} supports: "
                     "shorten the caption"
                 )
                 return _Captions(Failure(reason), tokens)
-            ids, mask = (batch[part].to(self.device) for part in ("input_ids", "attention_mask"))
+            ids, mask = (batch[name].to(self.device) for name in ("input_ids", "attention_mask"))
             pooled = network.text_model(input_ids=ids, attention_mask=mask).pooler_output
-            out.append(_unit(network.text_projection(pooled)))
+            out.append(_normalize(network.text_projection(pooled)))
         return _Captions(torch.cat(out), tokens)
 
     @torch.inference_mode()
     def _image(self, image: Image) -> torch.Tensor:
-        if image.digest not in self._images:
-            values = self._files.frame.of(pixels(image)).to(self.device)
+        if image.digest not in self._image_features:
+            values = self._files.preprocessing.apply(pixels(image)).to(self.device)
             pooled = self._network.vision_model(pixel_values=values[None]).pooler_output
-            self._images[image.digest] = _unit(self._network.visual_projection(pooled))[0]
-        return self._images[image.digest]
+            self._image_features[image.digest] = _normalize(self._network.visual_projection(pooled))[0]
+        return self._image_features[image.digest]
 
     @cached_property
     def _network(self) -> Any:
         return self._files.network(torch.float32, self.device)
 
 
-class _Frame(NamedTuple):
-    """How an image becomes the network's input: shorter side to a size (bicubic), middle cut out, colours normalised.
+class _Preprocessing(NamedTuple):
+    """Image preprocessing: resize the shorter side (bicubic), center-crop, normalize colors.
 
     Args:
-        side: of the shorter side.
-        crop: side of the square that is cut out.
+        side: length of the resized shorter side.
+        crop: side of the cropped square.
         mean: of red, green and blue in [0, 1].
-        deviation: of red, green and blue.
+        deviation: standard deviation of red, green and blue.
     """
 
     side: int
@@ -195,13 +195,13 @@ class _Frame(NamedTuple):
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
 
-    def of(self, image: Pixels) -> torch.Tensor:
+    def apply(self, image: Pixels) -> torch.Tensor:
         """Return float32 [3, crop, crop]."""
         values = torch.from_numpy(image.copy()).permute(2, 0, 1).float()
         height, width = image.shape[:2]
         shorter = min(height, width)
         size = [int(self.side * height / shorter), int(self.side * width / shorter)]
-        for step in ([height, size[1]], size):  # columns, then rows, rounded between, as Pillow does
+        for step in ([height, size[1]], size):  # columns, then rows, with rounding in between, like Pillow
             if list(values.shape[1:]) != step:
                 values = functional.interpolate(values[None], step, mode="bicubic", antialias=True)[0]
                 values = values.round().clamp(0, 255)
@@ -211,52 +211,54 @@ class _Frame(NamedTuple):
 
 
 class _ClipFiles(Files):
-    """Where a CLIP model is, and what is read from there."""
+    """The files of a CLIP model."""
 
     def network(self, dtype: torch.dtype, device: torch.device) -> Any:
         """Load the weights of both encoders."""
         if self._whole_config.model_type != "clip":
-            raise InputError(f"{self.name} is a {self._whole_config.model_type} model, no CLIP model: use another")
-        # What transformers says while loading, bars above all, would break the one line of progress.
+            raise InputError(
+                f"{self.name} is a {self._whole_config.model_type} model, not a CLIP model: use another model"
+            )
+        # Output of transformers, such as progress bars, would break our own progress line.
         with contextlib.redirect_stderr(io.StringIO()):
             network: Any = CLIPModel.from_pretrained(self._source, dtype=dtype)
         return network.to(device).eval().requires_grad_(requires_grad=False)
 
     def digest(self) -> str:
         """Return the SHA-256 of the files, or the commit of a hub model."""
-        if isinstance(self._where, Path):
+        if isinstance(self._location, Path):
             return super().digest()
-        return str(self._whole_config._commit_hash)  # noqa: SLF001  the text encoder's own settings have none
+        return str(self._whole_config._commit_hash)  # noqa: SLF001  the text encoder's config has none
 
     @cached_property
-    def frame(self) -> _Frame:
-        """How images are prepared, as the model's files say.
+    def preprocessing(self) -> _Preprocessing:
+        """The preprocessing that the model's files specify.
 
         Raises:
-            InputError: they say something else than CLIP's own way.
+            InputError: it differs from CLIP's standard preprocessing.
         """
-        given, _ = ImageProcessingMixin.get_image_processor_dict(self._source)
-        side, crop = (_edge(given.get(name)) for name in ("size", "crop_size"))
-        wanted = self._whole_config.vision_config.image_size
-        if side is None or crop is None or not crop == wanted <= side or given.get("resample", 3) != _BICUBIC:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(self._source)
+        side, crop = (_edge(settings.get(name)) for name in ("size", "crop_size"))
+        expected_size = self._whole_config.vision_config.image_size
+        if side is None or crop is None or not crop == expected_size <= side or settings.get("resample", 3) != _BICUBIC:
             raise InputError(
-                f"{self.name} prepares images in a way that is not built (size {given.get('size')}, crop "
-                f"{given.get('crop_size')}, resample {given.get('resample')}; the network reads {wanted}): use a model with "
-                "the shorter side resized (bicubic) and the middle cut out"
+                f"{self.name} uses unsupported image preprocessing (size {settings.get('size')}, crop "
+                f"{settings.get('crop_size')}, resample {settings.get('resample')}; the network expects {expected_size}): use a model with "
+                "bicubic resizing of the shorter side and a center crop"
             )
-        return _Frame(side, crop, tuple(given["image_mean"]), tuple(given["image_std"]))
+        return _Preprocessing(side, crop, tuple(settings["image_mean"]), tuple(settings["image_std"]))
 
 
-_BICUBIC = 3  # in Pillow's numbers
+_BICUBIC = 3  # Pillow's constant
 
 
-def _edge(given: Any) -> int | None:
-    """Return the one edge that a size has, or None; older files hold a number."""
-    if isinstance(given, dict):
-        edges = set(given.values()) if set(given) in ({"shortest_edge"}, {"height", "width"}) else set()
+def _edge(size: Any) -> int | None:
+    """Return the edge length of a size with a single one, else None; older files give a number."""
+    if isinstance(size, dict):
+        edges = set(size.values()) if set(size) in ({"shortest_edge"}, {"height", "width"}) else set()
         return int(edges.pop()) if len(edges) == 1 else None
-    return given if isinstance(given, int) else None
+    return size if isinstance(size, int) else None
 
 
-def _unit(features: torch.Tensor) -> torch.Tensor:
+def _normalize(features: torch.Tensor) -> torch.Tensor:
     return features / features.pow(2).sum(dim=-1, keepdim=True).sqrt()

@@ -1,4 +1,4 @@
-"""How far two sequences start alike. Knows nothing of tokens or texts."""
+"""The longest common prefix of two sequences. Knows nothing of tokens or texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Symbols = TypeVar("Symbols", str, tuple[int, ...])
 
 
 def common_start(first: Symbols, second: Symbols) -> int:
-    """Return the length of the longest common start, by halving: slices are compared much faster than single symbols."""
+    """Return the length of the longest common prefix, by bisection: comparing slices is much faster than single symbols."""
     low, high = 0, min(len(first), len(second))
     while low < high:
         middle = (low + high + 1) // 2

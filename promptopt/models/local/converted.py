@@ -1,7 +1,7 @@
-"""GGUF files, converted once into files that load at once: a tokenizer, settings, and weights that are mapped into memory.
+"""Converts GGUF files once into files that load fast: a tokenizer, a config, and memory-mapped weights.
 
-A GGUF file holds its vocabulary as hundreds of thousands of small records and its weights packed; both take Python half a
-minute and more to read. What is made of it lies in the user's cache, under the digest of the file.
+A GGUF file stores its vocabulary as hundreds of thousands of small records and its weights quantized; reading them in Python
+takes half a minute or more. Converted files are in the user's cache, under the digest of the GGUF file.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ _log = logging.getLogger(__name__)
 
 
 def load(path: Path, loader: Any, dtype: torch.dtype) -> Any:
-    """Load the network of a GGUF file; a cache that cannot be written only costs the time."""
+    """Load the network of a GGUF file; slowly if the cache cannot be written."""
     try:
         return loader.from_pretrained(weights_folder(path, loader, dtype), dtype=dtype)
     except (OSError, SafetensorError):
-        return _unpacked(path, loader, dtype)
+        return _dequantized(path, loader, dtype)
 
 
 def weights_folder(path: Path, loader: Any, dtype: torch.dtype) -> Path:
-    """Return a folder that holds the network of a GGUF file and its settings, the weights unpacked in `dtype`.
+    """Return a folder with the network and config of a GGUF file, dequantized to `dtype`.
 
     Raises:
         OSError: the cache cannot be written.
-        SafetensorError: likewise.
+        SafetensorError: the cache cannot be written.
     """
 
     def write(folder: Path) -> None:
-        network = _unpacked(path, loader, dtype)
+        network = _dequantized(path, loader, dtype)
         network.config.__dict__.pop("quantization_config", None)
-        network.hf_quantizer = None  # which would refuse to be saved
+        network.hf_quantizer = None  # it would prevent saving
         network.save_pretrained(folder)
 
-    return _once(path, str(dtype).removeprefix("torch."), write)
+    return _converted(path, str(dtype).removeprefix("torch."), write)
 
 
 def tokenizer_folder(path: Path) -> Path:
-    """Return a folder that holds the tokenizer and the settings of a GGUF file."""
+    """Return a folder with the tokenizer and config of a GGUF file."""
     try:
-        return _once(path, "tokenizer", partial(_write_tokenizer, path))
+        return _converted(path, "tokenizer", partial(_write_tokenizer, path))
     except OSError:
         folder = Path(tempfile.mkdtemp(prefix="promptopt-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -73,22 +73,22 @@ def _write_tokenizer(path: Path, folder: Path) -> None:
         kind.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
 
 
-def _unpacked(path: Path, loader: Any, dtype: torch.dtype) -> Any:
-    """Load a GGUF file itself; weights left packed would be unpacked again in every pass."""
+def _dequantized(path: Path, loader: Any, dtype: torch.dtype) -> Any:
+    """Load a GGUF file directly; weights left quantized would be dequantized in every pass."""
     config = transformers.GgufConfig(dequantize=True)
     return loader.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype, quantization_config=config)
 
 
-def _once(path: Path, part: str, write: Callable[[Path], None]) -> Path:
-    """Return the folder of one part; it is written first where it is not there, whole or not at all."""
+def _converted(path: Path, part: str, write: Callable[[Path], None]) -> Path:
+    """Return the folder of one part of the conversion; writes it atomically if it does not exist."""
     target = converted_directory() / known_digest(path) / part
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    _log.info("%s is converted once (%s), into %s", path.name, part, target.parent)
+    _log.info("converting %s once (%s), into %s", path.name, part, target.parent)
     unfinished = Path(tempfile.mkdtemp(".partial", f".{part}.", target.parent))
     try:
-        with _read_once(), contextlib.redirect_stderr(io.StringIO()):
+        with _cached_gguf_reading(), contextlib.redirect_stderr(io.StringIO()):
             write(unfinished)
         with contextlib.suppress(OSError):  # another process was first
             os.rename(unfinished, target)  # noqa: PTH104  replaces nothing
@@ -98,13 +98,13 @@ def _once(path: Path, part: str, write: Callable[[Path], None]) -> Path:
 
 
 @contextlib.contextmanager
-def _read_once() -> Iterator[None]:
-    """Let transformers read one GGUF file once: it does so four times, and looks for names once for each layer."""
-    slow = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+def _cached_gguf_reading() -> Iterator[None]:
+    """Cache two functions of `gguf`: transformers reads the file four times, and looks up names once per layer."""
+    originals = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
     try:
-        for name, function in slow.items():
+        for name, function in originals.items():
             setattr(gguf, name, cache(function))
         yield
     finally:
-        for name, function in slow.items():
+        for name, function in originals.items():
             setattr(gguf, name, function)

@@ -1,7 +1,6 @@
-"""Text generation: one token at a time for all rows of a batch, until each has its reply.
+"""Text generation: one token at a time for all rows of a batch.
 
-Rows that are finished leave the batch. Knows nothing of how a network computes (`Continued` and `Head` do), nor of how
-a token is chosen from logits (`sampling` does).
+Finished rows leave the batch. The network is behind `DecodingBatch` and `Head`; `sampling` chooses tokens from logits.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ if TYPE_CHECKING:
     from promptopt.models.base import Request
     from promptopt.replies import Finish
 
-# What narrow floating-point numbers that overflow come to; a token chosen from them would be a score in the end.
-NO_NUMBERS = Failure("the model's predictions are no numbers: use a wider dtype")
-_REPLACEMENT = "\ufffd"  # what tokenizers write for bytes that are no whole character, as before its last token
+# Results of overflow in a narrow dtype; a token chosen from NaN logits must not end up as a score.
+NAN_FAILURE = Failure("the model's predictions are not numbers (NaN): use a wider dtype")
+_REPLACEMENT = "\ufffd"  # decoded from an incomplete UTF-8 sequence, whose last bytes are in a later token
 
 
-class Continued(Protocol):
-    """Sequences in a network that grow by one token at a time; starts that several share are kept once."""
+class DecodingBatch(Protocol):
+    """Sequences in a network that grow by one token at a time; shared prefixes are stored once."""
 
     def start(self, prompts: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """Return the hidden state at each prompt's last token, [rows, hidden]."""
         ...
 
     def append(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Add a token to every row, in row order; return the hidden states there, [rows, hidden]."""
+        """Append a token to every row, in row order; return its hidden states, [rows, hidden]."""
         ...
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only: indices into the present ones, ascending."""
+        """Keep only these rows: ascending indices into the current ones."""
         ...
 
 
@@ -58,57 +57,58 @@ def decode(
     requests: Sequence[Request],
     prompts: Sequence[tuple[int, ...]],
     *,
-    continued: Continued,
+    batch: DecodingBatch,
     head: Head,
     ends: frozenset[int],
     tokenizer: Any,
 ) -> Iterator[Arrival]:
-    """Write the replies to one batch; yield each, with its place in the batch, in the step that finishes it.
+    """Generate the replies to one batch; yield each, numbered by its index in the batch, as soon as it is finished.
 
-    A row's random numbers follow from its prompt, its sampling settings and its replicate alone, so that a sample does
-    not depend on the rest of the batch beyond rounding, and a longer reply begins as a shorter one.
+    A row's random numbers depend only on its prompt, sampling settings and replicate. So a sample does not depend on the
+    rest of the batch beyond rounding, and a longer reply begins like a shorter one.
 
     Args:
-        requests: what is wanted.
-        prompts: their tokens, at least one each.
-        continued: runs the network over the rows.
-        head: turns its hidden states into logits.
-        ends: tokens that end a reply and are no part of it.
-        tokenizer: turns tokens into text.
+        requests: [rows].
+        prompts: [rows], their tokens, at least one each.
+        batch: runs the network over the rows.
+        head: turns hidden states into logits.
+        ends: tokens that end a reply and are not part of it.
+        tokenizer: decodes tokens into text.
     """
     numbered = enumerate(zip(requests, prompts, strict=True))
     rows = [_Row(number, request, prompt, tokenizer) for number, (request, prompt) in numbered]
-    hidden = continued.start(prompts)
+    hidden = batch.start(prompts)
     while True:
         logits = head.logits(hidden)
-        tokens, broken = _next_tokens(logits, rows), logits.isnan().any(dim=1).tolist()
+        tokens, nan_rows = _next_tokens(logits, rows), logits.isnan().any(dim=1).tolist()
         replies = [
-            NO_NUMBERS if bad else row.take(token, ends) for row, token, bad in zip(rows, tokens, broken, strict=True)
+            NAN_FAILURE if is_nan else row.append(token, ends)
+            for row, token, is_nan in zip(rows, tokens, nan_rows, strict=True)
         ]
         yield from (Arrival(row.number, reply) for row, reply in zip(rows, replies, strict=True) if reply is not None)
-        going = [i for i, reply in enumerate(replies) if reply is None]
-        if not going:
+        unfinished = [i for i, reply in enumerate(replies) if reply is None]
+        if not unfinished:
             return
-        if len(going) < len(rows):
-            continued.keep(going)
-            rows = [rows[i] for i in going]
-        hidden = continued.append([row.tokens[-1] for row in rows])
+        if len(unfinished) < len(rows):
+            batch.keep(unfinished)
+            rows = [rows[i] for i in unfinished]
+        hidden = batch.append([row.tokens[-1] for row in rows])
 
 
 def _next_tokens(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
-    asked = [row.request for row in rows]
+    requests = [row.request for row in rows]
     chosen = choose(
         logits,
-        torch.tensor([request.temperature for request in asked], dtype=torch.float64),
-        torch.tensor([request.top_p for request in asked], dtype=torch.float64),
-        torch.tensor([request.top_k for request in asked], dtype=torch.int64),
+        torch.tensor([request.temperature for request in requests], dtype=torch.float64),
+        torch.tensor([request.top_p for request in requests], dtype=torch.float64),
+        torch.tensor([request.top_k for request in requests], dtype=torch.int64),
         torch.tensor([row.generator.random() for row in rows], dtype=torch.float64),
     )
     return [int(token) for token in chosen.tolist()]
 
 
 class _Row:
-    """A reply while it is written."""
+    """A reply in progress."""
 
     def __init__(self, number: int, request: Request, prompt: tuple[int, ...], tokenizer: Any) -> None:
         self.number = number
@@ -119,8 +119,8 @@ class _Row:
         self._tokenizer = tokenizer
         self._tail = _Tail(request.stop)
 
-    def take(self, token: int, ends: frozenset[int]) -> Response | None:
-        """Add a token; return the reply where that finishes it."""
+    def append(self, token: int, ends: frozenset[int]) -> Response | None:
+        """Append a token; return the reply if that finishes it."""
         if token in ends:
             return self._reply("stop")
         self.tokens.append(token)
@@ -128,49 +128,51 @@ class _Row:
         if not full and not self._tail.shows_stop(self.tokens, self._tokenizer):
             return None
         reply = self._reply("length")
-        # The tail alone may read otherwise than as a part of the whole, which decides.
+        # The tail alone may decode differently than within the full reply; the full reply decides.
         return reply if full or reply.finish_reason == "stop" else None
 
     def _reply(self, finish: Finish) -> Response:
-        """Return the reply so far: up to the first stop string, or where there is none, all of it."""
+        """Return the reply so far, up to the first stop string if there is one."""
         text = _text(self._tokenizer, self.tokens)
-        places = [text.find(stop) for stop in self.request.stop if stop in text]
+        stop_positions = [text.find(stop) for stop in self.request.stop if stop in text]
         usage = Usage(input=self._prompt_tokens, output=len(self.tokens))
-        if places:
-            return Response(text[: min(places)], usage=usage, finish_reason="stop")
+        if stop_positions:
+            return Response(text[: min(stop_positions)], usage=usage, finish_reason="stop")
         return Response(text, usage=usage, finish_reason=finish)
 
 
 class _Mark(NamedTuple):
-    """A place in a reply where a token and a character end together, in tokens and in characters from its beginning."""
+    """A position in a reply where a token and a character end together: its offsets in tokens and in characters."""
 
     token: int
     char: int
 
 
 class _Tail:
-    """Looks for stop strings in the end of a growing reply: the last tokens that one could reach into."""
+    """Finds stop strings at the end of a growing reply, by decoding only the last tokens that one could span."""
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = stops
         self._longest = max([1, *map(len, stops)])
-        self._marks = deque([_Mark(0, 0)])  # the first is where the tail begins, the others where a later one may
+        self._marks = deque(
+            [_Mark(0, 0)]
+        )  # the first is the start of the tail, the others are candidates for a later start
 
     def shows_stop(self, tokens: Sequence[int], tokenizer: Any) -> bool:
-        """Whether the tail holds a stop string; to be asked after each token."""
+        """Whether the tail contains a stop string; must be called after each token."""
         if not self._stops:
             return False
         start = self._marks[0]
         text = _text(tokenizer, tokens[start.token :])
         if not text.endswith(_REPLACEMENT):
-            self._move(_Mark(len(tokens), start.char + len(text)))
+            self._advance(_Mark(len(tokens), start.char + len(text)))
         return any(stop in text for stop in self._stops)
 
-    def _move(self, end: _Mark) -> None:
-        """Begin the next tail as late as a stop string that the next token completes may begin.
+    def _advance(self, end: _Mark) -> None:
+        """Move the start of the tail as late as possible for a stop string that the next token completes.
 
-        That is one character less than the longest has. One more is left, for some tokenizers drop the space that a
-        text begins with.
+        Such a string began at most its length minus one character ago. One more character is kept because some tokenizers
+        drop a leading space.
         """
         self._marks.append(end)
         while end.char - self._marks[1].char >= self._longest:
@@ -182,5 +184,5 @@ def _text(tokenizer: Any, tokens: Sequence[int]) -> str:
 
 
 def _generator(request: Request, prompt: tuple[int, ...]) -> np.random.Generator:
-    drawn_by = [list(prompt), float(request.temperature), float(request.top_p), int(request.top_k)]
-    return named_generator(request.replicate, json.dumps(drawn_by))
+    seed_key = [list(prompt), float(request.temperature), float(request.top_p), int(request.top_k)]
+    return named_generator(request.replicate, json.dumps(seed_key))

@@ -1,7 +1,6 @@
-"""From contexts and what may follow them to token sequences, always as if tokenised together, so that no seam is wrong.
+"""Tokenizes contexts together with the endings that may follow them, as whole texts, so that token boundaries are right.
 
-What neighbours start with is tokenised once, where that gives the tokens of the whole (`seams`). Knows nothing of
-networks.
+Prefixes shared by neighbours are tokenized once if that gives the same tokens (`seams`). Knows nothing of networks.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ if TYPE_CHECKING:
 Ids = tuple[int, ...]
 
 BREAK = 2**31
-"""In a sequence for an encoder-decoder network: before it the encoder's tokens, in its place the decoder's first one."""
+"""Separator in sequences for encoder-decoder networks: follows the encoder's tokens, and stands for the decoder's first."""
 
 
-_TOGETHER = 512  # texts given to the tokenizer at once: what it returns takes some 200 bytes a token
+_CHUNK = 512  # texts per tokenizer call, which returns about 200 bytes per token
 
 
 class Query(NamedTuple):
-    """How likely an ending is after a context, in tokens.
+    """A context and an ending to score, in tokens.
 
     Args:
-        context: its index.
-        ending: its index.
-        sequence: what is run: context and ending less the last token.
-        wanted: the ending's tokens; each is read one place before its own, the last at the sequence's end.
+        context: index of the context.
+        ending: index of the ending.
+        sequence: tokens to run: context and ending without the last token.
+        wanted: the ending's tokens; each is scored at the preceding position, the last at the end of `sequence`.
     """
 
     context: int
@@ -44,11 +43,11 @@ class Query(NamedTuple):
 
 
 class Encoder:
-    """Tokenises for one model.
+    """Tokenizes for one model.
 
     Args:
-        name: the model's, for messages.
-        tokenizer: a fast one, which tells where tokens begin.
+        name: of the model, for messages.
+        tokenizer: a fast one, which provides token offsets.
     """
 
     def __init__(self, name: str, tokenizer: Any) -> None:
@@ -56,32 +55,32 @@ class Encoder:
         self._tokenizer = tokenizer
 
     def prompts(self, contexts: Sequence[Context]) -> list[Ids]:
-        """Return the tokens of contexts that replies follow."""
-        alone = [("",)] * len(contexts)
-        return [head + tails[0].ids or (self._start,) for head, tails in self._encode(contexts, alone)]
+        """Return the tokens of contexts, ready for a reply."""
+        no_endings = [("",)] * len(contexts)
+        return [head + tails[0].ids or (self._start,) for head, tails in self._encode(contexts, no_endings)]
 
     def queries(self, contexts: Sequence[Context], endings: Sequence[Sequence[str]]) -> list[Query]:
         """Return a query for every context and each of its endings, [contexts][endings of each].
 
-        An ending's tokens are those that reach past the context's end. After a text to be continued an ending follows a
-        space, after a chat it begins the reply.
+        An ending's tokens are those that extend past the context's end. An ending follows plain text after a space; after a
+        chat it begins the reply.
         """
         out: list[Query] = []
-        cuts: dict[tuple[bool, tuple[_Encoded, ...]], list[tuple[Ids, Ids]]] = {}
+        splits: dict[tuple[bool, tuple[_Encoded, ...]], list[tuple[Ids, Ids]]] = {}
         for index, (head, tails) in enumerate(self._encode(contexts, endings)):
             key = (not head, tails)
-            if key not in cuts:
-                cuts[key] = list(self._cut(tails, alone=not head))
-            before, sequence = None, head
-            for ending, (body, wanted) in enumerate(cuts[key]):
-                if body is not before:  # labels of one token are read after the same sequence
-                    before, sequence = body, head + body
+            if key not in splits:
+                splits[key] = list(self._split_endings(tails, no_head=not head))
+            previous, sequence = None, head
+            for ending, (body, wanted) in enumerate(splits[key]):
+                if body is not previous:  # labels of one token share one sequence object
+                    previous, sequence = body, head + body
                 out.append(Query(index, ending, sequence, wanted))
         return out
 
     @property
     def _start(self) -> int:
-        """The token that texts start with."""
+        """The token that begins texts."""
         start = self._tokenizer.bos_token_id
         return int(self._tokenizer.eos_token_id if start is None else start)
 
@@ -92,44 +91,46 @@ class Encoder:
     def _encode(
         self, contexts: Sequence[Context], endings: Sequence[Sequence[str]]
     ) -> list[tuple[Ids, tuple[_Encoded, ...]]]:
-        """Return the tokens of each context with each of its endings: the start that they share, and what comes after."""
-        starts = [self.text(context) for context in contexts]
-        heads = shared_starts(starts) if self._has_seams else [0] * len(starts)
-        rests: dict[tuple[str | bool, ...], tuple[_Part, ...]] = {}  # the same after many heads
+        """Return for each context the tokens of its shared head, and of the tails with each ending."""
+        texts = [self.text(context) for context in contexts]
+        head_lengths = shared_starts(texts) if self._has_seams else [0] * len(texts)
+        tail_parts: dict[tuple[str | bool, ...], tuple[_Part, ...]] = {}  # many heads have the same tails
         rows: list[tuple[_Part, tuple[str | bool, ...]]] = []
-        first = _Part("", 0, special=False)
-        for context, start, head, some in zip(contexts, starts, heads, endings, strict=True):
+        head = _Part("", 0, special=False)
+        for context, text, length, own_endings in zip(contexts, texts, head_lengths, endings, strict=True):
             chat = isinstance(context, tuple)  # a chat template writes its own special tokens
-            if len(first.text) != head or not start.startswith(first.text):
-                first = _Part(start[:head], head, special=bool(head) and not chat)
-            key: tuple[str | bool, ...] = (start[head:], chat, not head, *some)
-            if key not in rests:
-                texts = (_join(start, ending, chat=chat)[head:] for ending in some)
-                rests[key] = tuple(_Part(text, len(start) - head, special=not (chat or head)) for text in texts)
-            rows.append((first, key))
-        parts = dict.fromkeys(chain(dict.fromkeys(first for first, _ in rows), *rests.values()))
-        found = self._read(parts)
-        tails = {key: tuple(found[part] for part in rest) for key, rest in rests.items()}
-        return [(found[first].ids, tails[key]) for first, key in rows]
+            if len(head.text) != length or not text.startswith(head.text):
+                head = _Part(text[:length], length, special=bool(length) and not chat)
+            key: tuple[str | bool, ...] = (text[length:], chat, not length, *own_endings)
+            if key not in tail_parts:
+                tail_texts = (_join(text, ending, chat=chat)[length:] for ending in own_endings)
+                tail_parts[key] = tuple(
+                    _Part(tail, len(text) - length, special=not (chat or length)) for tail in tail_texts
+                )
+            rows.append((head, key))
+        parts = dict.fromkeys(chain(dict.fromkeys(head for head, _ in rows), *tail_parts.values()))
+        encoded = self._tokenize(parts)
+        tails = {key: tuple(encoded[part] for part in own_parts) for key, own_parts in tail_parts.items()}
+        return [(encoded[head].ids, tails[key]) for head, key in rows]
 
-    def _read(self, parts: Iterable[_Part]) -> dict[_Part, _Encoded]:
+    def _tokenize(self, parts: Iterable[_Part]) -> dict[_Part, _Encoded]:
         out = {part: _Encoded((), 0) for part in parts}
         for special in (True, False):
-            kind = [part for part in parts if part.special is special and (part.text or special)]
-            for first in range(0, len(kind), _TOGETHER):
-                chosen = kind[first : first + _TOGETHER]
-                texts = [part.text for part in chosen]
-                read = self._tokenizer(texts, add_special_tokens=special, return_offsets_mapping=True)
-                for part, ids, offsets in zip(chosen, read["input_ids"], read["offset_mapping"], strict=True):
-                    past = next((n for n, (_, end) in enumerate(offsets) if end > part.past), len(ids))
-                    out[part] = _Encoded(tuple(ids), past)
+            same_kind = [part for part in parts if part.special is special and (part.text or special)]
+            for start in range(0, len(same_kind), _CHUNK):
+                chunk = same_kind[start : start + _CHUNK]
+                texts = [part.text for part in chunk]
+                tokenized = self._tokenizer(texts, add_special_tokens=special, return_offsets_mapping=True)
+                for part, ids, offsets in zip(chunk, tokenized["input_ids"], tokenized["offset_mapping"], strict=True):
+                    first_ending = next((n for n, (_, end) in enumerate(offsets) if end > part.context_end), len(ids))
+                    out[part] = _Encoded(tuple(ids), first_ending)
         return out
 
     def text(self, context: Context) -> str:
-        """Return a context as the text that is tokenised; a chat is written out by the tokenizer's template.
+        """Return a context as text; a chat is formatted with the tokenizer's template.
 
         Raises:
-            InputError: a chat, and there is no template.
+            InputError: the context is a chat, but the tokenizer has no template.
         """
         if isinstance(context, str):
             return context
@@ -138,34 +139,34 @@ class Encoder:
         turns = [message._asdict() for message in context]
         return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
-    def _cut(self, tails: Sequence[_Encoded], *, alone: bool) -> Iterator[tuple[Ids, Ids]]:
-        """Cut a context's endings off at one place for all, the first token past its end: yield (all but the last, endings).
+    def _split_endings(self, tails: Sequence[_Encoded], *, no_head: bool) -> Iterator[tuple[Ids, Ids]]:
+        """Split tails where the endings begin, at the same token for all: yield (tokens without the last, ending tokens).
 
         Args:
-            tails: what comes after the shared start.
-            alone: whether there is no such start.
+            tails: tokens after the shared head, one entry per ending.
+            no_head: whether there is no shared head.
         """
-        rows = [item.ids for item in tails]
-        cut = min((item.past for item in tails), default=0)
-        while cut and len({row[:cut] for row in rows}) > 1:  # an ending changed how the context itself is cut
-            cut -= 1
-        if alone and cut == 0:  # nothing to condition on: start from the token that texts start with
-            rows, cut = [(self._start, *row) for row in rows], 1
+        rows = [tail.ids for tail in tails]
+        split = min((tail.first_ending for tail in tails), default=0)
+        while split and len({row[:split] for row in rows}) > 1:  # an ending changed the context's own tokens
+            split -= 1
+        if no_head and split == 0:  # nothing to condition on: add the token that begins texts
+            rows, split = [(self._start, *row) for row in rows], 1
         bodies: dict[Ids, Ids] = {}
-        yield from ((bodies.setdefault(row[:-1], row[:-1]), row[cut:]) for row in rows)
+        yield from ((bodies.setdefault(row[:-1], row[:-1]), row[split:]) for row in rows)
 
 
 def pieces(tokenizer: Any, text: str) -> list[str]:
-    """Cut `text` into the strings that its tokens cover; tokens that share a character stay together."""
+    """Split `text` into the substrings of its tokens; tokens that share a character stay together."""
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     ends = sorted({end for _, end in offsets if 0 < end < len(text)})
     return [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)], strict=True)] if text else []
 
 
 class PairEncoder:
-    """Tokenises for an encoder-decoder network, whose encoder reads the context and whose decoder starts anew.
+    """Tokenizes for an encoder-decoder network: the encoder reads the context, the decoder generates the ending.
 
-    Arguments as of `Encoder`.
+    Takes the arguments of `Encoder`.
     """
 
     def __init__(self, name: str, tokenizer: Any) -> None:
@@ -173,49 +174,49 @@ class PairEncoder:
         self._tokenizer = tokenizer
 
     def prompts(self, contexts: Sequence[Context]) -> list[Ids]:
-        """Return the tokens of contexts that replies follow."""
+        """Return the tokens of contexts, ready for a reply."""
         return [(*ids, BREAK) for ids in self._contexts.prompts(contexts)]
 
     def queries(self, contexts: Sequence[Context], endings: Sequence[Sequence[str]]) -> list[Query]:
         """Return a query for every context and each of its endings, [contexts][endings of each].
 
-        An ending is tokenised on its own, without the special tokens that texts begin or end with.
+        Endings are tokenized separately, without special tokens.
         """
-        distinct = dict.fromkeys(ending for some in endings for ending in some)
+        distinct = dict.fromkeys(ending for own_endings in endings for ending in own_endings)
         ids = {ending: tuple(self._tokenizer(ending, add_special_tokens=False)["input_ids"]) for ending in distinct}
         return [
             Query(context, number, (*prompt, *ids[ending][:-1]), ids[ending])
-            for context, (prompt, some) in enumerate(zip(self.prompts(contexts), endings, strict=True))
-            for number, ending in enumerate(some)
+            for context, (prompt, own_endings) in enumerate(zip(self.prompts(contexts), endings, strict=True))
+            for number, ending in enumerate(own_endings)
         ]
 
 
 class _Part(NamedTuple):
-    """A text to tokenise.
+    """A text to tokenize.
 
     Args:
-        text: itself.
-        past: where in it the context ends.
-        special: whether with the tokens that texts begin with.
+        text: the text.
+        context_end: character offset where the context ends.
+        special: whether to add special tokens.
     """
 
     text: str
-    past: int
+    context_end: int
     special: bool
 
 
 class _Encoded(NamedTuple):
-    """Tokens of a part.
+    """The tokens of a part.
 
     Args:
-        ids: all of them.
-        past: index of the first that reaches past the context's end.
+        ids: token ids.
+        first_ending: index of the first token that extends past the context's end.
     """
 
     ids: Ids
-    past: int
+    first_ending: int
 
 
-def _join(start: str, ending: str, *, chat: bool) -> str:
-    space = "" if chat or not ending or not start or start[-1].isspace() else " "
-    return start + space + ending
+def _join(context: str, ending: str, *, chat: bool) -> str:
+    space = "" if chat or not ending or not context or context[-1].isspace() else " "
+    return context + space + ending

@@ -15,7 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from promptopt.models.local import attention, kernels
 from promptopt.models.local.attention import Pass, States
-from promptopt.models.local.trie import Blocks, blocks, merge, stems
+from promptopt.models.local.trie import Blocks, blocks, merge, shared_prefixes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# Tokens in a pass. Two cores, SmolLM2 in bfloat16, best of four, 1 and 4 demonstrations a class: 384 tokens 49.2 and 38.8
-# sequences/s, 512 50.6 and 39.7, 1,024 52.6 and 40.2. A GPU needs more rows to fill its multiprocessors (a guess: no GPU
-# was at hand to measure).
+# Tokens per pass. SmolLM2 in bfloat16 on two cores, best of four, with 1 and 4 demonstrations per class: 49.2 and 38.8
+# sequences/s at 384 tokens, 50.6 and 39.7 at 512, 52.6 and 40.2 at 1,024. A GPU needs more rows to be busy (a guess, not
+# measured).
 _PASS_TOKENS = {"cpu": 1024, "cuda": 4096}
-_BLOCK = 64  # nodes that attend as one block: with 32, 53.8 and 38.8 sequences/s; larger ones look at columns in vain
-# Tokens of a stem that are cached as one. A pass of 64 wastes more on reading weights, longer ones are shared less often.
-_STEM = 128
-_CACHED = 2**28  # bytes of cached states: of some 11,000 tokens of SmolLM2 in bfloat16
-_TOGETHER = 8  # growing rows that attend as one block: their common start is fetched once
-_SCORES = 2**26  # attention scores alive at once: 256 MB in float32
+_BLOCK = 64  # nodes per attention block; 53.8 and 38.8 sequences/s at 32; larger blocks waste work on masked columns
+# Tokens per cached segment of a shared prefix. Shorter passes waste more time reading weights; longer ones are shared less.
+_SEGMENT = 128
+_CACHE_BYTES = 2**28  # of cached states: about 11,000 tokens of SmolLM2 in bfloat16
+_ROWS_PER_BLOCK = 8  # decoding rows that attend as one block: their shared prefix is gathered once
+_MAX_SCORES = 2**26  # attention scores in memory at once: 256 MB in float32
 
 
 class Engine:
@@ -45,197 +45,197 @@ class Engine:
     """
 
     def __init__(self, network: Any) -> None:
-        self.computed = 0  # tokens so far
-        self._stems = StemCache()
+        self.computed = 0  # tokens
+        self._prefix_cache = PrefixCache()
         self._network = network
         self._device: torch.device = network.device
         self._heads: int = network.config.get_text_config().num_attention_heads
-        self._most = _PASS_TOKENS.get(self._device.type, _PASS_TOKENS["cpu"])
-        self._before: str = network.config._attn_implementation  # noqa: SLF001  what transformers calls it
+        self._pass_tokens = _PASS_TOKENS.get(self._device.type, _PASS_TOKENS["cpu"])
+        self._original_attention: str = network.config._attn_implementation  # noqa: SLF001  transformers has no public name
         ALL_ATTENTION_FUNCTIONS.register(attention.NAME, attention.attend)
         network.set_attn_implementation(attention.NAME)
-        self._last = kernels.read_rows(network.base_model)
+        self._last_layer_parts = kernels.restrict_last_layer(network.base_model)
 
     def speed_up(self) -> None:
-        """Replace parts of the network by faster ones, for good."""
+        """Replace parts of the network by faster ones, permanently."""
         if self._device.type == "cpu":
             kernels.speed_up(self._network)
 
     def release(self) -> None:
-        """Give the network back as it was."""
-        self._network.set_attn_implementation(self._before)
-        for part in self._last:
+        """Restore the network's own attention."""
+        self._network.set_attn_implementation(self._original_attention)
+        for part in self._last_layer_parts:
             part.rows = None
 
-    def read(self, trie: Trie, wanted: Ints, kept: States | None = None) -> Iterator[tuple[Ints, torch.Tensor]]:
-        """Yield the wanted nodes and their hidden states [nodes, hidden], a pass at a time.
+    def read(self, trie: Trie, wanted: Ints, all_states: States | None = None) -> Iterator[tuple[Ints, torch.Tensor]]:
+        """Yield the wanted nodes and their hidden states [nodes, hidden], one pass at a time.
 
         Args:
-            trie: each of its nodes is computed once, or was in an earlier call.
+            trie: each node is computed once, or comes from the cache of an earlier call.
             wanted: nodes in ascending order.
-            kept: empty; gets the states of all nodes, each at its node's number. Else only one path's are kept.
+            all_states: empty; if given, receives the states of all nodes, in order. Else only one path is kept at a time.
         """
-        states = States() if kept is None else kept
-        # Stems whose hidden states are wanted, too, are run like all else: the cache has none.
-        known = [stem for stem in stems(trie, _STEM) if not len(_inside(wanted, *stem))]
+        states = States() if all_states is None else all_states
+        # Prefixes with wanted nodes are computed anew: the cache holds no hidden states.
+        cacheable = [prefix for prefix in shared_prefixes(trie, _SEGMENT) if not len(_between(wanted, *prefix))]
         start = 0
-        for stem, stop in [*known, (len(trie), len(trie))]:
-            yield from self._read_nodes(trie, start, stem, wanted, states, whole=kept is not None)
-            for start in range(stem, stop, _STEM):
-                self._run_stem(trie, start, states, whole=kept is not None)
+        for prefix_start, stop in [*cacheable, (len(trie), len(trie))]:
+            yield from self._read_nodes(trie, start, prefix_start, wanted, states, keep_all=all_states is not None)
+            for start in range(prefix_start, stop, _SEGMENT):
+                self._run_segment(trie, start, states, keep_all=all_states is not None)
             start = stop
 
     def _read_nodes(
-        self, trie: Trie, start: int, end: int, wanted: Ints, states: States, *, whole: bool
+        self, trie: Trie, start: int, end: int, wanted: Ints, states: States, *, keep_all: bool
     ) -> Iterator[tuple[Ints, torch.Tensor]]:
-        """Run the nodes from `start` up to `end`; `whole` keeps the states of all, else those of the path to `end`."""
+        """Run the nodes from `start` to `end` (exclusive); keep all their states, or only those on the path to `end`."""
         while start < end:
             stop = start + self._size(end - start, trie.paths.shape[1])
-            nodes = _inside(wanted, start, stop)
-            plan, places = self._plan(trie, start, stop, whole=whole)
+            nodes = _between(wanted, start, stop)
+            plan, positions = self._plan(trie, start, stop, keep_all=keep_all)
             try:
                 hidden = self.run(trie.tokens[start:stop], trie.depths[start:stop], plan, states, nodes - start)
             except RuntimeError as error:
-                self._retreat(error)
+                self._halve_passes(error)
                 continue
-            if whole:
+            if keep_all:
                 states.length = stop
             elif stop < len(trie):
-                states.keep(self.tensor(places(trie.above(stop))))
+                states.keep(self.tensor(positions(trie.ancestors(stop))))
             start = stop
             if len(nodes):
                 yield nodes, hidden
 
-    @torch.inference_mode()  # kept states, too, are written where a pass of inference mode wrote
-    def _run_stem(self, trie: Trie, start: int, states: States, *, whole: bool) -> None:
-        """Put the states of `_STEM` nodes behind the others, from an earlier call where it had the same start.
+    @torch.inference_mode()  # cached states are written into tensors made in inference mode
+    def _run_segment(self, trie: Trie, start: int, states: States, *, keep_all: bool) -> None:
+        """Append the states of `_SEGMENT` nodes, from the cache if an earlier call had the same prefix.
 
-        Such a pass is always of one size and has nothing else in it, so that its states are the same to the last bit
-        whether they were kept or not: what a run computes must not depend on what was computed before.
+        Such a pass always has the same size and contains nothing else, so that its states are bitwise equal whether cached
+        or computed: results must not depend on what was computed before.
         """
-        stop = start + _STEM
-        key = trie.tokens[[*trie.above(start), *range(start, stop)]].tobytes()
-        layers = self._stems.get(key)
+        stop = start + _SEGMENT
+        key = trie.tokens[[*trie.ancestors(start), *range(start, stop)]].tobytes()
+        layers = self._prefix_cache.get(key)
         if layers is None:
-            plan, _ = self._plan(trie, start, stop, whole=whole)
+            plan, _ = self._plan(trie, start, stop, keep_all=keep_all)
             self.run(trie.tokens[start:stop], trie.depths[start:stop], plan, states, np.zeros(0, np.int64))
-            self._stems.put(key, states.tail(_STEM))
+            self._prefix_cache.put(key, states.tail(_SEGMENT))
         else:
             for layer, (keys, values) in layers.items():
-                states.put(layer, keys, values)
-        states.length += _STEM
+                states.append(layer, keys, values)
+        states.length += _SEGMENT
 
-    def _plan(self, trie: Trie, start: int, stop: int, *, whole: bool) -> tuple[Blocks, Callable[[Ints], Ints]]:
-        """Return what the nodes of a pass attend to, as places among the states, and what turns nodes into places."""
-        before = int(trie.depths[start])
+    def _plan(self, trie: Trie, start: int, stop: int, *, keep_all: bool) -> tuple[Blocks, Callable[[Ints], Ints]]:
+        """Return what the nodes of a pass attend to, as positions in the states, and the function from nodes to positions."""
+        preceding = int(trie.depths[start])
 
-        def places(nodes: Ints) -> Ints:
-            return nodes if whole else np.where(nodes >= start, nodes - start + before, trie.depths[nodes])
+        def positions(nodes: Ints) -> Ints:
+            return nodes if keep_all else np.where(nodes >= start, nodes - start + preceding, trie.depths[nodes])
 
         plan = blocks(trie, start, stop, _BLOCK)
-        return plan._replace(columns=np.where(plan.columns >= 0, places(plan.columns), -1)), places
+        return plan._replace(columns=np.where(plan.columns >= 0, positions(plan.columns), -1)), positions
 
     @torch.inference_mode()
-    def run(self, tokens: Ints, depths: Ints, plan: Blocks, states: States, read: Ints) -> torch.Tensor:
-        """Run one pass; its states are put behind those that are kept, but not yet kept.
+    def run(self, tokens: Ints, depths: Ints, plan: Blocks, states: States, output: Ints) -> torch.Tensor:
+        """Run one pass; its states are written after the kept ones, but not yet kept.
 
         Args:
             tokens: [tokens].
-            depths: [tokens], their positions.
-            plan: whose columns are places among the states, any place for padding.
+            depths: [tokens], their positions in the sequence.
+            plan: its columns are positions in the states; arbitrary for padding.
             states: of earlier tokens.
-            read: places in the pass, ascending.
+            output: indices of tokens in the pass whose hidden states are returned, ascending.
 
         Returns:
-            Hidden states [read, hidden].
+            Hidden states [len(output), hidden].
         """
-        rows = self.tensor(read)
-        for part in self._last:
+        rows = self.tensor(output)
+        for part in self._last_layer_parts:
             part.rows = rows
-        columns, *seen = map(self.tensor, plan._replace(columns=np.maximum(plan.columns, 0)))
+        columns, *masks = map(self.tensor, plan._replace(columns=np.maximum(plan.columns, 0)))
         out = self._network.base_model(
             input_ids=self.tensor(tokens)[None],
             position_ids=self.tensor(depths)[None],
             use_cache=False,
-            promptopt_pass=Pass(states, columns.reshape(-1), *seen),
+            promptopt_pass=Pass(states, columns.reshape(-1), *masks),
         )
         self.computed += len(tokens)
         return torch.as_tensor(out.last_hidden_state[0, rows])
 
-    def continued(self) -> Continued:
-        """Return an empty set of growing rows."""
-        return Continued(self)
+    def decoding_batch(self) -> DecodingBatch:
+        """Return an empty batch for decoding."""
+        return DecodingBatch(self)
 
-    def _size(self, left: int, longest: int) -> int:
-        """Return the tokens of the next pass, so that all that is left makes passes of like size."""
-        most = max(_BLOCK, min(self._most, _SCORES // (self._heads * (longest + _BLOCK))))
-        return -(-left // -(-left // most))
+    def _size(self, remaining: int, longest: int) -> int:
+        """Return the size of the next pass, such that the remaining tokens form passes of similar size."""
+        limit = max(_BLOCK, min(self._pass_tokens, _MAX_SCORES // (self._heads * (longest + _BLOCK))))
+        return -(-remaining // -(-remaining // limit))
 
-    def _retreat(self, error: RuntimeError) -> None:
-        """Halve the passes after one that did not fit into memory.
+    def _halve_passes(self, error: RuntimeError) -> None:
+        """Halve the pass size after an out-of-memory error.
 
         Raises:
-            RuntimeError: the error itself, where it is another one or passes cannot be smaller.
+            RuntimeError: the error itself, if it is a different one or passes cannot be smaller.
         """
-        if not _out_of_memory(error) or self._most <= _BLOCK:
+        if not _out_of_memory(error) or self._pass_tokens <= _BLOCK:
             raise error
-        self._most //= 2
-        _log.warning("out of memory: passes have %d tokens from now on", self._most)
+        self._pass_tokens //= 2
+        _log.warning("out of memory: passes have %d tokens from now on", self._pass_tokens)
 
     def tensor(self, array: Any) -> torch.Tensor:
-        """Move an array to where the network is."""
+        """Move an array to the network's device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
 
-def _inside(wanted: Ints, start: int, stop: int) -> Ints:
-    """Return the wanted nodes from `start` up to `stop`."""
+def _between(wanted: Ints, start: int, stop: int) -> Ints:
+    """Return the wanted nodes from `start` to `stop` (exclusive)."""
     return wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, stop)]
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """Tell memory that ran out from other errors; the CPU's allocator has no class of its own for it."""
+    """Whether an error means out of memory; the CPU allocator has no exception class for it."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-class StemCache:
-    """States of recent starts; the longest unused are dropped when there are more than `_CACHED` bytes."""
+class PrefixCache:
+    """Least-recently-used cache of prefix states, limited to `_CACHE_BYTES` bytes."""
 
     def __init__(self) -> None:
-        self._found: OrderedDict[bytes, Layers] = OrderedDict()
+        self._layers_of: OrderedDict[bytes, Layers] = OrderedDict()
         self._bytes = 0
 
     def get(self, key: bytes) -> Layers | None:
         """Return the states, layer by layer, or None."""
-        if key in self._found:
-            self._found.move_to_end(key)
-        return self._found.get(key)
+        if key in self._layers_of:
+            self._layers_of.move_to_end(key)
+        return self._layers_of.get(key)
 
     def put(self, key: bytes, layers: Layers) -> None:
-        """Keep states."""
-        self._found[key] = layers
+        """Store states, and evict the least recently used ones."""
+        self._layers_of[key] = layers
         self._bytes += _size_of(layers)
-        while self._bytes > _CACHED:
-            self._bytes -= _size_of(self._found.popitem(last=False)[1])
+        while self._bytes > _CACHE_BYTES:
+            self._bytes -= _size_of(self._layers_of.popitem(last=False)[1])
 
 
 def _size_of(layers: Layers) -> int:
     return sum(states.nbytes for pair in layers.values() for states in pair)
 
 
-class Continued:
-    """Growing rows of tokens on one engine.
+class DecodingBatch:
+    """Rows of tokens on one engine that grow by one token per step.
 
-    Inside they stand in the trie's order, in which neighbours share the most; what comes in and goes out is in the
+    Internally, rows are in the trie's order, where neighbours share the longest prefixes; inputs and outputs are in the
     caller's order.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._states = States()
-        self._paths: list[Ints] = []  # [rows][length], places among the states
-        self._order: Ints = np.zeros(0, np.int64)  # [rows], the caller's number
-        self._rows: Ints = np.zeros((0, 0), np.int64)  # [blocks, size]; the last row again to fill the last block
-        self._columns: Ints = np.zeros((0, 0), np.int64)  # [blocks, columns], places; -1 for padding
+        self._paths: list[Ints] = []  # [rows][length], positions in the states
+        self._order: Ints = np.zeros(0, np.int64)  # [rows], the caller's index
+        self._rows: Ints = np.zeros((0, 0), np.int64)  # [blocks, size]; padded with the last row
+        self._columns: Ints = np.zeros((0, 0), np.int64)  # [blocks, columns], positions in the states; -1 for padding
         self._depths: Ints = np.zeros((0, 0), np.int64)  # [blocks, columns]
         self._visible: Bools = np.zeros((0, 0, 0), np.bool_)  # [blocks, size, columns]
 
@@ -251,36 +251,36 @@ class Continued:
         return hidden[self._engine.tensor(np.searchsorted(wanted, ends))]
 
     def append(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Add one token to every row; return the hidden states there, [rows, hidden]."""
+        """Append one token to every row; return its hidden states, [rows, hidden]."""
         count = len(self._paths)
-        places = self._states.length + np.arange(count)
+        positions = self._states.length + np.arange(count)
         depths = np.array([len(path) for path in self._paths])
-        self._paths = [np.append(path, place) for path, place in zip(self._paths, places, strict=True)]
+        self._paths = [np.append(path, position) for path, position in zip(self._paths, positions, strict=True)]
         own = np.broadcast_to(np.eye(self._rows.shape[1], dtype=bool), (*self._rows.shape, self._rows.shape[1]))
-        self._columns = np.concatenate([self._columns, places[self._rows]], axis=1)
+        self._columns = np.concatenate([self._columns, positions[self._rows]], axis=1)
         self._depths = np.concatenate([self._depths, depths[self._rows]], axis=1)
         self._visible = np.concatenate([self._visible, own], axis=2)
         plan = Blocks(self._columns, self._visible, depths[self._rows], self._depths)
-        taken = np.array(tokens)[self._order]
-        hidden = self._engine.run(taken, depths, plan, self._states, np.arange(count))
+        ordered_tokens = np.array(tokens)[self._order]
+        hidden = self._engine.run(ordered_tokens, depths, plan, self._states, np.arange(count))
         self._states.length += count
         return hidden[self._engine.tensor(np.argsort(self._order))]
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only, numbered anew in this order; states that no row needs are dropped."""
-        number = {row: i for i, row in enumerate(rows)}
-        inside = [i for i, row in enumerate(self._order) if int(row) in number]
-        self._order = np.array([number[int(self._order[i])] for i in inside], np.int64)
-        paths = [self._paths[i] for i in inside]
+        """Keep only these rows, renumbered in this order, and drop states that no row needs."""
+        new_index = {row: i for i, row in enumerate(rows)}
+        kept = [i for i, row in enumerate(self._order) if int(row) in new_index]
+        self._order = np.array([new_index[int(self._order[i])] for i in kept], np.int64)
+        paths = [self._paths[i] for i in kept]
         used = np.unique(np.concatenate(paths))
         self._states.keep(self._engine.tensor(used))
         self._paths = [np.searchsorted(used, path) for path in paths]
         self._arrange()
 
     def _arrange(self) -> None:
-        """Lay the rows out in blocks, each with the union of its rows' paths as columns."""
+        """Arrange the rows in blocks, each with the union of its rows' paths as columns."""
         count = len(self._paths)
-        size = min(_TOGETHER, count)
+        size = min(_ROWS_PER_BLOCK, count)
         self._rows = np.minimum(np.arange(0, count, size)[:, None] + np.arange(size), count - 1)
         members = [[self._paths[i] for i in block] for block in self._rows]
         unions = [np.unique(np.concatenate(paths)) for paths in members]
@@ -290,6 +290,6 @@ class Continued:
         for b, (union, paths) in enumerate(zip(unions, members, strict=True)):
             self._columns[b, : len(union)] = union
             for i, path in enumerate(paths):
-                found = np.searchsorted(union, path)
-                self._depths[b, found] = np.arange(len(path))
-                self._visible[b, i, found] = True
+                columns = np.searchsorted(union, path)
+                self._depths[b, columns] = np.arange(len(path))
+                self._visible[b, i, columns] = True

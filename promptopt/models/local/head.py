@@ -1,8 +1,7 @@
-"""Log-probabilities of given tokens, read from hidden states without a matrix of [rows, vocabulary].
+"""Log-probabilities of given tokens from hidden states, without materializing logits [rows, vocabulary].
 
-log p(token) is one logit less the logarithm of the sum over the vocabulary of all exponentials (the normaliser). The
-one needs one row of the output matrix; the other is summed up chunk by chunk. Knows nothing of the layers under the
-head, of text or of sampling.
+log p(token) is the token's logit minus the log-sum-exp over the vocabulary (the normalizer). The logit needs one row of the
+output matrix; the normalizer is accumulated chunk by chunk. Knows nothing of the layers below, of text or of sampling.
 """
 
 from __future__ import annotations
@@ -18,26 +17,25 @@ from promptopt.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# The Triton kernel has only run under Triton's interpreter; chunked torch is the default until the kernel is measured
-# on a GPU.
+# The Triton kernel has been tested only in Triton's interpreter; chunked torch is the default until it is measured on a GPU.
 USE_TRITON = False
 
-# A block of logits on a processor: [512, 1024], less for wide models. It stays in the caches between product and sum,
-# and a chunk of weights is widened to float32 once for all rows. Measured on one core, 1,600 rows of width 576 against
-# 49,152 tokens: 1.0 s in float32 as in bfloat16; 1.2 s in chunks of 8,192 tokens; log_softmax of whole rows takes 1.3 s
-# in float32, and 0.6 s in bfloat16, whose logits are rounded to 8 bits.
+# A block of logits on a CPU: [512, 1024], smaller for wide models. It stays in cache between product and sum, and each
+# chunk of weights is converted to float32 once for all rows. On one core, 1,600 rows of width 576 with 49,152 tokens take
+# 1.0 s in float32 and bfloat16, and 1.2 s in chunks of 8,192 tokens; log_softmax of whole rows takes 1.3 s in float32, and
+# 0.6 s in bfloat16, which rounds logits to 8 bits.
 _ROWS, _TOKENS = 512, 1024
-# At most 4 MB of hidden states and 8 MB of weights are widened at a time, and two blocks of logits take 2 MB each.
-_HIDDEN_NUMBERS, _WEIGHT_NUMBERS = 2**20, 2**21
-# A GPU's product gives float32 for narrower numbers, in newer versions of torch.
-_PRODUCTS_WIDEN = "dtype" in torch.ops.aten.mm.overloads()  # type: ignore[no-untyped-call]
-_GPU_SIDES = 4  # times as many rows and tokens in a block there: 1,024 x 512 is too little work for one launch
+# At most 4 MB of hidden states and 8 MB of weights are converted at a time; two blocks of logits take 2 MB each.
+_HIDDEN_ELEMENTS, _WEIGHT_ELEMENTS = 2**20, 2**21
+# Newer versions of torch can multiply narrow dtypes on a GPU with a float32 result.
+_FLOAT32_PRODUCTS = "dtype" in torch.ops.aten.mm.overloads()  # type: ignore[no-untyped-call]
+_GPU_FACTOR = 4  # rows and tokens per block on a GPU, as multiples: smaller blocks are too little work per launch
 
-# What the causal language models of transformers (5.23) do to the product of hidden states and output matrix, by the
-# name in their text config. Cohere, Cohere 2, Compass and Falcon-H1 multiply by a number; the Granites divide by one,
+# How the causal language models in transformers (5.23) scale the product of hidden states and output matrix, by the name
+# in their text config. Cohere, Cohere 2, Compass and Falcon-H1 multiply by a number; the Granites divide by one,
 # MiniCPM 3 and Inkling divide the hidden states ...
 _POWERS = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1, "logits_mup_width_multiplier": -1}
-# ... but HyperCLOVA X multiplies where Granite divides, and MPT has the name and leaves it unused.
+# ... but HyperCLOVA X multiplies where Granite divides, and MPT ignores its setting.
 _POWERS_OF = {("hyperclovax", "logits_scaling"): 1, ("mpt", "logit_scale"): 0}
 # Gemma 2, 3, 3n and 4, VaultGemma, NanoChat, Beam and Inkling 2; RecurrentGemma; xLSTM.
 _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
@@ -45,7 +43,7 @@ _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """The output matrix of a causal language model, read only where it must be.
+    """The output layer of a causal language model.
 
     Logits are cap * tanh(scale * (hidden @ weight.T + bias) / cap).
 
@@ -53,7 +51,7 @@ class Head:
         weight: [vocabulary, width].
         bias: [vocabulary].
         scale: factor of the logits.
-        cap: what the logits' absolute values stay below.
+        cap: bound on the logits' absolute values.
     """
 
     weight: torch.Tensor
@@ -63,7 +61,7 @@ class Head:
 
     @classmethod
     def of(cls, network: Any) -> Head:
-        """Return the head of a transformers model, to be given the last hidden states of its base model.
+        """Return the head of a transformers model; it takes the last hidden states of the base model.
 
         Raises:
             InputError: the model has no output matrix.
@@ -71,40 +69,42 @@ class Head:
         matrix, config = network.get_output_embeddings(), network.config.get_text_config()
         if matrix is None:
             raise InputError(f"{type(network).__name__} has no output matrix: choose a causal language model")
-        tokens = getattr(config, "unpadded_vocab_size", None)  # Inkling's matrix has rows that are no tokens
+        tokens = getattr(config, "unpadded_vocab_size", None)  # Inkling's matrix has padding rows
         bias = None if matrix.bias is None else matrix.bias.detach()[:tokens]
         caps = [getattr(config, name, None) for name in _CAPS]
         return cls(matrix.weight.detach()[:tokens], bias, _scale(config), next(filter(None, caps), None))
 
     def logprobs(self, hidden: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Return natural log p(tokens[i] | hidden[rows[i]]), normalised over the whole vocabulary, float32 [asked].
+        """Return natural log p(tokens[i] | hidden[rows[i]]), normalized over the whole vocabulary, float32 [queries].
 
         Args:
             hidden: [positions, width].
-            rows: int64 [asked].
-            tokens: int64 [asked].
+            rows: int64 [queries].
+            tokens: int64 [queries].
         """
-        read, asked = torch.unique(rows, return_inverse=True)
-        normalisers = log_sum_exp(hidden[read], self.weight, self.bias, scale=self.scale, cap=self.cap)
-        # The two are summed in different orders: the last digit could say more than certain.
-        return (self._logits_of(hidden, rows, tokens) - normalisers[asked]).clamp_(max=0)
+        distinct_rows, row_index = torch.unique(rows, return_inverse=True)
+        normalizers = log_sum_exp(hidden[distinct_rows], self.weight, self.bias, scale=self.scale, cap=self.cap)
+        # Clamped because different summation orders could give a value just above 0.
+        return (self._logits_of(hidden, rows, tokens) - normalizers[row_index]).clamp_(max=0)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits of all tokens after `hidden` [rows, width], float32 [rows, vocabulary]."""
         out = hidden.new_empty(len(hidden), len(self.weight), dtype=torch.float32)
-        places = torch.split(out, _block(hidden)[1], dim=1)
-        for place, (weight, bias) in zip(places, _chunks(hidden, self.weight, self.bias), strict=True):
-            place.copy_(_shaped(_product(hidden, weight), bias, self.scale, self.cap))
+        columns = torch.split(out, _block(hidden)[1], dim=1)
+        for column_block, (weight, bias) in zip(columns, _chunks(hidden, self.weight, self.bias), strict=True):
+            column_block.copy_(_scale_and_cap(_product(hidden, weight), bias, self.scale, self.cap))
         return out
 
     def _logits_of(self, hidden: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the logits of single tokens, [asked]."""
-        size = max(1, _HIDDEN_NUMBERS // hidden.shape[1])
+        """Return the logits of single tokens, [queries]."""
+        size = max(1, _HIDDEN_ELEMENTS // hidden.shape[1])
         products = [
             (hidden[row].float() * self.weight[token].float()).sum(-1)
             for row, token in zip(torch.split(rows, size), torch.split(tokens, size), strict=True)
         ]
-        return _shaped(torch.cat(products), None if self.bias is None else self.bias[tokens], self.scale, self.cap)
+        return _scale_and_cap(
+            torch.cat(products), None if self.bias is None else self.bias[tokens], self.scale, self.cap
+        )
 
 
 def log_sum_exp(
@@ -118,24 +118,24 @@ def log_sum_exp(
 ) -> torch.Tensor:
     """Return the logarithm of the sum over the vocabulary of exp(logit), float32 [rows].
 
-    Products are summed in float32 whatever the dtype of the weights, and at most some 16 MB of logits and widened
-    weights are alive (100 MB on a GPU).
+    Products are accumulated in float32 whatever the dtype of the weights. At most about 16 MB of logits and converted weights
+    are in memory (100 MB on a GPU).
 
     Args:
         hidden: [rows, width].
         weight: [vocabulary, width].
         bias: [vocabulary].
         scale: factor of the logits.
-        cap: what the logits' absolute values stay below.
-        use_triton: on a GPU, and where Triton is installed, take the kernel that keeps all logits in registers.
+        cap: bound on the logits' absolute values.
+        use_triton: on a GPU with Triton installed, use the kernel that keeps all logits in registers.
     """
     if use_triton and hidden.is_cuda and find_spec("triton"):
-        from promptopt.models.local import triton_head  # noqa: PLC0415 - Triton is missing on many machines
+        from promptopt.models.local import triton_head  # noqa: PLC0415 - optional dependency
 
         return triton_head.log_sum_exp(hidden, weight, bias, scale=scale, cap=cap)
     blocks = torch.split(hidden, _block(hidden)[0])
     parts = [
-        torch.cat([_shaped(_product(block, chunk), part, scale, cap).logsumexp(-1) for block in blocks])
+        torch.cat([_scale_and_cap(_product(block, chunk), part, scale, cap).logsumexp(-1) for block in blocks])
         for chunk, part in _chunks(hidden, weight, bias)
     ]
     return torch.stack(parts).logsumexp(0)
@@ -144,9 +144,9 @@ def log_sum_exp(
 def _chunks(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Yield the output matrix and its bias in chunks of tokens, in the dtype in which `_product` takes them."""
+    """Yield the output matrix and its bias in chunks of tokens, in the dtype that `_product` expects."""
     _, size = _block(hidden)
-    as_is = hidden.is_cuda and hidden.dtype == weight.dtype and _PRODUCTS_WIDEN
+    as_is = hidden.is_cuda and hidden.dtype == weight.dtype and _FLOAT32_PRODUCTS
     biases = [None] * -(-len(weight) // size) if bias is None else torch.split(bias, size)
     for chunk, part in zip(torch.split(weight, size), biases, strict=True):
         yield chunk if as_is else chunk.float(), part
@@ -159,8 +159,8 @@ def _product(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return torch.mm(hidden, weight.T, out_dtype=torch.float32)
 
 
-def _shaped(products: torch.Tensor, bias: torch.Tensor | None, scale: float, cap: float | None) -> torch.Tensor:
-    """Make logits of products [..., tokens], in place."""
+def _scale_and_cap(products: torch.Tensor, bias: torch.Tensor | None, scale: float, cap: float | None) -> torch.Tensor:
+    """Turn products [..., tokens] into logits, in place."""
     if bias is not None:
         products += bias
     if scale != 1.0:
@@ -169,17 +169,17 @@ def _shaped(products: torch.Tensor, bias: torch.Tensor | None, scale: float, cap
 
 
 def _block(hidden: torch.Tensor) -> tuple[int, int]:
-    """Return the rows and the tokens of a block of logits."""
-    width, side = hidden.shape[1], _GPU_SIDES if hidden.is_cuda else 1
-    rows, tokens = min(_ROWS, _HIDDEN_NUMBERS // width), min(_TOKENS, _WEIGHT_NUMBERS // width)
-    return side * max(1, rows), side * max(1, tokens)
+    """Return the number of rows and tokens in a block of logits."""
+    width, factor = hidden.shape[1], _GPU_FACTOR if hidden.is_cuda else 1
+    rows, tokens = min(_ROWS, _HIDDEN_ELEMENTS // width), min(_TOKENS, _WEIGHT_ELEMENTS // width)
+    return factor * max(1, rows), factor * max(1, tokens)
 
 
 def _scale(config: Any) -> float:
-    """Return the factor of the logits."""
+    """Return the factor by which logits are scaled."""
     scale = 1.0
-    for name, usual in _POWERS.items():
-        power, number = _POWERS_OF.get((config.model_type, name), usual), getattr(config, name, None)
+    for name, default_power in _POWERS.items():
+        power, number = _POWERS_OF.get((config.model_type, name), default_power), getattr(config, name, None)
         if power and number is not None:
             scale *= number**power
     return scale

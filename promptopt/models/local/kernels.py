@@ -1,9 +1,9 @@
-"""Faster parts for a network on the CPU: the same numbers, to rounding, from oneDNN's packed products.
+"""Faster CPU layers with oneDNN's packed products; results are the same up to rounding.
 
-Linear layers keep their weights in the order in which the product reads them (measured on two cores with AVX-512, 512 rows
-of SmolLM2's layers: 228 instead of 200 GFLOP/s in float32, 443 instead of 402 in bfloat16), a gated feed-forward layer
-activates and multiplies as its products are written, a norm is one call, and the last layer finishes only the tokens
-that are read. A part is replaced only where the new one gives what the old one gave. Knows nothing of tries.
+Linear layers store their weights in the order in which the product reads them (on two cores with AVX-512, 512 rows of
+SmolLM2's layers: 228 instead of 200 GFLOP/s in float32, 443 instead of 402 in bfloat16). Gated feed-forward layers fuse
+activation and multiplication into the products, norms are one call, and the last layer computes only the tokens whose output
+is used. A layer is replaced only if its replacement gives the same results. Knows nothing of tries.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_ROWS = 512  # for which weights are packed; any number of rows can be run
+_ROWS = 512  # batch size that packing optimizes for; any other works too
 
-# Operators that torch.compile emits for the CPU, in every build of torch with oneDNN.
+# Operators that torch.compile emits for the CPU; present in every torch build with oneDNN.
 _linear = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
 _pack = torch.ops.mkldnn._reorder_linear_weight  # noqa: SLF001
 
 
 def speed_up(network: nn.Module) -> None:
-    """Replace what can be replaced, in place; the output matrix stays as it is."""
+    """Replace all supported layers in place, except the output matrix."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
     output: Any = network
@@ -39,7 +39,7 @@ def speed_up(network: nn.Module) -> None:
 
 
 def _packable(dtype: torch.dtype) -> bool:
-    """Whether this processor packs weights of a type: bfloat16 takes AVX-512, or AVX-NE-CONVERT."""
+    """Whether this CPU supports packed weights of a dtype; bfloat16 needs AVX-512 or AVX-NE-CONVERT."""
     try:
         _pack(torch.zeros(16, 16, dtype=dtype), _ROWS)
     except RuntimeError:
@@ -47,22 +47,22 @@ def _packable(dtype: torch.dtype) -> bool:
     return True
 
 
-def read_rows(body: nn.Module) -> list[ReadRows]:
-    """Let the last layer finish only the tokens that are read; return the parts that must be told which."""
+def restrict_last_layer(body: nn.Module) -> list[SelectedRows]:
+    """Make the last layer compute only selected tokens; return the modules whose `rows` select them."""
     layers = dict(body.named_children()).get("layers")
     if not isinstance(layers, nn.ModuleList):
         return []
-    found = []
+    restricted = []
     for owner, name in ((layers[-1], "mlp"), (dict(layers[-1].named_children()).get("self_attn"), "o_proj")):
         inner = dict(owner.named_children()).get(name) if owner is not None else None
         if owner is not None and inner is not None:
-            found.append(ReadRows(inner))
-            setattr(owner, name, found[-1])
-    return found
+            restricted.append(SelectedRows(inner))
+            setattr(owner, name, restricted[-1])
+    return restricted
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weights are packed."""
+    """A linear layer with packed weights."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class PackedLinear(nn.Module):
 
 
 class FusedMLP(nn.Module):
-    """down(activation(gate(x)) * up(x)), each element-wise step done while a product is written."""
+    """down(activation(gate(x)) * up(x)), with the element-wise steps fused into the products."""
 
     def __init__(self, mlp: Any, activation: tuple[str, str]) -> None:
         super().__init__()
@@ -93,19 +93,19 @@ class FusedMLP(nn.Module):
 
 
 class Norm(nn.Module):
-    """Root-mean-square norm in one call."""
+    """RMS norm in one call."""
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
         super().__init__()
         self._weight, self._eps = weight, eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return x over its root mean square, times the weights."""
+        """Return x divided by its root mean square, times the weights."""
         return functional.rms_norm(x, self._weight.shape, self._weight, self._eps)
 
 
-class ReadRows(nn.Module):
-    """A part of the last layer that runs only for the tokens that are read; the others get zeros, which nothing reads."""
+class SelectedRows(nn.Module):
+    """A module of the last layer that runs only for selected tokens; the outputs of the others are zero and unused."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -113,17 +113,17 @@ class ReadRows(nn.Module):
         self.rows: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return inner(x), [1, tokens, out], where it is read."""
+        """Return inner(x), [1, tokens, out], at the selected rows."""
         if self.rows is None:
             return torch.as_tensor(self.inner(x))
-        some: torch.Tensor = self.inner(x[:, self.rows])
-        return some.new_zeros((1, x.shape[1], some.shape[2])).index_copy_(1, self.rows, some)
+        selected: torch.Tensor = self.inner(x[:, self.rows])
+        return selected.new_zeros((1, x.shape[1], selected.shape[2])).index_copy_(1, self.rows, selected)
 
 
-def _replace(network: nn.Module, better: Callable[[nn.Module], nn.Module | None]) -> None:
+def _replace(network: nn.Module, make_replacement: Callable[[nn.Module], nn.Module | None]) -> None:
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
-            replacement = better(child)
+            replacement = make_replacement(child)
             if replacement is not None:
                 setattr(module, name, replacement)
 
@@ -146,7 +146,7 @@ def _fused_mlp(module: nn.Module) -> FusedMLP | None:
     for name, activation in known.items():
         if torch.allclose(children["act_fn"](x), activation(x), atol=1e-6):
             fused = FusedMLP(module, name)
-            return fused if _alike(module, fused, children["gate_proj"]) else None
+            return fused if _equivalent(module, fused, children["gate_proj"]) else None
     return None
 
 
@@ -155,18 +155,18 @@ def _norm(module: nn.Module) -> Norm | None:
     if not type(module).__name__.endswith("RMSNorm") or set(parameters) != {"weight"}:
         return None
     eps = float(vars(module).get("variance_epsilon", vars(module).get("eps", 0.0)))
-    exact: Any = copy.deepcopy(module).float()  # in a narrow type w and 1 + w are alike where w is large
+    exact: Any = copy.deepcopy(module).float()  # in a narrow dtype w and 1 + w are equal for large w
     weight: torch.Tensor = exact.weight.data
-    for scale in (weight, 1 + weight):  # Gemma's norms keep their weights less 1
-        if _alike(exact, Norm(scale, eps), exact):
+    for scale in (weight, 1 + weight):  # Gemma's norms store their weights minus 1
+        if _equivalent(exact, Norm(scale, eps), exact):
             return Norm(scale.to(parameters["weight"].dtype), eps)
     return None
 
 
-def _alike(old: nn.Module, new: nn.Module, sized: Any) -> bool:
-    """Whether both give the same for random input as wide as `sized` takes."""
-    weight: torch.Tensor = sized.weight
+def _equivalent(old: nn.Module, new: nn.Module, like: Any) -> bool:
+    """Whether both give the same output for random input of the width of `like`."""
+    weight: torch.Tensor = like.weight
     x = torch.randn(2, weight.shape[-1], generator=torch.Generator().manual_seed(0)).to(weight)
-    expected, found = old(x).float(), new(x).float()
+    expected, actual = old(x).float(), new(x).float()
     scale = expected.abs().max()
-    return bool((expected - found).abs().max() <= scale * (0.02 if weight.dtype != torch.float32 else 1e-5))
+    return bool((expected - actual).abs().max() <= scale * (0.02 if weight.dtype != torch.float32 else 1e-5))

@@ -1,4 +1,4 @@
-"""Finds a local model's files and loads tokenizer, settings and network through transformers.
+"""Finds a local model's files and loads its tokenizer, config and network through transformers.
 
 Knows nothing of how the network is run.
 """
@@ -23,61 +23,61 @@ _WEIGHTS = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".gguf"
 
 
 class Files:
-    """Where a model is, and what is read from there, each part when it is first asked for.
+    """The files of a model; each part is loaded when first used.
 
     Args:
         name: a known model, a GGUF file, a folder, or a hub name.
 
     Raises:
-        InputError: the model is not there.
+        InputError: the model cannot be found.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._where = _find(name)
+        self._location = _find(name)
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer, a fast one.
+        """The fast tokenizer.
 
         Raises:
-            InputError: there is only a slow one.
+            InputError: the model has only a slow one.
         """
         tokenizer = AutoTokenizer.from_pretrained(self._source)
         if not tokenizer.is_fast:
-            raise InputError(f"{self.name} has no fast tokenizer, which tells where tokens begin: use another model")
+            raise InputError(f"{self.name} has no fast tokenizer, which provides token offsets: use another model")
         return tokenizer
 
     @cached_property
     def config(self) -> Any:
-        """The text model's settings."""
+        """The text model's config."""
         return self._whole_config.get_text_config()
 
     @property
-    def paired(self) -> bool:
-        """Whether an encoder reads the context and a decoder writes what follows."""
+    def is_encoder_decoder(self) -> bool:
+        """Whether the model is an encoder-decoder."""
         return bool(self._whole_config.is_encoder_decoder)
 
     def network(self, dtype: torch.dtype, device: torch.device) -> Any:
         """Load the weights."""
-        loader = AutoModelForSeq2SeqLM if self.paired else AutoModelForCausalLM
-        # What transformers says while loading, bars above all, would break the one line of progress.
+        loader = AutoModelForSeq2SeqLM if self.is_encoder_decoder else AutoModelForCausalLM
+        # Output of transformers, such as progress bars, would break our own progress line.
         with contextlib.redirect_stderr(io.StringIO()):
-            if self._packed is None:
+            if self._gguf_file is None:
                 network: Any = loader.from_pretrained(self._source, dtype=dtype)
             else:
                 from promptopt.models.local.converted import load  # noqa: PLC0415  only for GGUF files
 
-                network = load(self._packed, loader, dtype)
+                network = load(self._gguf_file, loader, dtype)
         return network.to(device).eval()
 
     def digest(self) -> str:
         """Return the SHA-256 of the files, or the commit of a hub model."""
-        if not isinstance(self._where, Path):
-            return str(self.config._commit_hash)  # noqa: SLF001  where transformers keeps a hub model's revision
-        if self._where.is_file():
-            return known_digest(self._where)
-        files = sorted(f for f in self._where.iterdir() if f.suffix in _WEIGHTS)
+        if not isinstance(self._location, Path):
+            return str(self.config._commit_hash)  # noqa: SLF001  transformers has no public name for a hub model's commit
+        if self._location.is_file():
+            return known_digest(self._location)
+        files = sorted(f for f in self._location.iterdir() if f.suffix in _WEIGHTS)
         listed = "".join(f"{file.name} {known_digest(file)}\n" for file in files)
         return hashlib.sha256(listed.encode()).hexdigest()
 
@@ -86,52 +86,52 @@ class Files:
         return AutoConfig.from_pretrained(self._source)
 
     @property
-    def _packed(self) -> Path | None:
-        """The GGUF file, if it is one."""
-        return self._where if isinstance(self._where, Path) and self._where.is_file() else None
+    def _gguf_file(self) -> Path | None:
+        """The GGUF file, if the model is one."""
+        return self._location if isinstance(self._location, Path) and self._location.is_file() else None
 
     @cached_property
     def _source(self) -> str:
-        """The folder or hub name from which tokenizer and settings are read."""
-        if self._packed is None:
-            return str(self._where)
+        """The folder or hub name from which tokenizer and config are loaded."""
+        if self._gguf_file is None:
+            return str(self._location)
         from promptopt.models.local.converted import tokenizer_folder  # noqa: PLC0415  only for GGUF files
 
-        return str(tokenizer_folder(self._packed))
+        return str(tokenizer_folder(self._gguf_file))
 
 
 def choose_device(device: str) -> torch.device:
-    """Return the device; "auto" takes a GPU where there is one."""
+    """Return the device; "auto" uses a GPU if there is one."""
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Return the dtype; "auto" is bfloat16 where the hardware multiplies it natively, else float32.
+    """Return the dtype; "auto" is bfloat16 if the hardware multiplies it natively, else float32.
 
     On two cores with AVX512-BF16 a bfloat16 product ran at twice the float32 rate.
 
     Raises:
-        InputError: no such dtype.
+        InputError: the dtype is unknown.
     """
     if dtype not in _DTYPES:
         raise InputError(f"unknown dtype {dtype!r}{nearest(dtype, _DTYPES)}; known: {', '.join(_DTYPES)}")
     if dtype != "auto":
         return getattr(torch, dtype)  # type: ignore[no-any-return]
-    flags = Path("/proc/cpuinfo")
-    native = flags.exists() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+    cpu_info = Path("/proc/cpuinfo")
+    native = cpu_info.exists() and any(flag in cpu_info.read_text() for flag in ("avx512_bf16", "amx_bf16"))
     return torch.bfloat16 if device.type == "cuda" or native else torch.float32
 
 
 def _find(name: str) -> Path | str:
-    """Return the file or folder behind a name, or the name itself for the hub."""
+    """Return the file or folder of a model, or the name itself for a hub model."""
     if name in KNOWN:
         path = model_file(name)
         if not path.exists():
-            raise InputError(f"the model {name!r} is not here yet: promptopt models fetch {name}")
+            raise InputError(f"the model {name!r} is not downloaded yet: run promptopt models fetch {name}")
         return path
     path = Path(name).expanduser()
     if path.exists():
         return path
     if path.suffix == ".gguf" or path.is_absolute() or name.startswith("."):
-        raise InputError(f"there is no model file or folder {name!r}: check the path")
+        raise InputError(f"no model file or folder {name!r}: check the path")
     return name

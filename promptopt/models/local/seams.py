@@ -1,7 +1,7 @@
-"""Where texts can be cut so that tokenising the parts gives the tokens of the whole: after a word, before white space.
+"""Finds seams: positions where a text can be split so that tokenizing the parts gives the tokens of the whole.
 
-What many texts start with is then tokenised once. A seam is a place between a letter and a space or line break that no
-token reaches over and across which no rule looks; of a tokenizer that is not known to have such places, none is taken.
+Shared prefixes up to a seam are tokenized once. A seam is a position between a letter and a space or line break that no
+token spans and no pre-tokenization rule looks across. Only tokenizers known to have seams are split.
 """
 
 from __future__ import annotations
@@ -17,25 +17,29 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SEAM = re.compile(r"[A-Za-z](?=[ \n])")
-_CROSSING = re.compile(r"[A-Za-z][ \nĠĊ▁]")  # the two as texts, byte-level and SentencePiece vocabularies write them
-_AHEAD = 3  # neighbours that must share a start before it is cut off
-_WORTH = 64  # characters that a new start must be longer by
+_CROSSING = re.compile(r"[A-Za-z][ \nĠĊ▁]")  # in text, byte-level and SentencePiece vocabularies
+_MIN_SHARING = 3  # following texts that must share a prefix for it to be split off
+_MIN_GAIN = 64  # characters by which a new prefix must be longer
 
-# Regular expressions after which a match that ends with a letter ends there whatever white space follows, and the next
-# begins there: of GPT-4 and Llama 3, and of Qwen. GPT-2's is what `ByteLevel` does by itself.
+# Pre-tokenization patterns of GPT-4, Llama 3 and Qwen: a match that ends with a letter ends there whatever white space
+# follows, and the next match begins there. GPT-2's pattern is built into `ByteLevel`.
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _SPACES = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_WORDS = {_LETTERS + r"\p{N}{1,3}" + _SPACES, _LETTERS + r"\p{N}" + _SPACES}
+_WORD_PATTERNS = {_LETTERS + r"\p{N}{1,3}" + _SPACES, _LETTERS + r"\p{N}" + _SPACES}
 
-_SPACED = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}  # Gemma's, with the next
+_SPACED = {
+    "type": "Replace",
+    "pattern": {"String": " "},
+    "content": "▁",
+}  # Gemma's normalizer; the next is its pre-tokenizer
 _UNSPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
 
 def has_seams(tokenizer: Any) -> bool:
-    """Whether a fast tokenizer is known to cut the two sides of a seam as if each stood alone.
+    """Whether a fast tokenizer is known to tokenize the two sides of a seam independently.
 
-    It is where merges (BPE) are made inside words that a known rule has found, or, where nothing is split, where no token
-    of the vocabulary crosses a seam: a merge makes a token, so that none does either.
+    That holds if BPE merges happen only inside words found by a known pattern. If nothing is pre-split, it holds if no token
+    in the vocabulary crosses a seam, because every merge produces a token.
     """
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     model, added = state["model"], state["added_tokens"]
@@ -45,10 +49,10 @@ def has_seams(tokenizer: Any) -> bool:
         return False
     if any(token[name] for token in added for name in ("lstrip", "rstrip", "single_word")):
         return False
-    if any(_CROSSING.search(token) for token in tokenizer.get_vocab()):  # with the added ones
+    if any(_CROSSING.search(token) for token in tokenizer.get_vocab()):  # includes added tokens
         return False
-    whole, plain = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
-    if whole[len(whole) - len(plain) :] != plain:  # something is put behind a text
+    with_special, plain = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    if with_special[len(with_special) - len(plain) :] != plain:  # the tokenizer appends a token
         return False
     splits, normalizer = state["pre_tokenizer"], state["normalizer"]
     if normalizer == _SPACED:
@@ -58,16 +62,16 @@ def has_seams(tokenizer: Any) -> bool:
 
 
 def shared_starts(texts: Sequence[str]) -> list[int]:
-    """Return how many characters of each text are a start, up to a seam, that it has in common with neighbours; 0 for none.
+    """Return the length of the prefix, up to a seam, that each text shares with its neighbours; 0 for none.
 
-    Texts that differ in their ends should stand beside each other, as the items after one prompt do.
+    Texts that share a prefix should be adjacent, like the examples of one prompt.
     """
     common = [common_start(first, second) for first, second in pairwise(texts)]
     out, head = [], ""
     for number, text in enumerate(texts):
-        ahead = min(common[number : number + _AHEAD], default=0)
-        if ahead > len(head) + _WORTH or not text.startswith(head):
-            head = text[: max((found.end() for found in _SEAM.finditer(text[:ahead])), default=0)]
+        shared = min(common[number : number + _MIN_SHARING], default=0)
+        if shared > len(head) + _MIN_GAIN or not text.startswith(head):
+            head = text[: max((seam.end() for seam in _SEAM.finditer(text[:shared])), default=0)]
         out.append(len(head))
     return out
 
@@ -84,5 +88,5 @@ def _finds_words(part: Any) -> bool:
         case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}:
             return True
         case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False}:
-            return pattern in _WORDS
+            return pattern in _WORD_PATTERNS
     return False

@@ -1,10 +1,10 @@
-"""Replicas of a model that computes on its own machine, as actors on Ray: one machine's cores and GPUs, or a cluster's."""
+"""Replicas of a local model as Ray actors, on one machine or a cluster."""
 
 import os
 
 from promptopt.errors import MissingExtraError
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers unless told before it is imported
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # must be set before Ray is imported
 
 try:
     import ray  # noqa: F401

@@ -1,6 +1,6 @@
-"""A model in several copies on Ray: a batch is cut along the trie of common starts, and each part computed by one copy.
+"""Several copies of a model on Ray: a batch is partitioned along its prefix trie, and each part is computed by one copy.
 
-The weights are read where the copies are. Here the model is known by name, kind and tokenizer.
+Only the replicas load the weights. This process needs the model's name, kind and tokenizer.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from promptopt.errors import InputError
 from promptopt.models.base import CaptionModel, LabelModel, TokenModel
-from promptopt.models.here import load_here
-from promptopt.models.replicas.cut import cut, in_order
+from promptopt.models.in_process import load_in_process
+from promptopt.models.replicas.partition import partition, sort_by_prefix
 from promptopt.models.replicas.pool import Part, Pool
 from promptopt.replies import Arrival, Failure
 
@@ -24,53 +24,51 @@ if TYPE_CHECKING:
 
 _KINDS = ("local:", "local-clip:", "python:")
 
-# Symbols are characters, some four to a token.
-_PART = 32_768  # distinct ones for which a replica gets more than one part: some seconds on a core
-_LEAST = 1_024  # distinct ones for which a further replica is worth asking
-_EACH = 4  # parts for each replica, at most: a death then costs less, and a slow node gets fewer
-_TOKEN = 4
+# All in distinct characters, i.e. not counting shared prefixes.
+_MAX_PART = 32_768  # above it a replica gets more than one part; takes a few seconds on one core
+_MIN_PART = 1_024  # below it another replica is not worth the overhead
+_PARTS_PER_REPLICA = 4  # at most: smaller parts lose less when a replica dies and balance slow nodes
+_CHARACTERS_PER_TOKEN = 4
 
 
 class RayModel:
-    """A model that computes on its own machine, in several copies, each in an actor on Ray.
+    """Several copies of a local model, each in a Ray actor.
 
-    It can do what the model of its spec can: score labels, cut tokens, compare captions. Replies are those of one copy, to
-    rounding. An actor or node that dies is replaced as Ray finds room, and what it was at is done again by another; a part
-    of a batch over which three died arrives as failures.
+    It supports what the underlying model supports: label scores, tokenization, captions. Replies equal those of a single
+    copy up to rounding. When an actor or node dies, Ray replaces it and its part of the batch is computed again; if three
+    actors die on the same part, its requests fail.
 
     Args:
-        spec: as `load_model` reads it: `local:NAME`, `local-clip:NAME`, `python:MODULE:ATTRIBUTE`.
-        replicas: how many.
-        resources: of each replica, as {"GPU": 1, "CPU": 4}, or Ray's own names; by default a GPU each where there are
-            enough, and an equal share of the processors.
-        address: of a Ray cluster, "auto" for the one on this machine; by default Ray is started here, for this process.
-            Where the process is connected to a cluster already, that one is used.
+        spec: of the model, as in `load_model`: `local:NAME`, `local-clip:NAME`, `python:MODULE:ATTRIBUTE`.
+        replicas: number of copies.
+        resources: per replica, such as {"GPU": 1, "CPU": 4} or custom Ray resources; by default a GPU each if there are
+            enough, and an equal share of the CPU cores.
+        address: of a Ray cluster, or "auto" for the one on this machine; by default Ray is started for this process.
+            If the process is already connected to a cluster, that one is used.
 
     Raises:
-        InputError: the model cannot be read, is hosted, or fewer than one replica.
+        InputError: the model is hosted or cannot be found, or `replicas` is less than 1.
     """
 
     spec: str
     replicas: int
     resources: Mapping[str, float] | None
     address: str | None
-    _here: Any
+    _local: Any
 
     def __new__(
         cls, spec: str, *, replicas: int, resources: Mapping[str, float] | None = None, address: str | None = None
     ) -> Self:
-        """Return a model of the kind that the spec's is."""
+        """Return an instance with the capabilities of the underlying model."""
         if not spec.startswith(_KINDS):
-            raise InputError(
-                f"{spec} has no use for replicas, which compute where they are: {', '.join(_KINDS)} do that"
-            )
+            raise InputError(f"{spec} is a hosted model, which cannot have replicas: use one of {', '.join(_KINDS)}")
         if replicas < 1:
-            raise InputError(f"there must be 1 replica or more, not {replicas}")
-        here = load_here(*spec.split(":", 1))
-        abilities = tuple(ability for protocol, ability in _ABILITIES if isinstance(here, protocol))
-        model = object.__new__(cast("type[Self]", type(cls.__name__, (*abilities, cls), {})))
+            raise InputError(f"replicas must be 1 or more, not {replicas}")
+        local = load_in_process(*spec.split(":", 1))
+        mixins = tuple(mixin for protocol, mixin in _MIXINS if isinstance(local, protocol))
+        model = object.__new__(cast("type[Self]", type(cls.__name__, (*mixins, cls), {})))
         model.spec, model.replicas, model.resources, model.address = spec, replicas, resources, address
-        model._here = here
+        model._local = local
         return model
 
     def __repr__(self) -> str:
@@ -78,44 +76,44 @@ class RayModel:
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """That of the model where the replicas are, which must be one; they are started here."""
+        """The fingerprint that all replicas share; starts them."""
         return self._pool.fingerprint
 
     @property
     def unit(self) -> Unit:
-        """As of the model."""
+        """Same as the underlying model's."""
         return self._model.unit
 
     @property
     def price(self) -> Price | None:
-        """As of the model."""
+        """Same as the underlying model's."""
         return self._model.price
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
-        """Yield a reply to each request, part by part as they are done.
+        """Yield a reply to each request, as parts of the batch finish.
 
         Raises:
-            FinalModelError: the model refuses for good, or no replica is left.
-            InputError: a replica cannot take a request, or cannot start.
+            FinalModelError: the model raised a permanent error, or no replica is left.
+            InputError: a request is invalid for the model, or a replica cannot start.
         """
         requests = list(requests)
-        written = [_TOKEN * request.max_tokens for request in requests]
+        reply_lengths = [_CHARACTERS_PER_TOKEN * request.max_tokens for request in requests]
         yield from self._replies(
             [request.context for request in requests],
-            written,
-            lambda numbers: Part(numbers, "generate", ([requests[i] for i in numbers],)),
+            reply_lengths,
+            lambda indices: Part(indices, "generate", ([requests[i] for i in indices],)),
         )
 
     def _replies(
-        self, contexts: Sequence[Context], extra: Sequence[int] | None, part: Callable[[Sequence[int]], Part]
+        self, contexts: Sequence[Context], extra: Sequence[int] | None, make_part: Callable[[Sequence[int]], Part]
     ) -> Iterator[Arrival]:
-        """Cut a batch, have its parts computed, and number the replies as in the batch."""
-        numbers = parts_of([_text(context) for context in contexts], self.replicas, extra)
-        for done, replies in self._pool.run([part(some) for some in numbers]):
+        """Partition a batch, compute its parts, and yield the replies numbered as in the batch."""
+        partitions = parts_of([_text(context) for context in contexts], self.replicas, extra)
+        for part, replies in self._pool.run([make_part(indices) for indices in partitions]):
             if isinstance(replies, Failure):
-                yield from (Arrival(number, replies) for number in done.numbers)
+                yield from (Arrival(index, replies) for index in part.indices)
             else:
-                yield from (Arrival(done.numbers[number], reply) for number, reply in replies)
+                yield from (Arrival(part.indices[number], reply) for number, reply in replies)
 
     @cached_property
     def _pool(self) -> Pool:
@@ -123,44 +121,44 @@ class RayModel:
 
     @property
     def _model(self) -> Model:
-        here: Model = self._here
-        return here
+        model: Model = self._local
+        return model
 
 
 class _Labels(RayModel):
     """Replicas that score labels."""
 
     def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
-        """Yield for each context a response with log p(label | context), part by part as they are done.
+        """Yield for each context a response with log p(label | context), as parts of the batch finish.
 
         Raises:
-            FinalModelError: the model refuses for good, or no replica is left.
-            InputError: a replica cannot take a context, or cannot start.
+            FinalModelError: the model raised a permanent error, or no replica is left.
+            InputError: a context is invalid for the model, or a replica cannot start.
         """
-        contexts, given = list(contexts), list(labels)
+        contexts, labels = list(contexts), list(labels)
         yield from self._replies(
             contexts,
             None,
-            lambda numbers: Part(numbers, "label_logprobs", ([contexts[i] for i in numbers], given)),
+            lambda indices: Part(indices, "label_logprobs", ([contexts[i] for i in indices], labels)),
         )
 
 
 class _Tokens(RayModel):
-    """Replicas whose tokenizer is at hand."""
+    """Replicas of a model with a tokenizer."""
 
     def pieces(self, text: str) -> list[str]:
-        """Cut `text` into the strings that its tokens cover; joined they are `text` again."""
-        here: TokenModel = self._here
-        return here.pieces(text)
+        """Split `text` into the substrings of its tokens; they concatenate to `text`."""
+        model: TokenModel = self._local
+        return model.pieces(text)
 
 
 class _Captions(RayModel):
-    """Replicas that compare images with captions."""
+    """Replicas of a model that scores captions of images."""
 
     captions: Literal[True] = True
 
 
-_ABILITIES: tuple[tuple[type, type[RayModel]], ...] = (
+_MIXINS: tuple[tuple[type, type[RayModel]], ...] = (
     (LabelModel, _Labels),
     (TokenModel, _Tokens),
     (CaptionModel, _Captions),
@@ -168,25 +166,26 @@ _ABILITIES: tuple[tuple[type, type[RayModel]], ...] = (
 
 
 def parts_of(texts: Sequence[str], replicas: int, extra: Sequence[int] | None = None) -> list[list[int]]:
-    """Cut a batch for so many replicas: a part each, several of a large batch, fewer of a small one.
+    """Partition a batch among replicas: several parts each for a large batch, fewer parts than replicas for a small one.
 
-    Texts are cut where their characters part, not their tokens: what starts alike is tokenised alike up to the last token,
-    and tokenising takes some hundred times as long, so that here it would be what limits many replicas.
+    The shared prefixes are those of characters, not tokens: they agree up to the last token, and tokenizing here takes
+    about a hundred times as long, which would limit many replicas.
 
     Args:
         texts: [requests].
-        replicas: how many there are.
-        extra: [requests], characters that each takes besides.
+        replicas: number of replicas.
+        extra: [requests], further characters of each, such as those of its reply.
 
     Returns:
-        Indices of requests, neighbours together.
+        Indices of the requests in each part; requests with a shared prefix stay together.
     """
-    ordered = in_order(texts, extra)
-    symbols = int(ordered.before[-1])
-    rounds = min(max(math.ceil(symbols / _PART / replicas), 1), _EACH)  # whole ones: in a broken one many would wait
-    return cut(ordered, max(min(rounds * replicas, symbols // _LEAST), 1))
+    ordered = sort_by_prefix(texts, extra)
+    distinct = int(ordered.preceding[-1])
+    # A whole number of rounds: in a partial last round most replicas would be idle.
+    rounds = min(max(math.ceil(distinct / _MAX_PART / replicas), 1), _PARTS_PER_REPLICA)
+    return partition(ordered, max(min(rounds * replicas, distinct // _MIN_PART), 1))
 
 
 def _text(context: Context) -> str:
-    """Return a context as one text, for the cut alone."""
+    """Return a context as one text, used only to partition the batch."""
     return context if isinstance(context, str) else "\n".join(part for turn in context for part in turn)

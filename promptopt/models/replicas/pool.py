@@ -1,7 +1,7 @@
-"""A pool of actors on Ray, each with the model of one spec. Parts of a batch go to whoever is free, and again where one died.
+"""A pool of Ray actors that all hold the same model. Parts of a batch go to idle actors and are retried if an actor dies.
 
-Ray restarts actors, on another node where one is lost; what it does not do is count how often the same part was in an
-actor that died. Knows nothing of how a batch is cut, or where replies are kept.
+Ray restarts actors, on another node if necessary, but it does not count how many actors died on the same part; this
+module does. It knows nothing of how a batch is partitioned or where replies are kept.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ray.exceptions import (
 
 from promptopt.errors import FinalModelError, InputError, PromptoptError
 from promptopt.models.base import LabelModel
-from promptopt.models.here import load_here
+from promptopt.models.in_process import load_in_process
 from promptopt.replies import Failure
 
 if TYPE_CHECKING:
@@ -37,45 +37,45 @@ if TYPE_CHECKING:
     from promptopt.replies import Arrival
 
 DEATHS = 3
-"""Of replicas over one part; then its requests fail."""
+"""Replicas that may die while computing one part; after that many, its requests fail."""
 
-_PATIENCE = 30.0  # seconds to wait for a replica before a line is logged
-_REACHED = 10.0  # seconds within which a cluster's port must answer
+_WARN_AFTER = 30.0  # seconds to wait for a replica before logging a warning
+_CONNECT_TIMEOUT = 10.0  # seconds
 _DIED = (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
 
 _log = logging.getLogger(__name__)
 
 
 class Replica:
-    """The model of a spec, on the node and in the process of an actor.
+    """One copy of the model, in the process of a Ray actor.
 
     Args:
-        spec: as `load_model` reads it.
-        threads: that a local model may compute with.
+        spec: of the model, as in `load_model`.
+        threads: CPU threads that a local model may use.
     """
 
     def __init__(self, spec: str, threads: int) -> None:
         self.spec = spec
-        # Read when torch and the tokenizers are first loaded, which is later.
+        # Set before torch and tokenizers are imported, which read them once.
         os.environ |= {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads)}
 
     def ready(self) -> bool:
-        """Answer: the actor is there."""
+        """Return True: the actor is running."""
         return True
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what decides the replies of the model here.
+        """Return the fingerprint of the model on this node.
 
         Raises:
-            InputError: this node does not have it.
+            InputError: the model cannot be loaded on this node.
         """
         return dict(self._model.fingerprint)
 
     def generate(self, fingerprint: Mapping[str, Any], requests: Sequence[Request]) -> list[Arrival]:
-        """Return all replies.
+        """Return the replies to all requests.
 
         Raises:
-            InputError: the model here is another one than `fingerprint` says.
+            InputError: the model on this node has a different fingerprint.
         """
         self._check(fingerprint)
         return list(self._model.generate(requests))
@@ -83,10 +83,10 @@ class Replica:
     def label_logprobs(
         self, fingerprint: Mapping[str, Any], contexts: Sequence[Context], labels: Sequence[str]
     ) -> list[Arrival]:
-        """Return all replies.
+        """Return the label log-probabilities for all contexts.
 
         Raises:
-            InputError: the model here is another one than `fingerprint` says, or gives no log-probabilities.
+            InputError: the model on this node has a different fingerprint, or gives no log-probabilities.
         """
         self._check(fingerprint)
         if not isinstance(self._model, LabelModel):
@@ -96,207 +96,210 @@ class Replica:
     @cached_property
     def _model(self) -> Model:
         try:
-            return load_here(*self.spec.split(":", 1))
+            return load_in_process(*self.spec.split(":", 1))
         except PromptoptError as error:
             raise InputError(
-                f"the node {platform.node()} cannot load {self.spec} ({error}): bring the model to every node under the "
-                "same name, or choose nodes that have it by `resources`"
+                f"the node {platform.node()} cannot load {self.spec} ({error}): put the model on every node under the "
+                "same name, or use `resources` to choose nodes that have it"
             ) from error
 
     def _check(self, fingerprint: Mapping[str, Any]) -> None:
         if dict(fingerprint) != self.fingerprint():
-            raise InputError(_mixed(self.spec, {"others": fingerprint, platform.node(): self.fingerprint()}))
+            raise InputError(_mismatch_message(self.spec, {"others": fingerprint, platform.node(): self.fingerprint()}))
 
 
 class Part(NamedTuple):
-    """Some of a batch's requests.
+    """Part of a batch, computed by one replica.
 
     Args:
-        numbers: of the requests in the batch.
-        method: of `Replica`, and
-        arguments: what it takes after the fingerprint.
+        indices: the requests' indices in the batch.
+        method: name of the `Replica` method to call.
+        arguments: its arguments after the fingerprint.
     """
 
-    numbers: Sequence[int]
+    indices: Sequence[int]
     method: str
     arguments: tuple[Any, ...]
 
 
 class Pool:
-    """Actors on Ray.
+    """A pool of replicas, each in a Ray actor.
 
     Args:
         spec: of the model.
-        replicas: how many.
-        resources: of each: "CPU", "GPU", or Ray's own names; None is a GPU each where there are enough, and an equal
-            share of the processors.
-        address: of a Ray cluster, "auto" for the one on this machine; None starts Ray here. Where the process is
-            connected to a cluster already, that one is used.
+        replicas: number of replicas.
+        resources: per replica: "CPU", "GPU" or a custom Ray resource; None gives each a GPU if there are enough, and
+            an equal share of the CPU cores.
+        address: of a Ray cluster, or "auto" for the one on this machine; None starts Ray here. If the process is
+            already connected to a cluster, that one is used.
 
     Raises:
-        InputError: no cluster there, or no room in it for so many replicas.
+        InputError: there is no cluster at the address, or it has no room for so many replicas.
     """
 
     def __init__(self, spec: str, replicas: int, resources: Mapping[str, float] | None, address: str | None) -> None:
         connect(address)
         self._spec = spec
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        each = share(nodes, replicas, resources)
-        named = {name: amount for name, amount in each.items() if name not in {"CPU", "GPU"}}
+        shares = share(nodes, replicas, resources)
+        custom = {name: amount for name, amount in shares.items() if name not in {"CPU", "GPU"}}
         actor: Any = ray.remote(Replica).options(
-            num_cpus=each["CPU"],
-            num_gpus=each.get("GPU", 0),
-            resources=named,
+            num_cpus=shares["CPU"],
+            num_gpus=shares.get("GPU", 0),
+            resources=custom,
             max_restarts=-1,
             max_task_retries=0,
             scheduling_strategy="SPREAD",
         )
-        self._replicas: list[Any] = [actor.remote(spec, max(int(each["CPU"]), 1)) for _ in range(replicas)]
+        self._replicas: list[Any] = [actor.remote(spec, max(int(shares["CPU"]), 1)) for _ in range(replicas)]
 
     @cached_property
     def fingerprint(self) -> Mapping[str, Any]:
-        """What decides the replies of all replicas.
+        """The fingerprint that all replicas share.
 
         Raises:
-            InputError: a replica cannot start, or not all have the same model.
+            InputError: a replica cannot start, or the replicas have different models.
         """
-        asked = [replica.fingerprint.options(max_task_retries=DEATHS).remote() for replica in self._replicas]
+        refs = [replica.fingerprint.options(max_task_retries=DEATHS).remote() for replica in self._replicas]
         try:
-            found = [_get(_first([ref], patience=_PATIENCE)) for ref in asked]
+            fingerprints = [_get(_wait_for_first([ref], warn_after=_WARN_AFTER)) for ref in refs]
         except _DIED as error:
             raise InputError(
-                f"a replica of {self._spec} could not start ({_line(error)}): every node needs promptopt, the extras "
-                "'scale' and 'local', and the versions of Python and Ray that are here"
+                f"a replica of {self._spec} could not start ({_one_line(error)}): every node needs promptopt, the extras "
+                "'scale' and 'local', and the same versions of Python and Ray as this machine"
             ) from error
-        if any(other != found[0] for other in found):
-            raise InputError(_mixed(self._spec, {f"replica {n}": each for n, each in enumerate(found)}))
-        return dict(found[0])
+        if any(other != fingerprints[0] for other in fingerprints):
+            by_replica = {f"replica {index}": fingerprint for index, fingerprint in enumerate(fingerprints)}
+            raise InputError(_mismatch_message(self._spec, by_replica))
+        return dict(fingerprints[0])
 
     def run(self, parts: Sequence[Part]) -> Iterator[tuple[Part, list[Arrival] | Failure]]:
-        """Yield each part as soon as it is done, with its replies, numbered within the part, or with why there are none.
+        """Yield each part as soon as it is done, with its replies (numbered within the part) or the failure.
 
-        A part whose replica died is done again, by whichever is free; where three died, it is given up.
+        A part whose replica died is retried on the next idle replica; after `DEATHS` deaths it fails.
 
         Raises:
-            FinalModelError: no replica is left, and Ray starts none anew.
-            PromptoptError: what a replica raised.
+            FinalModelError: no replica is left, and Ray restarts none.
+            PromptoptError: raised by a replica.
         """
         waiting, deaths = deque(range(len(parts))), Counter[int]()
-        # What each replica is at: a part's number, or None until it says that it is there, at first and after a death.
-        at: dict[Any, tuple[Any, int | None]] = {_ready(replica): (replica, None) for replica in self._replicas}
-        free: list[Any] = []
-        while waiting or any(number is not None for _, number in at.values()):
-            while waiting and free:
-                replica, number = free.pop(0), waiting.popleft()
-                part = parts[number]
+        # By pending reference: the replica and the index of its part, or None while the replica starts or restarts.
+        pending: dict[Any, tuple[Any, int | None]] = {_ready(replica): (replica, None) for replica in self._replicas}
+        idle: list[Any] = []
+        while waiting or any(index is not None for _, index in pending.values()):
+            while waiting and idle:
+                replica, index = idle.pop(0), waiting.popleft()
+                part = parts[index]
                 ref = getattr(replica, part.method).remote(self.fingerprint, *part.arguments)
-                at[ref] = replica, number
-            ref = _first(list(at), patience=None if free or any(n is not None for _, n in at.values()) else _PATIENCE)
-            replica, done = at.pop(ref)
+                pending[ref] = replica, index
+            working = idle or any(index is not None for _, index in pending.values())
+            ref = _wait_for_first(list(pending), warn_after=None if working else _WARN_AFTER)
+            replica, done = pending.pop(ref)
             try:
-                found = _get(ref)
+                replies = _get(ref)
             except _DIED as error:
-                _log.warning("a replica of %s died: %s", self._spec, _line(error))
+                _log.warning("a replica of %s died: %s", self._spec, _one_line(error))
                 if done is None:
                     self._drop(replica, error)
                     continue
-                at[_ready(replica)] = replica, None
+                pending[_ready(replica)] = replica, None
                 deaths[done] += 1
                 if deaths[done] < DEATHS:
                     waiting.appendleft(done)
                 else:
-                    yield parts[done], _given_up(parts[done], error)
+                    yield parts[done], _part_failure(parts[done], error)
                 continue
-            free.append(replica)
+            idle.append(replica)
             if done is not None:
-                yield parts[done], found
+                yield parts[done], replies
 
     def _drop(self, replica: Any, error: Exception) -> None:
-        """Do without a replica that Ray does not start again.
+        """Remove a replica that Ray cannot restart.
 
         Raises:
             FinalModelError: it was the last.
         """
         self._replicas = [other for other in self._replicas if other is not replica]
         if not self._replicas:
-            raise FinalModelError(f"no replica of {self._spec} is left: {_line(error)}") from error
+            raise FinalModelError(f"no replica of {self._spec} is left: {_one_line(error)}") from error
 
 
 def connect(address: str | None) -> None:
-    """Connect this process to a Ray cluster, or start Ray on this machine; nothing where it is connected.
+    """Connect this process to a Ray cluster, or start Ray on this machine; does nothing if already connected.
 
     Raises:
-        InputError: no cluster there.
+        InputError: there is no cluster at the address.
     """
     if ray.is_initialized():
         return
     try:
         if address not in {None, "auto", "local"}:
-            _reach(str(address))
+            _check_reachable(str(address))
         ray.init(address=address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"there is no Ray cluster at {address!r} ({_line(error)}): start one by `ray start --head`, write its address as "
-            "HOST:PORT, or name none to use this machine alone"
+            f"there is no Ray cluster at {address!r} ({_one_line(error)}): start one with `ray start --head`, give its address as "
+            "HOST:PORT, or give none to use only this machine"
         ) from error
 
 
-def _reach(address: str) -> None:
-    """Raise OSError or ValueError where nobody listens; Ray itself would try for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise OSError or ValueError if nothing listens at the address; Ray itself would retry for minutes."""
     host, _, port = address.rpartition(":")
-    socket.create_connection((host, int(port)), timeout=_REACHED).close()
+    socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT).close()
 
 
 def share(
-    nodes: Sequence[Mapping[str, float]], replicas: int, wanted: Mapping[str, float] | None
+    nodes: Sequence[Mapping[str, float]], replicas: int, requested: Mapping[str, float] | None
 ) -> Mapping[str, float]:
-    """Return what each replica takes: what is wanted, and where that says nothing of processors, as many as all can have.
+    """Return the resources of each replica: those requested and, unless given, the most CPU cores that fit.
 
     Args:
-        nodes: what each node has.
-        replicas: how many there are to be.
-        wanted: by each; None: a GPU each where there are so many.
+        nodes: resources of each node.
+        replicas: number of replicas.
+        requested: resources per replica; None gives each a GPU if there are enough.
 
     Raises:
-        InputError: there is no room for so many.
+        InputError: the nodes have no room for so many replicas.
     """
 
-    def room(each: Mapping[str, float]) -> float:
-        taken = {name: amount for name, amount in each.items() if amount}
-        if not taken:
+    def capacity(resources: Mapping[str, float]) -> float:
+        """Return how many replicas with such resources fit on the nodes."""
+        needed = {name: amount for name, amount in resources.items() if amount}
+        if not needed:
             return replicas
-        return sum(min(node.get(name, 0) // amount for name, amount in taken.items()) for node in nodes)
+        return sum(min(node.get(name, 0) // amount for name, amount in needed.items()) for node in nodes)
 
-    if wanted is None:
-        wanted = {"GPU": 1.0} if room({"GPU": 1, "CPU": 1}) >= replicas else {}
-    most = int(max((node.get("CPU", 0) for node in nodes), default=0))
-    choices = [{"CPU": float(cores), **wanted} for cores in range(max(most, 1), 0, -1)]
-    each = next((each for each in choices if room(each) >= replicas), choices[-1])
-    if room(each) < replicas:
-        has = "; ".join(str({name: node[name] for name in each if name in node}) for node in nodes)
+    if requested is None:
+        requested = {"GPU": 1.0} if capacity({"GPU": 1, "CPU": 1}) >= replicas else {}
+    max_cores = int(max((node.get("CPU", 0) for node in nodes), default=0))
+    choices = [{"CPU": float(cores), **requested} for cores in range(max(max_cores, 1), 0, -1)]
+    resources = next((choice for choice in choices if capacity(choice) >= replicas), choices[-1])
+    if capacity(resources) < replicas:
+        available = "; ".join(str({name: node[name] for name in resources if name in node}) for node in nodes)
         raise InputError(
-            f"there is room for {room(each):.0f} of {replicas} replicas that take {each} each, on nodes with {has}: "
-            "have fewer replicas, or give each less by `resources`"
+            f"only {capacity(resources):.0f} of {replicas} replicas with {resources} each fit on the nodes ({available}): "
+            "use fewer replicas, or set smaller `resources` for each"
         )
-    return each
+    return resources
 
 
 def _ready(replica: Any) -> Any:
-    """Ask a replica whether it is there; where it is being restarted, the answer comes when it is."""
+    """Return a reference that resolves once the replica is running, including after a restart."""
     return replica.ready.options(max_task_retries=-1).remote()
 
 
-def _first(refs: list[Any], patience: float | None) -> Any:
-    """Return the first that is answered; a line is logged where that takes longer than one has patience for."""
-    done, _ = ray.wait(refs, num_returns=1, timeout=patience)
+def _wait_for_first(refs: list[Any], warn_after: float | None) -> Any:
+    """Return the first reference to resolve; log a warning if that takes longer than `warn_after` seconds."""
+    done, _ = ray.wait(refs, num_returns=1, timeout=warn_after)
     if not done:
-        _log.warning("no replica is there yet: waiting until Ray finds room for one")
+        _log.warning("no replica has started yet: waiting for Ray to find resources")
         done, _ = ray.wait(refs, num_returns=1)
     return done[0]
 
 
 def _get(ref: Any) -> Any:
-    """Return an answer, or raise what the replica raised, as the replica raised it."""
+    """Return a result, or raise the replica's own error without Ray's wrapper."""
     try:
         return ray.get(ref)
     except RayTaskError as error:
@@ -305,21 +308,21 @@ def _get(ref: Any) -> Any:
         raise
 
 
-def _given_up(part: Part, error: Exception) -> Failure:
+def _part_failure(part: Part, error: Exception) -> Failure:
     return Failure(
-        f"{DEATHS} replicas died, one after the other, over the {len(part.numbers)} requests that this one was sent with; "
-        f"the last: {_line(error)}"
+        f"{DEATHS} replicas died, one after the other, over the {len(part.indices)} requests in this one's part of the batch; "
+        f"last error: {_one_line(error)}"
     )
 
 
-def _mixed(spec: str, found: Mapping[str, Mapping[str, Any]]) -> str:
-    said = "; ".join(f"{who}: {dict(each)}" for who, each in found.items())
+def _mismatch_message(spec: str, fingerprints: Mapping[str, Mapping[str, Any]]) -> str:
+    listed = "; ".join(f"{name}: {dict(fingerprint)}" for name, fingerprint in fingerprints.items())
     return (
-        f"replicas of {spec} are not the same model ({said}): bring the same files to every node, and use nodes whose "
-        "processors or GPUs take the same dtype"
+        f"replicas of {spec} are not the same model ({listed}): put the same files on every node, and use nodes whose "
+        "CPUs or GPUs support the same dtype"
     )
 
 
-def _line(error: Exception) -> str:
-    """Return what Ray says in one line."""
+def _one_line(error: Exception) -> str:
+    """Return the error's message in one line."""
     return " ".join(str(error).split())[:300]

@@ -1,11 +1,11 @@
-"""Anthropic's message batches: one call takes the requests, one gives the results."""
+"""Anthropic's message batches: one call submits the requests, one returns the results."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from promptopt.models.hosted.batches.base import HostedBatches, Line, NoSuchPlaceError
+from promptopt.models.hosted.batches.base import HostedBatches, Line, NotFoundError
 from promptopt.models.hosted.bodies import at
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from promptopt.models.base import Request
     from promptopt.models.hosted.batches.base import Submission
 
-_CLOCKS = 3600.0  # seconds by which the provider's clock may be behind ours
+_CLOCK_SKEW = 3600.0  # seconds by which the provider's clock may be behind ours
 _STATUSES = {
     "invalid_request_error": 400,
     "authentication_error": 401,
@@ -32,45 +32,45 @@ _STATUSES = {
 class AnthropicBatches(HostedBatches):
     """An Anthropic model with its batch endpoint.
 
-    A batch can carry no tag. It is found again by its time, its size, and then the keys in its results: while a batch of
-    that size is under way, its end is waited for.
+    Batches cannot be tagged. A lost batch is identified by its creation time, its size, and then the keys in its results;
+    this waits for every batch of that size to end.
     """
 
     path = "/v1/messages/batches"
-    most_requests = 100_000
-    most_bytes = 256_000_000
+    max_requests = 100_000
+    max_bytes = 256_000_000
 
     def find(self, submission: Submission, keys: Iterable[str], check: Callable[[], None]) -> str | None:
-        """Return the batch whose results have such keys."""
+        """Return the id of the batch whose results contain these keys."""
         wanted = set(keys)
-        for state in self.persist(lambda: list(self.listed(self.path, "after_id")), check):
-            early = datetime.fromisoformat(state["created_at"]).timestamp() < submission.since - _CLOCKS
-            if early or self.progress(state)[2] != submission.size:
+        for state in self.retry(lambda: list(self.list_batches(self.path, "after_id")), check):
+            too_early = datetime.fromisoformat(state["created_at"]).timestamp() < submission.since - _CLOCK_SKEW
+            if too_early or self.progress(state)[2] != submission.size:
                 continue
             try:
                 lines = self.results_of(state["id"], check)
-            except NoSuchPlaceError:
+            except NotFoundError:
                 continue
             if any(line.key in wanted for line in lines):
                 return str(state["id"])
         return None
 
-    def item(self, key: str, request: Request) -> dict[str, Any]:
-        """Return one of the requests of a batch."""
+    def batch_entry(self, key: str, request: Request) -> dict[str, Any]:
+        """Return one request of a batch."""
         return {"custom_id": key, "params": self.model.body(request)}
 
-    def create(self, submission: Submission, requests: Mapping[str, Request]) -> str:  # noqa: ARG002  there is no place for a tag
+    def create(self, submission: Submission, requests: Mapping[str, Request]) -> str:  # noqa: ARG002  batches have no tags
         """Create the batch."""
-        items = [self.item(key, request) for key, request in requests.items()]
-        batch = self.call(lambda client: client.messages.batches.with_raw_response.create(requests=items), once=True)
+        entries = [self.batch_entry(key, request) for key, request in requests.items()]
+        batch = self.call(lambda client: client.messages.batches.with_raw_response.create(requests=entries), once=True)
         return str(self.json(batch.http_response.text)["id"])
 
-    def look(self, batch: str) -> dict[str, Any]:
+    def fetch_state(self, batch: str) -> dict[str, Any]:
         """Return the state of a batch."""
         return self.json(self.get(f"{self.path}/{batch}"))
 
     def progress(self, state: Mapping[str, Any]) -> tuple[bool, int, int]:
-        """Return whether a batch is over, how many requests are done, and of how many."""
+        """Return whether a batch has ended, how many requests are done, and how many there are."""
         counts = state.get("request_counts") or {}
         total = sum(counts.values())
         return state.get("processing_status") == "ended", total - counts.get("processing", 0), total
@@ -79,10 +79,10 @@ class AnthropicBatches(HostedBatches):
         """Return the results of all requests.
 
         Raises:
-            NoSuchPlaceError: the provider no longer has them.
+            NotFoundError: the provider no longer has them.
         """
         if state.get("archived_at"):
-            raise NoSuchPlaceError("its results are archived")
+            raise NotFoundError("its results are archived")
         return [_line(line) for line in self.json_lines(self.get(f"{self.path}/{state['id']}/results"))]
 
 

@@ -1,6 +1,6 @@
-"""OpenAI's batch endpoint: a file of requests goes up, one or two files of results come down."""
+"""OpenAI's batch endpoint: requests are uploaded as a file, results are downloaded as one or two files."""
 
-# ruff: noqa: SLF001  a batch model is the other half of its adapter
+# ruff: noqa: SLF001  a batch model shares the private parts of its adapter
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_OVER = ("completed", "failed", "expired", "cancelled")
+_ENDED = ("completed", "failed", "expired", "cancelled")
 
 
 class OpenAIBatches(HostedBatches):
@@ -30,33 +30,33 @@ class OpenAIBatches(HostedBatches):
     model: OpenAIModel
     path = "/batches"
     reads_labels: Literal[True] = True
-    most_requests = 50_000
-    most_bytes = 200_000_000
+    max_requests = 50_000
+    max_bytes = 200_000_000
 
     def find(self, submission: Submission, keys: Iterable[str], check: Callable[[], None]) -> str | None:  # noqa: ARG002  the tag is enough
         """Return the batch that carries the tag."""
-        batches = self.persist(lambda: list(self.listed(self.path, "after")), check)
+        batches = self.retry(lambda: list(self.list_batches(self.path, "after")), check)
         tagged = (batch for batch in batches if at(batch, "metadata", "promptopt") == submission.tag)
         return next((str(batch["id"]) for batch in tagged), None)
 
-    def item(self, key: str, request: Request) -> dict[str, Any]:
-        """Return a line of the file that goes up.
+    def batch_entry(self, key: str, request: Request) -> dict[str, Any]:
+        """Return one line of the file to upload.
 
         Raises:
-            InputError: the protocol has no place for it.
+            InputError: the protocol does not support the request.
         """
         model = self.model
-        body = model.body(model._possible(request))
+        body = model.body(model._check_supported(request))
         return {"custom_id": key, "method": "POST", "url": model.path(request), "body": body}
 
     def create(self, submission: Submission, requests: Mapping[str, Request]) -> str:
         """Upload the requests and create the batch."""
-        lines = "".join(encoded(self.item(key, request)) + "\n" for key, request in requests.items())
+        lines = "".join(encoded(self.batch_entry(key, request)) + "\n" for key, request in requests.items())
         file = f"promptopt-{submission.tag}.jsonl", lines.encode()
-        sent = self.call(lambda client: client.files.with_raw_response.create(file=file, purpose="batch"))
+        uploaded = self.call(lambda client: client.files.with_raw_response.create(file=file, purpose="batch"))
         batch = self.call(
             lambda client: client.batches.with_raw_response.create(
-                input_file_id=self.json(sent.http_response.text)["id"],
+                input_file_id=self.json(uploaded.http_response.text)["id"],
                 endpoint=self.model.path(next(iter(requests.values()))),
                 completion_window="24h",
                 metadata={"promptopt": submission.tag},
@@ -65,21 +65,21 @@ class OpenAIBatches(HostedBatches):
         )
         return str(self.json(batch.http_response.text)["id"])
 
-    def look(self, batch: str) -> dict[str, Any]:
+    def fetch_state(self, batch: str) -> dict[str, Any]:
         """Return the state of a batch."""
         return self.json(self.get(f"{self.path}/{batch}"))
 
     def progress(self, state: Mapping[str, Any]) -> tuple[bool, int, int]:
-        """Return whether a batch is over, how many requests are done, and of how many."""
+        """Return whether a batch has ended, how many requests are done, and how many there are."""
         counts = state.get("request_counts") or {}
         done = counts.get("completed", 0) + counts.get("failed", 0)
-        return _status(state) in _OVER, done, counts.get("total", 0)
+        return _status(state) in _ENDED, done, counts.get("total", 0)
 
     def read_results(self, state: Mapping[str, Any]) -> list[Line]:
-        """Return what lies in the files of replies and of errors.
+        """Return the results in the output and error files.
 
         Raises:
-            FinalModelError: the batch never began and never will.
+            FinalModelError: the batch failed validation.
         """
         if _status(state) == "failed":
             self._check_errors(at(state, "errors", "data", 0))
@@ -88,16 +88,14 @@ class OpenAIBatches(HostedBatches):
         return [_line(line) for text in texts for line in self.json_lines(text)]
 
     def _check_errors(self, error: Any) -> None:
-        words = self.model._without_key(f"{at(error, 'code')}: {at(error, 'message')}")
-        if at(error, "code") != "token_limit_exceeded":  # which lasts until other batches are over
-            raise FinalModelError(
-                f"{self.endpoint} refused a batch ({words}): change what it names, or leave out --batch"
-            )
-        _log.warning("%s did not begin a batch (%s)", self.endpoint, words)
+        message = self.model._without_key(f"{at(error, 'code')}: {at(error, 'message')}")
+        if at(error, "code") != "token_limit_exceeded":  # this limit clears when other batches end
+            raise FinalModelError(f"{self.endpoint} refused a batch ({message}): fix that, or omit --batch")
+        _log.warning("%s did not start a batch (%s)", self.endpoint, message)
 
 
 def _status(state: Mapping[str, Any]) -> str:
-    return str(state.get("status")).lower()  # some servers shout
+    return str(state.get("status")).lower()  # some servers use upper case
 
 
 def _line(line: Mapping[str, Any]) -> Line:

@@ -1,4 +1,4 @@
-"""Models that compute in this process: `local:NAME`, `local-clip:NAME`, `python:MODULE:ATTRIBUTE`."""
+"""Models that run in this process: `local:NAME`, `local-clip:NAME`, `python:MODULE:ATTRIBUTE`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import importlib
 from promptopt.errors import InputError
 from promptopt.models.base import Model
 
-HERE = ("local", "local-clip", "python")
 
-
-def load_here(kind: str, name: str) -> Model:
-    """Return a model that computes in this process; its weights are loaded when it is first asked.
+def load_in_process(kind: str, name: str) -> Model:
+    """Return a model that runs in this process; its weights are loaded at the first call.
 
     Raises:
-        InputError: it is not there.
-        MissingExtraError: the part that it needs is not installed.
+        InputError: the model cannot be found.
+        MissingExtraError: an optional dependency is not installed.
     """
     if kind == "local":
         from promptopt.models.local import LocalModel  # noqa: PLC0415  loaded when used
@@ -31,13 +29,13 @@ def load_here(kind: str, name: str) -> Model:
 def _from_module(name: str) -> Model:
     module, _, attribute = name.partition(":")
     try:
-        found = vars(importlib.import_module(module))[attribute]
+        model = vars(importlib.import_module(module))[attribute]
     except ImportError as error:
         raise InputError(f"cannot import {module!r} for the model python:{name}: {error}") from error
     except KeyError:
         raise InputError(f"{module!r} has no {attribute!r}: write python:MODULE:ATTRIBUTE") from None
-    if not isinstance(found, Model):
+    if not isinstance(model, Model):
         raise InputError(
-            f"python:{name} is a {type(found).__name__}, no model: it needs fingerprint, unit, price, generate"
+            f"python:{name} is a {type(model).__name__}, not a model: it needs the attributes fingerprint, unit, price and generate"
         )
-    return found
+    return model
