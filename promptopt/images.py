@@ -49,7 +49,7 @@ def reference(path: Path | str) -> str:
     return f"{quote(Path(path).as_posix())}#sha256={_digest(_read(Path(path)))}"
 
 
-def referred(text: str) -> Image:
+def parse_reference(text: str) -> Image:
     """Return what a text that is one reference says.
 
     Raises:

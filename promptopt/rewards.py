@@ -191,7 +191,7 @@ class LabelMargin:
         return (self.right if gap > 0 else self.wrong) * gap
 
 
-MEETS_TARGET = (Exact, Contains, Matches, Number, TokenF1, Label, LabelMargin)
+REWARDS_WITH_TARGET = (Exact, Contains, Matches, Number, TokenF1, Label, LabelMargin)
 """Rewards that an item without a target cannot have."""
 
 

@@ -10,7 +10,7 @@ import typer
 
 from promptopt.cli.output import say, say_json, say_lines
 from promptopt.errors import InputError
-from promptopt.memo.memo import Memo, default_place, folder_at, parse_age, place_name, write_lines
+from promptopt.memo.memo import Memo, default_location, folder_path, parse_age, public_location, write_lines
 from promptopt.memo.salvage import salvage as salvaged
 
 memo = typer.Typer(help="The memo: every reply that was ever paid for.", no_args_is_help=True, rich_markup_mode=None)
@@ -22,7 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard
 @memo.command()
 def path() -> None:
     """Say where the memo lies."""
-    say(place_name(default_place()))
+    say(public_location(default_location()))
 
 
 @memo.command()
@@ -31,9 +31,10 @@ def stats(place: Place = None, json_: Json = False) -> None:
     with Memo(place) as store:
         found = store.stats()
     if json_:
-        say_json(found._asdict())
+        values = found._asdict()
+        say_json({"place": values.pop("location"), **values})
         return
-    say(f"place    {found.place}\nentries  {found.entries:,}\nbytes    {found.bytes:,}")
+    say(f"place    {found.location}\nentries  {found.entries:,}\nbytes    {found.bytes:,}")
     for name, moment in (("oldest", found.oldest), ("newest", found.newest)):
         if moment is not None:
             say(f"{name}   {datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC")
@@ -58,10 +59,10 @@ def salvage(file: Target, place: Place = None) -> None:
 
     Entries that were deleted and not yet written over are found too.
     """
-    name = place or default_place()
+    name = place or default_location()
     if "://" in name:
-        raise InputError(f"{place_name(name)} is a server: only the file of a memo in a folder can be salvaged")
-    entries = salvaged(folder_at(name))
+        raise InputError(f"{public_location(name)} is a server: only the file of a memo in a folder can be salvaged")
+    entries = salvaged(folder_path(name))
     lines = (entry.line for entry in entries)
     if str(file) == "-":
         say_lines(lines)

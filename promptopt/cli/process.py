@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 
 from promptopt.optimization.signals import ENDING
-from promptopt.utils.streams import lasting, open_standard_descriptors
+from promptopt.utils.streams import failsafe, open_standard_descriptors
 
 _DESCRIPTORS = 4096  # a hosted model takes one for each call in flight; some systems begin with 256
 
@@ -15,7 +15,7 @@ _DESCRIPTORS = 4096  # a hosted model takes one for each call in flight; some sy
 def prepare_process() -> None:
     """Prepare this process for commands; before anything is opened."""
     open_standard_descriptors()
-    sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
+    sys.stdout, sys.stderr = failsafe(sys.stdout), failsafe(sys.stderr)
     for number in ENDING:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)  # as Ctrl-C: what is in flight is closed

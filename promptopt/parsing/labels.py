@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.errors import InputError
 from promptopt.parsing.plain_text import plain
-from promptopt.parsing.thinking import part
+from promptopt.parsing.thinking import split_thinking
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -99,7 +99,7 @@ def named_label(text: str, labels: Sequence[str]) -> str | None:
 
     Thoughts before the answer do not count. A reply that is a label letter by letter names it. Takes time in proportion to the length of the text.
     """
-    return _lexicon(tuple(labels)).read(part(text).answer)
+    return _lexicon(tuple(labels)).read(split_thinking(text).answer)
 
 
 def check_labels(labels: Sequence[str]) -> None:

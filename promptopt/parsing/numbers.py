@@ -12,7 +12,7 @@ import math
 import re
 
 from promptopt.parsing.plain_text import plain
-from promptopt.parsing.thinking import part
+from promptopt.parsing.thinking import split_thinking
 
 _SUPERSCRIPTS = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207a"
 _RAISED = re.compile(rf"(?<=\d)[{_SUPERSCRIPTS}]+")
@@ -42,7 +42,7 @@ def numbers(text: str) -> list[float]:
 
 def last_number(text: str) -> float | None:
     """Return the last number of a reply, thoughts before the answer aside; None where it has none, or one not finite."""
-    found = numbers(part(text).answer)
+    found = numbers(split_thinking(text).answer)
     return found[-1] if found and math.isfinite(found[-1]) else None
 
 

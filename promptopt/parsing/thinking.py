@@ -39,21 +39,21 @@ _AROUND = re.compile(  # an answer's own marks, which are no part of it
 )
 
 
-class Parted(NamedTuple):
+class SplitReply(NamedTuple):
     """A reply in two.
 
     Args:
         answer: what is left without the thought; the text itself where it has none.
         thinking: the thoughts, without their marks.
-        whole: False where the last thought never ends, and so the answer never came.
+        complete: False where the last thought never ends, and so the answer never came.
     """
 
     answer: str
     thinking: str = ""
-    whole: bool = True
+    complete: bool = True
 
 
-def part(text: str) -> Parted:
+def split_thinking(text: str) -> SplitReply:
     """Tell the thoughts in a reply from its answer, in time that grows with the text's length.
 
     A thought lies between two marks, or before an end without a beginning, or after a beginning without an end. Marks that
@@ -61,7 +61,7 @@ def part(text: str) -> Parted:
     """
     dropped = _DROPPED.match(text)
     if dropped is not None:
-        return Parted(text[dropped.end() :].strip(), dropped[0].strip())
+        return SplitReply(text[dropped.end() :].strip(), dropped[0].strip())
     answers: list[str] = []
     thoughts: list[str] = []
     last, inside = 0, False
@@ -74,13 +74,13 @@ def part(text: str) -> Parted:
             answers = answers if inside else []
             last, inside = token.end(), False
     if not last:
-        return Parted(text)
+        return SplitReply(text)
     (thoughts if inside else answers).append(text[last:])
     answer = _AROUND.sub("", "".join(answers)).strip()
-    return Parted(answer, "\n".join(kept for thought in thoughts if (kept := thought.strip())), not inside)
+    return SplitReply(answer, "\n".join(kept for thought in thoughts if (kept := thought.strip())), not inside)
 
 
-def without_thinking(reply: Response) -> Response:
+def strip_thinking(reply: Response) -> Response:
     """Return a reply whose thoughts are taken off its text and kept beside it.
 
     One that ends while it still thinks was cut off, whatever its finish reason says. A label that was scored by
@@ -88,9 +88,9 @@ def without_thinking(reply: Response) -> Response:
     """
     if reply.label_logprobs is not None:
         return reply
-    parted = part(reply.text)
-    if parted.answer is reply.text:
+    split = split_thinking(reply.text)
+    if split.answer is reply.text:
         return reply
-    finish = reply.finish_reason if parted.whole or reply.finish_reason == "refusal" else "length"
-    kept = "\n".join(filter(None, (reply.thinking, parted.thinking)))
-    return replace(reply, text=parted.answer, thinking=kept, finish_reason=finish)
+    finish = reply.finish_reason if split.complete or reply.finish_reason == "refusal" else "length"
+    kept = "\n".join(filter(None, (reply.thinking, split.thinking)))
+    return replace(reply, text=split.answer, thinking=kept, finish_reason=finish)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import MissingExtraError
 from promptopt.evaluation.ledger import Spending
-from promptopt.memo.memo import Memo, default_place
+from promptopt.memo.memo import Memo, default_location
 from promptopt.report.compare import SavedRun, compare_runs
 from promptopt.sweep.cells import Ran, keep, read_kept
 from promptopt.sweep.plan import Plan, plan
@@ -69,7 +69,7 @@ def run_sweep(
         check_rungs(planned, str(path))
     home = Path(folder) if folder is not None else Path("runs") / path.stem
     make_private_folder(home)
-    place = memo or default_place()
+    place = memo or default_location()
     place = place if "://" in place else str(Path(place).expanduser().absolute())
     Memo(place).close()  # refused here, not in every run
     recorded = storage or (home / STUDY).resolve()

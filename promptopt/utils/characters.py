@@ -15,7 +15,7 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(_escape, text.replace("\r\n", "\n"))
 
 
-def whole_characters(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """Return text in which U+FFFD replaces every half of a surrogate pair, which no file or request can hold."""
     return text if text.isascii() else _HALF.sub("\ufffd", text)
 

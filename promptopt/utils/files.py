@@ -18,7 +18,7 @@ def make_private_folder(folder: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def open_atomic(path: Path) -> Iterator[IO[bytes]]:
     """Give a file, readable by its owner alone, that takes the name `path` when the context ends well, and else vanishes.
 
     Raises:
@@ -41,7 +41,7 @@ def write_private(path: Path, text: str) -> None:
     Halves of surrogate pairs, which UTF-8 lacks, are written as escapes such as `\ud83d`, as in JSON.
 
     Raises:
-        OSError: as `whole_file`.
+        OSError: as `open_atomic`.
     """
-    with whole_file(path) as file:
+    with open_atomic(path) as file:
         file.write(text.encode("utf-8", "backslashreplace"))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _STANDARD = (0, 1, 2)
 
 
-class LastingStream(io.TextIOBase):
+class FailsafeStream(io.TextIOBase):
     """Writes to another stream for as long as that one can be written to; characters that it lacks become escapes.
 
     Args:
@@ -106,9 +106,9 @@ class LastingStream(io.TextIOBase):
                 os.close(silent)
 
 
-def lasting(stream: IO[str] | None) -> IO[str]:
+def failsafe(stream: IO[str] | None) -> IO[str]:
     """Return a stream that never fails in front of this one."""
-    return stream if isinstance(stream, LastingStream) else LastingStream(stream)  # type: ignore[return-value]
+    return stream if isinstance(stream, FailsafeStream) else FailsafeStream(stream)  # type: ignore[return-value]
 
 
 def open_standard_descriptors() -> None:
