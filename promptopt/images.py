@@ -25,7 +25,7 @@ Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
 _DIGITS = 16  # of the digest
 _REFERENCE = re.compile(rf"(\S+)#sha256=([0-9a-f]{{{_DIGITS}}})")
-_COLOURS = 3
+_CHANNELS = 3
 
 
 class Image(NamedTuple):
@@ -46,7 +46,7 @@ def reference(path: Path | str) -> str:
     Raises:
         InputError: the file cannot be read.
     """
-    return f"{quote(Path(path).as_posix())}#sha256={_digest(_read(Path(path)))}"
+    return f"{quote(Path(path).as_posix())}#sha256={_digest(_read_bytes(Path(path)))}"
 
 
 def parse_reference(text: str) -> Image:
@@ -79,7 +79,7 @@ def content(image: Image) -> bytes:
     Raises:
         InputError: it cannot be read, or holds another image than when the reference was made.
     """
-    data = _read(image.path)
+    data = _read_bytes(image.path)
     if _digest(data) != image.digest:
         raise InputError(f"the image {image.path} was changed while it was in use: start again, or put it back")
     return data
@@ -98,7 +98,7 @@ def pixels(image: Image) -> Pixels:
             array: Pixels = np.load(data, allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise InputError(f"{image.path} holds no array ({error}): write it by numpy.save") from error
-        if array.dtype != np.uint8 or array.ndim != _COLOURS or array.shape[2] != _COLOURS or not array.size:
+        if array.dtype != np.uint8 or array.ndim != _CHANNELS or array.shape[2] != _CHANNELS or not array.size:
             raise InputError(
                 f"{image.path} holds {array.dtype} {list(array.shape)}: an image is uint8 [height, width, 3]"
             )
@@ -114,7 +114,7 @@ def pixels(image: Image) -> Pixels:
         raise InputError(f"{image.path} holds no image that Pillow can read: {error}") from error
 
 
-def _read(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:

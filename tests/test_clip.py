@@ -31,7 +31,7 @@ from promptopt.data.task_file import load_task, parse_spec
 from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Ledger
 from promptopt.evaluation.scorer import Scorer
-from promptopt.images import Image, content, parts, pixels, reference, parse_reference
+from promptopt.images import Image, content, parse_reference, parts, pixels, reference
 from promptopt.models.base import CaptionModel, Request
 from promptopt.models.local.clip import ClipModel, _Frame
 from promptopt.prompt import Message

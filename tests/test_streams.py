@@ -98,7 +98,7 @@ def test_what_would_steer_a_terminal_is_printed_as_an_escape() -> None:
 
 def test_half_a_surrogate_pair_is_replaced_or_named() -> None:
     assert replace_surrogates("great \ud83d") == "great \ufffd"
-    assert "half of a surrogate pair (\\ud83d, at 6)" in character_fault("great \ud83d")
+    assert "an unpaired surrogate (\\ud83d, at 6)" in character_fault("great \ud83d")
     assert character_fault("great \U0001f600") == ""
 
 

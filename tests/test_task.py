@@ -111,14 +111,14 @@ def test_data_without_labels_is_allowed() -> None:
         ({"train": (untyped(item)("a", name=7),)}, "item 7 holds 7"),
         ({"top_k": -1}, "top_k must be 1 or more, or 0 for all tokens, not -1"),
         ({"template": "Review:"}, "the template 'Review:' has no slot: name a field, such as {text}"),
-        ({"template": "Review: {txt}"}, "the template has the slot {txt}, for which the data has no field, did you"),
+        ({"template": "Review: {txt}"}, "the template has the slot {txt}, but the data has no such field, did you"),
         ({"seed_prompt": Prompt("Is {txet} good?")}, "the seed prompt has the slot {txet}"),
         ({"test": (item("a"),)}, "the id 'a' stands in train and in test: ids must be unique"),
         ({"train": (item("a"), item("x", name="a"))}, "the id 'a' stands in train and in train"),
         ({"validation": (Example({"body": "c"}, "yes", "c"),)}, "validation item 'c' has no field 'text'"),
         (
             {"labels": ("yes", "no"), "test": (item("c", "yse"),)},
-            "test item 'c' has the label 'yse', which is none of ['yes', 'no'], did you mean 'yes'?",
+            "test item 'c' has the label 'yse', which is not one of ['yes', 'no'], did you mean 'yes'?",
         ),
         (
             {"seed_prompt": Prompt("x", Demonstrations((Example({"body": "c"}, "yes", "c"),)))},
@@ -126,7 +126,7 @@ def test_data_without_labels_is_allowed() -> None:
         ),
         (
             {"labels": ("yes", "no"), "seed_prompt": Prompt("x", Demonstrations((item("c", "maybe"),)))},
-            "demonstration 'c' has the label 'maybe', which is none of ['yes', 'no']",
+            "demonstration 'c' has the label 'maybe', which is not one of ['yes', 'no']",
         ),
     ],
 )
@@ -143,5 +143,5 @@ def test_braces_that_cannot_be_meant_as_slots_are_text(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["{other}", "{text} {txt}", "{text} {input}", "{sentence}"])
 def test_a_slot_that_looks_meant_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r"here has the slot .* for which the data has no field.*fields: text"):
+    with pytest.raises(InputError, match=r"here has the slot .* but the data has no such field.*fields: text"):
         check_slots(text, ("text",), "here")

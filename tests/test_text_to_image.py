@@ -16,7 +16,7 @@ from servers.loopback import Fault, Loopback
 from servers.pictures import COLOURS, Pictures, drawn, pixels, png
 
 from promptopt import Failure, Judge, Price, Prompt, Request, Response, Result, Usage, optimize
-from promptopt.images import content, reference, parse_reference
+from promptopt.images import content, parse_reference, reference
 from promptopt.prompt import Message
 
 if TYPE_CHECKING:

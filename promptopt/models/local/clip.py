@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from promptopt.errors import InputError, MissingExtraError
-from promptopt.images import Image, pixels, parse_reference
+from promptopt.images import Image, parse_reference, pixels
 from promptopt.models.base import Price
 from promptopt.prompt import LABEL
 from promptopt.replies import Arrival, Failure, Response, Usage
