@@ -314,7 +314,7 @@ def test_an_error_inside_a_reward_module_is_shown_as_it_is(folder: Path) -> None
         (":score", "':score' is not a function: give the name of a built-in reward, or module:function"),
         ("a-b:score", "'a-b:score' is not a function"),
         ("helpful:", "'helpful:' is not a function"),
-        ("regex:(", "'(' is no regular expression"),
+        ("regex:(", "'(' is not a valid regular expression"),
     ],
 )
 def test_a_reward_that_cannot_be_had_is_refused(folder: Path, name: str, said: str) -> None:
