@@ -142,7 +142,7 @@ class Task:
         for example in examples:
             if not isinstance(example, Example):
                 raise InputError(
-                    f"examples must be Examples, such as Example({{'text': '...'}}, 'yes', '1'), not {example!r}"
+                    f"every example must be an Example, such as Example({{'text': '...'}}, 'yes', '1'), not {example!r}"
                 )
             if not isinstance(example.inputs, Mapping):
                 raise InputError(

@@ -208,7 +208,7 @@ def test_another_kind_of_model_is_no_clip(tiny_llama: Path, task: Task) -> None:
     ("changes", "says"),
     [
         ({"labels": ()}, "give labels"),
-        ({"seed_prompt": Prompt("a photo")}, "give it the slot {label}"),
+        ({"seed_prompt": Prompt("a photo")}, "it needs the slot {label}"),
         ({"seed_prompt": Prompt("a photo of a {lable}")}, "did you mean 'label'"),
     ],
 )

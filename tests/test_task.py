@@ -63,7 +63,10 @@ def test_data_without_labels_is_allowed() -> None:
     [
         ({"train": ()}, "the task has no training examples"),
         ({"train": (Example({}, "yes", "a"),)}, "the example 'a' has no input fields: give at least one"),
-        ({"format": "text"}, "format must be 'chat', 'completion' or (for a model that compares images with texts) 'caption', not 'text'"),
+        (
+            {"format": "text"},
+            "format must be 'chat', 'completion' or (for a model that compares images with texts) 'caption', not 'text'",
+        ),
         ({"labels": ("yes", "yes")}, "contain a label twice"),
         (
             {"labels": ("yes", "no"), "reward": Label(("Yes", "No"))},
@@ -100,7 +103,7 @@ def test_data_without_labels_is_allowed() -> None:
         ({"reward": "exact"}, "reward must be a reward such as Exact(), or a function, not 'exact'"),
         (
             {"train": ({"text": "a"},)},
-            "examples must be Examples, such as Example({'text': '...'}, 'yes', '1'), not {'text': 'a'}",
+            "every example must be an Example, such as Example({'text': '...'}, 'yes', '1'), not {'text': 'a'}",
         ),
         ({"train": (untyped(Example)("a", "yes", "c"),)}, "the inputs of example 'c' must be {field: text}, not 'a'"),
         (
@@ -108,7 +111,7 @@ def test_data_without_labels_is_allowed() -> None:
             "example 'c' holds 5: inputs, target and id must be texts, such as '5'",
         ),
         ({"train": (untyped(item)("a", 1),)}, "example 'a' holds 1: inputs, target and id must be texts"),
-        ({"train": (untyped(item)("a", name=7),)}, "item 7 holds 7"),
+        ({"train": (untyped(item)("a", name=7),)}, "example 7 holds 7"),
         ({"top_k": -1}, "top_k must be 1 or more, or 0 for all tokens, not -1"),
         ({"template": "Review:"}, "the template 'Review:' has no slot: name a field, such as {text}"),
         ({"template": "Review: {txt}"}, "the template has the slot {txt}, but the data has no such field, did you"),

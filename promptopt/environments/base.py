@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 Instance: TypeAlias = dict[str, Any]
 """Where an episode begins, in plain JSON values."""
 
-_LONGEST_READ = 10_000  # characters of a reply's end that are searched: a deep nest costs the square of its length
+_LONGEST_SEARCHED = 10_000  # characters of a reply's end that are searched: a deep nest costs the square of its length
 _LONGEST_QUOTE = 60
 
 
-class Played(Environment, Protocol):
+class PlayableEnvironment(Environment, Protocol):
     """An environment that also knows how to play."""
 
     def oracle(self) -> str:
@@ -49,7 +49,7 @@ class World:
         description: the task in one sentence, for prompt writers.
     """
 
-    environment: Callable[[], Played]
+    environment: Callable[[], PlayableEnvironment]
     instances: Callable[..., list[Instance]]
     paper: tuple[Mapping[str, int], ...]
     prompt: str
@@ -67,7 +67,7 @@ def play(environment: Environment, instance: Mapping[str, Any], reply: Callable[
     return Trajectory(tuple(turns), seen, environment.score())
 
 
-def solved(environment: Played, instance: Instance) -> Instance | None:
+def if_solvable(environment: PlayableEnvironment, instance: Instance) -> Instance | None:
     """Return the instance if the oracle solves it whole within its limits, else None."""
     return instance if play(environment, instance, environment.oracle).score == 1 else None
 
@@ -89,8 +89,8 @@ def last_object(text: str) -> dict[str, Any] | None:
     An object that names one key twice is not well-formed: which of the two was meant is not known. Only the last 10,000
     characters are searched.
     """
-    text, start, found = text[-_LONGEST_READ:], 0, None
-    decoder = json.JSONDecoder(object_pairs_hook=_unique)
+    text, start, found = text[-_LONGEST_SEARCHED:], 0, None
+    decoder = json.JSONDecoder(object_pairs_hook=_reject_duplicate_keys)
     while (start := text.find("{", start)) >= 0:
         try:
             found, start = decoder.raw_decode(text, start)
@@ -106,7 +106,7 @@ def quoted(value: object) -> str:
     return repr(value) if len(value) <= _LONGEST_QUOTE else f"{value[:_LONGEST_QUOTE]!r}..."
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out = dict(pairs)
     if len(out) < len(pairs):
         raise ValueError("a key stands twice")

@@ -61,22 +61,22 @@ class Blocksworld(StripsWorld):
     def _estimate(self) -> Callable[[State], int]:
         wanted = [fact for fact in self._goal if fact[0] == "on"]
 
-        def left(state: State) -> int:
+        def remaining_steps(state: State) -> int:
             """Count two actions for each block that must be moved, one where it is held."""
             return sum(2 - (("holding", fact[1]) in state) for fact in wanted if fact not in state)
 
-        return left
+        return remaining_steps
 
-    def _picture(self) -> list[str]:
-        now = [_told(self._state, name) for name in ("on", "ontable", "holding", "handempty")]
+    def _describe_state(self) -> list[str]:
+        now = [_facts_text(self._state, name) for name in ("on", "ontable", "holding", "handempty")]
         free = ", ".join(sorted(fact[1] for fact in self._state if fact[0] == "clear")) or "no block"
         return [
             f"Now: {'; '.join(filter(None, now))}. Nothing is on: {free}.",
-            f"Goal: {'; '.join(filter(None, (_told(self._goal, name) for name in _FACTS)))}.",
+            f"Goal: {'; '.join(filter(None, (_facts_text(self._goal, name) for name in _FACTS)))}.",
         ]
 
 
-def _told(state: State, name: str) -> str:
+def _facts_text(state: State, name: str) -> str:
     return "; ".join(_FACTS[name].format(*fact[1:]) for fact in sorted(state) if fact[0] == name)
 
 
@@ -90,13 +90,13 @@ def instances(count: int, rng: np.random.Generator, *, blocks: int = 4, cap: int
     names = list(_COLOURS[:blocks])
 
     def draw() -> Instance | None:
-        start, end = _piled(names, rng), _piled(names, rng)
-        return Blocksworld.made(names, start, frozenset(fact for fact in end if fact[0] == "on"), cap)
+        start, end = _random_piles(names, rng), _random_piles(names, rng)
+        return Blocksworld.checked_instance(names, start, frozenset(fact for fact in end if fact[0] == "on"), cap)
 
     return distinct(count, draw, f"{blocks}-block")
 
 
-def _piled(names: list[str], rng: np.random.Generator) -> State:
+def _random_piles(names: list[str], rng: np.random.Generator) -> State:
     """Return a random arrangement: blocks in random order, each on the one before or, half the time, on the table."""
     facts: set[tuple[str, ...]] = {("handempty",)}
     below = ""

@@ -16,7 +16,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from promptopt.environment import Step
-from promptopt.environments.base import World, check_range, last_object, quoted, solved
+from promptopt.environments.base import World, check_range, if_solvable, last_object, quoted
 from promptopt.environments.events import Event, distinct, rule
 from promptopt.errors import InputError
 
@@ -71,40 +71,40 @@ class BoxLift:
             for size in range(1, len(self._lifters) + 1)
             for crew in combinations(self._lifters, size)
         )
-        self._left = list(self._weights)
+        self._remaining = list(self._weights)
         self._rounds = int(instance["cap"])
-        self._vain = 0
+        self._rounds_without_lift = 0
         self._done = False
-        return self._seen([])
+        return self._observe([])
 
     def step(self, text: str) -> Step:
         """Lift what was asked for; a reply without a JSON object is the last."""
         if self._done:
-            return Step(self._seen(["the episode is over"]), done=True)
+            return Step(self._observe(["the episode is over"]), done=True)
         self._rounds -= 1
         plan = last_object(text)
         if plan is None:
             self._done = True
-            return Step(self._seen(["your reply held no JSON object"]), done=True, events=(Event.FORMAT,))
-        before = len(self._left)
+            return Step(self._observe(["your reply held no JSON object"]), done=True, events=(Event.FORMAT,))
+        before = len(self._remaining)
         happened, found = self._lift(plan)
-        self._vain = 0 if len(self._left) < before else self._vain + 1
+        self._rounds_without_lift = 0 if len(self._remaining) < before else self._rounds_without_lift + 1
         events: list[Event] = [event for event in (Event.INVALID, Event.BUSY) if event in found]
-        if self._left and self._vain > _PATIENCE:
+        if self._remaining and self._rounds_without_lift > _PATIENCE:
             events.append(Event.LOOP)
-        elif self._left and self._rounds <= 0:
+        elif self._remaining and self._rounds <= 0:
             events.append(Event.LIMIT)
-        self._done = not self._left or Event.LOOP in events or Event.LIMIT in events
-        return Step(self._seen(happened), self._done, tuple(events))
+        self._done = not self._remaining or Event.LOOP in events or Event.LIMIT in events
+        return Step(self._observe(happened), self._done, tuple(events))
 
     def score(self) -> float:
         """Return the lifted share of all weight."""
-        return 1 - math.fsum(self._weights[box] for box in self._left) / math.fsum(self._weights.values())
+        return 1 - math.fsum(self._weights[box] for box in self._remaining) / math.fsum(self._weights.values())
 
     def oracle(self) -> str:
         """Return, from the hidden weights and the heaviest box down, the weakest free lifters that suffice."""
         free, plan = set(self._lifters), dict[str, list[str]]()
-        for box in sorted(self._left, key=lambda box: -self._weights[box]):
+        for box in sorted(self._remaining, key=lambda box: -self._weights[box]):
             crew = next(
                 (crew for lifts, crew in self._crews if lifts >= self._weights[box] and free.issuperset(crew)), ()
             )
@@ -117,17 +117,17 @@ class BoxLift:
         """Return a plan that sends each lifter to a box that is left, or nowhere."""
         plan: dict[str, list[str]] = {}
         for lifter in self._lifters:
-            choice = int(rng.integers(len(self._left) + 1))
-            if choice < len(self._left):
-                plan.setdefault(self._left[choice], []).append(lifter)
+            choice = int(rng.integers(len(self._remaining) + 1))
+            if choice < len(self._remaining):
+                plan.setdefault(self._remaining[choice], []).append(lifter)
         return json.dumps(plan)
 
     def _lift(self, plan: Mapping[str, Any]) -> tuple[list[str], set[Event]]:
         """Try each box of the plan in turn; return what happened."""
         happened, events, used = list[str](), set[Event](), set[str]()
-        at_start = frozenset(self._left)
+        at_start = frozenset(self._remaining)
         for key, named in list(plan.items())[:_MOST_PARTS]:
-            box, crew = _name(key, "box"), _crew(named)
+            box, crew = _canonical_name(key, "box"), _parse_crew(named)
             unknown = [lifter for lifter in crew if lifter not in self._lifters]
             busy = sorted(used.intersection(crew))
             if box not in at_start:
@@ -136,23 +136,23 @@ class BoxLift:
             elif not crew or unknown:
                 happened.append(f"{box}: {quoted(unknown[0]) if unknown else quoted(named)} is no lifter")
                 events.add(Event.INVALID)
-            elif busy or box not in self._left:
+            elif busy or box not in self._remaining:
                 happened.append(f"{box}: not tried, {' and '.join(busy) or 'it'} was used in this round already")
                 events.add(Event.BUSY)
             else:
                 used.update(crew)
-                happened.append(f"{box} by {' + '.join(crew)}: {self._tried(box, crew)}")
+                happened.append(f"{box} by {' + '.join(crew)}: {self._try_lift(box, crew)}")
         return happened or ["nothing was tried"], events
 
-    def _tried(self, box: str, crew: list[str]) -> str:
+    def _try_lift(self, box: str, crew: list[str]) -> str:
         if math.fsum(self._lifters[lifter] for lifter in crew) < self._weights[box]:
             return "too heavy for them"
-        self._left.remove(box)
+        self._remaining.remove(box)
         return "lifted"
 
-    def _seen(self, happened: list[str]) -> str:
+    def _observe(self, happened: list[str]) -> str:
         """Return the state as it is now, after what `happened`."""
-        boxes = ", ".join(f"{box} (volume {self._volumes[box]:g})" for box in self._left) or "none"
+        boxes = ", ".join(f"{box} (volume {self._volumes[box]:g})" for box in self._remaining) or "none"
         lifters = ", ".join(f"{lifter} (lifts {lifts:g})" for lifter, lifts in self._lifters.items())
         last = f"Last round: {'; '.join(happened)}.\n" if happened else ""
         return f"{last}Boxes left: {boxes}.\nLifters: {lifters}.\nRounds left: {self._rounds}."
@@ -183,20 +183,20 @@ def _instances(
             "lifters": capacities,
             "cap": cap,
         }
-        return solved(BoxLift(), instance)
+        return if_solvable(BoxLift(), instance)
 
     return distinct(count, draw, f"BoxLift ({lifters} lifters, {boxes} boxes)")
 
 
-def _crew(named: object) -> list[str]:
+def _parse_crew(named: object) -> list[str]:
     """Return the lifters named in a list or in one string, each once; what is not understood as it stands."""
     parts = re.split(r"[,;+&]|\band\b", named) if isinstance(named, str) else named
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         return []
-    return list(dict.fromkeys(_name(part, "lifter") for part in parts[:_MOST_PARTS] if part.strip()))
+    return list(dict.fromkeys(_canonical_name(part, "lifter") for part in parts[:_MOST_PARTS] if part.strip()))
 
 
-def _name(text: str, kind: str) -> str:
+def _canonical_name(text: str, kind: str) -> str:
     """Return "box1" for "Box 1", "box_1", "box[1]" or "box1 (volume 2)"; any other text as it is."""
     match = re.match(rf"\W*{kind}[\s_\[#]*0*(\d{{1,4}})(?!\d)", text, re.IGNORECASE)
     return f"{kind}{match[1]}" if match else text

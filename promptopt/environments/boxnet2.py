@@ -9,8 +9,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from promptopt.environments.base import World, check_range, solved
-from promptopt.environments.boxnet import COLOURS, arm_name, cell_of, place, read_arm
+from promptopt.environments.base import World, check_range, if_solvable
+from promptopt.environments.boxnet import COLOURS, arm_name, cell_name, cell_of, read_arm
 from promptopt.environments.events import Event, distinct, rule
 from promptopt.environments.team import Team
 from promptopt.errors import InputError
@@ -64,14 +64,14 @@ class BoxNet2(Team):
             not 0 <= at <= size for corner in self._boxes.values() for at, size in zip(corner, self._size, strict=True)
         )
         lost = any(not _inside(cell, self._size) for cell in self._targets.values())
-        if beyond or lost or not self._boxes or self._boxes.keys() != self._targets.keys() or self._met():
+        if beyond or lost or not self._boxes or self._boxes.keys() != self._targets.keys() or self._collision():
             raise InputError("the instance needs boxes on different corners of its grid, each with a target in a cell")
-        self._all = len(self._boxes)
+        self._box_count = len(self._boxes)
         return self._begin(instance)
 
     def score(self) -> float:
         """Return the share of boxes that are on their targets."""
-        return 1 - len(self._boxes) / self._all
+        return 1 - len(self._boxes) / self._box_count
 
     def oracle(self) -> str:
         """Return the round after which the boxes' ways are shortest in sum; where none shortens it, one that changes it.
@@ -79,15 +79,15 @@ class BoxNet2(Team):
         Ways are counted as if no box stood in another's; so the plan is good, not always the shortest.
         """
         best: tuple[int, dict[str, tuple[Cell, Corner | None]]] = (0, {})
-        boxes = sorted(self._boxes, key=lambda box: -self._way(box, self._boxes[box]))
-        moves = {box: self._gains(box) for box in boxes}
+        boxes = sorted(self._boxes, key=lambda box: -self._rounds_to_target(box, self._boxes[box]))
+        moves = {box: self._moves_closer(box) for box in boxes}
 
         def extend(rest: list[str], plan: dict[str, tuple[Cell, Corner | None]], gain: int) -> None:
             nonlocal best
             if gain + len(rest) <= best[0]:  # a box gains one step a round
                 return
             if not rest:
-                if not self._met(plan):
+                if not self._collision(plan):
                     best = (gain, dict(plan))
                 return
             for cell, to in moves[rest[0]]:
@@ -97,69 +97,71 @@ class BoxNet2(Team):
 
         extend(boxes, {}, 0)
         if best[0]:
-            return json.dumps({arm_name(cell): _written((box, to)) for box, (cell, to) in best[1].items()})
+            return json.dumps({arm_name(cell): _move_text((box, to)) for box, (cell, to) in best[1].items()})
         return json.dumps(self._sidestep())
 
     def random_reply(self, rng: np.random.Generator) -> str:
         """Return one move for each arm in random order, drawn among those after which nothing collides."""
         plan: dict[str, tuple[Cell, Corner | None]] = {}
-        doable = self._doable()
+        doable = self._possible_moves()
         for number in rng.permutation(len(doable)).tolist():
             cell = list(doable)[number]
             legal = [
-                (box, to) for box, to in doable[cell] if box not in plan and not self._met(plan | {box: (cell, to)})
+                (box, to)
+                for box, to in doable[cell]
+                if box not in plan and not self._collision(plan | {box: (cell, to)})
             ]
             if legal:
                 box, to = legal[rng.integers(len(legal))]
                 plan[box] = (cell, to)
-        return json.dumps({arm_name(cell): _written((box, to)) for box, (cell, to) in sorted(plan.items())})
+        return json.dumps({arm_name(cell): _move_text((box, to)) for box, (cell, to) in sorted(plan.items())})
 
-    def _way(self, box: str, corner: Corner | None) -> int:
+    def _rounds_to_target(self, box: str, corner: Corner | None) -> int:
         """Return the rounds that a box needs from a corner to its target, alone."""
         if corner is None:
             return 0
         gaps = (max(cell - at, at - cell - 1, 0) for at, cell in zip(corner, self._targets[box], strict=True))
         return max(gaps) + 1
 
-    def _gains(self, box: str) -> list[tuple[Cell, Corner | None]]:
+    def _moves_closer(self, box: str) -> list[tuple[Cell, Corner | None]]:
         """Return the moves that shorten a box's way, with the arm that makes each."""
-        here = self._way(box, self._boxes[box])
+        here = self._rounds_to_target(box, self._boxes[box])
         return [
             (cell, to)
-            for cell, moves in self._doable().items()
+            for cell, moves in self._possible_moves().items()
             for other, to in moves
-            if other == box and self._way(box, to) < here
+            if other == box and self._rounds_to_target(box, to) < here
         ]
 
     def _sidestep(self) -> dict[str, str]:
         """Return the single move to a free corner that lengthens the ways least; {} where there is none."""
         free = [
-            (self._way(box, to), arm_name(cell), _written((box, to)))
-            for cell, moves in self._doable().items()
+            (self._rounds_to_target(box, to), arm_name(cell), _move_text((box, to)))
+            for cell, moves in self._possible_moves().items()
             for box, to in moves
-            if not self._met({box: (cell, to)})
+            if not self._collision({box: (cell, to)})
         ]
         return dict([min(free)[1:]]) if free else {}
 
-    def _agent(self, key: str) -> str | None:
+    def _agent_name(self, key: str) -> str | None:
         cell = read_arm(key)
         return arm_name(cell) if cell and _inside(cell, self._size) else None
 
-    def _action(self, said: str) -> str | None:
+    def _action_name(self, said: str) -> str | None:
         match = _MOVE.match(said)
         if match is None:
             return None
         box, row, column, colour = match.groups()
         if row is not None:
-            return _written((box.lower(), (int(row), int(column))))
-        return f"move({box.lower()}, target_{colour.lower()})" if colour else _written((box.lower(), None))
+            return _move_text((box.lower(), (int(row), int(column))))
+        return f"move({box.lower()}, target_{colour.lower()})" if colour else _move_text((box.lower(), None))
 
     def _options(self) -> dict[str, list[str]]:
-        doable = self._doable()
+        doable = self._possible_moves()
         cells = ((row, column) for row in range(self._size[0]) for column in range(self._size[1]))
-        return {arm_name(cell): list(map(_written, doable.get(cell, []))) for cell in cells}
+        return {arm_name(cell): list(map(_move_text, doable.get(cell, []))) for cell in cells}
 
-    def _doable(self) -> dict[Cell, list[Move]]:
+    def _possible_moves(self) -> dict[Cell, list[Move]]:
         """Return what each arm that reaches a box can do, whether or not a corner is taken."""
         out: dict[Cell, list[Move]] = {}
         for cell in ((row, column) for row in range(self._size[0]) for column in range(self._size[1])):
@@ -172,23 +174,23 @@ class BoxNet2(Team):
         return out
 
     def _act(self, chosen: Mapping[str, str]) -> str:
-        moves = {_written(move): move for moves in self._doable().values() for move in moves}
+        moves = {_move_text(move): move for moves in self._possible_moves().values() for move in moves}
         plan: dict[str, tuple[Cell, Corner | None]] = {}
         for action in chosen.values():
             box, to = moves[action]
             plan[box] = ((0, 0), to)
-        met = self._met(plan)
-        self._boxes = self._after(plan)
+        met = self._collision(plan)
+        self._boxes = self._boxes_after(plan)
         return met
 
-    def _after(self, plan: Mapping[str, tuple[Cell, Corner | None]]) -> dict[str, Corner]:
+    def _boxes_after(self, plan: Mapping[str, tuple[Cell, Corner | None]]) -> dict[str, Corner]:
         ends = {box: plan[box][1] if box in plan else at for box, at in self._boxes.items()}
         return {box: end for box, end in ends.items() if end is not None}
 
-    def _met(self, plan: Mapping[str, tuple[Cell, Corner | None]] | None = None) -> str:
+    def _collision(self, plan: Mapping[str, tuple[Cell, Corner | None]] | None = None) -> str:
         """Return which boxes would be on one corner, or ""."""
         on: dict[Corner, str] = {}
-        for box, corner in self._after(plan or {}).items():
+        for box, corner in self._boxes_after(plan or {}).items():
             if corner in on:
                 return f"{on[corner]} and {box} collided on {_corner(corner)}"
             on[corner] = box
@@ -197,16 +199,16 @@ class BoxNet2(Team):
     def _state(self) -> Hashable:
         return tuple(self._boxes.items())
 
-    def _seen(self, happened: list[str]) -> str:
+    def _observe(self, happened: list[str]) -> str:
         boxes = ", ".join(f"{box} on {_corner(corner)}" for box, corner in self._boxes.items())
-        targets = ", ".join(f"{_target(box)} in {place(self._targets[box])}" for box in self._boxes)
+        targets = ", ".join(f"{_target(box)} in {cell_name(self._targets[box])}" for box in self._boxes)
         lines = [f"Last round: {'; '.join(happened)}."] if happened else []
         lines += [
             f"Grid: cells [0,0] to [{self._size[0] - 1},{self._size[1] - 1}], one agent in each.",
             f"Boxes left: {boxes or 'none'}.",
             f"Targets left: {targets or 'none'}.",
         ]
-        for cell, moves in self._doable().items():
+        for cell, moves in self._possible_moves().items():
             ends: dict[str, list[str]] = {}
             for box, to in moves:
                 ends.setdefault(box, []).append(_target(box) if to is None else _corner(to))
@@ -232,7 +234,7 @@ def _target(box: str) -> str:
     return f"target_{box.removeprefix('box_')}"
 
 
-def _written(move: Move) -> str:
+def _move_text(move: Move) -> str:
     box, to = move
     return f"move({box}, {_target(box) if to is None else _corner(to)})"
 
@@ -259,7 +261,7 @@ def instances(
             "targets": {c: list(divmod(at, columns)) for c, at in zip(COLOURS, cells, strict=False)},
             "cap": cap,
         }
-        return solved(BoxNet2(), instance)
+        return if_solvable(BoxNet2(), instance)
 
     return distinct(count, draw, f"{rows}x{columns} BoxNet2")
 

@@ -64,12 +64,12 @@ class Visits:
     """Counts how often each state of an episode was reached, all of them and not only the first."""
 
     def __init__(self) -> None:
-        self._seen: Counter[Hashable] = Counter()
+        self._counts: Counter[Hashable] = Counter()
 
     def loops(self, state: Hashable) -> bool:
         """Note a state, and return whether the episode goes in circles."""
-        self._seen[state] += 1
-        return self._seen[state] >= _REPEATS
+        self._counts[state] += 1
+        return self._counts[state] >= _REPEATS
 
 
 def distinct(count: int, draw: Callable[[], Mapping[str, Any] | None], what: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ Cell: TypeAlias = tuple[int, int]
 """A track and a column, both from 1; (0, 0) is the target."""
 
 TARGET: Cell = (0, 0)
-_LONGEST = 500  # rounds that a trip may take, waits and all
+_LONGEST_TRIP = 500  # rounds that a trip may take, waits and all
 
 
 class Robot(NamedTuple):
@@ -50,8 +50,8 @@ class Fleet:
         self._tracks = tracks
         self._columns = columns
         self._boxes = dict(boxes)
-        self._taken: set[tuple[int, Cell]] = set()
-        self._moves: set[tuple[int, Cell, Cell]] = set()
+        self._reserved_cells: set[tuple[int, Cell]] = set()
+        self._reserved_moves: set[tuple[int, Cell, Cell]] = set()
 
     def plan(self, robots: list[Robot]) -> list[dict[int, str]]:
         """Return what each robot does in each round until all boxes are at the target: a good plan, not always the shortest.
@@ -59,10 +59,10 @@ class Fleet:
         Robots on tracks leave them, or first fetch a box where that saves a trip. Then the robot that is free first
         takes the box for which it waits least, of these the farthest.
         """
-        trips = self._leaving(robots)
+        trips = self._plan_exits(robots)
         while self._boxes:
             i = min(trips, key=lambda i: (trips[i][-1].end if trips[i] else 0, i))
-            trip = self._fetching(trips[i][-1].end if trips[i] else 0)
+            trip = self._plan_fetch(trips[i][-1].end if trips[i] else 0)
             if trip is None:
                 break
             trips[i].append(trip)
@@ -74,13 +74,13 @@ class Fleet:
                     rounds[number][i] = action
         return rounds
 
-    def _leaving(self, robots: list[Robot]) -> dict[int, list[_Trip]]:
+    def _plan_exits(self, robots: list[Robot]) -> dict[int, list[_Trip]]:
         """Return the first trip of each robot that is on a track, and keep to them."""
         trips: dict[int, list[_Trip]] = {i: [] for i in range(len(robots))}
         for i in sorted(trips, key=lambda i: robots[i].column):
             if robots[i].track and (leaving := self._trip(robots[i][:2], 0, None)):
                 trips[i] = [leaving]
-                self._keep(leaving, kept=True)
+                self._set_reserved(leaving, reserved=True)
         for i in sorted(trips, key=lambda i: -robots[i].column):
             if trips[i] and not robots[i].box:
                 trips[i] = [self._detour(trips[i][0])]
@@ -88,7 +88,7 @@ class Fleet:
 
     def _detour(self, leaving: _Trip) -> _Trip:
         """Return a trip that fetches a box before it leaves the track, if that saves rounds; and keep to it."""
-        self._keep(leaving, kept=False)
+        self._set_reserved(leaving, reserved=False)
         best, saved, fetched = leaving, 0, ""
         for box, (shelf, column) in self._boxes.items():
             if leaving.cells[0][0] in (shelf, shelf + 1):
@@ -96,10 +96,10 @@ class Fleet:
                 if trip and 2 * column + 1 - (trip.end - leaving.end) > saved:
                     best, saved, fetched = trip, 2 * column + 1 - (trip.end - leaving.end), box
         self._boxes.pop(fetched, None)
-        self._keep(best, kept=True)
+        self._set_reserved(best, reserved=True)
         return best
 
-    def _fetching(self, start: int) -> _Trip | None:
+    def _plan_fetch(self, start: int) -> _Trip | None:
         best: tuple[int, str, _Trip] | None = None
         for box, (_, column) in sorted(self._boxes.items(), key=lambda item: (-item[1][1], item[0])):
             trip = self._trip(TARGET, start, box)
@@ -110,27 +110,29 @@ class Fleet:
         if best is None:
             return None
         del self._boxes[best[1]]
-        self._keep(best[2], kept=True)
+        self._set_reserved(best[2], reserved=True)
         return best[2]
 
-    def _keep(self, trip: _Trip, *, kept: bool) -> None:
+    def _set_reserved(self, trip: _Trip, *, reserved: bool) -> None:
         """Keep the places of a trip from others, or give them back."""
         for number, (before, after) in enumerate(zip(trip.cells, trip.cells[1:], strict=False), start=trip.start):
-            if kept:
-                self._taken.add((number + 1, after))
-                self._moves.add((number, before, after))
+            if reserved:
+                self._reserved_cells.add((number + 1, after))
+                self._reserved_moves.add((number, before, after))
             else:
-                self._taken.discard((number + 1, after))
-                self._moves.discard((number, before, after))
+                self._reserved_cells.discard((number + 1, after))
+                self._reserved_moves.discard((number, before, after))
 
     def _trip(self, cell: Cell, start: int, box: str | None) -> _Trip | None:
         """Return a shortest trip from a cell to the target, with a box if one is named."""
         layer: dict[tuple[Cell, bool], _Trip] = {(cell, box is None): _Trip(start, (), (cell,))}
-        for time in range(start, start + _LONGEST):
+        for time in range(start, start + _LONGEST_TRIP):
             following: dict[tuple[Cell, bool], _Trip] = {}
             for (at, done), trip in layer.items():
-                for action, to, then in self._ways(at, box, done=done):
-                    free = to == TARGET or ((time + 1, to) not in self._taken and (time, to, at) not in self._moves)
+                for action, to, then in self._options(at, box, done=done):
+                    free = to == TARGET or (
+                        (time + 1, to) not in self._reserved_cells and (time, to, at) not in self._reserved_moves
+                    )
                     if free and (to, then) not in following:
                         longer = _Trip(start, (*trip.actions, action), (*trip.cells, to))
                         following[to, then] = longer
@@ -139,7 +141,7 @@ class Fleet:
             layer = following
         return None
 
-    def _ways(self, at: Cell, box: str | None, *, done: bool) -> Iterator[tuple[str, Cell, bool]]:
+    def _options(self, at: Cell, box: str | None, *, done: bool) -> Iterator[tuple[str, Cell, bool]]:
         """Yield actions with where they lead and whether the box is aboard, or none is wanted, after them."""
         track, column = at
         shelf, place = self._boxes[box] if box else (-1, -1)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from promptopt.environments.base import Played
+    from promptopt.environments.base import PlayableEnvironment
 
 
 class Floors(NamedTuple):
@@ -37,7 +37,7 @@ class Floors(NamedTuple):
     rounds: float
 
 
-def floors(make: Callable[[], Played], instances: Sequence[Mapping[str, Any]], seed: int = 0) -> Floors:
+def floors(make: Callable[[], PlayableEnvironment], instances: Sequence[Mapping[str, Any]], seed: int = 0) -> Floors:
     """Play each policy once on each instance.
 
     Args:
@@ -53,7 +53,7 @@ def floors(make: Callable[[], Played], instances: Sequence[Mapping[str, Any]], s
         nothing.append(world.score())
         legal.append(play(world, instance, partial(world.random_reply, rng), seed).score)
         if isinstance(world, Choosing):
-            choice.append(play(world, instance, partial(_any, world, rng), seed).score)
+            choice.append(play(world, instance, partial(_random_action, world, rng), seed).score)
         best = play(world, instance, world.oracle, seed)
         oracle.append(best.score)
         rounds.append(len(best.turns))
@@ -80,6 +80,6 @@ def table(rows: Mapping[str, Floors]) -> str:
     return "\n".join(lines)
 
 
-def _any(world: Choosing, rng: np.random.Generator) -> str:
+def _random_action(world: Choosing, rng: np.random.Generator) -> str:
     actions = world.actions()
     return actions[rng.integers(len(actions))]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from promptopt.environment import FeedbackRule
     from promptopt.environments.base import Instance
 
-_MOST_SEEDS = 2**31
+_SEEDS = 2**31
 _CAP = 50  # rounds, beside the environment's own limit
 
 
@@ -94,11 +94,13 @@ class GymEnvironment:
             raise InputError(
                 f"an instance of a Gymnasium environment gives seed, options and cap, not {', '.join(other)}"
             )
-        self._seen, self._about = self.env.reset(seed=int(instance.get("seed", seed)), options=instance.get("options"))
-        self._sum = 0.0
+        self._observation, self._info = self.env.reset(
+            seed=int(instance.get("seed", seed)), options=instance.get("options")
+        )
+        self._total_reward = 0.0
         self._rounds = int(instance.get("cap", _CAP))
         self._done = False
-        return self.show(self._seen)
+        return self.show(self._observation)
 
     def step(self, text: str) -> Step:
         """Act as the reply says.
@@ -107,25 +109,27 @@ class GymEnvironment:
             InputError: the environment gave a reward that is no number. Of texts, none raises.
         """
         if self._done:
-            return Step(f"The episode is over.\n{self.show(self._seen)}", done=True)
+            return Step(f"The episode is over.\n{self.show(self._observation)}", done=True)
         action = self.read(text)
         if action is None:
             self._done = True
-            shown = f"No action could be read from {quoted(text)}.\n{self.show(self._seen)}"
+            shown = f"No action could be read from {quoted(text)}.\n{self.show(self._observation)}"
             return Step(shown, done=True, events=(Event.FORMAT,))
-        self._seen, reward, terminated, truncated, self._about = self.env.step(action)
+        self._observation, reward, terminated, truncated, self._info = self.env.step(action)
         if not math.isfinite(float(reward)):
             raise InputError(f"the environment gave the reward {float(reward)} for {quoted(text)}: it must be a number")
-        self._sum += float(reward)
+        self._total_reward += float(reward)
         self._rounds -= 1
         self._done = bool(terminated or truncated) or not self._rounds
-        return Step(self.show(self._seen), self._done, self._ending(lost=bool(terminated)) if self._done else ())
+        return Step(
+            self.show(self._observation), self._done, self._final_events(lost=bool(terminated)) if self._done else ()
+        )
 
     def score(self) -> float:
         """Return where the sum of rewards lies between low and high, 0 to 1."""
-        return min(1.0, max(0.0, (self._sum - self.low) / (self.high - self.low)))
+        return min(1.0, max(0.0, (self._total_reward - self.low) / (self.high - self.low)))
 
-    def _ending(self, *, lost: bool) -> tuple[Event, ...]:
+    def _final_events(self, *, lost: bool) -> tuple[Event, ...]:
         if self.score() == 1:
             return ()
         return (Event.LOST,) if lost else (Event.LIMIT,)
@@ -149,7 +153,7 @@ class ChoosingGym(GymEnvironment):
         Raises:
             InputError: there are fewer than two.
         """
-        actions = tuple(self.choices(self._seen, self._about))
+        actions = tuple(self.choices(self._observation, self._info))
         if len(actions) < 2:  # noqa: PLR2004
             raise InputError(f"a choice needs two actions or more, not {list(actions)}")
         return actions
@@ -162,4 +166,4 @@ def instances(count: int, rng: np.random.Generator, *, cap: int = _CAP) -> list[
         InputError: the cap is out of its range.
     """
     check_range(cap=(cap, 1, 500))
-    return distinct(count, lambda: {"seed": int(rng.integers(_MOST_SEEDS)), "cap": cap}, "Gymnasium")
+    return distinct(count, lambda: {"seed": int(rng.integers(_SEEDS)), "cap": cap}, "Gymnasium")

@@ -88,7 +88,7 @@ class Logistics(StripsWorld):
         map_ = _Map(self._state)
         return lambda state: map_.left(state, self._goal)
 
-    def _picture(self) -> list[str]:
+    def _describe_state(self) -> list[str]:
         map_ = _Map(self._state)
         at = {fact[1]: fact for fact in sorted(self._state) if fact[0] in {"at", "in"}}
 
@@ -210,7 +210,7 @@ def instances(
             start, end = rng.permutation(places)[:2].tolist()
             at.add(("at", package, start))
             goal.add(("at", package, end))
-        return Logistics.made(objects, frozenset(fixed | at), frozenset(goal), cap)
+        return Logistics.checked_instance(objects, frozenset(fixed | at), frozenset(goal), cap)
 
     return distinct(count, draw, "logistics")
 

@@ -111,7 +111,7 @@ def ground(domain: Domain, problem: Problem) -> tuple[Action, ...]:
     changing = {fact[0] for schema in domain.schemas for fact in (*schema.adds, *schema.deletes)}
     objects = domain.constants | problem.objects
     return tuple(
-        _bound(schema, binding)
+        _instantiate(schema, binding)
         for schema in domain.schemas
         for binding in _bindings(schema, domain.types, objects, changing, problem.init)
     )
@@ -147,7 +147,7 @@ def plan(
     while queue and len(closed) < _MOST_STATES:
         state = heapq.heappop(queue)[2]
         if goal <= state:
-            return _way(ways, state)
+            return _reconstruct_plan(ways, state)
         if state in closed:
             continue
         closed.add(state)
@@ -162,7 +162,7 @@ def plan(
     return None
 
 
-def _way(ways: Mapping[State, tuple[int, State, Action | None]], state: State) -> tuple[Action, ...]:
+def _reconstruct_plan(ways: Mapping[State, tuple[int, State, Action | None]], state: State) -> tuple[Action, ...]:
     found: list[Action] = []
     while (action := ways[state][2]) is not None:
         found.append(action)
@@ -189,7 +189,7 @@ def _bindings(
         for name, kind in objects.items():
             if _is_a(kind, schema.parameters[variable], types):
                 binding[variable] = name
-                if all(_put(need, binding) in init for need in due[len(binding) - 1]):
+                if all(_substitute(need, binding) in init for need in due[len(binding) - 1]):
                     yield from extend(binding)
                 del binding[variable]
 
@@ -204,17 +204,17 @@ def _is_a(kind: str, wanted: str, types: Mapping[str, str]) -> bool:
     return kind == wanted
 
 
-def _bound(schema: Schema, binding: Mapping[str, str]) -> Action:
+def _instantiate(schema: Schema, binding: Mapping[str, str]) -> Action:
     return Action(
         schema.name,
         tuple(binding.values()),
-        frozenset(_put(fact, binding) for fact in schema.needs),
-        frozenset(_put(fact, binding) for fact in schema.adds),
-        frozenset(_put(fact, binding) for fact in schema.deletes),
+        frozenset(_substitute(fact, binding) for fact in schema.needs),
+        frozenset(_substitute(fact, binding) for fact in schema.adds),
+        frozenset(_substitute(fact, binding) for fact in schema.deletes),
     )
 
 
-def _put(fact: Fact, binding: Mapping[str, str]) -> Fact:
+def _substitute(fact: Fact, binding: Mapping[str, str]) -> Fact:
     return tuple(binding.get(word, word) for word in fact)
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from promptopt.environment import Step
-from promptopt.environments.base import quoted, solved
+from promptopt.environments.base import if_solvable, quoted
 from promptopt.environments.events import Event, Visits, rule
 from promptopt.environments.strips import Problem, ground, parse_domain, parse_problem, plan
 from promptopt.errors import InputError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from promptopt.environments.base import Instance
     from promptopt.environments.strips import Action, Domain, State
 
-_KEPT = 256  # instances
+_CACHE_SIZE = 256  # instances
 _MARKS = " \t.,;:!?\"'`()[]{}<>*#"
 
 
@@ -86,21 +86,24 @@ class StripsWorld:
         if self._goal <= init:
             raise InputError("the goal of this instance holds already: give one that asks for something")
         self._actions = self._grounded(tuple(self._objects), init)
-        self._meant: dict[tuple[str, ...], list[Action]] = defaultdict(list)
+        self._actions_by_words: dict[tuple[str, ...], list[Action]] = defaultdict(list)
         for action in self._actions:
-            for written in {self._key(self._written(action)), self._key(f"{action.name} {' '.join(action.arguments)}")}:
-                self._meant[written].append(action)
+            for written in {
+                self._key(self._action_text(action)),
+                self._key(f"{action.name} {' '.join(action.arguments)}"),
+            }:
+                self._actions_by_words[written].append(action)
         self._state = init
-        self._given = 0 if self._count_given else len(self._goal & init)
+        self._goals_at_start = 0 if self._count_given else len(self._goal & init)
         self._rounds = int(instance["cap"])
         self._done = False
-        self._ways: dict[State, Action] = {}
+        self._planned_actions: dict[State, Action] = {}
         self._visits = Visits()
         self._visits.loops(init)
-        return self._seen("")
+        return self._observe("")
 
     @classmethod
-    @lru_cache(maxsize=_KEPT)
+    @lru_cache(maxsize=_CACHE_SIZE)
     def _grounded(cls, objects: tuple[str, ...], init: State) -> tuple[Action, ...]:
         """Return every action of a problem; every prompt begins the same few, and to find them takes milliseconds."""
         return ground(cls.domain, Problem(dict.fromkeys(objects, "object"), init, frozenset()))
@@ -108,7 +111,7 @@ class StripsWorld:
     def step(self, text: str) -> Step:
         """Take one action; whatever is none, or is not possible now, is the last."""
         if self._done:
-            return Step(self._seen("The episode is over."), done=True)
+            return Step(self._observe("The episode is over."), done=True)
         self._rounds -= 1
         happened, events = self._act(text)
         self._done = bool(events) or self._goal <= self._state
@@ -117,33 +120,35 @@ class StripsWorld:
         elif not self._done and self._rounds <= 0:
             events.append(Event.LIMIT)
         self._done = self._done or bool(events)
-        return Step(self._seen(happened), self._done, tuple(events))
+        return Step(self._observe(happened), self._done, tuple(events))
 
     def score(self) -> float:
         """Return the share of goals that hold now, of those that did not at the start."""
-        return max(0.0, (len(self._goal & self._state) - self._given) / (len(self._goal) - self._given))
+        return max(
+            0.0, (len(self._goal & self._state) - self._goals_at_start) / (len(self._goal) - self._goals_at_start)
+        )
 
     def actions(self) -> tuple[str, ...]:
         """Return what is possible now; where that is a single action, one that is not possible stands beside it."""
-        possible = list(dict.fromkeys(self._written(action) for action in self._possible()))
-        others = (text for text in map(self._written, self._actions) if text not in possible)
+        possible = list(dict.fromkeys(self._action_text(action) for action in self._possible()))
+        others = (text for text in map(self._action_text, self._actions) if text not in possible)
         while len(possible) < 2 and (other := next(others, None)) is not None:  # noqa: PLR2004  a choice needs two
             possible.append(other)
         return tuple(possible)
 
     def oracle(self) -> str:
         """Return the first action of a plan from here; a shortest one, where the world does not say otherwise."""
-        if self._state not in self._ways:
+        if self._state not in self._planned_actions:
             state = self._state
             for action in self._plan(state) or ():
-                self._ways[state] = action
+                self._planned_actions[state] = action
                 state = action.after(state)
-        best = self._ways.get(self._state)
-        return self.actions()[0] if best is None else self._written(best)
+        best = self._planned_actions.get(self._state)
+        return self.actions()[0] if best is None else self._action_text(best)
 
     def random_reply(self, rng: np.random.Generator) -> str:
         """Return one of the actions that are possible now."""
-        possible = [self._written(action) for action in self._possible()]
+        possible = [self._action_text(action) for action in self._possible()]
         return possible[rng.integers(len(possible))] if possible else self.actions()[0]
 
     @classmethod
@@ -176,15 +181,15 @@ class StripsWorld:
                 "goal": sorted(map(list, problem.goal)),
                 "cap": cap,
             }
-            if instance not in found and not problem.goal <= problem.init and solved(cls(), instance):
+            if instance not in found and not problem.goal <= problem.init and if_solvable(cls(), instance):
                 found.append(instance)
         return found
 
     @classmethod
-    def made(cls, objects: list[str], init: State, goal: State, cap: int) -> Instance | None:
+    def checked_instance(cls, objects: list[str], init: State, goal: State, cap: int) -> Instance | None:
         """Return an instance, or None where its goal holds already or the oracle needs more rounds than the cap."""
         facts = {"init": sorted(map(list, init)), "goal": sorted(map(list, goal))}
-        return None if goal <= init else solved(cls(), {"objects": objects, **facts, "cap": cap})
+        return None if goal <= init else if_solvable(cls(), {"objects": objects, **facts, "cap": cap})
 
     def _plan(self, state: State) -> tuple[Action, ...] | None:
         return plan(self._actions, state, self._goal, estimate=self._estimate())
@@ -193,14 +198,14 @@ class StripsWorld:
         """Return what never says too many steps to the goal."""
         raise NotImplementedError
 
-    def _picture(self) -> list[str]:
+    def _describe_state(self) -> list[str]:
         """Return lines that say all of the state and the goal."""
         raise NotImplementedError
 
     def _possible(self) -> list[Action]:
         return [action for action in self._actions if action.applies(self._state)]
 
-    def _written(self, action: Action) -> str:
+    def _action_text(self, action: Action) -> str:
         return self.words[action.name].format(*action.arguments)
 
     def _key(self, line: str) -> tuple[str, ...]:
@@ -211,7 +216,7 @@ class StripsWorld:
 
     def _act(self, text: str) -> tuple[str, list[Event]]:
         keys = [key for key in map(self._key, text.splitlines()) if key]
-        meant = {tuple(self._meant[key]): key for key in keys if key in self._meant}
+        meant = {tuple(self._actions_by_words[key]): key for key in keys if key in self._actions_by_words}
         if len(meant) > 1:
             return "your reply named several actions; one is taken a round.", [Event.FORMAT]
         if not meant:
@@ -222,9 +227,9 @@ class StripsWorld:
         (choices,) = meant
         action = next((action for action in choices if action.applies(self._state)), None)
         if action is None:
-            return f"{self._written(choices[0])}: that is not possible now.", [Event.INVALID]
+            return f"{self._action_text(choices[0])}: that is not possible now.", [Event.INVALID]
         self._state = action.after(self._state)
-        return f"{self._written(action)}: done.", []
+        return f"{self._action_text(action)}: done.", []
 
     def _has_form(self, key: tuple[str, ...]) -> bool:
         """Return whether a key has the form of an action, whatever stands in the places of its arguments."""
@@ -236,12 +241,12 @@ class StripsWorld:
             for form in forms
         )
 
-    def _seen(self, happened: str) -> str:
+    def _observe(self, happened: str) -> str:
         """Return the state as it is now, after what `happened`."""
         lines = [
             f"Last action: {happened}" if happened else "",
-            *self._picture(),
+            *self._describe_state(),
             f"Rounds left: {self._rounds}.",
-            f"Possible actions: {'; '.join(map(self._written, self._possible()))}",
+            f"Possible actions: {'; '.join(map(self._action_text, self._possible()))}",
         ]
         return "\n".join(line for line in lines if line)

@@ -61,13 +61,13 @@ class Team:
     def step(self, text: str) -> Step:
         """Let the agents that are named act at once; a reply without a JSON object, or a collision, is the last."""
         if self._done:
-            return Step(self._seen(["the episode is over"]), done=True)
+            return Step(self._observe(["the episode is over"]), done=True)
         self._rounds -= 1
         plan = last_object(text)
         if plan is None:
             self._done = True
-            return Step(self._seen(["your reply held no JSON object"]), done=True, events=(Event.FORMAT,))
-        chosen, happened, events = self._chosen(plan)
+            return Step(self._observe(["your reply held no JSON object"]), done=True, events=(Event.FORMAT,))
+        chosen, happened, events = self._parse_plan(plan)
         if collision := self._act(chosen):
             happened.append(collision)
             events.append(Event.COLLISION)
@@ -76,7 +76,7 @@ class Team:
         elif self.score() < 1 and self._rounds <= 0:
             events.append(Event.LIMIT)
         self._done = self.score() == 1 or not _ENDINGS.isdisjoint(events)
-        return Step(self._seen(happened or ["nothing was done"]), self._done, tuple(events))
+        return Step(self._observe(happened or ["nothing was done"]), self._done, tuple(events))
 
     def score(self) -> float:
         """Return the share of boxes that are where they belong."""
@@ -91,14 +91,14 @@ class Team:
         self._done = False
         self._visits = Visits()
         self._visits.loops(self._state())
-        return self._seen([])
+        return self._observe([])
 
-    def _chosen(self, plan: Mapping[str, Any]) -> tuple[dict[str, str], list[str], list[Event]]:
+    def _parse_plan(self, plan: Mapping[str, Any]) -> tuple[dict[str, str], list[str], list[Event]]:
         """Return agents with the actions that they can do, what is to be said of the rest, and its events."""
         chosen, happened, found, taken = dict[str, str](), list[str](), set[Event](), set[str]()
         options = self._options()
         for key, said in list(plan.items())[:_MOST_PARTS]:
-            agent, action = self._agent(key), self._action(said) if isinstance(said, str) else None
+            agent, action = self._agent_name(key), self._action_name(said) if isinstance(said, str) else None
             box = _BOX.search(action or "")
             if agent not in options:
                 happened.append(f"{quoted(key)} is no agent that can act")
@@ -118,11 +118,11 @@ class Team:
                 happened.append(f"{agent}: {action} done")
         return chosen, happened, [event for event in (Event.INVALID, Event.BUSY) if event in found]
 
-    def _agent(self, key: str) -> str | None:
+    def _agent_name(self, key: str) -> str | None:
         """Return the agent's name as observations write it, for what is written a little otherwise; None for no name."""
         raise NotImplementedError
 
-    def _action(self, said: str) -> str | None:
+    def _action_name(self, said: str) -> str | None:
         """Return the action as observations write it, for what is written a little otherwise; None for no action."""
         raise NotImplementedError
 
@@ -138,6 +138,6 @@ class Team:
         """Return all that changes, less the rounds."""
         raise NotImplementedError
 
-    def _seen(self, happened: list[str]) -> str:
+    def _observe(self, happened: list[str]) -> str:
         """Return the state as it is now, after what `happened`."""
         raise NotImplementedError

@@ -10,7 +10,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from promptopt.environments.base import World, check_range, solved
+from promptopt.environments.base import World, check_range, if_solvable
 from promptopt.environments.events import Event, distinct, rule
 from promptopt.environments.fleet import Fleet, Robot
 from promptopt.environments.team import Team
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from promptopt.environments.base import Instance
 
 _ROBOT = re.compile(r"\W*(?:robot|agent)[\s_\[(]*(\d{1,3})(?!\d)", re.IGNORECASE)
-_DONE = re.compile(
+_ACTION = re.compile(
     r"\W*(?:(?:move|go)[\s_]*)?(?:to[\s_]*)?(?:the[\s_]*)?(?:(left|right|target)\b|track[\s_]*(\d{1,3})\b)"
     r"|\W*pick[\s_]*(?:up[\s_]*)?(box_\d{1,3}_\d{1,3})\b",
     re.IGNORECASE,
@@ -65,25 +65,25 @@ class Warehouse(Team):
                 f"the shelves 0 to {self._tracks} in the columns 1 to {self._columns}"
             )
         self._boxes = {f"box_{shelf}_{column}": (shelf, column) for shelf, column in sorted(places)}
-        self._all = len(self._boxes)
+        self._box_count = len(self._boxes)
         self._robots = [Robot()] * int(instance["robots"])
-        self._ways: dict[Hashable, str] = {}
+        self._plans: dict[Hashable, str] = {}
         return self._begin(instance)
 
     def score(self) -> float:
         """Return the share of boxes that were brought to the target."""
-        return 1 - (len(self._boxes) + sum(bool(robot.box) for robot in self._robots)) / self._all
+        return 1 - (len(self._boxes) + sum(bool(robot.box) for robot in self._robots)) / self._box_count
 
     def oracle(self) -> str:
         """Return the next round of a good plan, not always the shortest; a new one where the episode left the last."""
-        if self._state() not in self._ways:
+        if self._state() not in self._plans:
             robots, boxes = self._robots, self._boxes
             for plan in Fleet(self._tracks, self._columns, boxes).plan(robots):
                 chosen = {f"robot{i}": action for i, action in sorted(plan.items())}
-                self._ways[tuple(robots), tuple(boxes)] = json.dumps(chosen)
-                after = _moved(robots, chosen)
-                robots, boxes = _unloaded(after), _left(boxes, after)
-        return self._ways.get(self._state(), "{}")
+                self._plans[tuple(robots), tuple(boxes)] = json.dumps(chosen)
+                after = _robots_after(robots, chosen)
+                robots, boxes = _unloaded(after), _not_taken(boxes, after)
+        return self._plans.get(self._state(), "{}")
 
     def random_reply(self, rng: np.random.Generator) -> str:
         """Return one action for each robot, drawn until nothing collides; robots that still would, wait."""
@@ -95,18 +95,19 @@ class Warehouse(Team):
             legal = [
                 action
                 for action in options[name]
-                if action.split()[-1] not in taken and not self._met(_moved(self._robots, plan | {name: action}))
+                if action.split()[-1] not in taken
+                and not self._collision(_robots_after(self._robots, plan | {name: action}))
             ]
             if legal:
                 plan[name] = legal[rng.integers(len(legal))]
-        return json.dumps(dict(sorted(plan.items())) if not self._met(_moved(self._robots, plan)) else {})
+        return json.dumps(dict(sorted(plan.items())) if not self._collision(_robots_after(self._robots, plan)) else {})
 
-    def _agent(self, key: str) -> str | None:
+    def _agent_name(self, key: str) -> str | None:
         match = _ROBOT.match(key)
         return f"robot{int(match[1])}" if match else None
 
-    def _action(self, said: str) -> str | None:
-        match = _DONE.match(said)
+    def _action_name(self, said: str) -> str | None:
+        match = _ACTION.match(said)
         if match is None:
             return None
         way, track, box = match.groups()
@@ -117,9 +118,9 @@ class Warehouse(Team):
         return "move to target" if way.lower() == "target" else f"move {way.lower()}"
 
     def _options(self) -> dict[str, list[str]]:
-        return {f"robot{i}": self._doable(robot) for i, robot in enumerate(self._robots)}
+        return {f"robot{i}": self._possible_actions(robot) for i, robot in enumerate(self._robots)}
 
-    def _doable(self, robot: Robot) -> list[str]:
+    def _possible_actions(self, robot: Robot) -> list[str]:
         if not robot.track:
             return [f"move to track_{track}" for track in range(1, self._tracks + 1)]
         near = {(robot.track - 1, robot.column), (robot.track, robot.column)}
@@ -128,13 +129,13 @@ class Warehouse(Team):
         return [*picks, left, *(["move right"] if robot.column < self._columns else [])]
 
     def _act(self, chosen: Mapping[str, str]) -> str:
-        after = _moved(self._robots, chosen)
-        met = self._met(after)
-        self._boxes = _left(self._boxes, after)
+        after = _robots_after(self._robots, chosen)
+        met = self._collision(after)
+        self._boxes = _not_taken(self._boxes, after)
         self._robots = _unloaded(after)
         return met
 
-    def _met(self, after: list[Robot]) -> str:
+    def _collision(self, after: list[Robot]) -> str:
         """Return which robots would collide, or ""."""
         for i, first in enumerate(after):
             for j, second in enumerate(after[:i]):
@@ -146,7 +147,7 @@ class Warehouse(Team):
     def _state(self) -> Hashable:
         return tuple(self._robots), tuple(self._boxes)
 
-    def _seen(self, happened: list[str]) -> str:
+    def _observe(self, happened: list[str]) -> str:
         shelves = "; ".join(
             f"shelf {shelf}: {', '.join(box for box, (at, _) in self._boxes.items() if at == shelf)}"
             for shelf in sorted({shelf for shelf, _ in self._boxes.values()})
@@ -156,36 +157,36 @@ class Warehouse(Team):
         lines += [
             f"Tracks 1 to {self._tracks}, columns 1 to {self._columns}. A robot on track t reaches shelf t-1 and shelf t.",
             f"Boxes left (box_SHELF_COLUMN): {shelves or 'none'}.",
-            f"Delivered: {round(self.score() * self._all)} of {self._all}.",
+            f"Delivered: {round(self.score() * self._box_count)} of {self._box_count}.",
         ]
         lines += [
-            f"robot{i} is {_where(robot)}, {f'carries {robot.box}' if robot.box else 'empty'}. "
+            f"robot{i} is {_position_text(robot)}, {f'carries {robot.box}' if robot.box else 'empty'}. "
             f"It can do: {', '.join(options[f'robot{i}'])}."
             for i, robot in enumerate(self._robots)
         ]
         return "\n".join([*lines, f"Rounds left: {self._rounds}."])
 
 
-def _where(robot: Robot) -> str:
+def _position_text(robot: Robot) -> str:
     return f"on track_{robot.track} in column {robot.column}" if robot.track else "at the target"
 
 
-def _moved(robots: list[Robot], chosen: Mapping[str, str]) -> list[Robot]:
+def _robots_after(robots: list[Robot], chosen: Mapping[str, str]) -> list[Robot]:
     """Return the robots after a round, those that came to the target still with their boxes."""
-    return [_after(robot, chosen.get(f"robot{i}", "")) for i, robot in enumerate(robots)]
+    return [_robot_after(robot, chosen.get(f"robot{i}", "")) for i, robot in enumerate(robots)]
 
 
 def _unloaded(robots: list[Robot]) -> list[Robot]:
     return [robot if robot.track else Robot() for robot in robots]
 
 
-def _left(boxes: dict[str, tuple[int, int]], robots: list[Robot]) -> dict[str, tuple[int, int]]:
+def _not_taken(boxes: dict[str, tuple[int, int]], robots: list[Robot]) -> dict[str, tuple[int, int]]:
     """Return the boxes that no robot took."""
     taken = {robot.box for robot in robots}
     return {box: place for box, place in boxes.items() if box not in taken}
 
 
-def _after(robot: Robot, action: str) -> Robot:
+def _robot_after(robot: Robot, action: str) -> Robot:
     """Return a robot after an action that it can do; "" is to wait."""
     if action == "move to target":
         return Robot(box=robot.box)
@@ -227,7 +228,9 @@ def instances(
     def draw() -> Instance | None:
         boxes = sorted(rng.permutation(places)[: max(1, round(places * fill / 100))].tolist())
         held = [[place // columns, place % columns + 1] for place in boxes]
-        return solved(Warehouse(), {"tracks": tracks, "columns": columns, "robots": robots, "boxes": held, "cap": cap})
+        return if_solvable(
+            Warehouse(), {"tracks": tracks, "columns": columns, "robots": robots, "boxes": held, "cap": cap}
+        )
 
     return distinct(count, draw, f"{tracks}x{columns} warehouse")
 
