@@ -245,7 +245,7 @@ def test_floors_and_ceilings_are_printed(monkeypatch: pytest.MonkeyPatch, capsys
         ({"name": "gridworld"}, "did you mean 'gridworld"),
         ({"name": "boxlift", "lifter": 3}, "did you mean 'lifters'"),
         ({"name": "boxlift", "preset": "large"}, "'small' or 'paper'"),
-        ({"name": "boxlift", "preset": "paper", "boxes": 3}, "leave out boxes"),
+        ({"name": "boxlift", "preset": "paper", "boxes": 3}, "remove boxes"),
         ({"name": "boxlift", "boxes": 0}, "boxes must be between 1 and 100, not 0"),
         ({"name": "gridworld1", "rows": 1, "columns": 2, "goals": 1, "obstacles": 0}, "only 2 of 9"),
     ],

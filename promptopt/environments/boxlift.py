@@ -1,10 +1,10 @@
-"""BoxLift: lifters together lift boxes whose weights are not shown, only guessed at from their volumes.
+"""BoxLift: lifters cooperate to lift boxes whose weights are hidden and must be guessed from their volumes.
 
-After PROMST (Chen et al. 2024). Otherwise than in its released code, boxes have names, so that several may share a
-volume (there a volume was the box's key: 45 boxes became 15 to 18); a lifter that was used in a round is refused for the
-rest of it (there all lifters on every box scored 1.0 in one round); and what is seen is the state after the round, not
-before it. The paper's hint in its rule for loops, to add one lifter after each failure, is left out: it tells the
-strategy, not the fault.
+After PROMST (Chen et al. 2024). Differences from its released code: boxes have names, so that several can have the same
+volume (there the volume was the key, so 45 boxes became 15 to 18); a lifter can be used only once per round (there, sending
+all lifters to every box scored 1.0 in one round); and observations show the state after the round, not before it. The
+paper's hint in its rule for loops, to add one lifter after each failure, is omitted because it reveals the strategy
+instead of explaining the mistake.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from promptopt.environment import FeedbackRule
     from promptopt.environments.base import Instance
 
-_PATIENCE = 4  # rounds without a lift that are borne (code)
-_MOST_PARTS = 50  # of a reply that are answered in words
+_PATIENCE = 4  # rounds without a lift that are tolerated (code)
+_MOST_PARTS = 50  # entries of a reply that are processed
 
 
 class BoxLift:
@@ -78,7 +78,7 @@ class BoxLift:
         return self._observe([])
 
     def step(self, text: str) -> Step:
-        """Lift what was asked for; a reply without a JSON object is the last."""
+        """Try the lifts in the reply; a reply without a JSON object ends the episode."""
         if self._done:
             return Step(self._observe(["the episode is over"]), done=True)
         self._rounds -= 1
@@ -98,11 +98,11 @@ class BoxLift:
         return Step(self._observe(happened), self._done, tuple(events))
 
     def score(self) -> float:
-        """Return the lifted share of all weight."""
+        """Return the fraction of the total weight that has been lifted."""
         return 1 - math.fsum(self._weights[box] for box in self._remaining) / math.fsum(self._weights.values())
 
     def oracle(self) -> str:
-        """Return, from the hidden weights and the heaviest box down, the weakest free lifters that suffice."""
+        """Return a greedy plan from the hidden weights: heaviest box first, each with the weakest sufficient crew."""
         free, plan = set(self._lifters), dict[str, list[str]]()
         for box in sorted(self._remaining, key=lambda box: -self._weights[box]):
             crew = next(
@@ -114,7 +114,7 @@ class BoxLift:
         return json.dumps(plan)
 
     def random_reply(self, rng: np.random.Generator) -> str:
-        """Return a plan that sends each lifter to a box that is left, or nowhere."""
+        """Return a plan that sends each lifter to a random remaining box, or to none."""
         plan: dict[str, list[str]] = {}
         for lifter in self._lifters:
             choice = int(rng.integers(len(self._remaining) + 1))
@@ -151,7 +151,7 @@ class BoxLift:
         return "lifted"
 
     def _observe(self, happened: list[str]) -> str:
-        """Return the state as it is now, after what `happened`."""
+        """Return the observation: the current state and what `happened`."""
         boxes = ", ".join(f"{box} (volume {self._volumes[box]:g})" for box in self._remaining) or "none"
         lifters = ", ".join(f"{lifter} (lifts {lifts:g})" for lifter, lifts in self._lifters.items())
         last = f"Last round: {'; '.join(happened)}.\n" if happened else ""
@@ -161,21 +161,23 @@ class BoxLift:
 def _instances(
     count: int, rng: np.random.Generator, *, lifters: int = 3, boxes: int = 6, cap: int = 6
 ) -> list[Instance]:
-    """Draw capacities, and boxes of half-unit volumes from 1 to 10 that all lifters together can lift.
+    """Draw capacities, and boxes of volume 1 to 10 (in steps of 0.5) that all lifters together can lift.
 
-    A weight is the volume plus Gaussian noise of 10 %, and of 5 % of boxes half as much again or half (code).
+    The weight is the volume with 10 % Gaussian noise; for 5 % of boxes it is 0.5 or 1.5 times the volume (code).
 
     Raises:
-        InputError: a size is out of its range, or so many instances do not exist.
+        InputError: a size is out of range, or there are fewer than `count` instances.
     """
     check_range(lifters=(lifters, 1, 12), boxes=(boxes, 1, 100), cap=(cap, 1, 500))
 
     def draw() -> Instance | None:
-        capacities = [float(half) / 2 for half in rng.integers(4, 13, lifters)]  # 2 to 6: ours, the paper's are unknown
+        capacities = [
+            float(half) / 2 for half in rng.integers(4, 13, lifters)
+        ]  # 2 to 6: our choice; the paper does not give them
         volumes = [float(half) / 2 for half in rng.integers(2, 21, boxes)]
         factors = 1 + 0.1 * rng.standard_normal(boxes)
-        odd = rng.random(boxes) < 0.05  # noqa: PLR2004  as above
-        factors[odd] = rng.choice((0.5, 1.5), boxes)[odd]
+        outliers = rng.random(boxes) < 0.05  # noqa: PLR2004
+        factors[outliers] = rng.choice((0.5, 1.5), boxes)[outliers]
         heavy = zip(volumes, factors, strict=True)
         weights = [min(max(round(float(v * f), 2), 0.1), math.fsum(capacities)) for v, f in heavy]
         instance = {
@@ -189,7 +191,7 @@ def _instances(
 
 
 def _parse_crew(named: object) -> list[str]:
-    """Return the lifters named in a list or in one string, each once; what is not understood as it stands."""
+    """Return the distinct lifters named in a list or in one string; unknown names are kept unchanged."""
     parts = re.split(r"[,;+&]|\band\b", named) if isinstance(named, str) else named
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         return []
@@ -197,7 +199,7 @@ def _parse_crew(named: object) -> list[str]:
 
 
 def _canonical_name(text: str, kind: str) -> str:
-    """Return "box1" for "Box 1", "box_1", "box[1]" or "box1 (volume 2)"; any other text as it is."""
+    """Return "box1" for "Box 1", "box_1", "box[1]" or "box1 (volume 2)"; other texts are returned unchanged."""
     match = re.match(rf"\W*{kind}[\s_\[#]*0*(\d{{1,4}})(?!\d)", text, re.IGNORECASE)
     return f"{kind}{match[1]}" if match else text
 

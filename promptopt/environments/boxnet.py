@@ -1,10 +1,9 @@
-"""BoxNet1: an arm in each cell of a grid moves boxes to next cells and onto targets of their colour, all arms at once.
+"""BoxNet1: an arm in each cell of a grid moves boxes to adjacent cells and onto targets of their colour, simultaneously.
 
-After PROMST (Chen et al. 2024). Otherwise than in its released code, all moves of a round start from the same state (there
-three arms passed one box across the grid in a round); an arm that does not exist is answered in words (there it ended
-the whole search with a KeyError); what is seen is the state after the round, not before it; boxes of one colour have
-names of their own; and an episode loops when the same state comes a fourth time, not after 4 rounds without a match,
-which a long way needs.
+After PROMST (Chen et al. 2024). Differences from its released code: all moves of a round start from the same state (there
+three arms could pass one box across the grid in a round); an unknown arm is reported in the observation (there it ended
+the whole search with a KeyError); observations show the state after the round, not before it; boxes of the same colour have
+distinct names; and a loop is any state that occurs a fourth time, not 4 rounds without a match, which long routes need.
 """
 
 from __future__ import annotations
@@ -51,11 +50,11 @@ class BoxNet1(Team):
         return self._begin(instance)
 
     def score(self) -> float:
-        """Return the share of boxes that are on targets."""
+        """Return the fraction of boxes that are on targets."""
         return 1 - len(self._boxes) / self._box_count
 
     def oracle(self) -> str:
-        """Return for each arm the move of the box that has the longest way, in cells to its target by the least in all."""
+        """Return for each arm the move of its box with the longest route, with targets assigned to minimize total distance."""
         goals = self._assign_targets()
         plan = dict[Cell, tuple[int, str, Cell | None]]()
         for box, cell in self._boxes.items():
@@ -66,7 +65,7 @@ class BoxNet1(Team):
         return json.dumps({arm_name(cell): _move_text(box, to) for cell, (_, box, to) in plan.items()})
 
     def random_reply(self, rng: np.random.Generator) -> str:
-        """Return for each arm that can do something one such action."""
+        """Return a random possible action for each arm that has one."""
         doable = {cell: sorted(moves) for cell, moves in self._possible_moves().items()}
         return json.dumps({arm_name(cell): moves[rng.integers(len(moves))] for cell, moves in doable.items()})
 
@@ -74,9 +73,9 @@ class BoxNet1(Team):
         cell = read_arm(key)
         return arm_name(cell) if cell and self._inside(cell) else None
 
-    def _action_name(self, said: str) -> str | None:
-        """Return the action as `_move_text` writes it for what is written a little otherwise, as "move box_red1 to target"."""
-        match = _MOVE.match(said[:_LONGEST_NAME])
+    def _action_name(self, text: str) -> str | None:
+        """Return the canonical form of an action, accepting variants such as "move box_red1 to target"."""
+        match = _MOVE.match(text[:_LONGEST_NAME])
         if match is None:
             return None
         box, colour, row, column, target = match.groups()
@@ -97,7 +96,7 @@ class BoxNet1(Team):
         return ""
 
     def _possible_moves(self) -> dict[Cell, dict[str, tuple[str, Cell | None]]]:
-        """Return for each cell that holds boxes what its arm can do, written as the reply says it."""
+        """Return the possible moves in each cell with boxes, as {text of the move: (box, destination)}."""
         out: dict[Cell, dict[str, tuple[str, Cell | None]]] = {}
         for box, cell in sorted(self._boxes.items(), key=lambda item: (item[1], item[0])):
             ends: list[Cell | None] = [to for to in sorted(neighbours(cell)) if self._inside(to)]
@@ -107,7 +106,7 @@ class BoxNet1(Team):
         return out
 
     def _assign_targets(self) -> dict[str, Cell]:
-        """Return for each box its target, so that the ways of each colour are shortest in sum."""
+        """Return the target of each box, chosen to minimize the total distance for each colour."""
         goals: dict[str, Cell] = {}
         for colour in {colour for colour, _ in self._targets}:
             boxes = [box for box in self._boxes if colour_of(box) == colour]
@@ -125,7 +124,7 @@ class BoxNet1(Team):
         return tuple(sorted(self._boxes.items()))
 
     def _observe(self, happened: list[str]) -> str:
-        """Return the state as it is now, after what `happened`."""
+        """Return the observation: the current state and what `happened`."""
         targets = ", ".join(f"target_{colour} in {cell_name(cell)}" for colour, cell in self._targets)
         lines = [f"Last round: {'; '.join(happened)}."] if happened else []
         lines.append(f"Grid: cells [0,0] to [{self._size[0] - 1},{self._size[1] - 1}], one agent in each.")
@@ -146,10 +145,10 @@ def _instances(
     most: int = 1,
     cap: int = 6,
 ) -> list[Instance]:
-    """Draw for each colour 1 to `most` boxes and as many targets, each in any cell.
+    """Draw 1 to `most` boxes of each colour and as many targets, each in a random cell.
 
     Raises:
-        InputError: a size is out of its range, or so many instances do not exist.
+        InputError: a size is out of range, or there are fewer than `count` instances.
     """
     check_range(rows=(rows, 1, 20), columns=(columns, 1, 20), colours=(colours, 1, len(COLOURS)))
     check_range(most=(most, 1, 5), cap=(cap, 1, 500))
@@ -173,7 +172,7 @@ def _instances(
 
 
 def _name_boxes(boxes: Sequence[Mapping[str, Any]]) -> dict[str, Cell]:
-    """Return box names such as "box_red2", numbered within their colour, and their cells."""
+    """Return the cell of each box by name, such as "box_red2", numbered within its colour."""
     out: dict[str, Cell] = {}
     for box in boxes:
         colour = str(box["colour"])
@@ -194,13 +193,13 @@ def cell_of(pair: Sequence[int]) -> Cell:
 
 
 def neighbours(cell: Cell) -> list[Cell]:
-    """Return the cells above, below, left and right, whether in the grid or not."""
+    """Return the cells above, below, left and right, even if outside the grid."""
     row, column = cell
     return [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
 
 
 def distance(a: Cell, b: Cell) -> int:
-    """Return the rounds that a box needs from one cell to the other."""
+    """Return the number of rounds to move a box from one cell to the other."""
     return abs(a[0] - b[0]) + abs(a[1] - b[1])
 
 
@@ -209,12 +208,12 @@ def _step_towards(cell: Cell, goal: Cell) -> Cell:
 
 
 def cell_name(cell: Cell) -> str:
-    """Return the cell as texts name it."""
+    """Return the name of a cell in observations and replies."""
     return f"cell[{cell[0]},{cell[1]}]"
 
 
 def arm_name(cell: Cell) -> str:
-    """Return the cell's agent as texts name it."""
+    """Return the name of a cell's agent in observations and replies."""
     return f"agent[{cell[0]},{cell[1]}]"
 
 

@@ -1,4 +1,4 @@
-"""Trips of robots along tracks that never meet: planned one after another, each in what place and time the others leave.
+"""Collision-free trips of robots on tracks, planned one after another in space and time (prioritized planning).
 
 Knows nothing of episodes.
 """
@@ -14,11 +14,11 @@ Cell: TypeAlias = tuple[int, int]
 """A track and a column, both from 1; (0, 0) is the target."""
 
 TARGET: Cell = (0, 0)
-_LONGEST_TRIP = 500  # rounds that a trip may take, waits and all
+_LONGEST_TRIP = 500  # rounds, including waits
 
 
 class Robot(NamedTuple):
-    """Where a robot is, track 0 and column 0 for the target, and which box it carries, or ""."""
+    """A robot's position (track 0 and column 0 are the target) and the box that it carries, or ""."""
 
     track: int = 0
     column: int = 0
@@ -26,7 +26,7 @@ class Robot(NamedTuple):
 
 
 class _Trip(NamedTuple):
-    """What a robot does, round by round from `start`, and the cells that it passes, the first before the first round."""
+    """A robot's actions, one per round from `start`, and its cells, beginning with the one before the first action."""
 
     start: int
     actions: tuple[str, ...]
@@ -41,9 +41,9 @@ class Fleet:
     """Plans trips for all boxes.
 
     Args:
-        tracks: of the warehouse.
-        columns: of each.
-        boxes: their shelves and columns.
+        tracks: number of tracks.
+        columns: number of columns of each track.
+        boxes: shelf and column of each box.
     """
 
     def __init__(self, tracks: int, columns: int, boxes: Mapping[str, Cell]) -> None:
@@ -54,10 +54,10 @@ class Fleet:
         self._reserved_moves: set[tuple[int, Cell, Cell]] = set()
 
     def plan(self, robots: list[Robot]) -> list[dict[int, str]]:
-        """Return what each robot does in each round until all boxes are at the target: a good plan, not always the shortest.
+        """Return the actions of each round, by robot, until all boxes are at the target.
 
-        Robots on tracks leave them, or first fetch a box where that saves a trip. Then the robot that is free first
-        takes the box for which it waits least, of these the farthest.
+        The plan is good, but not always the shortest. Robots on tracks first leave them, fetching a box if that saves a
+        trip. Then the next free robot takes the box with the least waiting time, the farthest one first.
         """
         trips = self._plan_exits(robots)
         while self._boxes:
@@ -66,16 +66,16 @@ class Fleet:
             if trip is None:
                 break
             trips[i].append(trip)
-        whole = [(i, trip) for i, each in trips.items() for trip in each]
-        rounds: list[dict[int, str]] = [{} for _ in range(max((trip.end for _, trip in whole), default=0))]
-        for i, trip in whole:
+        all_trips = [(i, trip) for i, each in trips.items() for trip in each]
+        rounds: list[dict[int, str]] = [{} for _ in range(max((trip.end for _, trip in all_trips), default=0))]
+        for i, trip in all_trips:
             for number, action in enumerate(trip.actions, start=trip.start):
                 if action:
                     rounds[number][i] = action
         return rounds
 
     def _plan_exits(self, robots: list[Robot]) -> dict[int, list[_Trip]]:
-        """Return the first trip of each robot that is on a track, and keep to them."""
+        """Return the first trip of each robot that is on a track, and reserve its cells."""
         trips: dict[int, list[_Trip]] = {i: [] for i in range(len(robots))}
         for i in sorted(trips, key=lambda i: robots[i].column):
             if robots[i].track and (leaving := self._trip(robots[i][:2], 0, None)):
@@ -87,7 +87,7 @@ class Fleet:
         return trips
 
     def _detour(self, leaving: _Trip) -> _Trip:
-        """Return a trip that fetches a box before it leaves the track, if that saves rounds; and keep to it."""
+        """Return a trip that fetches a box before leaving the track, if that saves rounds, and reserve its cells."""
         self._set_reserved(leaving, reserved=False)
         best, saved, fetched = leaving, 0, ""
         for box, (shelf, column) in self._boxes.items():
@@ -114,7 +114,7 @@ class Fleet:
         return best[2]
 
     def _set_reserved(self, trip: _Trip, *, reserved: bool) -> None:
-        """Keep the places of a trip from others, or give them back."""
+        """Reserve the cells and moves of a trip, or release them."""
         for number, (before, after) in enumerate(zip(trip.cells, trip.cells[1:], strict=False), start=trip.start):
             if reserved:
                 self._reserved_cells.add((number + 1, after))
@@ -124,7 +124,7 @@ class Fleet:
                 self._reserved_moves.discard((number, before, after))
 
     def _trip(self, cell: Cell, start: int, box: str | None) -> _Trip | None:
-        """Return a shortest trip from a cell to the target, with a box if one is named."""
+        """Return a shortest trip from a cell to the target, picking up `box` if one is named."""
         layer: dict[tuple[Cell, bool], _Trip] = {(cell, box is None): _Trip(start, (), (cell,))}
         for time in range(start, start + _LONGEST_TRIP):
             following: dict[tuple[Cell, bool], _Trip] = {}
@@ -142,7 +142,7 @@ class Fleet:
         return None
 
     def _options(self, at: Cell, box: str | None, *, done: bool) -> Iterator[tuple[str, Cell, bool]]:
-        """Yield actions with where they lead and whether the box is aboard, or none is wanted, after them."""
+        """Yield (action, next cell, whether the box is on board or not needed)."""
         track, column = at
         shelf, place = self._boxes[box] if box else (-1, -1)
         if not track:

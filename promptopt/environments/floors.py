@@ -1,4 +1,4 @@
-"""What an environment gives for nothing and what it can give at most: scores of policies that know no prompt."""
+"""Floors and ceilings of environments: scores of policies that do not use a prompt."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Floors(NamedTuple):
     """Mean scores over the same instances, 0 to 1.
 
     Args:
-        nothing: no action at all.
-        choice: uniformly among all actions, whether wise or not; None where the environment cannot name them. What a
-            model that chooses by log-probability must beat.
-        legal: uniformly among what is legal now. It knows rules that a model must be told or find out.
-        oracle: the best play known. It may look at what is hidden, as BoxLift's weights are.
-        rounds: that the oracle takes, in the mean.
+        nothing: of no action at all.
+        choice: of uniformly random actions, the floor for models that choose by log-probability; None if the environment
+            cannot list its actions.
+        legal: of uniformly random legal actions. This policy knows rules that a model must be told or discover.
+        oracle: of the best known play, which may use hidden state such as BoxLift's weights.
+        rounds: mean number of rounds that the oracle takes.
     """
 
     nothing: float
@@ -41,7 +41,7 @@ def floors(make: Callable[[], PlayableEnvironment], instances: Sequence[Mapping[
     """Play each policy once on each instance.
 
     Args:
-        make: a new environment.
+        make: creates an environment.
         instances: at least one.
         seed: of the random policies.
     """

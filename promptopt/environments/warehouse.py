@@ -1,7 +1,8 @@
-"""Warehouse: robots on tracks between shelves fetch boxes and must not meet (PROMST, Chen et al. 2024).
+"""Warehouse: robots on tracks between shelves fetch boxes without colliding (PROMST, Chen et al. 2024).
 
-See `Team` for what differs from the released code. There, a track that does not exist was reported as illegal and entered
-all the same, and track 0 was offered and then refused: here tracks are numbered from 1, and what is refused is not done.
+`Team` documents the differences from the released code. In addition, there a nonexistent track was reported as illegal but
+entered anyway, and track 0 was offered but then refused; here tracks are numbered from 1, and refused actions are not
+executed.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ _ACTION = re.compile(
 
 
 class Warehouse(Team):
-    """An instance: tracks, columns, robots, boxes as [shelf, column], cap. All robots begin at the target.
+    """Keys of an instance: tracks, columns, robots, boxes ([shelf, column]), cap. All robots start at the target.
 
-    Tracks are numbered from 1; shelf s lies between the tracks s and s + 1, so that a robot on track t reaches the shelves
-    t - 1 and t in its column. Column 1 is next to the target, where any number of robots can be. Two that end a round in
-    the same cell of a track, or change places there, collide (the released code looked for the former only).
+    Tracks are numbered from 1; shelf s is between tracks s and s + 1, so a robot on track t reaches shelves t - 1 and t in
+    its column. Column 1 is next to the target, which can hold any number of robots. Two robots that end a round in the
+    same cell of a track, or swap cells, collide (the released code checked only the former).
     """
 
     rules: ClassVar[Mapping[Enum, FeedbackRule]] = {
@@ -54,15 +55,15 @@ class Warehouse(Team):
         """Begin an episode.
 
         Raises:
-            InputError: there are no robots or no boxes, or a box that none reaches.
+            InputError: there are no robots or no boxes, or a box is out of reach.
         """
         self._tracks, self._columns = int(instance["tracks"]), int(instance["columns"])
         places = {(int(shelf), int(column)) for shelf, column in instance["boxes"]}
-        reached = all(0 <= shelf <= self._tracks and 1 <= at <= self._columns for shelf, at in places)
-        if not places or not reached or int(instance["robots"]) < 1:
+        reachable = all(0 <= shelf <= self._tracks and 1 <= at <= self._columns for shelf, at in places)
+        if not places or not reachable or int(instance["robots"]) < 1:
             raise InputError(
-                "the instance needs a robot, and boxes, all of them on "
-                f"the shelves 0 to {self._tracks} in the columns 1 to {self._columns}"
+                "the instance needs at least one robot, and boxes on "
+                f"shelves 0 to {self._tracks} in columns 1 to {self._columns}"
             )
         self._boxes = {f"box_{shelf}_{column}": (shelf, column) for shelf, column in sorted(places)}
         self._box_count = len(self._boxes)
@@ -71,11 +72,11 @@ class Warehouse(Team):
         return self._begin(instance)
 
     def score(self) -> float:
-        """Return the share of boxes that were brought to the target."""
+        """Return the fraction of boxes that have been brought to the target."""
         return 1 - (len(self._boxes) + sum(bool(robot.box) for robot in self._robots)) / self._box_count
 
     def oracle(self) -> str:
-        """Return the next round of a good plan, not always the shortest; a new one where the episode left the last."""
+        """Return the next round of a good plan (not always the shortest); replan if the episode has left the last plan."""
         if self._state() not in self._plans:
             robots, boxes = self._robots, self._boxes
             for plan in Fleet(self._tracks, self._columns, boxes).plan(robots):
@@ -86,7 +87,7 @@ class Warehouse(Team):
         return self._plans.get(self._state(), "{}")
 
     def random_reply(self, rng: np.random.Generator) -> str:
-        """Return one action for each robot, drawn until nothing collides; robots that still would, wait."""
+        """Return random actions that cause no collision; robots without such an action wait."""
         options = self._options()
         plan: dict[str, str] = {}
         for i in rng.permutation(len(self._robots)).tolist():
@@ -106,8 +107,8 @@ class Warehouse(Team):
         match = _ROBOT.match(key)
         return f"robot{int(match[1])}" if match else None
 
-    def _action_name(self, said: str) -> str | None:
-        match = _ACTION.match(said)
+    def _action_name(self, text: str) -> str | None:
+        match = _ACTION.match(text)
         if match is None:
             return None
         way, track, box = match.groups()
@@ -136,7 +137,7 @@ class Warehouse(Team):
         return met
 
     def _collision(self, after: list[Robot]) -> str:
-        """Return which robots would collide, or ""."""
+        """Describe two robots that would collide, or return ""."""
         for i, first in enumerate(after):
             for j, second in enumerate(after[:i]):
                 swapped = first[:2] == self._robots[j][:2] and second[:2] == self._robots[i][:2]
@@ -172,7 +173,7 @@ def _position_text(robot: Robot) -> str:
 
 
 def _robots_after(robots: list[Robot], chosen: Mapping[str, str]) -> list[Robot]:
-    """Return the robots after a round, those that came to the target still with their boxes."""
+    """Return the robots after a round; those that reached the target still carry their boxes."""
     return [_robot_after(robot, chosen.get(f"robot{i}", "")) for i, robot in enumerate(robots)]
 
 
@@ -181,13 +182,13 @@ def _unloaded(robots: list[Robot]) -> list[Robot]:
 
 
 def _not_taken(boxes: dict[str, tuple[int, int]], robots: list[Robot]) -> dict[str, tuple[int, int]]:
-    """Return the boxes that no robot took."""
+    """Return the boxes that no robot has taken."""
     taken = {robot.box for robot in robots}
     return {box: place for box, place in boxes.items() if box not in taken}
 
 
 def _robot_after(robot: Robot, action: str) -> Robot:
-    """Return a robot after an action that it can do; "" is to wait."""
+    """Return a robot after a legal action; "" means to wait."""
     if action == "move to target":
         return Robot(box=robot.box)
     if action.startswith("move to track_"):
@@ -207,19 +208,19 @@ def instances(
     robots: int = 2,
     cap: int = 25,
 ) -> list[Instance]:
-    """Draw which places of the shelves hold boxes.
+    """Draw the boxes on the shelves.
 
     Args:
-        count: how many.
-        rng: of the draw.
-        tracks: between which and beside which lie tracks + 1 shelves.
-        columns: of each shelf.
-        fill: per cent of the places that hold a box, at least one.
-        robots: that fetch.
-        cap: rounds of an episode.
+        count: number of instances.
+        rng: random number generator.
+        tracks: number of tracks; there are tracks + 1 shelves.
+        columns: number of columns of each shelf.
+        fill: percentage of shelf places with a box; at least one place has one.
+        robots: number of robots.
+        cap: maximum number of rounds.
 
     Raises:
-        InputError: a size is out of its range, or so many instances do not exist.
+        InputError: a size is out of range, or there are fewer than `count` instances.
     """
     check_range(tracks=(tracks, 1, 20), columns=(columns, 1, 20), fill=(fill, 1, 100), robots=(robots, 1, 20))
     check_range(cap=(cap, 1, 500))

@@ -11,7 +11,7 @@ from promptopt.models.hosted.bodies import Said, at, logprob, reply, said, words
 from promptopt.models.hosted.dialect import LENGTH, LOGPROBS, NO_LOGPROBS, Dialect, Negotiation
 from promptopt.models.hosted.model import HostedModel, Service
 from promptopt.models.usage import count
-from promptopt.parsing.thinking import part
+from promptopt.parsing.thinking import split_thinking
 from promptopt.replies import Failure, Response, Usage
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _said(choice: Any, message: Any) -> Said:
 
 def _thinks(read: Response) -> bool:
     """Whether the first tokens are those of a thought."""
-    return bool(read.thinking) or part(read.text).answer is not read.text
+    return bool(read.thinking) or split_thinking(read.text).answer is not read.text
 
 
 class _Token(NamedTuple):
