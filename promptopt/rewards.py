@@ -94,7 +94,7 @@ class Matches:
 
 @dataclass(frozen=True)
 class Number:
-    r"""1 if the last number in the reply equals that of the target; else 0.
+    r"""1 if the last number in the reply equals the number in the target; else 0.
 
     GSM8K and MAWPS are scored like this. Numbers are compared by value (1,000 equals 1e3, and 1/2 equals 0.5), and units are
     ignored (50% equals 50); see `promptopt.parsing.numbers` for the formats. A target is one number, or a worked solution

@@ -106,7 +106,7 @@ def quoted(value: object) -> str:
 
 
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         raise ValueError("duplicate key")
-    return out
+    return values

@@ -87,9 +87,9 @@ class BoxLift:
             self._done = True
             return Step(self._observe(["your reply held no JSON object"]), done=True, events=(Event.FORMAT,))
         before = len(self._remaining)
-        happened, found = self._lift(plan)
+        happened, mistakes = self._lift(plan)
         self._rounds_without_lift = 0 if len(self._remaining) < before else self._rounds_without_lift + 1
-        events: list[Event] = [event for event in (Event.INVALID, Event.BUSY) if event in found]
+        events: list[Event] = [event for event in (Event.INVALID, Event.BUSY) if event in mistakes]
         if self._remaining and self._rounds_without_lift > _PATIENCE:
             events.append(Event.LOOP)
         elif self._remaining and self._rounds <= 0:

@@ -97,13 +97,13 @@ class BoxNet1(Team):
 
     def _possible_moves(self) -> dict[Cell, dict[str, tuple[str, Cell | None]]]:
         """Return the possible moves in each cell with boxes, as {text of the move: (box, destination)}."""
-        out: dict[Cell, dict[str, tuple[str, Cell | None]]] = {}
+        moves_by_cell: dict[Cell, dict[str, tuple[str, Cell | None]]] = {}
         for box, cell in sorted(self._boxes.items(), key=lambda item: (item[1], item[0])):
             ends: list[Cell | None] = [to for to in sorted(neighbours(cell)) if self._inside(to)]
             if (colour_of(box), cell) in self._targets:
                 ends.append(None)
-            out.setdefault(cell, {}).update({_move_text(box, to): (box, to) for to in ends})
-        return out
+            moves_by_cell.setdefault(cell, {}).update({_move_text(box, to): (box, to) for to in ends})
+        return moves_by_cell
 
     def _assign_targets(self) -> dict[str, Cell]:
         """Return the target of each box, chosen to minimize the total distance for each colour."""
@@ -173,12 +173,12 @@ def _instances(
 
 def _name_boxes(boxes: Sequence[Mapping[str, Any]]) -> dict[str, Cell]:
     """Return the cell of each box by name, such as "box_red2", numbered within its colour."""
-    out: dict[str, Cell] = {}
+    cells: dict[str, Cell] = {}
     for box in boxes:
         colour = str(box["colour"])
-        number = 1 + sum(colour_of(name) == colour for name in out)
-        out[f"box_{colour}{number}"] = cell_of(box["cell"])
-    return out
+        number = 1 + sum(colour_of(name) == colour for name in cells)
+        cells[f"box_{colour}{number}"] = cell_of(box["cell"])
+    return cells
 
 
 def colour_of(box: str) -> str:

@@ -186,9 +186,9 @@ class BoxNet2(Team):
         for action in chosen.values():
             box, to = moves[action]
             plan[box] = ((0, 0), to)
-        met = self._collision(plan)
+        collision = self._collision(plan)
         self._boxes = self._boxes_after(plan)
-        return met
+        return collision
 
     def _boxes_after(self, plan: Mapping[str, tuple[Cell, Corner | None]]) -> dict[str, Corner]:
         ends = {box: plan[box][1] if box in plan else at for box, at in self._boxes.items()}

@@ -26,7 +26,7 @@ class Event(Enum):
 
     FORMAT = "the reply could not be read as an action"
     INVALID = "an action is not possible in the state in which it was given"
-    COLLISION = "two things that move, or one and an obstacle, met"
+    COLLISION = "moving objects collided with each other or with an obstacle"
     OUTSIDE = "a move led out of the grid"
     ORDER = "a goal was taken before its turn"
     OBJECT = "an action names something that does not exist, or is of the wrong kind for it"

@@ -153,7 +153,7 @@ class StripsWorld:
 
     @classmethod
     def load(cls, folder: Path, *, cap: int = 20) -> list[Instance]:
-        """Read `domain.pddl` and the problems beside it.
+        """Read `domain.pddl` and the problems in the same folder.
 
         Args:
             folder: of the PDDL files.

@@ -95,28 +95,28 @@ class Team:
 
     def _parse_plan(self, plan: Mapping[str, Any]) -> tuple[dict[str, str], list[str], list[Event]]:
         """Return (action of each agent, what to report, events)."""
-        chosen, happened, found, taken = dict[str, str](), list[str](), set[Event](), set[str]()
+        chosen, happened, mistakes, taken = dict[str, str](), list[str](), set[Event](), set[str]()
         options = self._options()
         for key, value in list(plan.items())[:_MOST_PARTS]:
             agent, action = self._agent_name(key), self._action_name(value) if isinstance(value, str) else None
             box = _BOX.search(action or "")
             if agent not in options:
                 happened.append(f"{quoted(key)} is no agent that can act")
-                found.add(Event.INVALID)
+                mistakes.add(Event.INVALID)
             elif agent in chosen:
                 happened.append(f"{agent} was used in this round already")
-                found.add(Event.BUSY)
+                mistakes.add(Event.BUSY)
             elif action not in options[agent]:
                 happened.append(f"{agent} could not do {quoted(value)}")
-                found.add(Event.INVALID)
+                mistakes.add(Event.INVALID)
             elif box and box[0] in taken:
                 happened.append(f"{agent} could not do {quoted(value)}, for another took {box[0]}")
-                found.add(Event.INVALID)
+                mistakes.add(Event.INVALID)
             else:
                 chosen[agent] = action
                 taken |= {box[0]} if box else set()
                 happened.append(f"{agent}: {action} done")
-        return chosen, happened, [event for event in (Event.INVALID, Event.BUSY) if event in found]
+        return chosen, happened, [event for event in (Event.INVALID, Event.BUSY) if event in mistakes]
 
     def _agent_name(self, key: str) -> str | None:
         """Return the canonical name of an agent, accepting variant spellings; None if there is no such agent."""

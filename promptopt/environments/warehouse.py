@@ -131,10 +131,10 @@ class Warehouse(Team):
 
     def _act(self, chosen: Mapping[str, str]) -> str:
         after = _robots_after(self._robots, chosen)
-        met = self._collision(after)
+        collision = self._collision(after)
         self._boxes = _not_taken(self._boxes, after)
         self._robots = _unloaded(after)
-        return met
+        return collision
 
     def _collision(self, after: list[Robot]) -> str:
         """Describe two robots that would collide, or return ""."""
