@@ -188,7 +188,7 @@ def test_a_missing_file_is_named_with_the_nearest_one(tmp_path: Path) -> None:
 
 def test_a_folder_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
-    assert "folder.csv cannot be read: " in complaint(tmp_path / "folder.csv")
+    assert "folder.csv cannot be read (" in complaint(tmp_path / "folder.csv")
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_numbers_are_compared_by_value() -> None:
 )
 def test_a_target_has_exactly_one_number(target: str, reply: str, value: float | None) -> None:
     if value is None:
-        with pytest.raises(InputError, match=r"which holds .*give one number, or a solution that ends in '#### N'"):
+        with pytest.raises(InputError, match=r"which contains .*give one number, or a solution that ends in '#### N'"):
             worth(Number(), target, reply)
     else:
         assert worth(Number(), target, reply) == value
