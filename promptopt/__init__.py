@@ -23,8 +23,10 @@ from promptopt.errors import InputError as InputError
 from promptopt.errors import MissingExtraError as MissingExtraError
 from promptopt.errors import ModelError as ModelError
 from promptopt.errors import PassingModelError as PassingModelError
+from promptopt.errors import PermanentModelError as PermanentModelError
 from promptopt.errors import PromptoptError as PromptoptError
 from promptopt.errors import StoppedError as StoppedError
+from promptopt.errors import TransientModelError as TransientModelError
 from promptopt.evaluation.ledger import Budget as Budget
 from promptopt.memo import Memo as Memo
 from promptopt.memo import MemoStats as MemoStats

@@ -1,4 +1,4 @@
-"""Multi-step tasks: environments that a model acts in, what happened there, and the advice that follows from it.
+"""Multi-step tasks: environments for a model to act in, trajectories, and feedback on them.
 
 Pure values and types; knows nothing of models or prompts.
 """
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """What an action led to.
+    """The result of an action.
 
     Args:
-        observation: what is seen now.
+        observation: the new observation.
         done: whether the episode is over.
-        events: what happened, as members of an enum of the environment's.
+        events: what happened, as members of the environment's event enum.
     """
 
     observation: str
@@ -33,9 +33,9 @@ class Turn(NamedTuple):
     """One round of an episode.
 
     Args:
-        observation: what was seen.
-        reply: what the model said to it.
-        events: what came of that.
+        observation: what the model was shown.
+        reply: the model's reply.
+        events: what the reply led to.
     """
 
     observation: str
@@ -45,12 +45,12 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One whole episode.
+    """One complete episode.
 
     Args:
         turns: its rounds.
-        last: what was seen at its end.
-        score: of the environment, at its end.
+        last: the final observation.
+        score: the environment's final score.
     """
 
     turns: tuple[Turn, ...]
@@ -59,7 +59,7 @@ class Trajectory:
 
     @property
     def events(self) -> tuple[Enum, ...]:
-        """All that happened, in order."""
+        """All events, in order."""
         return tuple(event for turn in self.turns for event in turn.events)
 
     def __str__(self) -> str:
@@ -71,50 +71,50 @@ class Trajectory:
 
 
 FeedbackRule: TypeAlias = Callable[[Trajectory], str]
-"""Turns an episode in which its event happened into advice for a prompt writer, in words."""
+"""Turns an episode in which its event happened into written advice for the writer model."""
 
 
 class Environment(Protocol):
-    """One episode of a multi-step task; cheap to make, and the same for the same instance, seed and texts.
+    """One episode of a multi-step task; cheap to create, and deterministic given instance, seed and replies.
 
     Attributes:
-        rules: what to say of each event. Every event that the environment can emit has one.
+        rules: the feedback rule of each event that the environment can emit.
     """
 
     rules: ClassVar[Mapping[Enum, FeedbackRule]]
 
     def reset(self, instance: Mapping[str, Any], seed: int) -> str:
-        """Begin an episode of an instance (plain JSON values), and return what is seen first."""
+        """Begin an episode of an instance (plain JSON values), and return the first observation."""
         ...
 
     def step(self, text: str) -> Step:
-        """Take what the model said. Never raises, whatever it is."""
+        """Act on the model's reply. Never raises, whatever the reply."""
         ...
 
     def score(self) -> float:
-        """Return what has been achieved so far, 0 to 1."""
+        """Return the progress so far, 0 to 1."""
         ...
 
 
 @runtime_checkable
 class Choosing(Environment, Protocol):
-    """An environment that can name the actions that may be taken now, for models that choose by log-probability."""
+    """An environment that can list the available actions, for models that choose by log-probability."""
 
     def actions(self) -> tuple[str, ...]:
-        """Return at least two texts that `step` takes, in a stable order, whether wise or not."""
+        """Return at least two replies that `step` accepts, good or bad, in a stable order."""
         ...
 
 
 def advice(trajectory: Trajectory, rules: Mapping[Enum, FeedbackRule]) -> dict[Enum, str]:
-    """Return what to say of each event that happened, in order of first appearance.
+    """Return the advice for each event that happened, in order of first appearance.
 
     Raises:
-        InputError: an event has no rule: silence would hide it from the writer.
+        InputError: an event has no rule, so the writer would not learn of it.
     """
-    out: dict[Enum, str] = {}
+    advice_by_event: dict[Enum, str] = {}
     for event in trajectory.events:
         if event not in rules:
-            raise InputError(f"the event {event} has no feedback rule: give one in `rules` of its environment")
-        if event not in out:
-            out[event] = rules[event](trajectory)
-    return out
+            raise InputError(f"the event {event} has no feedback rule: add one to `rules` of its environment")
+        if event not in advice_by_event:
+            advice_by_event[event] = rules[event](trajectory)
+    return advice_by_event

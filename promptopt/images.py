@@ -1,7 +1,7 @@
-"""Images that travel as text: where the file lies, and the digest of what it held when the text was made.
+"""References to images as text: the path of the file and a digest of its contents when the reference was made.
 
-The digest makes the text say which image is meant: a reply in the memo is never another image's. Pure functions over
-files; knows nothing of models or tasks.
+Because of the digest, memo keys change with the image, so a stored reply never belongs to another image. Pure functions
+over files; knows nothing of models or tasks.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import io
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import quote, unquote
@@ -23,16 +24,16 @@ if TYPE_CHECKING:
 
 Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
-_DIGITS = 16  # of the digest
+_DIGITS = 16  # hexadecimal digits of the digest
 _REFERENCE = re.compile(rf"(\S+)#sha256=([0-9a-f]{{{_DIGITS}}})")
-_COLOURS = 3
+_CHANNELS = 3
 
 
 class Image(NamedTuple):
-    """What a reference says.
+    """A parsed reference.
 
     Args:
-        path: of the file.
+        path: the file.
         digest: first hexadecimal digits of the SHA-256 of its bytes.
     """
 
@@ -41,34 +42,42 @@ class Image(NamedTuple):
 
 
 def reference(path: Path | str) -> str:
-    """Return the text that stands for an image file; it holds no white space.
+    """Return the text that refers to an image file; it contains no white space.
 
     Raises:
         InputError: the file cannot be read.
     """
-    return f"{quote(Path(path).as_posix())}#sha256={_digest(_read(Path(path)))}"
+    return f"{quote(Path(path).as_posix())}#sha256={_digest(_read_bytes(Path(path)))}"
+
+
+def parse_reference(text: str) -> Image:
+    """Parse a text that is a single reference.
+
+    Raises:
+        InputError: it is not one.
+    """
+    match = _REFERENCE.fullmatch(text.strip())
+    if match is None:
+        raise InputError(
+            f"{text[:80]!r} is not a reference to an image file: make one with promptopt.images.reference(path)"
+        )
+    return Image(Path(unquote(match[1])), match[2])
 
 
 def referred(text: str) -> Image:
-    """Return what a text that is one reference says.
-
-    Raises:
-        InputError: it is none.
-    """
-    found = _REFERENCE.fullmatch(text.strip())
-    if found is None:
-        raise InputError(f"{text[:80]!r} stands for no image file: make it by promptopt.images.reference(path)")
-    return Image(Path(unquote(found[1])), found[2])
+    """Former name of `parse_reference`."""
+    warnings.warn("promptopt.images.referred is now promptopt.images.parse_reference", DeprecationWarning, stacklevel=2)
+    return parse_reference(text)
 
 
 def parts(text: str) -> Iterator[str | Image]:
-    """Cut a text into what is text and what is a reference to an image, in their order."""
+    """Split a text into plain text and image references, in order."""
     end = 0
-    for found in _REFERENCE.finditer(text):
-        if found.start() > end:
-            yield text[end : found.start()]
-        yield Image(Path(unquote(found[1])), found[2])
-        end = found.end()
+    for match in _REFERENCE.finditer(text):
+        if match.start() > end:
+            yield text[end : match.start()]
+        yield Image(Path(unquote(match[1])), match[2])
+        end = match.end()
     if end < len(text):
         yield text[end:]
 
@@ -77,30 +86,30 @@ def content(image: Image) -> bytes:
     """Return the bytes of an image file.
 
     Raises:
-        InputError: it cannot be read, or holds another image than when the reference was made.
+        InputError: it cannot be read, or its contents have changed since the reference was made.
     """
-    data = _read(image.path)
+    data = _read_bytes(image.path)
     if _digest(data) != image.digest:
-        raise InputError(f"the image {image.path} was changed while it was in use: start again, or put it back")
+        raise InputError(f"the image {image.path} has changed since it was read: restore it, or start again")
     return data
 
 
 def pixels(image: Image) -> Pixels:
-    """Return red, green and blue of an image, uint8 [height, width, 3], of a `.npy` file or of any that Pillow reads.
+    """Return the RGB values, uint8 [height, width, 3], of a `.npy` file or any image that Pillow can read.
 
     Raises:
-        InputError: as `content`, or the file is no image.
-        MissingExtraError: Pillow is not installed, and the file is no `.npy`.
+        InputError: as for `content`, or the file is not an image.
+        MissingExtraError: the file is not a `.npy` file, and Pillow is not installed.
     """
     data = io.BytesIO(content(image))
     if image.path.suffix == ".npy":
         try:
             array: Pixels = np.load(data, allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise InputError(f"{image.path} holds no array ({error}): write it by numpy.save") from error
-        if array.dtype != np.uint8 or array.ndim != _COLOURS or array.shape[2] != _COLOURS or not array.size:
+            raise InputError(f"{image.path} does not contain an array ({error}): write it with numpy.save") from error
+        if array.dtype != np.uint8 or array.ndim != _CHANNELS or array.shape[2] != _CHANNELS or not array.size:
             raise InputError(
-                f"{image.path} holds {array.dtype} {list(array.shape)}: an image is uint8 [height, width, 3]"
+                f"{image.path} is {array.dtype} {list(array.shape)}: an image must be uint8 [height, width, 3]"
             )
         return array
     try:
@@ -111,10 +120,10 @@ def pixels(image: Image) -> Pixels:
         with pillow.open(data) as opened:
             return np.asarray(opened.convert("RGB"))
     except OSError as error:
-        raise InputError(f"{image.path} holds no image that Pillow can read: {error}") from error
+        raise InputError(f"{image.path} is not an image that Pillow can read: {error}") from error
 
 
-def _read(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a model is shown: examples, prompts, and the message that the two make together.
+"""Examples, prompts, and how both are rendered as a request.
 
 Pure values and functions; knows nothing of models, rewards or scores.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Format: TypeAlias = Literal["chat", "completion", "caption"]
 
 LABEL, IMAGE = "label", "image"
-"""Of captions: the slot that stands for each label in turn, and the field that names the image."""
+"""For captions: the slot that is replaced by each label in turn, and the input field with the image."""
 
 
 class Message(NamedTuple):
@@ -31,17 +31,17 @@ class Message(NamedTuple):
 
 
 Context: TypeAlias = str | tuple[Message, ...]
-"""What stands before the reply: raw text to be continued (completion), or the turns of a chat."""
+"""The input before the reply: raw text to continue (completion), or the turns of a chat."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One item of a task.
+    """One example of a task.
 
     Args:
         inputs: field name -> text; the fields that a prompt's slots may name.
-        target: the right answer, or None for data without labels.
-        id: unique within a task; names the item in errors, histories and pairings.
+        target: the correct answer, or None for unlabelled data.
+        id: unique within a task; identifies the example in errors, histories and pairings.
     """
 
     inputs: Mapping[str, str]
@@ -54,42 +54,42 @@ class Example:
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Labelled items shown before the query.
+    """Labelled examples shown before the query.
 
     Args:
-        items: the labelled items, in the order in which they are shown.
-        nearest: show only the k items most like the query, the most alike last; None shows all.
+        items: the labelled examples, in the order shown.
+        nearest: show only the k examples most similar to the query, the most similar last; None shows all.
     """
 
     items: tuple[Example, ...]
     nearest: int | None = None
 
     def __post_init__(self) -> None:
-        unlabelled = [item.id for item in self.items if item.target is None]
+        unlabelled = [example.id for example in self.items if example.target is None]
         if unlabelled:
             raise InputError(f"demonstration {unlabelled[0]!r} has no target: demonstrations must be labelled")
         if self.nearest is not None and not 1 <= self.nearest <= len(self.items):
             raise InputError(f"nearest must be between 1 and the {len(self.items)} demonstrations, not {self.nearest}")
 
     def for_example(self, example: Example) -> tuple[Example, ...]:
-        """Return the items to show before `example`, which is never among them."""
-        items = tuple(item for item in self.items if item.id != example.id)
+        """Return the demonstrations to show before `example`, which is never among them."""
+        others = tuple(other for other in self.items if other.id != example.id)
         if self.nearest is None:
-            return items
-        likeness = _tfidf_cosines(_joined(example), [_joined(item) for item in items])
-        order = sorted(range(len(items)), key=lambda i: (-likeness[i], i))[: self.nearest]
-        return tuple(items[i] for i in reversed(order))
+            return others
+        similarity = _tfidf_cosines(_joined_inputs(example), [_joined_inputs(other) for other in others])
+        order = sorted(range(len(others)), key=lambda i: (-similarity[i], i))[: self.nearest]
+        return tuple(others[i] for i in reversed(order))
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a search changes and a user keeps.
+    """A prompt: the object of a search.
 
     Args:
-        text: with a slot such as `{input}` it is the whole message; without one it is the instruction
-            (the system prompt of a chat) and the example follows by the task's template.
-        demonstrations: labelled items to show, or None.
-        turns: of a chat, messages that are sent word for word before the example, as pruned demonstrations are.
+        text: the whole message if it has a slot such as `{input}`; else the instruction (the system prompt of a chat),
+            which is followed by the example in the task's template.
+        demonstrations: labelled examples to show, or None.
+        turns: for chats, messages that are sent verbatim before the example, such as pruned demonstrations.
     """
 
     text: str
@@ -97,7 +97,7 @@ class Prompt:
     turns: tuple[Message, ...] = ()
 
     def __str__(self) -> str:
-        """Return the turns, the text and, below it, the demonstrations that go with it, for people to read."""
+        """Return a readable form: the turns, the text and the demonstrations."""
         if self.turns:
             shown = [f"{turn.role}: {turn.content}" for turn in self.turns]
             return "\n\n".join([*shown, str(replace(self, turns=()))])
@@ -105,14 +105,14 @@ class Prompt:
             return self.text
         items, nearest = self.demonstrations.items, self.demonstrations.nearest
         which = f"{len(items)}" if nearest is None else f"the {nearest} nearest of {len(items)}"
-        shown = [f"  {_joined(item)} -> {item.target}" for item in items]
+        shown = [f"  {_joined_inputs(item)} -> {item.target}" for item in items]
         return "\n".join([self.text, "", f"with {which} demonstrations before each item:", *shown])
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values that `from_json` reads back."""
-        out: dict[str, Any] = {"text": self.text}
+        """Return plain JSON values for `from_json`."""
+        data: dict[str, Any] = {"text": self.text}
         if self.demonstrations is not None:
-            out["demonstrations"] = {
+            data["demonstrations"] = {
                 "items": [
                     {"inputs": dict(item.inputs), "target": item.target, "id": item.id}
                     for item in self.demonstrations.items
@@ -120,12 +120,12 @@ class Prompt:
                 "nearest": self.demonstrations.nearest,
             }
         if self.turns:
-            out["turns"] = [turn._asdict() for turn in self.turns]
-        return out
+            data["turns"] = [turn._asdict() for turn in self.turns]
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Prompt:
-        """Read back what `to_json` gave."""
+        """Restore what `to_json` returned."""
         turns = tuple(Message(**turn) for turn in data.get("turns", ()))
         shown = data.get("demonstrations")
         if shown is None:
@@ -136,12 +136,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Layout:
-    """How prompts and examples of one task become messages.
+    """Renders the prompts and examples of a task as requests.
 
     Args:
         fields: the slots that are replaced; braces around anything else are text.
-        template: how an example is written where the prompt has no slot, such as `Review: {text}`.
-        format: "chat" sends turns, "completion" sends one text to be continued, "caption" sends the prompt with its slot
+        template: how an example is rendered if the prompt has no slot, such as `Review: {text}`.
+        format: "chat" sends turns; "completion" sends one text to continue; "caption" sends the prompt with its slot
             `{label}` and, as the user's turn, the image to compare it with.
     """
 
@@ -150,15 +150,15 @@ class Layout:
     format: Format = "chat"
 
     def has_slot(self, text: str) -> bool:
-        """Whether `text` names a field, and so is a whole message by itself."""
+        """Whether `text` contains a slot, and so is a complete message by itself."""
         return self._slots.search(text) is not None
 
     def split(self, text: str) -> list[str]:
-        """Cut `text` into [text, slot, text, slot, ..., text], so that a search can leave the slots alone."""
+        """Split `text` into [text, slot, text, slot, ..., text], so that a search can leave the slots unchanged."""
         return re.split(f"({self._slots.pattern})", text)
 
     def render(self, prompt: Prompt, example: Example) -> Context:
-        """Return what the model is shown for `example` under `prompt`."""
+        """Return the model's input for `example` under `prompt`."""
         if self.format == "caption":
             return (Message("system", prompt.text), Message("user", example.inputs[IMAGE]))
         items = prompt.demonstrations.for_example(example) if prompt.demonstrations else ()
@@ -170,7 +170,7 @@ class Layout:
         return (*before, Message(query.role, self.fill(query.content, example)))
 
     def messages(self, prompt: Prompt, items: Sequence[Example]) -> tuple[Message, ...]:
-        """Return the turns of a chat with `items` as its demonstrations; the last one has its slots still."""
+        """Return the turns of a chat with the demonstrations `items`; the slots of the last turn are not filled yet."""
         instruction, turn = self._parts(prompt)
         turns = [Message("system", instruction)] if instruction else []
         turns += prompt.turns
@@ -179,31 +179,31 @@ class Layout:
         return (*turns, Message("user", turn))
 
     def _parts(self, prompt: Prompt) -> tuple[str, str]:
-        """Return the instruction, "" where the text is a whole message, and how an example is written."""
+        """Return the instruction ("" if the text is a complete message) and the template of an example."""
         return ("", prompt.text) if self.has_slot(prompt.text) else (prompt.text, self.template)
 
     def flatten(self, prompt: Prompt) -> Prompt:
-        """Return one text with slots that says what `prompt` says in a completion, its demonstrations written out.
+        """Return a completion prompt equivalent to `prompt`, with its demonstrations written out in the text.
 
         Raises:
-            InputError: the demonstrations depend on the example, or one holds a slot as plain text.
+            InputError: the demonstrations depend on the example, or one contains a slot as plain text.
         """
-        shown = prompt.demonstrations
-        if shown is not None and shown.nearest is not None:
+        demonstrations = prompt.demonstrations
+        if demonstrations is not None and demonstrations.nearest is not None:
             raise InputError(
-                "demonstrations chosen by nearness differ from example to example: give fixed ones instead"
+                "nearest demonstrations differ from example to example, so they cannot be written out: use fixed ones"
             )
         instruction, turn = self._parts(prompt)
         parts = [instruction] if instruction else []
-        for item in shown.items if shown else ():
-            written = f"{self.fill(turn, item)} {item.target}"
-            if self.has_slot(written):
-                raise InputError(f"demonstration {item.id!r} holds a slot of the task as text: leave it out")
-            parts.append(written)
+        for demonstration in demonstrations.items if demonstrations else ():
+            text = f"{self.fill(turn, demonstration)} {demonstration.target}"
+            if self.has_slot(text):
+                raise InputError(f"demonstration {demonstration.id!r} contains a slot of the task as text: remove it")
+            parts.append(text)
         return Prompt("\n\n".join([*parts, turn]))
 
     def fill(self, text: str, example: Example) -> str:
-        """Replace the slots of `text` by the example's fields, all in one pass."""
+        """Replace the slots of `text` by the example's inputs, all in one pass."""
         return self._slots.sub(lambda match: example.inputs[match[0][1:-1]], text)
 
     @cached_property
@@ -211,7 +211,7 @@ class Layout:
         return re.compile("|".join(re.escape(f"{{{field}}}") for field in self.fields))
 
 
-def _joined(example: Example) -> str:
+def _joined_inputs(example: Example) -> str:
     return " ".join(example.inputs.values())
 
 
@@ -222,9 +222,9 @@ def _words(text: str) -> list[str]:
 def _tfidf_cosines(query: str, documents: Sequence[str]) -> list[float]:
     """Return the cosine of tf-idf word vectors of `query` and each document; idf = ln((1+n)/(1+df)) + 1."""
     counts = [Counter(_words(text)) for text in (query, *documents)]
-    spread = Counter(word for count in counts for word in count)
+    document_frequency = Counter(word for count in counts for word in count)
     weights = [
-        {word: n * (math.log((1 + len(counts)) / (1 + spread[word])) + 1) for word, n in count.items()}
+        {word: n * (math.log((1 + len(counts)) / (1 + document_frequency[word])) + 1) for word, n in count.items()}
         for count in counts
     ]
     return [_cosine(weights[0], other) for other in weights[1:]]

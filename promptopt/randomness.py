@@ -1,4 +1,4 @@
-"""Random numbers: one seed, one generator for each named purpose. Knows nothing of what they are used for."""
+"""Random number generators: one per seed and purpose. Knows nothing of what they are used for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def named_generator(seed: int, name: str) -> np.random.Generator:
-    """Return a generator that depends on the seed and the name alone, so that new users of randomness move no old one."""
+    """Return a generator that depends only on the seed and the name, so that new uses do not change existing streams."""
     digest = hashlib.sha256(name.encode()).digest()
     words = [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4)]
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *words])))

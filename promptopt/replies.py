@@ -1,7 +1,8 @@
-"""What comes back from models: responses, and failures with their reasons."""
+"""Replies of models: responses, and failures with their reasons."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -17,13 +18,13 @@ Finish: TypeAlias = Literal["stop", "length", "refusal"]
 
 
 class Usage(NamedTuple):
-    """Tokens that one call took.
+    """Token usage of one call.
 
     Args:
-        input: all of the input.
-        cached: the part of it that was read from the provider's cache.
-        output: the reply.
-        written: the part of the input that was written to the provider's cache.
+        input: all input tokens.
+        cached: input tokens read from the provider's cache.
+        output: output tokens.
+        written: input tokens written to the provider's cache.
     """
 
     input: int = 0
@@ -45,14 +46,14 @@ class Response:
     """One reply of a model.
 
     Args:
-        text: the reply, or the likeliest label where labels were scored.
+        text: the reply, or the most likely label if labels were scored.
         label_logprobs: natural log p(label | context) in the order of `labels`, or None for plain text.
-        usage: tokens taken.
-        finish_reason: "stop" for a whole reply, "length" for one cut off, "refusal" for a declined one.
-        trajectory: the episode that it stands for, in tasks with an environment; the text is then all of it, to read.
-        labels: names of `label_logprobs`, in the order of the task's labels. Models leave it out: the caller, which asked
-            for these labels, sets it, and memos do not hold it.
-        thinking: what the model thought before it answered, where the server or the reply shows it; no reward reads it.
+        usage: token usage.
+        finish_reason: "stop" for a complete reply, "length" for a truncated one, "refusal" for a declined one.
+        trajectory: the episode, in tasks with an environment; `text` is then its transcript.
+        labels: names of `label_logprobs`, in the order of the task's labels. Models leave it empty and memos do not store
+            it; the caller, which requested these labels, sets it.
+        thinking: the model's reasoning before the answer, if the server or the reply contains it; rewards ignore it.
     """
 
     text: str
@@ -64,7 +65,7 @@ class Response:
     thinking: str = ""
 
     def __reduce__(self) -> tuple[type[Response], tuple[Any, ...]]:
-        """Travel between processes as the arguments that it is made of, which is faster than what slots get by default."""
+        """Pickle as constructor arguments, which is faster than the default for slots."""
         values = (
             self.text,
             self.label_logprobs,
@@ -83,31 +84,39 @@ class Response:
         return replace(self, labels=labels)
 
     def logprobs_of(self, labels: Sequence[str]) -> tuple[float, ...] | None:
-        """Return the log-probabilities of some labels by name, in the order given; None for plain text.
+        """Return the log-probabilities of `labels`, in that order; None for plain text.
 
-        A response that does not name its labels is taken to be in the order given.
+        If the response does not name its labels, its log-probabilities are assumed to be in the order of `labels`.
 
         Raises:
-            InputError: it has no log-probability of one of them.
+            InputError: the log-probability of a label is missing.
         """
         if self.label_logprobs is None:
             return None
         names = self.labels or tuple(labels)
         if len(self.label_logprobs) != len(names):
-            raise InputError(f"there are {len(self.label_logprobs)} log-probabilities for the labels {list(names)}")
+            raise InputError(
+                f"the response has {len(self.label_logprobs)} log-probabilities for the labels {list(names)}"
+            )
         by_name = dict(zip(names, self.label_logprobs, strict=True))
         missing = [label for label in labels if label not in by_name]
         if missing:
-            raise InputError(f"there is no log-probability of the label {missing[0]!r}, only of {list(names)}")
+            raise InputError(f"the response has no log-probability of the label {missing[0]!r}, only of {list(names)}")
         return tuple(by_name[label] for label in labels)
 
     @property
-    def speechless(self) -> bool:
-        """Whether it was cut off before any text, as happens to models that think first."""
+    def truncated_before_text(self) -> bool:
+        """Whether the token limit was reached before any text, as happens to models that think first."""
         return self.finish_reason == "length" and not self.text.strip()
 
+    @property
+    def speechless(self) -> bool:
+        """Former name of `truncated_before_text`."""
+        warnings.warn("Response.speechless is now Response.truncated_before_text", DeprecationWarning, stacklevel=2)
+        return self.truncated_before_text
+
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values that `from_json` reads back; of an episode, the text alone."""
+        """Return plain JSON values for `from_json`; of an episode, only the text."""
         return {
             "text": self.text,
             "label_logprobs": None if self.label_logprobs is None else list(self.label_logprobs),
@@ -118,7 +127,7 @@ class Response:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Response:
-        """Read back what `to_json` gave."""
+        """Restore what `to_json` returned."""
         logprobs = data["label_logprobs"]
         return cls(
             data["text"],
@@ -131,11 +140,11 @@ class Response:
 
 @dataclass(frozen=True)
 class Failure:
-    """A reply that never came, after all retries; data beside a NaN score, never a score, never memoised.
+    """A reply that could not be obtained after all retries; its reward is NaN, and it is never stored in the memo.
 
     Args:
-        reason: for people.
-        refused: whether the endpoint answers others, and refused this request for what it holds.
+        reason: human-readable explanation.
+        refused: whether the endpoint rejected this request because of its content, while it accepts others.
     """
 
     reason: str
@@ -143,12 +152,12 @@ class Failure:
 
 
 class Arrival(NamedTuple):
-    """One finished call: which request it answers, and with what."""
+    """One finished call: the number of its request, and the reply."""
 
     number: int
     reply: Response | Failure
 
     @property
     def share(self) -> float:
-        """The share of the model's price that it cost."""
+        """The fraction of the model's list price that the call cost."""
         return 1.0

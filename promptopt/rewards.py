@@ -1,12 +1,13 @@
-"""What a reply is worth: pure functions of (example, response). Knows nothing of models or of how replies are obtained.
+"""Rewards: pure functions of (example, response). Knows nothing of models or how replies are obtained.
 
-A reward is any callable `(example, response) -> float`, or `-> (float, "why")`; the words reach the prompt writer.
+A reward is any callable `(example, response) -> float`, or `-> (float, "why")`; the writer model sees the explanation.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 Reward: TypeAlias = Callable[[Example, Response], float | tuple[float, str]]
 
-_BEST = 10  # what a judge gives a perfect reply
-_SOLUTION = re.compile(r"####|\\boxed\b")  # what a worked solution writes before its result
+_BEST = 10  # a judge's score for a perfect reply
+_SOLUTION = re.compile(r"####|\\boxed\b")  # marks the result of a worked solution
 
 
 def target_of(example: Example) -> str:
@@ -41,24 +42,24 @@ def target_of(example: Example) -> str:
     """
     if example.target is None:
         raise InputError(
-            f"example {example.id!r} has no target, which this reward needs: give labels or another reward"
+            f"example {example.id!r} has no target, which this reward needs: add a target, or use another reward"
         )
     return example.target
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What the environment says was achieved by the end of the episode, 0 to 1."""
+    """The environment's score at the end of the episode, 0 to 1."""
 
     def __call__(self, example: Example, response: Response) -> float:
         if response.trajectory is None:
-            raise InputError(f"the reply to {example.id!r} is no episode: give a task with an environment")
+            raise InputError(f"the reply to {example.id!r} is not an episode: use a task with an environment")
         return response.trajectory.score
 
 
 @dataclass(frozen=True)
 class Exact:
-    """1 if the reply is the target, white space at the ends and letter case aside; else 0."""
+    """1 if the reply equals the target, ignoring case and surrounding white space; else 0."""
 
     def __call__(self, example: Example, response: Response) -> float:
         return float(response.text.strip().casefold() == target_of(example).strip().casefold())
@@ -66,7 +67,7 @@ class Exact:
 
 @dataclass(frozen=True)
 class Contains:
-    """1 if the target stands somewhere in the reply, letter case aside; else 0."""
+    """1 if the reply contains the target, ignoring case; else 0."""
 
     def __call__(self, example: Example, response: Response) -> float:
         return float(target_of(example).strip().casefold() in response.text.casefold())
@@ -74,55 +75,60 @@ class Contains:
 
 @dataclass(frozen=True)
 class Matches:
-    """1 if the first group (or the whole match) of `pattern` in the reply is the target; else 0.
+    """1 if the first group of `pattern` (or the whole match if it has no group) equals the target; else 0.
 
     Args:
-        pattern: a regular expression, searched for from the left.
+        pattern: a regular expression; its first match in the reply counts.
     """
 
     pattern: str
 
     def __call__(self, example: Example, response: Response) -> tuple[float, str]:
-        found = re.search(self.pattern, response.text)
-        if found is None:
+        match = re.search(self.pattern, response.text)
+        if match is None:
             return 0.0, f"nothing in the reply matches {self.pattern}"
-        said = found[1] if found.re.groups else found[0]
-        right = said is not None and said.strip() == target_of(example).strip()
-        return float(right), "" if right else f"found {said!r}, wanted {example.target!r}"
+        answer = match[1] if match.re.groups else match[0]
+        correct = answer is not None and answer.strip() == target_of(example).strip()
+        return float(correct), "" if correct else f"found {answer!r}, wanted {example.target!r}"
 
 
 @dataclass(frozen=True)
 class Number:
-    r"""1 if the last number in the reply equals that of the target; else 0.
+    r"""1 if the last number in the reply equals the number in the target; else 0.
 
-    This is how GSM8K and MAWPS are scored: numbers are compared by value, so that 1,000 equals 1e3 and 1/2 equals 0.5, and
-    units do not count, so that 50% equals 50; `promptopt.parsing.numbers` says which spellings are read. A target holds one
-    number, or a worked solution and then `#### N` or `\boxed{N}`.
+    GSM8K and MAWPS are scored like this. Numbers are compared by value (1,000 equals 1e3, and 1/2 equals 0.5), and units are
+    ignored (50% equals 50); see `promptopt.parsing.numbers` for the formats. A target is one number, or a worked solution
+    that ends in `#### N` or `\boxed{N}`.
     """
 
-    def wanted(self, example: Example) -> float:
-        """Return the number of the example's target.
+    def target_number(self, example: Example) -> float:
+        """Return the number in the example's target.
 
         Raises:
-            InputError: it has no target, or one with no number or several.
+            InputError: there is no target, or it does not contain exactly one finite number.
         """
         target = target_of(example)
-        found = numbers(_SOLUTION.split(target)[-1])
-        if len(found) == 1 and math.isfinite(found[0]):
-            return found[0]
-        held = f"{len(found)} numbers" if len(found) > 1 else "no number" if not found else "no finite number"
+        values = numbers(_SOLUTION.split(target)[-1])
+        if len(values) == 1 and math.isfinite(values[0]):
+            return values[0]
+        contents = f"{len(values)} numbers" if len(values) > 1 else "no number" if not values else "no finite number"
         raise InputError(
-            f"example {example.id!r} has the target {target[-60:]!r}, which holds {held}: give one number, or a solution that "
-            "ends in '#### N'"
+            f"example {example.id!r} has the target {target[-60:]!r}, which contains {contents}: give one number, or a "
+            "solution that ends in '#### N'"
         )
 
+    def wanted(self, example: Example) -> float:
+        """Former name of `target_number`."""
+        warnings.warn("Number.wanted is now Number.target_number", DeprecationWarning, stacklevel=2)
+        return self.target_number(example)
+
     def __call__(self, example: Example, response: Response) -> tuple[float, str]:
-        wanted = self.wanted(example)
-        said = last_number(response.text)
-        if said is None:
+        target = self.target_number(example)
+        answer = last_number(response.text)
+        if answer is None:
             return 0.0, "the reply holds no number"
-        right = math.isclose(said, wanted, rel_tol=1e-9, abs_tol=1e-9)
-        return float(right), "" if right else f"said {said:g}, wanted {wanted:g}"
+        correct = math.isclose(answer, target, rel_tol=1e-9, abs_tol=1e-9)
+        return float(correct), "" if correct else f"said {answer:g}, wanted {target:g}"
 
 
 @dataclass(frozen=True)
@@ -130,16 +136,16 @@ class TokenF1:
     """Harmonic mean of precision and recall over lower-case words (SQuAD's F1, without its article removal)."""
 
     def __call__(self, example: Example, response: Response) -> float:
-        wanted, said = (Counter(re.findall(r"\w+", text.lower())) for text in (target_of(example), response.text))
-        common = sum((wanted & said).values())
-        return 2 * common / (wanted.total() + said.total()) if common else 0.0
+        target, answer = (Counter(re.findall(r"\w+", text.lower())) for text in (target_of(example), response.text))
+        common = sum((target & answer).values())
+        return 2 * common / (target.total() + answer.total()) if common else 0.0
 
 
 @dataclass(frozen=True)
 class Label:
     """1 if the label that the reply names is the target; else 0.
 
-    The text decides. One that was never written, as of a model that only scores labels, is the likeliest label.
+    The text decides. If it is empty, as for a model that only scores labels, the most likely label counts.
 
     Args:
         labels: all labels of the task.
@@ -148,27 +154,29 @@ class Label:
     labels: tuple[str, ...]
 
     def __call__(self, example: Example, response: Response) -> tuple[float, str]:
-        wanted = target_of(example)
+        target = target_of(example)
         logprobs = response.logprobs_of(self.labels)
-        unsaid = logprobs if not response.text.strip() else None
-        said = self.labels[np.argmax(unsaid)] if unsaid else named_label(response.text, self.labels)
-        if said is None:
+        if logprobs and not response.text.strip():
+            answer: str | None = self.labels[np.argmax(logprobs)]
+        else:
+            answer = named_label(response.text, self.labels)
+        if answer is None:
             return 0.0, f"the reply names none or several of the labels {', '.join(self.labels)}"
-        return float(said == wanted), "" if said == wanted else f"said {said}, wanted {wanted}"
+        return float(answer == target), "" if answer == target else f"said {answer}, wanted {target}"
 
 
 @dataclass(frozen=True)
 class LabelMargin:
-    """How far the target's probability lies above the best other label's (RLPrompt, PromptQuine's fitness).
+    """Margin between the probabilities of the target and the best other label (RLPrompt, PromptQuine's fitness).
 
-    With p the softmax of the label log-probabilities over the labels, gap = p[target] - max p[others], found by index
-    so that a tie is a gap of 0; the reward is `right * gap` above 0, else `wrong * gap`. A plain text votes: its gap
-    is 1 where it names the target alone, else -1, so that the mean over replicates is the margin of the vote shares.
+    With p the softmax of the label log-probabilities, gap = p[target] - max p[others]. The reward is `right * gap` if the gap
+    is positive, else `wrong * gap`. A plain-text reply is a vote: its gap is 1 if it names only the target, else -1, so
+    the mean over replicates is the margin of the vote shares.
 
     Args:
         labels: all labels of the task, two or more.
-        wrong: factor of a gap that is not positive (lambda 1 of the paper: 180).
-        right: factor of a positive gap (lambda 2 of the paper: 200).
+        wrong: factor of a gap that is not positive (the paper's lambda 1, 180).
+        right: factor of a positive gap (the paper's lambda 2, 200).
     """
 
     labels: tuple[str, ...]
@@ -176,7 +184,7 @@ class LabelMargin:
     right: float = 200.0
 
     def __post_init__(self) -> None:
-        if len(self.labels) < 2:  # noqa: PLR2004  a margin is between two
+        if len(self.labels) < 2:  # noqa: PLR2004
             raise InputError(f"a label margin needs two labels or more, not {list(self.labels)}")
 
     def __call__(self, example: Example, response: Response) -> float:
@@ -191,28 +199,28 @@ class LabelMargin:
         return (self.right if gap > 0 else self.wrong) * gap
 
 
-MEETS_TARGET = (Exact, Contains, Matches, Number, TokenF1, Label, LabelMargin)
-"""Rewards that an item without a target cannot have."""
+REWARDS_WITH_TARGET = (Exact, Contains, Matches, Number, TokenF1, Label, LabelMargin)
+"""Built-in rewards that need a target."""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Another model says how good a reply is, from 0 to 10; the reward is that number over 10, with the judge's words.
+    """Another model rates each reply from 0 to 10; the reward is the rating divided by 10, with the judge's explanation.
 
-    The judge's replies go through the memo and the budget like any other. A reply without a score is a failed cell.
+    The judge's calls use the memo and the budget like any other. A verdict without a score is a failed cell.
 
     Args:
-        model: who judges.
-        criteria: what a good reply is, in plain words.
+        model: the judge.
+        criteria: what makes a reply good, in plain words.
     """
 
     model: Model
     criteria: str
 
     def context(self, example: Example, response: Response) -> Context:
-        """Return what the judge is asked."""
-        given = "\n".join(f"{name}: {value}" for name, value in example.inputs.items())
-        wanted = f"\n\nReference answer:\n{example.target}" if example.target is not None else ""
+        """Return the messages for the judge."""
+        inputs = "\n".join(f"{name}: {value}" for name, value in example.inputs.items())
+        reference = f"\n\nReference answer:\n{example.target}" if example.target is not None else ""
         return (
             Message(
                 "system",
@@ -220,25 +228,25 @@ class Judge:
             ),
             Message(
                 "user",
-                f"Criteria: {self.criteria}\n\nInput:\n{given}{wanted}\n\nReply to grade:\n{response.text}\n\n"
+                f"Criteria: {self.criteria}\n\nInput:\n{inputs}{reference}\n\nReply to grade:\n{response.text}\n\n"
                 "In one sentence say what is right or wrong with the reply. Then write a last line of the form\n"
                 "Score: N\nwhere N is a whole number from 0 (useless) to 10 (perfect).",
             ),
         )
 
     def read(self, verdict: str) -> tuple[float, str] | None:
-        """Return (score in [0, 1], the judge's words), or None where the verdict holds no score from 0 to 10."""
-        found = re.findall(r"score\s*:\s*\**\s*(\d+(?:\.\d+)?)", verdict, flags=re.IGNORECASE)
-        if not found or not 0 <= float(found[-1]) <= _BEST:
+        """Return (score in [0, 1], the judge's words), or None if the verdict has no score from 0 to 10."""
+        scores = re.findall(r"score\s*:\s*\**\s*(\d+(?:\.\d+)?)", verdict, flags=re.IGNORECASE)
+        if not scores or not 0 <= float(scores[-1]) <= _BEST:
             return None
-        return float(found[-1]) / _BEST, verdict.strip()
+        return float(scores[-1]) / _BEST, verdict.strip()
 
 
 def reward_named(name: str, labels: Sequence[str] = ()) -> Reward:
-    """Return the built-in reward of that name; `regex:PATTERN` takes its pattern after the colon.
+    """Return the built-in reward with this name; `regex:PATTERN` includes its pattern.
 
     Raises:
-        InputError: there is none of that name, or a label reward has no labels.
+        InputError: the name is unknown, or a label reward has no labels.
     """
     kind, _, argument = name.partition(":")
     plain: dict[str, Callable[[], Reward]] = {"exact": Exact, "contains": Contains, "number": Number, "f1": TokenF1}
@@ -256,7 +264,7 @@ def reward_named(name: str, labels: Sequence[str] = ()) -> Reward:
 
 
 def softmax(logits: Sequence[float]) -> list[float]:
-    """Return exp(x) / sum(exp(x)), computed from the largest down."""
+    """Return exp(x) / sum(exp(x)), shifted by the maximum to avoid overflow."""
     top = max(logits)
     weights = [math.exp(value - top) for value in logits]
     total = math.fsum(weights)
@@ -267,7 +275,7 @@ def _matches(pattern: str) -> Matches:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise InputError(f"the reward's pattern {pattern!r} is no regular expression: {error}") from error
+        raise InputError(f"the reward's pattern {pattern!r} is not a valid regular expression: {error}") from error
     if not pattern:
         raise InputError("the reward 'regex' needs its pattern after a colon, such as 'regex:answer is (\\d+)'")
     return Matches(pattern)

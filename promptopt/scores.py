@@ -1,4 +1,4 @@
-"""Scores: the rewards of prompts on examples, with the replies behind them. Pure values."""
+"""Scores: the rewards of prompts on examples, with their replies. Pure values."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """Rewards of P prompts on E examples with R replicates each, and the replies behind them.
+    """Rewards of P prompts on E examples with R replicates each, and their replies.
 
     Args:
         prompts: [P].
         examples: [E].
-        rewards: float64 [P, E, R]; NaN where the reply failed.
+        rewards: float64 [P, E, R]; NaN if the reply failed.
         replies: `[P][E][R]`.
-        reasons: `[P][E][R]`; the reward's own words, "" where it gave none.
+        reasons: `[P][E][R]`; the reward's explanations, "" if it gave none.
     """
 
     prompts: tuple[Prompt, ...]
@@ -37,17 +37,17 @@ class Scores:
 
     @property
     def per_example(self) -> Floats:
-        """Mean over replicates that came back, [P, E]; NaN where none did."""
+        """Mean over successful replicates, [P, E]; NaN if there are none."""
         return nanmean(self.rewards, axis=2)
 
     @property
     def mean(self) -> Floats:
-        """Mean over examples of the mean over replicates, [P]; NaN where nothing came back."""
+        """Mean over examples of the mean over replicates, [P]; NaN if all replies failed."""
         return nanmean(self.per_example, axis=1)
 
     @property
     def standard_error(self) -> Floats:
-        """Standard error of `mean`, clustered by example, [P]; NaN below two examples."""
+        """Standard error of `mean`, clustered by example, [P]; NaN for fewer than two examples."""
         return standard_error(self.per_example)
 
     @property
@@ -56,7 +56,7 @@ class Scores:
         return int(np.isnan(self.rewards).sum())
 
     def rows(self, kept: Sequence[int]) -> Scores:
-        """Return the scores of some of the prompts, in the order given."""
+        """Return the scores of the prompts with the indices `kept`, in that order."""
         return Scores(
             tuple(self.prompts[i] for i in kept),
             self.examples,
@@ -76,9 +76,9 @@ class Scores:
         )
 
     def paired_difference(self, first: int, second: int) -> Floats:
-        """Reward of prompt `first` less that of `second` on the examples that both have, [E' <= E].
+        """Return the reward of prompt `first` minus that of `second` on the examples that both have, [E' <= E].
 
-        Only replicates that both have are compared, so a failure on one side takes the cell from both.
+        Only replicates that both have are compared, so a failure on one side removes the cell from both.
         """
         return paired_difference(self.rewards[first], self.rewards[second])
 

@@ -1,6 +1,6 @@
-"""A task: labelled (or unlabelled) items in three splits, a seed prompt, and what a good reply is.
+"""A task: examples in three splits, a seed prompt and a reward.
 
-Pure values; reading files is `promptopt.data.rows`, reading task files is `promptopt.data.task_file`.
+Pure values; `promptopt.data.rows` reads data files, and `promptopt.data.task_file` reads task files.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What to find a better prompt for.
+    """The problem to optimize a prompt for.
 
     Args:
-        train: items that the search may look at.
-        validation: items by which the harness chooses among the search's best.
-        test: items that nothing sees until the one final comparison.
-        seed_prompt: where the search starts, and what the result is compared with.
-        reward: what a reply is worth; by default `Label` where there are labels, `Progress` where there is an
-            environment, else `Exact`. A default follows the labels in `dataclasses.replace(task, labels=...)`.
+        train: examples for the search.
+        validation: examples for the choice among the search's best prompts.
+        test: held-out examples, used only once, for the final comparison.
+        seed_prompt: the initial prompt of the search and the baseline of the result.
+        reward: scores replies; by default `Label` if there are labels, `Progress` if there is an environment, else
+            `Exact`. A default reward follows the labels in `dataclasses.replace(task, labels=...)`.
         labels: the words that the model chooses among, or () for free text.
-        read: "text" lets the test read what the model writes, where the search scores labels by log-probability; what
-            choosing among the labels gives is then said beside it. "labels" tests as the search scores.
-        logprobs: whether labels may be scored by log-probabilities, where the model gives them; False reads them from the
+        read: "labels" scores test replies as the search does. "text" parses the text that the model writes in the test,
+            even if the search scores labels by log-probability; the log-probability result is then reported in addition.
+        logprobs: whether labels may be scored by log-probabilities if the model provides them; False always parses the
             text that the model writes.
-        template: how an example is written where a prompt has no slot; by default its only field.
-        format: "chat", "completion", or "caption": the prompt is a caption such as `a photo of a {label}`, for a model that
-            compares images with texts. Items then have a field `image`, made by `promptopt.images.reference`.
-        description: one or two sentences on the task, for prompt writers.
-        name: short, for folders and reports.
-        max_tokens: longest reply, in tokens, where the model writes text.
-        temperature: of the task model; above 0 replicates differ.
-        top_p: of the task model: it samples from the fewest of the likeliest tokens whose probability reaches this.
-        top_k: of the task model: it samples from so many of the likeliest tokens; 0 for all.
-        stop: a reply ends before the first of these.
-        environment: makes the environment of an episode, for tasks of several steps. Items then have one field,
-            `instance`, in JSON, and prompts one slot, `{observation}`; a reply is a whole episode. Budgets hold back
-            what episodes may take for validation and test: `cap` rounds, where instances say so.
-        history: rounds of the episode that are shown before the observation.
-        notes: what a reader of the result should know of the data.
+        template: how an example is rendered if the prompt has no slot; by default its only field.
+        format: "chat", "completion" or "caption". A caption is a prompt such as `a photo of a {label}` for a model that
+            compares images with texts; examples then have a field `image`, made by `promptopt.images.reference`.
+        description: one or two sentences on the task, for the writer model.
+        name: a short name, for folders and reports.
+        max_tokens: maximum length of a reply, in tokens.
+        temperature: of the task model; above 0, replicates differ.
+        top_p: nucleus sampling of the task model: the smallest set of tokens with at least this probability.
+        top_k: sampling from this many most likely tokens; 0 means all.
+        stop: a reply ends before the first of these strings.
+        environment: creates the environment of an episode, for multi-step tasks. Examples then have one field,
+            `instance`, in JSON; prompts have one slot, `{observation}`; and a reply is an entire episode. Budgets reserve
+            the maximum cost of validation and test episodes: `cap` rounds, if instances have that key.
+        history: number of past rounds shown before the observation.
+        notes: remarks on the data for readers of the result.
 
     Raises:
-        InputError: no training items, duplicate ids, a target outside the labels or without one number for `Number`, labels
-            that no reply can tell apart, a reward for other labels, a slot without a field, a setting out of its range.
+        InputError: there are no training examples, ids are not unique, a target is not among the labels (or not one number,
+            for `Number`), labels cannot be told apart, the reward has other labels, a slot has no field, or a setting is out of range.
     """
 
     train: tuple[Example, ...]
@@ -81,12 +81,12 @@ class Task:
     history: int = 3
     notes: tuple[str, ...] = field(default=(), compare=False)
     layout: Layout = field(init=False, repr=False, compare=False)
-    # The reward, if it is a default; an argument so that `dataclasses.replace` hands it on.
+    # The reward if it is a default; an argument so that `dataclasses.replace` passes it on.
     _default_reward: Reward | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.train:
-            raise InputError("the task has no training items: give at least one")
+            raise InputError("the task has no training examples: give at least one")
         self._check_kinds()
         for name in ("train", "validation", "test", "labels", "stop", "notes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -94,7 +94,7 @@ class Task:
         if self.format == "caption":
             fields = (LABEL,)
         if not fields:
-            raise InputError(f"the item {self.train[0].id!r} has no input fields: give at least one")
+            raise InputError(f"the example {self.train[0].id!r} has no input fields: give at least one")
         template = self.template or default_template(fields)
         object.__setattr__(self, "template", template)
         object.__setattr__(self, "layout", Layout(fields, template, self.format))
@@ -109,7 +109,7 @@ class Task:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names that slots may have."""
+        """The names that slots may have."""
         return self.layout.fields
 
     def _set_default_reward(self) -> None:
@@ -119,52 +119,55 @@ class Task:
         object.__setattr__(self, "_default_reward", default)
 
     def _check_kinds(self) -> None:
-        """Refuse values of another type, for those who have no type checker."""
+        """Refuse values of wrong types, for users without a type checker."""
         if not isinstance(self.seed_prompt, Prompt):
             raise InputError(f"seed_prompt must be a Prompt, such as Prompt('...'), not {self.seed_prompt!r}")
-        shown = self.seed_prompt.demonstrations
-        if not isinstance(shown, Demonstrations | None):
-            raise InputError(f"demonstrations must be Demonstrations((example, ...)), not {shown!r}")
+        demonstrations = self.seed_prompt.demonstrations
+        if not isinstance(demonstrations, Demonstrations | None):
+            raise InputError(f"demonstrations must be Demonstrations((example, ...)), not {demonstrations!r}")
         for name in ("labels", "stop"):
             texts = getattr(self, name)
-            odd = texts if isinstance(texts, str) else next((t for t in texts if not isinstance(t, str)), None)
-            if odd is not None:
-                raise InputError(f"{name} must be several texts, such as ('yes', 'no'), not {odd!r}")
+            invalid = texts if isinstance(texts, str) else next((t for t in texts if not isinstance(t, str)), None)
+            if invalid is not None:
+                raise InputError(f"{name} must be several texts, such as ('yes', 'no'), not {invalid!r}")
         for text in (self.name, self.description, *self.labels, *self.stop):
             _refuse_fault(text, f"the task's text {text!r}")
         if isinstance(self.reward, str):
             raise InputError(f"reward must be a reward such as Exact(), or a function, not {self.reward!r}")
-        self._check_items((*self.train, *self.validation, *self.test, *(shown.items if shown else ())))
+        shown = demonstrations.items if demonstrations else ()
+        self._check_examples((*self.train, *self.validation, *self.test, *shown))
 
     @staticmethod
-    def _check_items(items: Sequence[Example]) -> None:
-        for item in items:
-            if not isinstance(item, Example):
+    def _check_examples(examples: Sequence[Example]) -> None:
+        for example in examples:
+            if not isinstance(example, Example):
                 raise InputError(
-                    f"items must be Examples, such as Example({{'text': '...'}}, 'yes', '1'), not {item!r}"
+                    f"every example must be an Example, such as Example({{'text': '...'}}, 'yes', '1'), not {example!r}"
                 )
-            if not isinstance(item.inputs, Mapping):
-                raise InputError(f"the inputs of item {item.id!r} must be {{field: text}}, not {item.inputs!r}")
-            values = [*item.inputs.values(), item.id, *([] if item.target is None else [item.target])]
-            odd = next((value for value in values if not isinstance(value, str)), None)
-            if odd is not None:
+            if not isinstance(example.inputs, Mapping):
                 raise InputError(
-                    f"item {item.id!r} holds {odd!r}: inputs, target and id must be texts, such as {str(odd)!r}"
+                    f"the inputs of example {example.id!r} must be {{field: text}}, not {example.inputs!r}"
+                )
+            values = [*example.inputs.values(), example.id, *([] if example.target is None else [example.target])]
+            invalid = next((value for value in values if not isinstance(value, str)), None)
+            if invalid is not None:
+                raise InputError(
+                    f"example {example.id!r} holds {invalid!r}: inputs, target and id must be texts, such as {str(invalid)!r}"
                 )
             for value in values:
-                _refuse_fault(value, f"item {item.id!r}")
+                _refuse_fault(value, f"example {example.id!r}")
 
     def _check(self) -> None:
         if self.format not in ("chat", "completion", "caption"):
             raise InputError(
-                f"format must be 'chat' or 'completion', not {self.format!r}; or 'caption', for a model that compares images "
-                "with texts"
+                f"format must be 'chat', 'completion' or (for a model that compares images with texts) 'caption', not "
+                f"{self.format!r}"
             )
         if len(set(self.labels)) < len(self.labels):
-            raise InputError(f"the labels {list(self.labels)} name one label twice")
+            raise InputError(f"the labels {list(self.labels)} contain a label twice: remove one")
         check_labels(self.labels)
         if len(self.labels) == 1:
-            raise InputError(f"labels must be two or more, or none for free text, not {list(self.labels)}")
+            raise InputError(f"give two or more labels, or none for free text, not {list(self.labels)}")
         if isinstance(self.reward, Label | LabelMargin) and self.labels and set(self.reward.labels) != set(self.labels):
             raise InputError(
                 f"the reward {type(self.reward).__name__} has the labels {list(self.reward.labels)}, but the task has "
@@ -174,15 +177,15 @@ class Task:
         if not self.layout.has_slot(self.template):
             raise InputError(f"the template {self.template!r} has no slot: name a field, such as {{{self.fields[0]}}}")
         check_slots(self.seed_prompt.text, self.fields, "the seed prompt", self.template)
-        seen: dict[str, str] = {}
+        split_of: dict[str, str] = {}
         for split in ("train", "validation", "test"):
             for example in getattr(self, split):
-                if example.id in seen:
+                if example.id in split_of:
                     raise InputError(
-                        f"the id {example.id!r} stands in {seen[example.id]} and in {split}: ids must be unique"
+                        f"the id {example.id!r} is used in {split_of[example.id]} and in {split}: ids must be unique"
                     )
-                seen[example.id] = split
-                self._check_fit(example, f"{split} item")
+                split_of[example.id] = split
+                self._check_fit(example, f"{split} example")
         for example in self.seed_prompt.demonstrations.items if self.seed_prompt.demonstrations else ():
             self._check_fit(example, "demonstration")
 
@@ -190,31 +193,31 @@ class Task:
         if self.read not in ("labels", "text"):
             raise InputError(f"read must be 'labels' or 'text', not {self.read!r}")
         if self.seed_prompt.turns and self.format != "chat":
-            raise InputError(f"only a chat has turns: set the task's format to 'chat', not {self.format!r}")
+            raise InputError(f"prompts with turns need the task's format 'chat', not {self.format!r}")
         if not self.temperature >= 0:
             raise InputError(f"temperature must be 0 or more, not {self.temperature}")
         if self.max_tokens < 1:
             raise InputError(f"max_tokens must be at least 1, not {self.max_tokens}")
         if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p must be above 0 and at most 1, which takes all tokens, not {self.top_p}")
+            raise InputError(f"top_p must be above 0 and at most 1 (all tokens), not {self.top_p}")
         if self.top_k < 0:
             raise InputError(f"top_k must be 1 or more, or 0 for all tokens, not {self.top_k}")
 
     def _check_captions(self) -> None:
         if not self.labels or self.environment is not None:
-            raise InputError("captions are compared with images label by label: give the task labels, no environment")
+            raise InputError("captions are compared with images label by label: give labels, and no environment")
         if not self.logprobs:
-            raise InputError("captions are scored by log-probabilities alone: leave out logprobs = false")
+            raise InputError("captions can only be scored by log-probabilities: remove logprobs = false")
         if not self.layout.has_slot(self.seed_prompt.text) or self.seed_prompt.demonstrations is not None:
             raise InputError(
-                f"the seed prompt {str(self.seed_prompt)[:60]!r} is no caption: give it the slot {{label}}, and no demonstrations"
+                f"the seed prompt {str(self.seed_prompt)[:60]!r} is not a caption: it needs the slot {{label}} and no demonstrations"
             )
 
     def _check_episodes(self) -> None:
         if self.labels:
-            raise InputError("a task with an environment has no labels: the environment says which actions there are")
+            raise InputError("a task with an environment cannot have labels: the environment defines the actions")
         if self.seed_prompt.demonstrations is not None:
-            raise InputError("a task with an environment shows no demonstrations: write what helps into the prompt")
+            raise InputError("a task with an environment cannot have demonstrations: put advice into the prompt text")
         if self.history < 0:
             raise InputError(f"history must be 0 or more rounds, not {self.history}")
 
@@ -224,14 +227,14 @@ class Task:
             fields = (IMAGE,)
         missing = [name for name in fields if name not in example.inputs]
         if missing:
-            raise InputError(f"{kind} {example.id!r} has no field {missing[0]!r}, which other items have")
+            raise InputError(f"{kind} {example.id!r} has no field {missing[0]!r}, which other examples have")
         if self.environment is not None and not _is_object(example.inputs["instance"]):
             raise InputError(f"{kind} {example.id!r} has no JSON object in its field 'instance'")
         if isinstance(self.reward, Number) and example.target is not None:
-            self.reward.wanted(example)
+            self.reward.target_number(example)
         if self.labels and example.target is not None and example.target not in self.labels:
             raise InputError(
-                f"{kind} {example.id!r} has the label {example.target!r}, which is none of {list(self.labels)}"
+                f"{kind} {example.id!r} has the label {example.target!r}, which is not one of {list(self.labels)}"
                 f"{nearest(example.target, self.labels)}"
             )
 
@@ -250,7 +253,7 @@ def _is_object(text: str) -> bool:
 
 
 def default_template(fields: Sequence[str]) -> str:
-    """Return how an example is written where a task says nothing: the only field, or `name: value` lines."""
+    """Return the default template: the only field, or `name: value` lines."""
     if len(fields) == 1:
         return f"{{{fields[0]}}}"
     return "\n".join(f"{name}: {{{name}}}" for name in fields)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from enum import Enum
 
     from promptopt import FeedbackRule, Request, Step
-    from promptopt.environments.base import Played
+    from promptopt.environments.base import PlayableEnvironment
 
 
 class Skill(NamedTuple):
@@ -73,7 +73,7 @@ class Replayed:
         silent: no event is reported, so that no rule has anything to say.
     """
 
-    def __init__(self, make: Callable[[], Played], *, silent: bool = False) -> None:
+    def __init__(self, make: Callable[[], PlayableEnvironment], *, silent: bool = False) -> None:
         self.inner = make()
         self.silent = silent
         self.rules: Mapping[Enum, FeedbackRule] = {} if silent else self.inner.rules
@@ -106,7 +106,7 @@ def needs(instance: str, skill: Skill) -> bool:
 
 
 @cache
-def careless(make: Callable[[], Played], instance: str) -> str:
+def careless(make: Callable[[], PlayableEnvironment], instance: str) -> str:
     """What can be read as an action of this environment and is none that is possible, or wise."""
     for text in CARELESS:
         environment = make()
@@ -117,7 +117,7 @@ def careless(make: Callable[[], Played], instance: str) -> str:
 
 
 def reply(
-    make: Callable[[], Played],
+    make: Callable[[], PlayableEnvironment],
     prompt: str,
     instance: str,
     rounds: int,
@@ -139,10 +139,10 @@ def reply(
     return legal(rng) if lapse[PLAN] else best()
 
 
-def player(make: Callable[[], Played], name: str = "player") -> FunctionModel:
+def player(make: Callable[[], PlayableEnvironment], name: str = "player") -> FunctionModel:
     """A task model that plays this environment."""
 
-    def at(log: str) -> Played:
+    def at(log: str) -> PlayableEnvironment:
         known, environment = json.loads(log), make()
         environment.reset(known["instance"], known["seed"])
         for said in known["said"]:
@@ -171,7 +171,7 @@ def player(make: Callable[[], Played], name: str = "player") -> FunctionModel:
     return FunctionModel(handler, name=name, version="1")
 
 
-def competence(make: Callable[[], Played], prompt: str, instances: Sequence[Mapping[str, Any]]) -> float:
+def competence(make: Callable[[], PlayableEnvironment], prompt: str, instances: Sequence[Mapping[str, Any]]) -> float:
     """The mean score of a prompt; chance is the same for all prompts, so that equal skills score the same."""
     scores = []
     for instance in instances:

@@ -31,7 +31,7 @@ from promptopt.data.task_file import load_task, parse_spec
 from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Ledger
 from promptopt.evaluation.scorer import Scorer
-from promptopt.images import Image, content, parts, pixels, reference, referred
+from promptopt.images import Image, content, parse_reference, parts, pixels, reference
 from promptopt.models.base import CaptionModel, Request
 from promptopt.models.local.clip import ClipModel, _Preprocessing
 from promptopt.prompt import Message
@@ -98,7 +98,7 @@ def test_log_probabilities_are_those_of_transformers_own_forward_pass(folder: Pa
     network = CLIPModel.from_pretrained(folder / "clip")
     captions = [template.replace("{label}", label) for label in LABELS]
     given = AutoTokenizer.from_pretrained(folder / "clip")(captions, padding=True, return_tensors="pt")
-    pictures = np.stack([pixels(referred(item.inputs["image"])) for item in task.test[:20]])
+    pictures = np.stack([pixels(parse_reference(item.inputs["image"])) for item in task.test[:20]])
     values = (torch.tensor(pictures).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
     with torch.inference_mode():
         expected = network(pixel_values=values, **given).logits_per_image.log_softmax(dim=1).numpy()
@@ -207,8 +207,8 @@ def test_another_kind_of_model_is_no_clip(tiny_llama: Path, task: Task) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"labels": ()}, "give the task labels"),
-        ({"seed_prompt": Prompt("a photo")}, "give it the slot {label}"),
+        ({"labels": ()}, "give labels"),
+        ({"seed_prompt": Prompt("a photo")}, "it needs the slot {label}"),
         ({"seed_prompt": Prompt("a photo of a {lable}")}, "did you mean 'label'"),
     ],
 )
@@ -221,7 +221,7 @@ def test_a_task_file_without_a_prompt_begins_with_a_photo(folder: Path) -> None:
     task = load_task(folder / "task.toml", {"seed_prompt": None})
 
     assert task.seed_prompt == Prompt("a photo of a {label}")
-    assert referred(task.train[0].inputs["image"]).path == folder / "images" / "train0.npy"
+    assert parse_reference(task.train[0].inputs["image"]).path == folder / "images" / "train0.npy"
 
 
 def test_captions_need_an_image(folder: Path) -> None:
@@ -235,30 +235,30 @@ def test_a_reference_says_which_image_is_meant(tmp_path: Path) -> None:
     text = reference(file)
 
     assert not any(map(str.isspace, text))
-    assert referred(text).path == file
-    assert pixels(referred(text)).shape == (2, 3, 3)
-    assert list(parts(f"see {text} there")) == ["see ", referred(text), " there"]
+    assert parse_reference(text).path == file
+    assert pixels(parse_reference(text)).shape == (2, 3, 3)
+    assert list(parts(f"see {text} there")) == ["see ", parse_reference(text), " there"]
 
     np.save(file, np.ones((2, 3, 3), np.uint8))
-    with pytest.raises(InputError, match="was changed while it was in use"):
-        content(referred(text))
+    with pytest.raises(InputError, match="has changed since it was read"):
+        content(parse_reference(text))
     with pytest.raises(InputError, match="check the path"):
         reference(tmp_path / "none.npy")
-    with pytest.raises(InputError, match="stands for no image file"):
-        referred("cat.png")
+    with pytest.raises(InputError, match="is not a reference to an image file"):
+        parse_reference("cat.png")
 
 
 @pytest.mark.parametrize("array", [np.zeros((2, 3)), np.zeros((2, 3, 4), np.uint8), np.zeros((0, 3, 3), np.uint8)])
 def test_an_array_that_is_no_image_is_refused(tmp_path: Path, array: Any) -> None:
     np.save(tmp_path / "a.npy", array)
-    with pytest.raises(InputError, match="an image is uint8"):
-        pixels(referred(reference(tmp_path / "a.npy")))
+    with pytest.raises(InputError, match="an image must be uint8"):
+        pixels(parse_reference(reference(tmp_path / "a.npy")))
 
 
 def test_a_file_that_is_no_array_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(b"text")
-    with pytest.raises(InputError, match=r"write it by numpy\.save"):
-        pixels(referred(reference(tmp_path / "a.npy")))
+    with pytest.raises(InputError, match=r"write it with numpy\.save"):
+        pixels(parse_reference(reference(tmp_path / "a.npy")))
 
 
 def test_other_images_are_read_by_pillow(tmp_path: Path) -> None:
@@ -267,9 +267,9 @@ def test_other_images_are_read_by_pillow(tmp_path: Path) -> None:
     pillow.fromarray(drawn).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"text")
 
-    assert (pixels(referred(reference(tmp_path / "a.png"))) == drawn).all()
-    with pytest.raises(InputError, match="no image that Pillow can read"):
-        pixels(referred(reference(tmp_path / "b.png")))
+    assert (pixels(parse_reference(reference(tmp_path / "a.png"))) == drawn).all()
+    with pytest.raises(InputError, match="not an image that Pillow can read"):
+        pixels(parse_reference(reference(tmp_path / "b.png")))
 
 
 def test_without_pillow_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +277,7 @@ def test_without_pillow_the_message_says_what_to_install(tmp_path: Path, monkeyp
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(MissingExtraError, match=r"to read \.png images"):
-        pixels(Image(tmp_path / "a.png", referred(reference(tmp_path / "a.png")).digest))
+        pixels(Image(tmp_path / "a.png", parse_reference(reference(tmp_path / "a.png")).digest))
 
 
 def test_a_large_image_is_brought_to_size_and_its_middle_cut_out() -> None:

@@ -188,7 +188,7 @@ def test_a_missing_file_is_named_with_the_nearest_one(tmp_path: Path) -> None:
 
 def test_a_folder_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
-    assert "folder.csv cannot be read: " in complaint(tmp_path / "folder.csv")
+    assert "folder.csv cannot be read (" in complaint(tmp_path / "folder.csv")
 
 
 @pytest.mark.parametrize(
@@ -198,8 +198,8 @@ def test_a_folder_cannot_be_read(tmp_path: Path) -> None:
         ("a", "x", "unknown ending ''"),
         ("a.csv", "", "a.csv is empty"),
         ("a.json", " \n", "a.json is empty"),
-        ("a.csv", "text,label\n", "a.csv has a header and no rows"),
-        ("a.json", "[]", "a.json holds no rows"),
+        ("a.csv", "text,label\n", "a.csv has a header but no rows"),
+        ("a.json", "[]", "a.json has no rows"),
         ("a.csv", "text,text\na,b\n", "a.csv, line 1: the header names 'text' twice"),
         ("a.csv", "text,label\na,1\n\nb,c,0\n", "a.csv, line 4: 3 fields where the header has 2 (text, label); fix"),
         ("a.csv", "text,label\na,b,0\n", "or read the file with quoting off"),
@@ -207,12 +207,12 @@ def test_a_folder_cannot_be_read(tmp_path: Path) -> None:
         ("a.tsv", 'text\tlabel\n"a\nb"\t1\n', "or read the file with quoting on"),
         ("a.csv", 'text\na\n"b\n\n', "a.csv, line 3: unexpected end of data; double the quotes"),
         ("a.csv", 'text\n"a"b\n', "a.csv, line 2: ',' expected after '\"'"),
-        ("a.jsonl", '{"text": "a"}\n{"text": }\n', "a.jsonl, line 2: no valid JSON: Expecting value (column 10)"),
+        ("a.jsonl", '{"text": "a"}\n{"text": }\n', "a.jsonl, line 2: invalid JSON: Expecting value (column 10)"),
         ("a.jsonl", '{"text": "a"}\n["b"]\n', "a.jsonl, line 2 is a value of type list: every row must be an object"),
         (
             "a.json",
             '[{"text": "a"},\n {"text" "b"}]',
-            "a.json, line 2: no valid JSON: Expecting ':' delimiter (column 10)",
+            "a.json, line 2: invalid JSON: Expecting ':' delimiter (column 10)",
         ),
         ("a.json", '{"text": "a"}', "a.json holds a value of type dict: give a list of objects"),
         ("a.json", '[{"text": "a"}, 3]', "a.json, item 2 is a value of type int"),
@@ -226,9 +226,9 @@ def test_a_broken_file_is_refused_with_place_and_mend(tmp_path: Path, name: str,
 
 
 def test_mappings_are_checked_too() -> None:
-    assert "the data given holds no rows" in complaint([])
+    assert "the data has no rows" in complaint([])
     assert "item 1 is a value of type str" in complaint({"text": "one mapping, not a list of them"})
-    assert "item 2: 'b' holds a value of type set, which is no text" in complaint([{"a": 1}, {"b": {1}}])
+    assert "item 2: 'b' holds a value of type set, which is not text" in complaint([{"a": 1}, {"b": {1}}])
 
 
 # ---------------------------------------------------------------- the hub
@@ -303,7 +303,7 @@ def test_ids_name_the_line_and_stay_apart_for_files_of_the_same_name(tmp_path: P
 
 def test_a_label_that_is_an_input_too_is_refused(tmp_path: Path) -> None:
     rows = read_rows(write(tmp_path, "a.csv", "text,label\ngood,1\n"))
-    with pytest.raises(InputError, match="'label' is the label and an input: the model would be shown the answer"):
+    with pytest.raises(InputError, match="'label' is both the label and an input, so the model would see the answer"):
         to_examples(rows, inputs=["text", "label"], label="label")
 
 
@@ -328,10 +328,10 @@ def test_a_field_may_be_held_by_several_columns_of_which_the_first_present_is_ta
         ({"label": "lable"}, "no column 'lable', did you mean 'label'?"),
         ({"id": "key"}, "no column 'key'"),
         ({"inputs": []}, "no input columns"),
-        ({"id": "id"}, "item 2: the id 'x' stands already in item 1; make ids unique, or name no id column"),
+        ({"id": "id"}, "item 2: the id 'x' is already used in item 1; make ids unique, or omit the id column"),
         (
             {"labels": ["positive", "negative"]},
-            "item 2: 'label' is 'postive', which is none of 'positive', 'negative', did you mean 'positive'?; fix the row",
+            "item 2: 'label' is 'postive', which is not one of 'positive', 'negative', did you mean 'positive'?; fix the row",
         ),
     ],
 )
@@ -393,7 +393,7 @@ def test_a_split_depends_on_the_seed_alone() -> None:
 @pytest.mark.parametrize(
     ("count", "shares", "said"),
     [
-        (2, (0.4, 0.3, 0.3), "2 items in shares of [0.4, 0.3, 0.3] leave test empty"),
+        (2, (0.4, 0.3, 0.3), "2 examples in shares of [0.4, 0.3, 0.3] leave test empty"),
         (10, (0.98, 0.01, 0.01), "leave validation empty"),
         (10, (0.5, 0.5, 0.5), "sum to 1, not [0.5, 0.5, 0.5]"),
         (10, (1.0, 0.0, 0.0), "three positive numbers"),

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from promptopt import FakeModel, InputError, Prompt, optimize
 from promptopt.environment import Choosing, advice
 from promptopt.environments import WORLDS, Event, instances, task
-from promptopt.environments.base import Instance, Played, World, last_object, play
+from promptopt.environments.base import Instance, PlayableEnvironment, World, last_object, play
 from promptopt.environments.floors import floors, table
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def test_a_reply_that_cannot_be_read_ends_the_episode_and_keeps_what_was_achieve
     assert (step.done, step.events) == (True, (Event.FORMAT,)) or text.endswith("{}}{"), "{} is an empty plan"
 
 
-def _half_done(environment: Played, instance: Instance) -> float:
+def _half_done(environment: PlayableEnvironment, instance: Instance) -> float:
     """Play as the oracle does until the first progress, and return it; 0 where that solves it whole."""
     environment.reset(instance, 0)
     start = environment.score()
@@ -245,7 +245,7 @@ def test_floors_and_ceilings_are_printed(monkeypatch: pytest.MonkeyPatch, capsys
         ({"name": "gridworld"}, "did you mean 'gridworld"),
         ({"name": "boxlift", "lifter": 3}, "did you mean 'lifters'"),
         ({"name": "boxlift", "preset": "large"}, "'small' or 'paper'"),
-        ({"name": "boxlift", "preset": "paper", "boxes": 3}, "leave out boxes"),
+        ({"name": "boxlift", "preset": "paper", "boxes": 3}, "remove boxes"),
         ({"name": "boxlift", "boxes": 0}, "boxes must be between 1 and 100, not 0"),
         ({"name": "gridworld1", "rows": 1, "columns": 2, "goals": 1, "obstacles": 0}, "only 2 of 9"),
     ],

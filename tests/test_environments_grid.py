@@ -18,7 +18,7 @@ from promptopt.environments.gridworld import Gridworld1, Gridworld2
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from promptopt.environments.base import Played
+    from promptopt.environments.base import PlayableEnvironment
 
 Make: TypeAlias = type[Gridworld1] | type[BoxLift] | type[BoxNet1]
 
@@ -44,7 +44,9 @@ NET: dict[str, Any] = {
 }
 
 
-def played(environment: Played, instance: dict[str, Any], *replies: str | dict[str, Any], **change: Any) -> Trajectory:
+def played(
+    environment: PlayableEnvironment, instance: dict[str, Any], *replies: str | dict[str, Any], **change: Any
+) -> Trajectory:
     """Play these replies, and the last of them again until the end."""
     texts = [reply if isinstance(reply, str) else json.dumps(reply) for reply in replies]
     said = iter([*texts, *[texts[-1]] * 100])

@@ -219,7 +219,7 @@ def test_robots_follow_each_other_on_a_track_and_meet_freely_at_the_target() -> 
     ],
 )
 def test_a_robots_action_is_read_in_many_writings(said: str, meant: str | None) -> None:
-    assert Warehouse()._action(said) == meant
+    assert Warehouse()._action_name(said) == meant
 
 
 def test_a_warehouse_that_makes_no_sense_is_refused() -> None:
@@ -300,7 +300,7 @@ def test_a_collision_keeps_what_was_achieved() -> None:
     ],
 )
 def test_an_arms_action_is_read_in_many_writings(said: str, meant: str | None) -> None:
-    assert BoxNet2()._action(said) == meant
+    assert BoxNet2()._action_name(said) == meant
 
 
 @pytest.mark.parametrize(

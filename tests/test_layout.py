@@ -17,9 +17,10 @@ from servers.loopback import Loopback
 
 import promptopt
 import promptopt.strategies
-from promptopt import Response
+from promptopt import Example, Memo, Number, Response
 from promptopt._moved import MODULES
 from promptopt.data.task_file import load_task
+from promptopt.images import reference, referred
 
 HEAVY = ("torch", "transformers", "openai", "anthropic", "optuna", "scipy.stats", "pydantic", "rich", "typer")
 
@@ -156,3 +157,25 @@ def test_a_former_name_in_scores_gives_the_class_and_a_warning() -> None:
     assert Former is Response
     with pytest.raises(ImportError, match="Nothing"):
         from promptopt.scores import Nothing  # noqa: F401
+
+
+def test_former_names_of_errors_are_the_same_classes() -> None:
+    assert promptopt.PassingModelError is promptopt.TransientModelError
+    assert promptopt.FinalModelError is promptopt.PermanentModelError
+
+
+def test_former_names_of_attributes_work_with_a_warning(tmp_path: Path) -> None:
+    with pytest.warns(DeprecationWarning, match=r"Memo\(location="):
+        memo = Memo(place=tmp_path / "memo")
+    with memo, pytest.warns(DeprecationWarning, match=r"Memo\.location"):
+        assert memo.place == memo.location == str(tmp_path / "memo")
+    with memo, pytest.warns(DeprecationWarning, match=r"MemoStats\.location"):
+        assert memo.stats().place == memo.location
+    with pytest.warns(DeprecationWarning, match="truncated_before_text"):
+        assert Response("", finish_reason="length").speechless
+    with pytest.warns(DeprecationWarning, match="target_number"):
+        assert Number().wanted(Example({"text": "six times seven"}, "42", "1")) == 42
+    image = tmp_path / "cat.png"
+    image.write_bytes(b"cat")
+    with pytest.warns(DeprecationWarning, match="parse_reference"):
+        assert referred(reference(image)).path == image

@@ -27,7 +27,7 @@ from memo_places import running
 from promptopt.errors import InputError
 from promptopt.memo import Memo, memo_key
 from promptopt.memo import folder as memo_store
-from promptopt.memo.memo import KeyMaker, default_place, parse_age
+from promptopt.memo.memo import KeyMaker, default_location, parse_age
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ def store_of(memo: Memo) -> Any:
 
 
 def database(memo: Memo) -> sqlite3.Connection:
-    return sqlite3.connect(Path(memo.place) / "cache.db", isolation_level=None)
+    return sqlite3.connect(Path(memo.location) / "cache.db", isolation_level=None)
 
 
 def meddle(memo: Memo, key: str, mode: int, value: Any, filename: str | None = None) -> None:
@@ -129,7 +129,7 @@ def test_a_request_that_is_no_json_has_no_key(body: dict[str, Any]) -> None:
 
 def test_all_is_in_the_database_and_nothing_is_a_pickle(memo: Memo) -> None:
     memo.put_many({"short": {"text": "yes"}, "long": "no " * 100_000})
-    assert {file.name for file in Path(memo.place).iterdir()} <= {"cache.db", "cache.db-wal", "cache.db-shm"}
+    assert {file.name for file in Path(memo.location).iterdir()} <= {"cache.db", "cache.db-wal", "cache.db-shm"}
     connection = database(memo)
     rows = connection.execute(
         "SELECT key, raw, mode, filename, typeof(value), hex(substr(value, 1, 1)) FROM Cache"
@@ -171,7 +171,7 @@ def test_a_pickle_in_the_database_is_a_miss_and_is_not_run(memo: Memo, tmp_path:
     target = tmp_path / "run by the pickle"
     payload = pickle.dumps(Malice(target))
     if in_a_file:
-        (Path(memo.place) / "evil.val").write_bytes(payload)
+        (Path(memo.location) / "evil.val").write_bytes(payload)
     meddle(memo, "evil", diskcache.core.MODE_PICKLE, None if in_a_file else payload, "evil.val" if in_a_file else None)
     assert memo.get("evil") is None
     assert memo.get_many(["evil"]) == {}
@@ -201,7 +201,7 @@ def test_a_full_disk_is_an_error_that_loses_nothing_and_the_memo_works_on_after_
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     pages = store_of(memo)._sql("PRAGMA page_count").fetchone()[0]
     store_of(memo)._sql(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(InputError, match=r"full.*make room"):
+    with pytest.raises(InputError, match=r"full.*free disk space"):
         memo.put_many({"small": 1, "large": os.urandom(100_000).hex()})
     store_of(memo)._sql("PRAGMA max_page_count = 1000000")
     assert memo.stats().entries == 0
@@ -291,14 +291,14 @@ def test_a_write_waits_while_another_process_writes_and_says_so(
 def test_folder_and_file_are_private(tmp_path: Path) -> None:
     with Memo(tmp_path / "deep" / "memo") as memo:
         memo.put("key", 1)
-        assert stat.S_IMODE(Path(memo.place).stat().st_mode) == 0o700
-        assert {stat.S_IMODE(file.stat().st_mode) for file in Path(memo.place).iterdir()} == {0o600}
+        assert stat.S_IMODE(Path(memo.location).stat().st_mode) == 0o700
+        assert {stat.S_IMODE(file.stat().st_mode) for file in Path(memo.location).iterdir()} == {0o600}
 
 
 def test_a_relative_folder_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with Memo("memo") as memo:
-        assert memo.place == str(tmp_path / "memo")
+        assert memo.location == str(tmp_path / "memo")
         memo.put("key", 1)
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")
@@ -312,7 +312,7 @@ def test_home_and_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PROJECT", "films")
     monkeypatch.setenv("PROMPTOPT_CACHE_DIR", "~/$PROJECT")
     with Memo() as memo:
-        assert memo.place == str(tmp_path / "films")
+        assert memo.location == str(tmp_path / "films")
     assert (tmp_path / "films" / "cache.db").is_file()
 
 
@@ -324,9 +324,9 @@ def test_the_environment_goes_before_a_checkout(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "pyproject.toml").write_text(CHECKOUT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PROMPTOPT_CACHE_DIR", str(tmp_path / "named"))
-    assert default_place() == str(tmp_path / "named")
+    assert default_location() == str(tmp_path / "named")
     monkeypatch.delenv("PROMPTOPT_CACHE_DIR")
-    assert default_place() == str(tmp_path / "cache")
+    assert default_location() == str(tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_elsewhere_it_is_the_users_cache_folder(
         (tmp_path / "pyproject.toml").write_text(pyproject, encoding="utf-8", errors="surrogateescape")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PROMPTOPT_CACHE_DIR", "")
-    assert default_place() == str(platformdirs.user_cache_path("promptopt") / "memo")
+    assert default_location() == str(platformdirs.user_cache_path("promptopt") / "memo")
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_broken_entries_are_reported_once(memo: Memo, place: Place, caplog: pyte
         memo.get_many(["one", "two"])
         memo.get("one")
     (record,) = caplog.records
-    assert "has a broken entry" in record.getMessage()
+    assert "has a corrupted entry" in record.getMessage()
     assert memo.corrupted == 2
 
 
@@ -247,7 +247,7 @@ def test_a_claim_names_each_key_once_in_the_order_given(memo: Memo) -> None:
 
 def test_statistics_of_an_empty_memo(memo: Memo) -> None:
     stats = memo.stats()
-    assert (stats.place, stats.entries, stats.oldest, stats.newest) == (memo.place, 0, None, None)
+    assert (stats.location, stats.entries, stats.oldest, stats.newest) == (memo.location, 0, None, None)
 
 
 def test_statistics_say_how_much_and_since_when(memo: Memo, place: Place) -> None:
@@ -367,7 +367,7 @@ def test_entries_go_from_a_folder_to_a_server_and_back_line_for_line(server: Red
     with Memo(tmp_path / "one") as first, Memo(there.name) as shared, Memo(tmp_path / "two") as second:
         first.put_many({"old": [0.1 + 0.2, None, "«ja»\n\ud83d"], "long": "yes " * 1000})
         first.put_many({hashlib.sha256(str(n).encode()).hexdigest(): {"number": n} for n in range(2345)})
-        FolderPlace(first.place).age("old", 1e6)
+        FolderPlace(first.location).age("old", 1e6)
         assert first.export(tmp_path / "1.jsonl") == 2347
         assert shared.import_(tmp_path / "1.jsonl") == 2347
         assert shared.export(tmp_path / "2.jsonl") == 2347

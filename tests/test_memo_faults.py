@@ -273,7 +273,7 @@ def test_a_memo_that_fills_up_ends_the_search_in_good_order_and_loses_no_reply(
         result = search(memo, answer=answer, run_dir=tmp_path / "run")
         monkeypatch.undo()
 
-        assert result.unfinished.startswith("the memo is full: make room; what it did not take")
+        assert result.unfinished.startswith("the memo is full: make room; the unstored entries")
         assert (tmp_path / "run/result.json").exists()
         for file in (tmp_path / "caches/promptopt/unstored").iterdir():
             memo.import_(file)

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from promptopt import FakeModel, FunctionModel, InputError, Memo, MissingExtraError, Result, estimate, optimize
 from promptopt.cli import app
-from promptopt.memo.memo import place_name
+from promptopt.memo.memo import public_location
 
 if TYPE_CHECKING:
     import subprocess
@@ -199,9 +199,9 @@ def test_a_claim_whose_answer_was_lost_can_be_repeated(server: RedisServer) -> N
     from promptopt.memo.server import RedisStore
 
     store = RedisStore(server.url(), server.url())
-    assert store._take(["key"], "holder") == store._take(["key"], "holder") == [b""]
-    assert store._take(["key"], "another") == [b"holder"]
-    store._give_back(["key"], "holder")
+    assert store._claim_keys(["key"], "holder") == store._claim_keys(["key"], "holder") == [b""]
+    assert store._claim_keys(["key"], "another") == [b"holder"]
+    store._release_keys(["key"], "holder")
     store.close()
 
 
@@ -288,7 +288,7 @@ def test_a_server_that_stays_away_ends_the_run_with_its_name_and_what_it_did_not
 ) -> None:
     from promptopt.memo import server as memo_redis
 
-    monkeypatch.setattr(memo_redis, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(memo_redis, "_RETRY_SECONDS", 0.0)
     monkeypatch.setattr(memo_redis, "_LEASE_SECONDS", 0.5)  # that the run leaves behind, and the next waits for
     expected, calls = alone
     asked = []
@@ -301,9 +301,9 @@ def test_a_server_that_stays_away_ends_the_run_with_its_name_and_what_it_did_not
 
     result = optimize(toys.TASK, FunctionModel(answer, name="fake", version="1"), "tapruning", memo=own.url())
     (file,) = (tmp_path / "caches" / "promptopt" / "unstored").iterdir()
-    assert re.search(r"cannot be used .*start it, or mend the way to it", result.unfinished)
+    assert re.search(r"cannot be used .*start the server or fix the connection", result.unfinished)
     assert f"127.0.0.1:{own.port}/0" in result.unfinished
-    assert f"what it did not take (entries: 1) is in {file}" in result.unfinished
+    assert f"the unstored entries (1) were saved to {file}" in result.unfinished
     own.start()
     with Memo(own.url()) as memo:
         assert memo.stats().entries == 29
@@ -319,7 +319,8 @@ def test_an_import_that_is_cut_short_says_how_far_it_came(own: RedisServer, tmp_
         with own.client() as client:
             client.config_set("maxmemory", client.info("memory")["used_memory"] + 150_000)
         with pytest.raises(
-            InputError, match=r"used memory > .maxmemory.*the first 1,000 entries are stored, again adds the rest"
+            InputError,
+            match=r"used memory > .maxmemory.*the first 1,000 entries were stored: run it again to add the rest",
         ):
             memo.import_(tmp_path / "in.jsonl")
         with own.client() as client:
@@ -374,7 +375,7 @@ def test_a_server_that_hides_its_settings_is_used_all_the_same(own: RedisServer)
     with Memo(own.url(user=f"guest:{SECRET}@")) as memo:
         memo.put("key", 1)
         assert (memo.get("key"), memo.stats().entries) == (1, 1)
-    with pytest.raises(InputError, match="check user and password in its URL") as caught:
+    with pytest.raises(InputError, match="check the user and password in its URL") as caught:
         Memo(own.url(user=f"guest:not-{SECRET}@"))
     assert SECRET not in str(caught.value)
 
@@ -394,7 +395,7 @@ def test_a_server_that_hides_its_settings_is_used_all_the_same(own: RedisServer)
     ],
 )
 def test_a_place_is_named_without_user_and_password(url: str, name: str) -> None:
-    assert place_name(url) == name
+    assert public_location(url) == name
 
 
 @pytest.mark.parametrize(
@@ -430,7 +431,7 @@ def test_the_password_stands_nowhere(own: RedisServer, tmp_path: Path, monkeypat
     url = own.url(user=f":{SECRET}@")
     monkeypatch.setenv("PROMPTOPT_CACHE_DIR", url)
     with Memo() as memo:
-        assert memo.place == f"redis://127.0.0.1:{own.port}/0"
+        assert memo.location == f"redis://127.0.0.1:{own.port}/0"
         shown = [repr(memo), repr(vars(memo)), str(memo.stats())]
         with memo.claim(["key"]) as claim, memo.claim(["key"]) as other:
             shown += [repr(claim), repr(other)]

@@ -166,9 +166,9 @@ def test_a_flat_prompt_says_what_the_prompt_said(
 
 
 def test_flattening_refuses_what_one_text_cannot_say() -> None:
-    with pytest.raises(InputError, match="chosen by nearness"):
+    with pytest.raises(InputError, match="nearest demonstrations differ"):
         PLAIN.flatten(Prompt("{text}", Demonstrations((GOOD, BAD), 1)))
-    with pytest.raises(InputError, match="demonstration 'd' holds a slot"):
+    with pytest.raises(InputError, match="demonstration 'd' contains a slot"):
         PLAIN.flatten(Prompt("Judge.", Demonstrations((item("write {text}", "x", "d"),))))
 
 

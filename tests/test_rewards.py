@@ -134,7 +134,7 @@ def test_numbers_are_compared_by_value() -> None:
     assert worth(Number(), "3", "4, no: 3") == 1
     assert why(Number(), "3", "it is 4") == "said 4, wanted 3"
     assert why(Number(), "3", "no idea") == "the reply holds no number"
-    with pytest.raises(InputError, match="example 'e' has the target 'three', which holds no number"):
+    with pytest.raises(InputError, match="example 'e' has the target 'three', which contains no number"):
         worth(Number(), "three", "3")
 
 
@@ -156,7 +156,7 @@ def test_numbers_are_compared_by_value() -> None:
 )
 def test_a_target_has_exactly_one_number(target: str, reply: str, value: float | None) -> None:
     if value is None:
-        with pytest.raises(InputError, match=r"which holds .*give one number, or a solution that ends in '#### N'"):
+        with pytest.raises(InputError, match=r"which contains .*give one number, or a solution that ends in '#### N'"):
             worth(Number(), target, reply)
     else:
         assert worth(Number(), target, reply) == value
@@ -231,7 +231,7 @@ def test_log_probabilities_are_taken_by_the_names_of_the_labels(reward: Reward) 
             ("good", "negative"),
             "no log-probability of the label 'positive', only of ['good', 'negative']",
         ),
-        ((-1.0, -2.0, -3.0), (), "there are 3 log-probabilities for the labels ['negative', 'positive']"),
+        ((-1.0, -2.0, -3.0), (), "the response has 3 log-probabilities for the labels ['negative', 'positive']"),
     ],
 )
 def test_log_probabilities_of_other_labels_are_refused(
@@ -325,7 +325,7 @@ def test_a_reward_has_a_name(name: str, reward: Reward) -> None:
         ("margin", "the reward 'margin' needs the task's labels"),
         ("regex", "needs its pattern after a colon"),
         ("regex:", "needs its pattern after a colon"),
-        ("regex:(", "the reward's pattern '(' is no regular expression"),
+        ("regex:(", "the reward's pattern '(' is not a valid regular expression"),
     ],
 )
 def test_a_reward_that_there_is_not_is_refused(name: str, said: str) -> None:

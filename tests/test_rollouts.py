@@ -318,10 +318,10 @@ def score_of(*replies: str) -> Trajectory:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": ("a", "b")}, "a task with an environment has no labels"),
+        ({"labels": ("a", "b")}, "a task with an environment cannot have labels"),
         ({"history": -1}, "history must be 0 or more rounds, not -1"),
-        ({"train": (Example({"text": "x"}, None, "x"),)}, "train item 'x' has no field 'instance'"),
-        ({"train": (Example({"instance": "[1]"}, None, "x"),)}, "train item 'x' has no JSON object"),
+        ({"train": (Example({"text": "x"}, None, "x"),)}, "train example 'x' has no field 'instance'"),
+        ({"train": (Example({"instance": "[1]"}, None, "x"),)}, "train example 'x' has no JSON object"),
         ({"seed_prompt": Prompt("Say {instance}")}, "the seed prompt has the slot {instance}"),
     ],
 )

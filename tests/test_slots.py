@@ -19,13 +19,15 @@ FIELDS = ("text", "rating")
     ],
 )  # fmt: skip
 def test_another_tools_slot_is_refused_with_the_way_to_write_it(slot: str) -> None:
-    with pytest.raises(InputError, match=r"the prompt has .* as other tools write slots: write \{text\}; fields: text"):
+    with pytest.raises(
+        InputError, match=r"the prompt has .* the slot syntax of another tool: write \{text\}; fields: text"
+    ):
         check_slots(f"Classify {slot} now", FIELDS, "the prompt")
 
 
 @pytest.mark.parametrize("slot", ["{{input}}", "${sentence}", "<<input>>"])
 def test_a_usual_slot_of_others_is_refused_where_the_text_has_none_of_its_own(slot: str) -> None:
-    with pytest.raises(InputError, match="as other tools write slots"):
+    with pytest.raises(InputError, match="the slot syntax of another tool"):
         check_slots(f"Classify {slot} now", FIELDS, "the prompt")
 
 
@@ -64,7 +66,7 @@ def test_a_slip_in_a_fields_name_names_the_nearest(slot: str, near: str) -> None
         check_slots(f"Classify {slot}", FIELDS, "the prompt")
 
 
-@pytest.mark.parametrize(("character", "says"), [("\ud83d", "half of a surrogate pair"), ("\x00", "NUL character")])
+@pytest.mark.parametrize(("character", "says"), [("\ud83d", "an unpaired surrogate"), ("\x00", "NUL character")])
 def test_a_character_that_no_request_holds_is_named_with_its_place(character: str, says: str) -> None:
     with pytest.raises(InputError, match=f"the prompt holds .*{says}.*at 4" if character == "\x00" else says):
         check_slots(f"Say {character}", FIELDS, "the prompt")

@@ -16,8 +16,8 @@ from conftest import ROOT
 from shell import promptopt
 
 from promptopt.optimization.signals import ENDING, stop_on_signals
-from promptopt.utils.characters import character_fault, printable, whole_characters
-from promptopt.utils.streams import lasting
+from promptopt.utils.characters import character_fault, printable, replace_surrogates
+from promptopt.utils.streams import failsafe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,22 +97,22 @@ def test_what_would_steer_a_terminal_is_printed_as_an_escape() -> None:
 
 
 def test_half_a_surrogate_pair_is_replaced_or_named() -> None:
-    assert whole_characters("great \ud83d") == "great \ufffd"
-    assert "half of a surrogate pair (\\ud83d, at 6)" in character_fault("great \ud83d")
+    assert replace_surrogates("great \ud83d") == "great \ufffd"
+    assert "an unpaired surrogate (\\ud83d, at 6)" in character_fault("great \ud83d")
     assert character_fault("great \U0001f600") == ""
 
 
 def test_a_stream_that_was_closed_drops_what_comes_later() -> None:
     below = io.StringIO()
-    stream = lasting(below)
+    stream = failsafe(below)
     stream.write("one")
     assert below.getvalue() == "one"
     below.close()
     assert stream.write("two") == 3
     stream.flush()
     assert not stream.isatty()
-    assert lasting(stream) is stream
-    assert lasting(None).write("three") == 5
+    assert failsafe(stream) is stream
+    assert failsafe(None).write("three") == 5
 
 
 @pytest.mark.parametrize("number", ENDING)

@@ -83,7 +83,7 @@ def test_what_is_deleted_and_added_stays() -> None:
     ("change", "message"),
     [
         (("(:requirements :strips", "(:requirements :adl"), "requires :adl"),
-        ((":precondition (at ?b ?from)", ":precondition (not (at ?b ?from))"), "not to hold"),
+        ((":precondition (at ?b ?from)", ":precondition (not (at ?b ?from))"), "negative precondition"),
         ((":precondition (at ?b ?from)", ":precondition (or (at ?b ?from))"), "a plain fact"),
         (("(at ?b ?to) (not", "(at ?z ?to) (not"), r"uses \?z"),
         (("(define (domain ferry)", "(define (problem ferry)"), "not a domain"),

@@ -61,10 +61,13 @@ def test_data_without_labels_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"train": ()}, "the task has no training items"),
-        ({"train": (Example({}, "yes", "a"),)}, "the item 'a' has no input fields: give at least one"),
-        ({"format": "text"}, "format must be 'chat' or 'completion', not 'text'"),
-        ({"labels": ("yes", "yes")}, "name one label twice"),
+        ({"train": ()}, "the task has no training examples"),
+        ({"train": (Example({}, "yes", "a"),)}, "the example 'a' has no input fields: give at least one"),
+        (
+            {"format": "text"},
+            "format must be 'chat', 'completion' or (for a model that compares images with texts) 'caption', not 'text'",
+        ),
+        ({"labels": ("yes", "yes")}, "contain a label twice"),
         (
             {"labels": ("yes", "no"), "reward": Label(("Yes", "No"))},
             "the reward Label has the labels ['Yes', 'No'], but the task has ['yes', 'no']: give both the same labels",
@@ -77,15 +80,15 @@ def test_data_without_labels_is_allowed() -> None:
         ({"labels": ("", "yes"), "train": (item("a"),)}, "the label '' is empty"),
         (
             {"train": (item("a", "7"), item("b", "7 or 8")), "reward": Number()},
-            "example 'b' has the target '7 or 8', which holds 2 numbers: give one number",
+            "example 'b' has the target '7 or 8', which contains 2 numbers: give one number",
         ),
         (
             {"train": (item("a", "7"),), "test": (item("b", "seven"),), "reward": Number()},
             "example 'b' has the target 'seven'",
         ),
-        ({"labels": ("yes",)}, "labels must be two or more, or none for free text, not ['yes']"),
-        ({"top_p": 0.0}, "top_p must be above 0 and at most 1, which takes all tokens, not 0.0"),
-        ({"top_p": 1.5}, "top_p must be above 0 and at most 1, which takes all tokens, not 1.5"),
+        ({"labels": ("yes",)}, "give two or more labels, or none for free text, not ['yes']"),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1 (all tokens), not 0.0"),
+        ({"top_p": 1.5}, "top_p must be above 0 and at most 1 (all tokens), not 1.5"),
         ({"top_p": float("nan")}, "top_p must be above 0"),
         ({"temperature": -0.1}, "temperature must be 0 or more, not -0.1"),
         ({"max_tokens": 0}, "max_tokens must be at least 1, not 0"),
@@ -100,25 +103,25 @@ def test_data_without_labels_is_allowed() -> None:
         ({"reward": "exact"}, "reward must be a reward such as Exact(), or a function, not 'exact'"),
         (
             {"train": ({"text": "a"},)},
-            "items must be Examples, such as Example({'text': '...'}, 'yes', '1'), not {'text': 'a'}",
+            "every example must be an Example, such as Example({'text': '...'}, 'yes', '1'), not {'text': 'a'}",
         ),
-        ({"train": (untyped(Example)("a", "yes", "c"),)}, "the inputs of item 'c' must be {field: text}, not 'a'"),
+        ({"train": (untyped(Example)("a", "yes", "c"),)}, "the inputs of example 'c' must be {field: text}, not 'a'"),
         (
             {"train": (untyped(Example)({"text": 5}, "yes", "c"),)},
-            "item 'c' holds 5: inputs, target and id must be texts, such as '5'",
+            "example 'c' holds 5: inputs, target and id must be texts, such as '5'",
         ),
-        ({"train": (untyped(item)("a", 1),)}, "item 'a' holds 1: inputs, target and id must be texts"),
-        ({"train": (untyped(item)("a", name=7),)}, "item 7 holds 7"),
+        ({"train": (untyped(item)("a", 1),)}, "example 'a' holds 1: inputs, target and id must be texts"),
+        ({"train": (untyped(item)("a", name=7),)}, "example 7 holds 7"),
         ({"top_k": -1}, "top_k must be 1 or more, or 0 for all tokens, not -1"),
         ({"template": "Review:"}, "the template 'Review:' has no slot: name a field, such as {text}"),
-        ({"template": "Review: {txt}"}, "the template has the slot {txt}, for which the data has no field, did you"),
+        ({"template": "Review: {txt}"}, "the template has the slot {txt}, but the data has no such field, did you"),
         ({"seed_prompt": Prompt("Is {txet} good?")}, "the seed prompt has the slot {txet}"),
-        ({"test": (item("a"),)}, "the id 'a' stands in train and in test: ids must be unique"),
-        ({"train": (item("a"), item("x", name="a"))}, "the id 'a' stands in train and in train"),
-        ({"validation": (Example({"body": "c"}, "yes", "c"),)}, "validation item 'c' has no field 'text'"),
+        ({"test": (item("a"),)}, "the id 'a' is used in train and in test: ids must be unique"),
+        ({"train": (item("a"), item("x", name="a"))}, "the id 'a' is used in train and in train"),
+        ({"validation": (Example({"body": "c"}, "yes", "c"),)}, "validation example 'c' has no field 'text'"),
         (
             {"labels": ("yes", "no"), "test": (item("c", "yse"),)},
-            "test item 'c' has the label 'yse', which is none of ['yes', 'no'], did you mean 'yes'?",
+            "test example 'c' has the label 'yse', which is not one of ['yes', 'no'], did you mean 'yes'?",
         ),
         (
             {"seed_prompt": Prompt("x", Demonstrations((Example({"body": "c"}, "yes", "c"),)))},
@@ -126,7 +129,7 @@ def test_data_without_labels_is_allowed() -> None:
         ),
         (
             {"labels": ("yes", "no"), "seed_prompt": Prompt("x", Demonstrations((item("c", "maybe"),)))},
-            "demonstration 'c' has the label 'maybe', which is none of ['yes', 'no']",
+            "demonstration 'c' has the label 'maybe', which is not one of ['yes', 'no']",
         ),
     ],
 )
@@ -143,5 +146,5 @@ def test_braces_that_cannot_be_meant_as_slots_are_text(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["{other}", "{text} {txt}", "{text} {input}", "{sentence}"])
 def test_a_slot_that_looks_meant_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r"here has the slot .* for which the data has no field.*fields: text"):
+    with pytest.raises(InputError, match=r"here has the slot .* but the data has no such field.*fields: text"):
         check_slots(text, ("text",), "here")

@@ -311,10 +311,10 @@ def test_an_error_inside_a_reward_module_is_shown_as_it_is(folder: Path) -> None
         ("absent.deep:score", "there is no module 'absent.deep'"),
         ("helpful:scroe", "helpful has no function 'scroe', did you mean 'score'?; functions: score"),
         ("helpful:number", "helpful has no function 'number'"),
-        (":score", "':score' names no function; write a built-in reward's name, or module:function"),
-        ("a-b:score", "'a-b:score' names no function"),
-        ("helpful:", "'helpful:' names no function"),
-        ("regex:(", "'(' is no regular expression"),
+        (":score", "':score' is not a function: give the name of a built-in reward, or module:function"),
+        ("a-b:score", "'a-b:score' is not a function"),
+        ("helpful:", "'helpful:' is not a function"),
+        ("regex:(", "'(' is not a valid regular expression"),
     ],
 )
 def test_a_reward_that_cannot_be_had_is_refused(folder: Path, name: str, said: str) -> None:
@@ -334,13 +334,15 @@ def test_a_missing_task_file_is_named_with_the_nearest_one(folder: Path) -> None
 
 
 def test_broken_toml_is_refused_with_its_place(folder: Path) -> None:
-    assert "task.toml is no valid TOML: Invalid value (at line 1, column 8)" in complaint(folder, "name = reviews\n")
+    assert "task.toml is not valid TOML: Invalid value (at line 1, column 8)" in complaint(folder, "name = reviews\n")
 
 
 def test_data_in_place_of_a_task_file_is_told_from_it(tmp_path: Path) -> None:
     data = tmp_path / "a.csv"
     data.write_text("text,label\ngood,1\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"a\.csv is data, no task file: give it as --data, with --input and --label"):
+    with pytest.raises(
+        InputError, match=r"a\.csv is a data file, not a task file: use --data with --input and --label"
+    ):
         load_task(data)
 
 
@@ -351,7 +353,7 @@ def test_data_in_place_of_a_task_file_is_told_from_it(tmp_path: Path) -> None:
         ({"data.lable": "x"}, "unknown key 'lable' in [data], did you mean 'label'?; known keys: file, train"),
         ({"data.limit": {"tset": 1}}, "unknown key 'tset' in [data.limit], did you mean 'test'?"),
         ({"data.stop": ["x"]}, "unknown key 'stop' in [data]; it belongs above the first [section]"),
-        ({"quoting": True}, "unknown key 'quoting'; it belongs into [data]"),
+        ({"quoting": True}, "unknown key 'quoting'; it belongs in [data]"),
         ({"max_tokens": "many"}, "max_tokens = 'many': must be a whole number"),
         ({"max_tokens": 0}, "max_tokens = 0: must be greater than or equal to 1"),
         ({"max_tokens": True}, "max_tokens = True: must be a whole number"),
@@ -368,7 +370,7 @@ def test_data_in_place_of_a_task_file_is_told_from_it(tmp_path: Path) -> None:
         ({"labels": [0, 1]}, 'labels must be texts: write ["0", "1"], or a table { 0 = "word", 1 = "word" }'),
         ({"labels": ["a", "b", "a"]}, "labels name one word twice: a, b, a"),
         ({"labels": {"0": 1}}, "labels.0 = 1: must be text"),
-        ({"labels": ["negative"]}, "train.tsv, line 3: 'label' is 'positive', which is none of 'negative'"),
+        ({"labels": ["negative"]}, "train.tsv, line 3: 'label' is 'positive', which is not one of 'negative'"),
         ({"data.inputs": []}, "data.inputs = []: must not be empty"),
         ({"data.inputs": [3]}, 'data.inputs must be column names, such as ["text"]'),
         ({"data.inputs": {"text": []}}, "data.inputs.text = []: must not be empty"),
@@ -376,16 +378,16 @@ def test_data_in_place_of_a_task_file_is_told_from_it(tmp_path: Path) -> None:
         ({"data.quoting": "no"}, "data.quoting = 'no': must be true or false"),
         ({"data.seed": -1}, "data.seed = -1: must be greater than or equal to 0"),
         ({"data.file": "all.tsv"}, "data names both file and train: keep file (split by shares), or train, "),
-        ({"data.train": None}, "data names no data: give file (split by shares), or train, validation and test"),
-        ({"data.shares": [0.4, 0.3, 0.3]}, "data has shares, which only split one file: leave them out, or give file"),
+        ({"data.train": None}, "data names no file: give file (split by shares), or train, validation and test"),
+        ({"data.shares": [0.4, 0.3, 0.3]}, "data has shares but no file to split: remove shares, or give file"),
         ({**ONE_FILE, "data.shares": [0.5, 0.5]}, "shares must be three positive numbers that sum to 1"),
         ({"data.limit": {"train": 0}}, "data.limit.train = 0: must be greater than or equal to 1"),
         ({"data.train": "trian.tsv"}, "trian.tsv: no such file, did you mean 'train.tsv'?"),
-        ({"demonstrations": 7}, "demonstrations = 7, but train has only 6 items with the label 'negative'"),
-        ({"demonstrations": 6}, "demonstrations = 6 takes all 12 training items: give more items"),
-        ({"seed_prompt": "Review: {txt}"}, "the seed prompt has the slot {txt}, for which the data has no field"),
-        ({"data.id": "label"}, "the id 'negative' stands already in "),
-        ({"name.first": "x"}, "name.first cannot be set, because name is no table"),
+        ({"demonstrations": 7}, "demonstrations = 7, but train has only 6 examples with the label 'negative'"),
+        ({"demonstrations": 6}, "demonstrations = 6 takes all 12 training examples: give more examples"),
+        ({"seed_prompt": "Review: {txt}"}, "the seed prompt has the slot {txt}, but the data has no such field"),
+        ({"data.id": "label"}, "the id 'negative' is already used in "),
+        ({"name.first": "x"}, "name.first cannot be set because name is not a table"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_file_key_and_mend(
@@ -398,7 +400,7 @@ def test_what_cannot_be_used_is_refused_with_file_key_and_mend(
 
 
 def test_a_missing_key_is_named(folder: Path) -> None:
-    assert "task.toml: it names no data: give a section [data]" in complaint(folder, 'name = "x"\n')
+    assert "task.toml: it has no data: add a section [data]" in complaint(folder, 'name = "x"\n')
     assert complaint(folder, '[data]\ntrain = "train.tsv"\n').endswith("task.toml: the key 'data.inputs' is missing")
 
 
@@ -443,11 +445,11 @@ def test_an_environment_takes_the_place_of_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('labels = ["a", "b"]\n' + ENVIRONMENT, "it has labels beside \\[environment\\]"),
+        ('labels = ["a", "b"]\n' + ENVIRONMENT, "it has both labels and \\[environment\\]"),
         (ENVIRONMENT.replace("gridworld1", "gridwold1"), "there is no environment 'gridwold1', did you mean"),
         (ENVIRONMENT.replace("rows", "rowz"), "gridworld1 has no size 'rowz'"),
         (ENVIRONMENT.replace("train = 3", "trian = 3"), "unknown key 'trian' in \\[environment\\]"),
-        ('name = "x"', "it names no data: give a section \\[data\\], or \\[environment\\]"),
+        ('name = "x"', "it has no data: add a section \\[data\\], or \\[environment\\]"),
     ],
 )
 def test_a_wrong_environment_says_the_mend(tmp_path: Path, text: str, message: str) -> None:

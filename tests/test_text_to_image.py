@@ -16,7 +16,7 @@ from servers.loopback import Fault, Loopback
 from servers.pictures import COLOURS, Pictures, drawn, pixels, png
 
 from promptopt import Failure, Judge, Price, Prompt, Request, Response, Result, Usage, optimize
-from promptopt.images import content, reference, referred
+from promptopt.images import content, parse_reference, reference
 from promptopt.prompt import Message
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def test_a_picture_is_kept_under_its_digest_and_counts_as_one_token(example: Any
 
     assert isinstance(reply, Response)
     assert reply.usage == Usage(output=1)
-    assert pixels(content(referred(reply.text))) == drawn("two red apples")
+    assert pixels(content(parse_reference(reply.text))) == drawn("two red apples")
     assert Price(0.0, 1e6 * 0.25).of(reply.usage) == 0.25
     assert server.requests[0].body == {
         "model": "painter", "prompt": "two red apples", "n": 1, "size": "1024x1024", "response_format": "b64_json",

@@ -11,7 +11,7 @@ from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Ledger
 from promptopt.evaluation.scorer import Scorer
 from promptopt.parsing.labels import named_label
-from promptopt.parsing.thinking import part, without_thinking
+from promptopt.parsing.thinking import split_thinking, strip_thinking
 from promptopt.rewards import last_number
 from promptopt.search.writing.replies import proposals
 
@@ -38,13 +38,13 @@ THOUGHT = "it could be no; I lean yes"
     ],
 )
 def test_a_thought_is_taken_off_and_kept(begin: str, end: str) -> None:
-    whole = part(f"{begin}{THOUGHT}{end}yes")
+    whole = split_thinking(f"{begin}{THOUGHT}{end}yes")
 
-    assert (whole.answer, whole.whole) == ("yes", True)
+    assert (whole.answer, whole.complete) == ("yes", True)
     assert THOUGHT in whole.thinking
     if begin != "analysis":
-        assert part(f"{THOUGHT}{end}yes") == ("yes", THOUGHT, True)
-        assert part(f"{begin}{THOUGHT}") == ("", THOUGHT, False)
+        assert split_thinking(f"{THOUGHT}{end}yes") == ("yes", THOUGHT, True)
+        assert split_thinking(f"{begin}{THOUGHT}") == ("", THOUGHT, False)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_thought_is_taken_off_and_kept(begin: str, end: str) -> None:
     ],
 )
 def test_an_answer_is_what_no_thought_holds(text: str, answer: str) -> None:
-    assert part(text).answer == answer
+    assert split_thinking(text).answer == answer
 
 
 @pytest.mark.parametrize(
@@ -73,22 +73,22 @@ def test_an_answer_is_what_no_thought_holds(text: str, answer: str) -> None:
     ],
 )
 def test_other_text_stays_as_it_is(text: str) -> None:
-    assert part(text) == (text, "", True)
+    assert split_thinking(text) == (text, "", True)
 
 
 @pytest.mark.parametrize(
     "text", ["<think>", "</think>", "<prompt>", "`", "<", "\n", "<|channel|>analysis", "<prompt></think>"]
 )
 def test_a_long_text_takes_no_longer_than_its_length(text: str) -> None:
-    part(text * 30_000)  # hours, where it is not linear
+    split_thinking(text * 30_000)  # hours, where it is not linear
 
 
 def test_a_reply_that_never_stops_thinking_was_cut_off() -> None:
-    reply = without_thinking(Response("<think>yes or no"))
+    reply = strip_thinking(Response("<think>yes or no"))
 
     assert (reply.text, reply.finish_reason, reply.thinking) == ("", "length", "yes or no")
-    assert reply.speechless
-    assert without_thinking(Response("<think>no", finish_reason="refusal")).finish_reason == "refusal"
+    assert reply.truncated_before_text
+    assert strip_thinking(Response("<think>no", finish_reason="refusal")).finish_reason == "refusal"
 
 
 def test_labels_and_numbers_are_read_after_the_thought() -> None:

@@ -10,7 +10,7 @@ import typer
 
 from promptopt.cli.output import say, say_json, say_lines
 from promptopt.errors import InputError
-from promptopt.memo.memo import Memo, default_place, folder_at, parse_age, place_name, write_lines
+from promptopt.memo.memo import Memo, default_location, folder_path, parse_age, public_location, write_lines
 from promptopt.memo.salvage import salvage as salvage_entries
 
 memo = typer.Typer(help="Manage the memo, the store of all model replies.", no_args_is_help=True, rich_markup_mode=None)
@@ -22,7 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print only JSON to stdout.")
 @memo.command()
 def path() -> None:
     """Print the location of the memo."""
-    say(place_name(default_place()))
+    say(public_location(default_location()))
 
 
 @memo.command()
@@ -31,9 +31,10 @@ def stats(place: Place = None, json_: Json = False) -> None:
     with Memo(place) as store:
         statistics = store.stats()
     if json_:
-        say_json(statistics._asdict())
+        values = statistics._asdict()
+        say_json({"place": values.pop("location"), **values})
         return
-    say(f"place    {statistics.place}\nentries  {statistics.entries:,}\nbytes    {statistics.bytes:,}")
+    say(f"place    {statistics.location}\nentries  {statistics.entries:,}\nbytes    {statistics.bytes:,}")
     for name, moment in (("oldest", statistics.oldest), ("newest", statistics.newest)):
         if moment is not None:
             say(f"{name}   {datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC")
@@ -58,10 +59,10 @@ def salvage(file: Target, place: Place = None) -> None:
 
     May also recover deleted entries whose space was not reused.
     """
-    location = place or default_place()
+    location = place or default_location()
     if "://" in location:
-        raise InputError(f"{place_name(location)} is a server: salvage only works on a memo in a folder")
-    entries = salvage_entries(folder_at(location))
+        raise InputError(f"{public_location(location)} is a server: salvage only works on a memo in a folder")
+    entries = salvage_entries(folder_path(location))
     lines = (entry.line for entry in entries)
     if str(file) == "-":
         say_lines(lines)

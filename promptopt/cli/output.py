@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from promptopt.utils.characters import printable
-from promptopt.utils.streams import LastingStream, lasting
+from promptopt.utils.streams import FailsafeStream, failsafe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,14 +29,14 @@ def say_json(value: Any) -> None:
 
 def say_lines(lines: Iterable[bytes]) -> None:
     """Write raw lines to stdout for another program to read."""
-    stream = LastingStream(sys.stdout)
+    stream = FailsafeStream(sys.stdout)
     for line in lines:
         stream.write_bytes(line)
     stream.flush()
 
 
 def _write(line: str, stream: IO[str]) -> None:
-    output = lasting(stream)
+    output = failsafe(stream)
     output.write(f"{line}\n")
     output.flush()
 
@@ -65,7 +65,7 @@ def say_table(
         table.add_column(_plain_text(header), justify="left" if column in left else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(_plain_text, row))
-    Console(file=lasting(sys.stdout), highlight=False).print(table)
+    Console(file=failsafe(sys.stdout), highlight=False).print(table)
 
 
 def _plain_text(text: str) -> Text:

@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 
 from promptopt.optimization.signals import ENDING
-from promptopt.utils.streams import lasting, open_standard_descriptors
+from promptopt.utils.streams import failsafe, open_standard_descriptors
 
 _DESCRIPTORS = 4096  # a hosted model uses one per call in flight; the default limit is 256 on some systems
 
@@ -15,7 +15,7 @@ _DESCRIPTORS = 4096  # a hosted model uses one per call in flight; the default l
 def prepare_process() -> None:
     """Set up streams, signals and descriptors. Call this before opening any file."""
     open_standard_descriptors()
-    sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
+    sys.stdout, sys.stderr = failsafe(sys.stdout), failsafe(sys.stderr)
     for number in ENDING:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)  # handled like Ctrl-C, so that calls in flight are closed

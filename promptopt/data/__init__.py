@@ -1,4 +1,4 @@
-"""Reading data: files and data sets become examples and tasks."""
+"""Reads files and data sets into examples and tasks."""
 
 from promptopt.data.rows import read_rows as read_rows
 from promptopt.data.rows import split_examples as split_examples

@@ -1,4 +1,4 @@
-"""Items of different splits that say almost the same. Pure functions over examples; what to do about them is the caller's."""
+"""Finds near-duplicate examples in different splits. Pure functions over examples; callers decide what to do about them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from promptopt.prompt import Example
 
-_SHINGLE = 3  # words
+_SHINGLE_WORDS = 3  # words
 
 
 class NearDuplicate(NamedTuple):
-    """Two items of different splits that say almost the same; likeness is in [0, 1]."""
+    """Two examples of different splits with almost the same text; `likeness` is their similarity, in [0, 1]."""
 
     first_split: str
     first_id: str
@@ -31,16 +31,16 @@ class NearDuplicate(NamedTuple):
 def near_duplicates(
     train: Sequence[Example], validation: Sequence[Example], test: Sequence[Example], threshold: float = 0.9
 ) -> list[NearDuplicate]:
-    """Return, for every item of a later split, its likest item in each earlier split that is like it.
+    """Return, for each example of a later split, the most similar one in each earlier split, if similar enough.
 
-    Likeness is the Jaccard index of the sets of word triples, letter case and punctuation aside; a text of fewer words
-    is one whole. Equal texts are always found.
+    Similarity is the Jaccard index of the sets of word triples, ignoring case and punctuation; a shorter text counts as
+    a single tuple. Equal texts are always found. Only inputs are compared, not targets.
 
     Args:
-        train: items; two splits are compared by their inputs only.
-        validation: items.
-        test: items.
-        threshold: smallest likeness that counts, in (0, 1].
+        train: training examples.
+        validation: validation examples.
+        test: test examples.
+        threshold: smallest similarity to report, in (0, 1].
 
     Raises:
         InputError: the threshold is out of range.
@@ -48,45 +48,45 @@ def near_duplicates(
     if not 0 < threshold <= 1:
         raise InputError(f"threshold must be above 0 and at most 1, not {threshold}")
     splits = {"train": train, "validation": validation, "test": test}
-    shingles = {name: [_shingles(item) for item in items] for name, items in splits.items()}
-    spread = Counter(chain.from_iterable(chain.from_iterable(shingles.values())))
-    rank = {shingle: place for place, shingle in enumerate(sorted(spread, key=lambda s: (spread[s], s)))}
-    ranked = {name: [sorted(rank[s] for s in item) for item in items] for name, items in shingles.items()}
+    shingles = {name: [_shingles(example) for example in examples] for name, examples in splits.items()}
+    frequency = Counter(chain.from_iterable(chain.from_iterable(shingles.values())))
+    rank = {shingle: i for i, shingle in enumerate(sorted(frequency, key=lambda s: (frequency[s], s)))}
+    ranked = {name: [sorted(rank[s] for s in each) for each in sets] for name, sets in shingles.items()}
     return [
-        NearDuplicate(first, splits[first][i].id, second, splits[second][j].id, likeness)
+        NearDuplicate(first, splits[first][i].id, second, splits[second][j].id, similarity)
         for first, second in combinations(splits, 2)
-        for i, j, likeness in _likest_pairs(ranked[first], ranked[second], threshold)
+        for i, j, similarity in _most_similar_pairs(ranked[first], ranked[second], threshold)
     ]
 
 
 def _shingles(example: Example) -> set[tuple[str, ...]]:
     text = "\n".join(example.inputs.values())
     words = re.findall(r"\w+", text.casefold()) or [text]
-    return {tuple(words[i : i + _SHINGLE]) for i in range(max(1, len(words) - _SHINGLE + 1))}
+    return {tuple(words[i : i + _SHINGLE_WORDS]) for i in range(max(1, len(words) - _SHINGLE_WORDS + 1))}
 
 
-def _likest_pairs(
+def _most_similar_pairs(
     first: Sequence[Sequence[int]], second: Sequence[Sequence[int]], threshold: float
 ) -> Iterator[tuple[int, int, float]]:
-    """Yield (i, j, Jaccard index) of the likest `first[i]` for every `second[j]`, where it reaches the threshold.
+    """Yield (i, j, Jaccard index) of the most similar `first[i]` for each `second[j]` that reaches the threshold.
 
-    Items are ranks of shingles, rarest first. Two sets that are alike enough share one of their rarest few
-    (prefix filtering, Chaudhuri et al. 2006), so only those are indexed, and no pair is missed.
+    Each example is a sorted list of shingle ranks, rarest first. Any two sets that reach the threshold share one of their
+    rarest shingles (prefix filtering, Chaudhuri et al. 2006), so it suffices to index those.
     """
     index: dict[int, list[int]] = {}
-    for i, item in enumerate(first):
-        for rank in _rarest(item, threshold):
+    for i, ranks in enumerate(first):
+        for rank in _rarest(ranks, threshold):
             index.setdefault(rank, []).append(i)
-    sets = [frozenset(item) for item in first]
-    for j, item in enumerate(second):
-        own = frozenset(item)
-        candidates = {i for rank in _rarest(item, threshold) for i in index.get(rank, ())}
-        alike = [(len(own & sets[i]) / len(own | sets[i]), -i) for i in candidates]
-        likeness, earliest = max(alike, default=(0.0, 0))
-        if likeness >= threshold:
-            yield -earliest, j, likeness
+    sets = [frozenset(ranks) for ranks in first]
+    for j, ranks in enumerate(second):
+        own = frozenset(ranks)
+        candidates = {i for rank in _rarest(ranks, threshold) for i in index.get(rank, ())}
+        similarities = [(len(own & sets[i]) / len(own | sets[i]), -i) for i in candidates]
+        best, earliest = max(similarities, default=(0.0, 0))
+        if best >= threshold:
+            yield -earliest, j, best
 
 
-def _rarest(item: Sequence[int], threshold: float) -> Sequence[int]:
-    needed = math.ceil(threshold * len(item) - 1e-9)  # shared by any set that is alike; the slack is for rounding
-    return item[: len(item) - needed + 1]
+def _rarest(ranks: Sequence[int], threshold: float) -> Sequence[int]:
+    overlap = math.ceil(threshold * len(ranks) - 1e-9)  # least number of shared shingles; 1e-9 absorbs rounding
+    return ranks[: len(ranks) - overlap + 1]

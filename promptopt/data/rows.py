@@ -1,6 +1,6 @@
-"""Reading data: files, data sets of the Hugging Face hub and plain mappings become examples; one file becomes three splits.
+"""Turns files, Hugging Face data sets and plain mappings into examples, and splits one file in three.
 
-Knows nothing of tasks, models or rewards. Every complaint names the file, the line, the field and the mend.
+Knows nothing of tasks, models or rewards. Every error message names the file, the line, the field and the fix.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 HUB = "hf://"
-_LISTED, _LONGEST = 5, 100  # rows that were left out, in a note, and characters of what is wrong with each
+_MOST_ROWS_LISTED, _LONGEST_FAULT = 5, 100  # limits of the note on dropped rows: rows, and characters for each
 
 _TABLES = (".csv", ".tsv", ".txt")
 ENDINGS = (".jsonl", ".ndjson", ".json", *_TABLES)
@@ -38,17 +38,17 @@ _QUOTED_FIELD = r'(?:"(?:[^"]|"")*"|[^"\t]*)'
 _QUOTED_LINE = re.compile(rf"{_QUOTED_FIELD}(?:\t{_QUOTED_FIELD})*")
 
 
-_FILL = "fill it in or drop the row (drop_unusable, --drop-unusable)"
+_FILL_FIX = "fill it in or drop the row (drop_unusable, --drop-unusable)"
 
 
 class Row(NamedTuple):
     """One row of data as text.
 
     Args:
-        values: column -> text; a null has no entry.
+        values: column -> text; nulls are omitted.
         where: "train.tsv, line 7" or "item 3", for messages.
-        stem: file name without folder and ending, or "item".
-        number: true line of the file on which the row starts, or its place from 1 where there are no lines.
+        stem: file name without folder and extension, or "item".
+        number: line of the file on which the row starts, or the row's number from 1 if there are no lines.
     """
 
     values: dict[str, str]
@@ -73,7 +73,7 @@ class UnusableRowError(InputError):
 
 
 class Splits(NamedTuple):
-    """Three sets of examples that share none."""
+    """Three disjoint sets of examples."""
 
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
@@ -86,22 +86,22 @@ def read_rows(
     quoting: bool | None = None,
     dropped: list[UnusableRowError] | None = None,
 ) -> list[Row]:
-    """Read a file, a data set of the hub, or mappings that are at hand.
+    """Read a file, a data set of the Hugging Face hub, or mappings in memory.
 
     Args:
         source: a path ending in .csv, .tsv, .txt (tab-separated), .jsonl, .ndjson or .json (a list of objects);
-            `hf://[owner/]name[:split]` or `hf://owner/name/config[:split]`, split "train" where none is named;
-            or mappings from column to value. Tables start with a header line; a .csv whose header has semicolons and
-            no comma is separated by semicolons. Files are UTF-8.
-        quoting: whether a table quotes fields as CSV does. By default a .csv does. A .tsv or .txt does where it holds
-            quotes and each of them belongs to a field that is in quotes, whole on its line, inner quotes doubled.
-        dropped: takes what is wrong with lines that are no rows, which are left out then; None refuses them.
+            `hf://[owner/]name[:split]` or `hf://owner/name/config[:split]`, with "train" as the default split;
+            or mappings from column to value. Tables start with a header line; a .csv is separated by semicolons if its
+            header has semicolons and no comma. Files are UTF-8.
+        quoting: whether fields are quoted as in CSV. The default is yes for .csv; for .tsv and .txt it is yes if the file
+            contains quotes and each belongs to a properly quoted field on a single line.
+        dropped: malformed lines are skipped and their errors appended to this list; None makes them raise.
 
     Returns:
-        The rows in their order. Numbers, truth values and nested values become JSON text; a null has no entry.
+        The rows in order. Numbers, booleans and nested values become JSON text; nulls are omitted.
 
     Raises:
-        InputError: the source cannot be read; says where and how to mend it.
+        InputError: the source cannot be read; the message says where and how to fix it.
         MissingExtraError: `hf://` without the extra "datasets".
     """
     if isinstance(source, str) and source.startswith(HUB):
@@ -111,26 +111,26 @@ def read_rows(
     else:
         rows = [_row(item, f"item {number}", "item", number) for number, item in enumerate(source, 1)]
     if not rows:
-        given = f"{source} holds" if isinstance(source, str | Path) else "the data given holds"
-        raise InputError(f"{given} no rows: give at least one")
+        name = source if isinstance(source, str | Path) else "the data"
+        raise InputError(f"{name} has no rows: give at least one")
     return rows
 
 
 def read_text(path: Path) -> str:
-    """Return what a UTF-8 file says, less a byte order mark; line ends stay as they are.
+    """Return the text of a UTF-8 file without its byte order mark; line endings are not changed.
 
     Raises:
-        InputError: there is no such file, it cannot be read, or it is not UTF-8.
+        InputError: the file does not exist, cannot be read, or is not UTF-8.
     """
     try:
         raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError as error:
         folder = path.parent
-        known = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
+        known = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
         start = "" if path.is_absolute() else f"; relative paths start from {Path.cwd()}"
         raise InputError(f"{path}: no such file{nearest(path.name, known)}{start}") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; give a file that can") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}): check its type and permissions") from error
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -154,27 +154,29 @@ def to_examples(
 
     Args:
         rows: of one file.
-        inputs: columns that become input fields; or field name -> columns that may hold it, of which the first that the
-            data has is taken. A text may be blank where another input of the same row is not.
-        label: column of the right answer, white space at its ends dropped; None for data without.
-        id: column of the ids; without it an id is "test:17", made of the split (else the file's stem) and the line.
-        labels: the answers that may occur, or data value -> label word.
-        split: "train", "validation" or "test"; keeps the ids of files of the same name apart.
-        dropped: takes what is wrong with rows that cannot be used, which are left out then; None refuses them.
+        inputs: columns that become input fields; or field name -> alternative columns, of which the first one present
+            is used. An input may be blank if another input of the same row is not.
+        label: column of the correct answer, which is stripped of white space; None for unlabelled data.
+        id: column of the ids; without it, ids such as "test:17" are made of the split (or the file's stem) and the line.
+        labels: the allowed answers, or data value -> label word.
+        split: "train", "validation" or "test"; makes ids of files of the same name distinct.
+        dropped: unusable rows are skipped and their errors appended to this list; None makes them raise.
 
     Raises:
-        InputError: no row is left, or a column or value is missing or blank, a label is not allowed, the label is an input too, or an id
-            occurs twice.
+        InputError: no row is usable, a column or value is missing or blank, a label is not allowed, the label is also an
+            input, or an id occurs twice.
     """
     if not inputs:
-        raise InputError("no input columns are named: name at least one")
+        raise InputError("no input columns: name at least one")
     accepted = dict(inputs) if isinstance(inputs, Mapping) else {name: (name,) for name in inputs}
     columns = {field: _column(rows, names) for field, names in accepted.items()}
     for name in (label, id):
         if name is not None:
             _column(rows, (name,))
     if label in columns.values():
-        raise InputError(f"the column {label!r} is the label and an input: the model would be shown the answer")
+        raise InputError(
+            f"the column {label!r} is both the label and an input, so the model would see the answer: remove it from inputs"
+        )
     words = labels if isinstance(labels, Mapping) or labels is None else {word: word for word in labels}
     examples: dict[str, tuple[Example, Row]] = {}
     for row in rows:
@@ -182,7 +184,7 @@ def to_examples(
             example = Example(
                 inputs=_inputs(row, columns),
                 target=None if label is None else _target(row, label, words),
-                id=f"{split or row.stem}:{row.number}" if id is None else _filled(row, id),
+                id=f"{split or row.stem}:{row.number}" if id is None else _non_blank(row, id),
             )
             _refuse_repeated_id(example, row, examples)
         except UnusableRowError as error:
@@ -197,38 +199,44 @@ def to_examples(
 
 
 def dropped_note(dropped: Sequence[UnusableRowError], rows: int) -> str:
-    """Say how many of the rows were left out, and what is wrong with the first of them."""
-    first = ", ".join(f"{error.where} ({shorten(error.fault, _LONGEST)})" for error in dropped[:_LISTED])
-    more = "" if len(dropped) <= _LISTED else ", ..."
-    return f"{len(dropped)} of {rows} rows were left out, because they cannot be used: {first}{more}"
+    """Return a note on how many rows were dropped, and why the first few were."""
+    first = ", ".join(
+        f"{error.where} ({shorten(error.fault, _LONGEST_FAULT)})" for error in dropped[:_MOST_ROWS_LISTED]
+    )
+    more = "" if len(dropped) <= _MOST_ROWS_LISTED else ", ..."
+    return f"{len(dropped)} of {rows} rows were dropped because they are unusable: {first}{more}"
 
 
 def split_examples(examples: Sequence[Example], seed: int, shares: Sequence[float] = (0.4, 0.3, 0.3)) -> Splits:
-    """Deal examples into train, validation and test, by the seed and in proportion to their targets; order is kept.
+    """Split examples at random into train, validation and test, stratified by target; each split keeps the order.
 
     Raises:
         InputError: the shares are not three positive numbers that sum to 1, or a split would be empty.
     """
     if len(shares) != len(Splits._fields) or min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise InputError(f"shares must be three positive numbers that sum to 1, not {list(shares)}")
-    splits = Splits(*_dealt(examples, shares, named_generator(seed, "split")))
-    for name, items in splits._asdict().items():
-        if not items:
+    splits = Splits(*_stratified_parts(examples, shares, named_generator(seed, "split")))
+    for name, part in splits._asdict().items():
+        if not part:
             raise InputError(
-                f"{len(examples)} items in shares of {list(shares)} leave {name} empty: give more items or a larger share"
+                f"{len(examples)} examples in shares of {list(shares)} leave {name} empty: give more examples or a larger share"
             )
     return splits
 
 
 def sample_examples(examples: Sequence[Example], size: int, seed: int, name: str) -> tuple[Example, ...]:
-    """Draw at most `size` examples by the seed, in proportion to their targets; order is kept.
+    """Draw at most `size` examples at random, stratified by target, in their original order.
 
-    `name` says what the sample is for, so that one seed serves several.
+    Args:
+        examples: to draw from.
+        size: of the sample.
+        seed: of the draw.
+        name: what the sample is for; samples of different names are independent.
     """
     if size >= len(examples):
         return tuple(examples)
     share = size / len(examples)
-    return _dealt(examples, (share, 1 - share), named_generator(seed, f"sample {name}"))[0]
+    return _stratified_parts(examples, (share, 1 - share), named_generator(seed, f"sample {name}"))[0]
 
 
 def _hub_rows(source: str) -> list[Row]:
@@ -268,9 +276,11 @@ def _json_items(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     try:
         items = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: no valid JSON: {error.msg} (column {error.colno})") from error
+        raise InputError(f"{path}, line {error.lineno}: invalid JSON: {error.msg} (column {error.colno})") from error
     if not isinstance(items, list):
-        raise InputError(f"{path} holds {_kind(items)}: give a list of objects, or one object a line in a .jsonl file")
+        raise InputError(
+            f"{path} holds {_kind(items)}: give a list of objects, or a .jsonl file with one object per line"
+        )
     return enumerate(items, 1)
 
 
@@ -281,8 +291,8 @@ def _json_lines(path: Path, text: str, dropped: list[UnusableRowError] | None) -
         try:
             item = json.loads(line)
         except json.JSONDecodeError as error:
-            fault = f"no valid JSON: {error.msg} (column {error.colno})"
-            _refuse_or_drop(f"{path}, line {number}", fault, "every line must be one whole object", dropped)
+            fault = f"invalid JSON: {error.msg} (column {error.colno})"
+            _refuse_or_drop(f"{path}, line {number}", fault, "every line must be one complete object", dropped)
         else:
             yield number, item
 
@@ -298,7 +308,7 @@ def _table_items(
     path: Path, text: str, dropped: list[UnusableRowError] | None, *, quoting: bool | None
 ) -> Iterator[tuple[int, dict[str, str]]]:
     comma = path.suffix.lower() == ".csv"
-    delimiter = _comma(text) if comma else "\t"
+    delimiter = _csv_delimiter(text) if comma else "\t"
     quoted = quoting if quoting is not None else comma or _is_quoted(text)
     records = _records(path, text, delimiter, quoted=quoted)
     start, header = records[0]
@@ -306,7 +316,7 @@ def _table_items(
     if repeated:
         raise InputError(f"{path}, line {start}: the header names {repeated[0]!r} twice; rename one of the columns")
     if len(records) == 1:
-        raise InputError(f"{path} has a header and no rows: the first line names the columns, data follows")
+        raise InputError(f"{path} has a header but no rows: the first line must name the columns, and data must follow")
     other = "off" if quoted else "on"
     for number, cells in records[1:]:
         if len(cells) != len(header):
@@ -317,23 +327,23 @@ def _table_items(
             yield number, dict(zip(header, cells, strict=True))
 
 
-def _comma(text: str) -> str:
-    """Return what separates the fields: spreadsheets write semicolons where the comma is the decimal point."""
+def _csv_delimiter(text: str) -> str:
+    """Return the delimiter: spreadsheets write semicolons in locales that use decimal commas."""
     header = text.lstrip().partition("\n")[0]
     return ";" if ";" in header and "," not in header else ","
 
 
 def _is_quoted(text: str) -> bool:
-    """Whether every quote of a tab-separated text is one that CSV quoting would write."""
+    """Whether every quote in a tab-separated text is consistent with CSV quoting."""
     lines = [line.rstrip("\r") for line in text.split("\n") if '"' in line]
     return bool(lines) and all(_QUOTED_LINE.fullmatch(line) for line in lines)
 
 
 def _records(path: Path, text: str, delimiter: str, *, quoted: bool) -> list[tuple[int, list[str]]]:
-    """Return (line on which it starts, fields) for each record; blank lines are skipped."""
+    """Return (first line, fields) of each record; blank lines are skipped."""
     records = []
     start = 1
-    limit = csv.field_size_limit(max(len(text), 1))  # the module's own limit is global: it is put back below
+    limit = csv.field_size_limit(max(len(text), 1))  # a global setting: restored below
     try:
         reader = csv.reader(
             io.StringIO(text, newline=""),
@@ -372,7 +382,7 @@ def _text(value: Any, where: str, field: str) -> str | None:
         return json.dumps(value, ensure_ascii=False)
     except TypeError as error:
         raise InputError(
-            f"{where}: {field!r} holds {_kind(value)}, which is no text; turn it into text first"
+            f"{where}: {field!r} holds {_kind(value)}, which is not text; convert it to text first"
         ) from error
 
 
@@ -381,7 +391,7 @@ def _kind(value: Any) -> str:
 
 
 def _column(rows: Sequence[Row], accepted: Sequence[str]) -> str:
-    """Return the first accepted column that the rows have."""
+    """Return the first of the accepted columns that the rows have."""
     known = list(dict.fromkeys(chain.from_iterable(row.values for row in rows)))
     for name in accepted:
         if name in known:
@@ -394,39 +404,39 @@ def _column(rows: Sequence[Row], accepted: Sequence[str]) -> str:
 def _inputs(row: Row, columns: Mapping[str, str]) -> dict[str, str]:
     texts = {field: _value(row, column) for field, column in columns.items()}
     if not any(text.strip() for text in texts.values()):
-        raise UnusableRowError(row.where, f"{', '.join(map(repr, columns.values()))} is blank", _FILL)
+        raise UnusableRowError(row.where, f"{', '.join(map(repr, columns.values()))} is blank", _FILL_FIX)
     return texts
 
 
 def _target(row: Row, column: str, words: Mapping[str, str] | None) -> str:
-    value = _filled(row, column)
+    value = _non_blank(row, column)
     if words is None:
         return value
     if value not in words:
         marked = any(mark in value for mark in ",=")
-        hint = "; on the command line, --labels several times takes labels that hold ',' or '='" if marked else ""
+        hint = "; on the command line, repeat --labels for labels that contain ',' or '='" if marked else ""
         raise UnusableRowError(
             row.where,
-            f"{column!r} is {value!r}, which is none of {', '.join(map(repr, words))}{nearest(value, words)}",
+            f"{column!r} is {value!r}, which is not one of {', '.join(map(repr, words))}{nearest(value, words)}",
             f"fix the row, or add the value to labels{hint}",
         )
     return words[value]
 
 
-def _filled(row: Row, column: str) -> str:
+def _non_blank(row: Row, column: str) -> str:
     value = _value(row, column).strip()
     if not value:
-        raise UnusableRowError(row.where, f"{column!r} is blank", _FILL)
+        raise UnusableRowError(row.where, f"{column!r} is blank", _FILL_FIX)
     return value
 
 
 def _value(row: Row, column: str) -> str:
     if column not in row.values:
-        raise UnusableRowError(row.where, f"{column!r} is missing or null", _FILL)
+        raise UnusableRowError(row.where, f"{column!r} is missing or null", _FILL_FIX)
     text = row.values[column]
     fault = character_fault(text)
     if fault:
-        raise UnusableRowError(row.where, f"{column!r} holds {fault}", _FILL.replace("fill it in", "fix it"))
+        raise UnusableRowError(row.where, f"{column!r} holds {fault}", _FILL_FIX.replace("fill it in", "fix it"))
     return text
 
 
@@ -434,23 +444,23 @@ def _refuse_repeated_id(example: Example, row: Row, examples: Mapping[str, tuple
     if example.id in examples:
         raise UnusableRowError(
             row.where,
-            f"the id {example.id!r} stands already in {examples[example.id][1].where}",
-            "make ids unique, or name no id column",
+            f"the id {example.id!r} is already used in {examples[example.id][1].where}",
+            "make ids unique, or omit the id column",
         )
 
 
-def _dealt(
+def _stratified_parts(
     examples: Sequence[Example], shares: Sequence[float], generator: np.random.Generator
 ) -> tuple[tuple[Example, ...], ...]:
-    """Shuffle, gather by target, and deal each item to the part that is furthest behind its share.
+    """Shuffle, group by target, and assign each example to the part that is furthest below its share.
 
-    Gathering makes every part hold each target in proportion; where all targets differ it changes nothing.
+    Grouping stratifies the parts by target; it changes nothing if all targets differ.
     """
     groups: dict[str | None, list[int]] = {}
     for i in generator.permutation(len(examples)).tolist():
         groups.setdefault(examples[i].target, []).append(i)
     parts: list[list[int]] = [[] for _ in shares]
     for count, i in enumerate(chain.from_iterable(groups.values()), 1):
-        behind = [share * count - len(part) for share, part in zip(shares, parts, strict=True)]
-        parts[behind.index(max(behind))].append(i)
+        deficits = [share * count - len(part) for share, part in zip(shares, parts, strict=True)]
+        parts[deficits.index(max(deficits))].append(i)
     return tuple(tuple(examples[i] for i in sorted(part)) for part in parts)

@@ -1,6 +1,6 @@
-"""Task files: a task written as TOML, checked key by key, and the task that it describes.
+"""Task files: validates TOML task files and builds the tasks that they describe.
 
-The only place that knows pydantic. Reading data is `promptopt.data.rows`; knows nothing of models or strategies.
+The only module that uses pydantic. Data is read by `promptopt.data.rows`. Knows nothing of models or strategies.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 FILE_NAME = "task.toml"
 
 
-def _named_words(value: object) -> object:
-    """Turn a list of words into the table that maps each to itself."""
+def _as_label_table(value: object) -> object:
+    """Turn a list of label words into a table that maps each word to itself."""
     if not isinstance(value, list | tuple):
         return value
     if not all(isinstance(word, str) for word in value):
@@ -61,7 +61,7 @@ def _named_words(value: object) -> object:
     return {word: word for word in value}
 
 
-def _named_columns(value: object) -> object:
+def _as_column_table(value: object) -> object:
     """Turn column names into the table field -> accepted columns."""
     if isinstance(value, str):
         return {value: (value,)}
@@ -83,7 +83,7 @@ _Count = Annotated[int, Field(ge=1)]
 
 
 class LimitSpec(_Section):
-    """Most items that a split keeps: a seeded sample in proportion to the targets."""
+    """Maximum size of each split; larger splits are sampled at random, stratified by target."""
 
     train: _Count | None = None
     validation: _Count | None = None
@@ -91,7 +91,7 @@ class LimitSpec(_Section):
 
 
 class DataSpec(_Section):
-    """Where the data lies: either one file, which is split, or a file for each split."""
+    """Data sources: either one file, which is split, or one file per split."""
 
     file: str | None = None
     train: str | None = None
@@ -99,7 +99,7 @@ class DataSpec(_Section):
     test: str | None = None
     inputs: Annotated[
         dict[str, Annotated[tuple[str, ...], Field(strict=False, min_length=1)]],
-        BeforeValidator(_named_columns),
+        BeforeValidator(_as_column_table),
         Field(min_length=1),
     ]
     label: str | None = None
@@ -118,14 +118,14 @@ class DataSpec(_Section):
                 f"names both file and {named[0]}: keep file (split by shares), or train, validation and test"
             )
         if self.file is None and self.train is None:
-            raise ValueError("names no data: give file (split by shares), or train, validation and test")
+            raise ValueError("names no file: give file (split by shares), or train, validation and test")
         if self.file is None and "shares" in self.model_fields_set:
-            raise ValueError("has shares, which only split one file: leave them out, or give file")
+            raise ValueError("has shares but no file to split: remove shares, or give file")
         return self
 
 
 class EnvironmentSpec(_Section):
-    """One of the environments that come with the package, in place of data."""
+    """A built-in environment, used in place of data."""
 
     name: str
     train: _Count = 12
@@ -138,14 +138,14 @@ class EnvironmentSpec(_Section):
 
 
 class TaskSpec(_Section):
-    """A task as its file says it."""
+    """The contents of a task file."""
 
     name: str = "task"
     description: str = ""
     format: Literal["chat", "completion", "caption"] = "chat"
     template: str = ""
     seed_prompt: str | None = None
-    labels: Annotated[dict[str, str], BeforeValidator(_named_words)] = Field(default_factory=dict)
+    labels: Annotated[dict[str, str], BeforeValidator(_as_label_table)] = Field(default_factory=dict)
     reward: str | None = None
     logprobs: bool = True
     read: Literal["labels", "text"] = "labels"
@@ -161,21 +161,23 @@ class TaskSpec(_Section):
     @model_validator(mode="after")
     def _data_or_environment(self) -> TaskSpec:
         if self.data is None and self.environment is None:
-            raise ValueError("it names no data: give a section [data], or [environment] for a task of several steps")
+            raise ValueError("it has no data: add a section [data], or [environment] for a multi-step task")
         if self.environment is not None:
-            given = ("data", "labels", "template", "demonstrations")
-            useless = [key for key in given if key in self.model_fields_set and getattr(self, key)]
-            if useless:
-                raise ValueError(f"it has {useless[0]} beside [environment], which makes its own items: leave it out")
+            excluded = ("data", "labels", "template", "demonstrations")
+            conflicts = [key for key in excluded if key in self.model_fields_set and getattr(self, key)]
+            if conflicts:
+                raise ValueError(
+                    f"it has both {conflicts[0]} and [environment], which makes its own examples: remove one"
+                )
         return self
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The label words, each once, in their order."""
+        """The distinct label words, in order."""
         return tuple(dict.fromkeys(self.labels.values()))
 
 
-_PLAIN_WORDS = {
+_EXPLANATIONS = {
     "bool_type": "must be true or false",
     "dict_type": "must be a list or a table",
     "int_type": "must be a whole number",
@@ -196,11 +198,11 @@ def load_task(path: str | Path, overrides: Mapping[str, Any] | None = None) -> T
     """Read a task file and the data that it names.
 
     Args:
-        path: the TOML file, or a folder that holds `task.toml`. Paths inside start from its folder.
-        overrides: values in place of the file's, by dotted key, such as `{"data.seed": 3}`.
+        path: the TOML file, or a folder with a `task.toml`. Paths in the file are relative to its folder.
+        overrides: values that replace the file's, by dotted key, such as `{"data.seed": 3}`.
 
     Raises:
-        InputError: names the file, the key, the value found, and the mend.
+        InputError: the message names the file, the key, the value and the fix.
     """
     file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
     try:
@@ -208,10 +210,10 @@ def load_task(path: str | Path, overrides: Mapping[str, Any] | None = None) -> T
     except tomllib.TOMLDecodeError as error:
         if file.suffix.lower() in ENDINGS:
             raise InputError(
-                f"{file} is data, no task file: give it as --data, with --input and --label, or name it under [data] of a "
+                f"{file} is a data file, not a task file: use --data with --input and --label, or name it under [data] in a "
                 "task file"
             ) from error
-        raise InputError(f"{file} is no valid TOML: {error}") from error
+        raise InputError(f"{file} is not valid TOML: {error}") from error
     values.setdefault("name", file.resolve().parent.name if file.name == FILE_NAME else file.stem)
     for key, value in (overrides or {}).items():
         _override(values, key, value, str(file))
@@ -223,54 +225,54 @@ def load_task(path: str | Path, overrides: Mapping[str, Any] | None = None) -> T
 
 
 def parse_spec(values: Mapping[str, Any], where: str) -> TaskSpec:
-    """Check the values of a task.
+    """Validate the values of a task file.
 
     Args:
-        values: as a task file holds them.
-        where: what to call their source in messages.
+        values: the parsed TOML.
+        where: name of the source, for messages.
 
     Raises:
-        InputError: says everything that is wrong, a line each.
+        InputError: lists all errors, one per line.
     """
     try:
         return TaskSpec.model_validate(values)
     except ValidationError as error:
-        raise InputError("\n".join(f"{where}: {_complaint(item)}" for item in error.errors())) from error
+        raise InputError("\n".join(f"{where}: {_explain(item)}" for item in error.errors())) from error
 
 
 def build_task(spec: TaskSpec, folder: Path) -> Task:
-    """Read the data of a specification and make the task.
+    """Read the data of a specification and build the task.
 
-    Demonstrations are drawn from train by the seed, as many of each label as `spec.demonstrations` says (in all, for
-    free text), and leave it, so that a search does not score its own demonstrations. Limits apply after that.
+    Demonstrations are drawn at random from train, `spec.demonstrations` per label (in total, for free text), and removed
+    from it, so that a search does not score prompts on their own demonstrations. Limits are applied afterwards.
 
     Args:
-        spec: what the task is.
-        folder: from where its paths start.
+        spec: the contents of the task file.
+        folder: base of relative paths.
 
     Raises:
         InputError: the data, the reward or the prompts cannot be used.
     """
     if spec.environment is not None:
-        return _played(spec, spec.environment, folder)
+        return _environment_task(spec, spec.environment, folder)
     if spec.data is None:
-        raise InputError("the task names no data")  # its check has said so
+        raise InputError("the task has no data")  # unreachable: TaskSpec has checked this
     notes: list[str] = []
-    splits = _read(spec, spec.data, folder, notes)
-    shown = _drawn(splits.train, spec, spec.data.seed)
-    if len(shown) == len(splits.train):
+    splits = _read_splits(spec, spec.data, folder, notes)
+    demonstrations = _draw_demonstrations(splits.train, spec, spec.data.seed)
+    if len(demonstrations) == len(splits.train):
         raise InputError(
-            f"demonstrations = {spec.demonstrations} takes all {len(shown)} training items: give more items"
+            f"demonstrations = {spec.demonstrations} takes all {len(demonstrations)} training examples: give more examples"
         )
-    taken = {item.id for item in shown}
-    splits = splits._replace(train=tuple(item for item in splits.train if item.id not in taken))
-    limited = {name: _limited(items, name, spec.data) for name, items in splits._asdict().items()}
-    text = spec.seed_prompt if spec.seed_prompt is not None else _plain_prompt(spec, spec.data)
+    taken = {example.id for example in demonstrations}
+    splits = splits._replace(train=tuple(example for example in splits.train if example.id not in taken))
+    limited = {name: _apply_limit(examples, name, spec.data) for name, examples in splits._asdict().items()}
+    text = spec.seed_prompt if spec.seed_prompt is not None else _default_prompt(spec, spec.data)
     return Task(
         train=limited["train"],
         validation=limited["validation"],
         test=limited["test"],
-        seed_prompt=Prompt(text, Demonstrations(shown) if shown else None),
+        seed_prompt=Prompt(text, Demonstrations(demonstrations) if demonstrations else None),
         reward=None if spec.reward is None else _reward(spec.reward, spec.words, folder),
         labels=spec.words,
         logprobs=spec.logprobs,
@@ -288,8 +290,8 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
     )
 
 
-def _played(spec: TaskSpec, world: EnvironmentSpec, folder: Path) -> Task:
-    """Return the task of an environment, with what the file says in place of the environment's own words."""
+def _environment_task(spec: TaskSpec, world: EnvironmentSpec, folder: Path) -> Task:
+    """Return the task of a built-in environment, with the file's settings in place of the environment's defaults."""
     counts = {"train": world.train, "validation": world.validation, "test": world.test}
     task = environment_task(world.name, **counts, seed=world.seed, preset=world.preset, **world.size)
     return replace(
@@ -308,7 +310,7 @@ def _played(spec: TaskSpec, world: EnvironmentSpec, folder: Path) -> Task:
     )
 
 
-def _read(spec: TaskSpec, data: DataSpec, folder: Path, notes: list[str]) -> Splits:
+def _read_splits(spec: TaskSpec, data: DataSpec, folder: Path, notes: list[str]) -> Splits:
     if data.file is not None:
         return split_examples(_examples(data.file, "", spec, data, folder, notes=notes), data.seed, data.shares)
     named = {"train": data.train, "validation": data.validation, "test": data.test}
@@ -325,47 +327,49 @@ def _examples(
 ) -> tuple[Example, ...]:
     dropped: list[UnusableRowError] | None = [] if data.drop_unusable else None
     rows = read_rows(source if source.startswith(HUB) else folder / source, quoting=data.quoting, dropped=dropped)
-    given = len(rows) + len(dropped or ())
-    # Texts to learn from may be without labels where those to choose and test by have them.
-    free = split == "train" and bool(data.validation or data.test) and all(data.label not in row.values for row in rows)
-    label = None if free else data.label
-    items = to_examples(
+    total = len(rows) + len(dropped or ())
+    # Training data may be unlabelled if validation or test data is labelled.
+    unlabelled = (
+        split == "train" and bool(data.validation or data.test) and all(data.label not in row.values for row in rows)
+    )
+    label = None if unlabelled else data.label
+    examples = to_examples(
         rows, inputs=data.inputs, label=label, id=data.id, labels=spec.labels or None, split=split, dropped=dropped
     )
     if dropped:
-        notes.append(dropped_note(dropped, given))
+        notes.append(dropped_note(dropped, total))
     if spec.format != "caption":
-        return items
+        return examples
     if IMAGE not in data.inputs:
         raise InputError(f"captions need a field {IMAGE!r}: write inputs = {{ {IMAGE} = {next(iter(data.inputs))!r} }}")
-    here = (folder / source).parent  # of the data file, from where the paths in it start
-    return tuple(replace(e, inputs={**e.inputs, IMAGE: reference(here / e.inputs[IMAGE])}) for e in items)
+    base = (folder / source).parent  # image paths are relative to the data file
+    return tuple(replace(e, inputs={**e.inputs, IMAGE: reference(base / e.inputs[IMAGE])}) for e in examples)
 
 
-def _drawn(train: Sequence[Example], spec: TaskSpec, seed: int) -> tuple[Example, ...]:
+def _draw_demonstrations(train: Sequence[Example], spec: TaskSpec, seed: int) -> tuple[Example, ...]:
     count = spec.demonstrations
     if not count:
         return ()
     generator = named_generator(seed, "demonstrations")
     shuffled = [train[i] for i in generator.permutation(len(train)).tolist()]
-    pools = {word: [item for item in shuffled if item.target == word] for word in spec.words} or {"": shuffled}
+    pools = {word: [e for e in shuffled if e.target == word] for word in spec.words} or {"": shuffled}
     for word, pool in pools.items():
         if len(pool) < count:
-            kind = f"items with the label {word!r}" if word else "items"
+            kind = f"examples with the label {word!r}" if word else "examples"
             raise InputError(
                 f"demonstrations = {count}, but train has only {len(pool)} {kind}: give fewer or more data"
             )
-    picked = [item for pool in pools.values() for item in pool[:count]]
-    return tuple(picked[i] for i in generator.permutation(len(picked)).tolist())
+    drawn = [example for pool in pools.values() for example in pool[:count]]
+    return tuple(drawn[i] for i in generator.permutation(len(drawn)).tolist())
 
 
-def _limited(items: tuple[Example, ...], name: str, data: DataSpec) -> tuple[Example, ...]:
-    most = {"train": data.limit.train, "validation": data.limit.validation, "test": data.limit.test}[name]
-    return items if most is None else sample_examples(items, most, data.seed, name)
+def _apply_limit(examples: tuple[Example, ...], split: str, data: DataSpec) -> tuple[Example, ...]:
+    limit = {"train": data.limit.train, "validation": data.limit.validation, "test": data.limit.test}[split]
+    return examples if limit is None else sample_examples(examples, limit, data.seed, split)
 
 
-def _plain_prompt(spec: TaskSpec, data: DataSpec) -> str:
-    """Return the prompt that a task starts from where none is given: an instruction, or the item and a cue."""
+def _default_prompt(spec: TaskSpec, data: DataSpec) -> str:
+    """Return the default seed prompt: an instruction or, for completions, the example and a cue."""
     if spec.format == "caption":
         return f"a photo of a {{{LABEL}}}"
     if spec.format == "completion":
@@ -381,59 +385,59 @@ def _reward(name: str, words: Sequence[str], folder: Path) -> Reward:
     if not colon or module == "regex":
         return reward_named(name, words)
     if not all(part.isidentifier() for part in (*module.split("."), function)):
-        raise InputError(f"reward = {name!r} names no function; write a built-in reward's name, or module:function")
-    known = vars(_imported(module, folder))
+        raise InputError(f"reward = {name!r} is not a function: give the name of a built-in reward, or module:function")
+    known = vars(_import_module(module, folder))
     if not callable(known.get(function)):
         functions = [key for key, value in known.items() if callable(value) and not key.startswith("_")]
         raise InputError(
             f"reward = {name!r}: {module} has no function {function!r}{nearest(function, functions)}; "
             f"functions: {', '.join(functions) or 'none'}"
         )
-    found: Reward = known[function]
-    _check_signature(found, name)
-    return found
+    reward: Reward = known[function]
+    _check_signature(reward, name)
+    return reward
 
 
 def _check_signature(reward: Reward, name: str) -> None:
-    """Refuse what cannot be called as a reward: a class, a command of the system, a function of one argument."""
+    """Refuse callables that cannot be called as a reward, such as classes and functions of one argument."""
     if isinstance(reward, type):
-        raise InputError(f"reward = {name!r} is a class: name a function, or an object that was made of it")
+        raise InputError(f"reward = {name!r} is a class: name a function, or an instance of the class")
     try:
         inspect.signature(reward).bind(None, None)
     except (TypeError, ValueError) as error:
-        taken = f"takes {inspect.signature(reward)}" if isinstance(error, TypeError) else "does not say what it takes"
+        signature = f"takes {inspect.signature(reward)}" if isinstance(error, TypeError) else "has no known signature"
         raise InputError(
-            f"reward = {name!r} is no reward: it {taken}, and a reward is a function of (example, response)"
+            f"reward = {name!r} cannot be used: it {signature}, but a reward must be a function of (example, response)"
         ) from error
 
 
-def _imported(module: str, folder: Path) -> ModuleType:
+def _import_module(module: str, folder: Path) -> ModuleType:
     """Import a module with `folder` on the import path, for this import only."""
     here = folder.resolve()
     sys.path.insert(0, str(here))
     importlib.invalidate_caches()
     try:
-        return _own(here / f"{module}.py") or importlib.import_module(module)
+        return _load_file(here / f"{module}.py") or importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, and lacks one of its own
+            raise  # the module exists, but one of its own imports is missing
         raise InputError(
-            f"reward: there is no module {module!r}; put {module}.py into {here}, or install what holds it"
+            f"reward: there is no module {module!r}; put {module}.py into {here}, or install its package"
         ) from error
     finally:
         sys.path.remove(str(here))
 
 
-def _own(file: Path) -> ModuleType | None:
-    """Load a file that lies beside the task, under a name of its own: two tasks may both have a `rewards.py`."""
+def _load_file(file: Path) -> ModuleType | None:
+    """Load a file next to the task file under a unique module name, because two tasks may both have a `rewards.py`."""
     if not file.is_file():
         return None
     name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    found = ModuleType(name)
-    found.__file__ = str(file)
-    sys.modules[name] = found  # dataclasses look their module up
-    SourceFileLoader(name, str(file)).exec_module(found)
-    return found
+    module = ModuleType(name)
+    module.__file__ = str(file)
+    sys.modules[name] = module  # dataclasses look up their module there
+    SourceFileLoader(name, str(file)).exec_module(module)
+    return module
 
 
 def _override(values: dict[str, Any], key: str, value: Any, where: str) -> None:
@@ -441,12 +445,12 @@ def _override(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise InputError(f"{where}: {key} cannot be set, because {section} is no table")
+            raise InputError(f"{where}: {key} cannot be set because {section} is not a table")
     values[last] = value
 
 
-def _complaint(error: ErrorDetails) -> str:
-    """Say one of pydantic's errors in our words: key, value found, what is allowed."""
+def _explain(error: ErrorDetails) -> str:
+    """Translate one of pydantic's errors: the key, the value and what is allowed."""
     path = tuple(str(part) for part in error["loc"])
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
@@ -455,16 +459,16 @@ def _complaint(error: ErrorDetails) -> str:
         return f"the key {key!r} is missing"
     if error["type"] == "value_error":
         return f"{key} {error['msg'].removeprefix('Value error, ')}".strip()
-    said = _PLAIN_WORDS.get(error["type"], error["msg"].replace("Input should", "must"))
-    return f"{key} = {reprlib.repr(error['input'])}: {said}"
+    explanation = _EXPLANATIONS.get(error["type"], error["msg"].replace("Input should", "must"))
+    return f"{key} = {reprlib.repr(error['input'])}: {explanation}"
 
 
 def _unknown_key(path: tuple[str, ...]) -> str:
     section, key = path[:-1], path[-1]
     known = _SECTIONS[section].model_fields
     elsewhere = [other for other, model in _SECTIONS.items() if other != section and key in model.model_fields]
-    place = f" in [{'.'.join(section)}]" if section else ""
+    location = f" in [{'.'.join(section)}]" if section else ""
     if elsewhere:
-        home = f"into [{'.'.join(elsewhere[0])}]" if elsewhere[0] else "above the first [section]"
-        return f"unknown key {key!r}{place}; it belongs {home}"
-    return f"unknown key {key!r}{place}{nearest(key, known)}; known keys: {', '.join(known)}"
+        home = f"in [{'.'.join(elsewhere[0])}]" if elsewhere[0] else "above the first [section]"
+        return f"unknown key {key!r}{location}; it belongs {home}"
+    return f"unknown key {key!r}{location}{nearest(key, known)}; known keys: {', '.join(known)}"

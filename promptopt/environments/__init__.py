@@ -1,7 +1,7 @@
-"""Multi-step tasks that come with the package, with instances, seed prompts, floors and a ceiling.
+"""Built-in multi-step tasks, with instances, seed prompts and baseline scores.
 
-Those of PROMST (Chen et al., EMNLP 2024, arXiv 2402.08702), written anew. `python -m promptopt.environments` prints the
-floors and the ceiling of each.
+New implementations of the environments of PROMST (Chen et al., EMNLP 2024, arXiv 2402.08702). `python -m
+promptopt.environments` prints the floors and the ceiling of each.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ WORLDS: dict[str, World] = {
 
 
 def instances(name: str, count: int, *, seed: int = 0, preset: Preset = "small", **size: int) -> list[Instance]:
-    """Return distinct instances that the oracle solves; more of them begin with the same ones.
+    """Return distinct instances that the oracle solves; a larger `count` extends the same list.
 
     Args:
         name: of the environment, a key of `WORLDS`.
-        count: how many.
+        count: number of instances.
         seed: of the draw.
-        preset: "small", or "paper": the paper's sizes in turn.
-        **size: what the preset "small" is to be instead.
+        preset: "small", or "paper", which cycles through the paper's sizes.
+        **size: overrides of the preset "small".
 
     Raises:
-        InputError: an unknown name, preset or size; or so many do not exist.
+        InputError: an unknown name, preset or size; or there are fewer than `count` instances.
     """
     if name not in WORLDS:
-        raise InputError(f"there is no environment {name!r}{nearest(name, WORLDS)}; there are: {', '.join(WORLDS)}")
+        raise InputError(f"there is no environment {name!r}{nearest(name, WORLDS)}; available: {', '.join(WORLDS)}")
     if preset not in PRESETS:
         raise InputError(f"preset must be 'small' or 'paper', not {preset!r}")
     if preset == "paper" and size:
-        raise InputError(f"the preset 'paper' has its own sizes: leave out {', '.join(size)}")
+        raise InputError(f"the preset 'paper' has its own sizes: remove {', '.join(size)}")
     world = WORLDS[name]
     parameters = inspect.signature(world.instances).parameters.values()
     known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    for given in size:
-        if given not in known:
-            raise InputError(f"{name} has no size {given!r}{nearest(given, known)}; it has: {', '.join(known)}")
+    for key in size:
+        if key not in known:
+            raise InputError(f"{name} has no size {key!r}{nearest(key, known)}; it has: {', '.join(known)}")
     sizes = world.paper if preset == "paper" else (size,)
     drawn = [
         world.instances(len(range(i, count, len(sizes))), named_generator(seed, f"{name} {preset} {i}"), **sizes[i])
@@ -78,33 +78,33 @@ def task(
     preset: Preset = "small",
     **size: int,
 ) -> Task:
-    """Return a task whose items are distinct instances, the test's the same whatever the number of the others.
+    """Return a task whose examples are distinct instances; the test split does not depend on the size of the others.
 
     Args:
         name: of the environment, a key of `WORLDS`.
-        train: training instances.
-        validation: validation instances.
-        test: test instances.
+        train: number of training instances.
+        validation: number of validation instances.
+        test: number of test instances.
         seed: of the draw.
-        preset: "small", or "paper": the paper's sizes in turn.
-        **size: what the preset "small" is to be instead.
+        preset: "small", or "paper", which cycles through the paper's sizes.
+        **size: overrides of the preset "small".
 
     Raises:
-        InputError: as `instances`.
+        InputError: as for `instances`.
     """
-    drawn = instances(name, test + validation + train, seed=seed, preset=preset, **size)
-    items: dict[str, tuple[Example, ...]] = {}
+    remaining = instances(name, test + validation + train, seed=seed, preset=preset, **size)
+    examples: dict[str, tuple[Example, ...]] = {}
     for split, count in (("test", test), ("validation", validation), ("train", train)):
-        mine, drawn = drawn[:count], drawn[count:]
-        items[split] = tuple(
+        drawn, remaining = remaining[:count], remaining[count:]
+        examples[split] = tuple(
             Example({"instance": json.dumps(instance)}, None, f"{name}-{split}-{number}")
-            for number, instance in enumerate(mine, start=1)
+            for number, instance in enumerate(drawn, start=1)
         )
     world = WORLDS[name]
     return Task(
-        train=items["train"],
-        validation=items["validation"],
-        test=items["test"],
+        train=examples["train"],
+        validation=examples["validation"],
+        test=examples["test"],
         seed_prompt=Prompt(world.prompt),
         description=world.description,
         name=name,

@@ -1,6 +1,6 @@
-"""What the environments of the package share: what belongs to each, replies read, episodes played.
+"""Shared parts of the built-in environments: their description, parsing of replies, playing of episodes.
 
-Knows no environment in particular, and nothing of models.
+Knows nothing of particular environments or of models.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ if TYPE_CHECKING:
     import numpy as np
 
 Instance: TypeAlias = dict[str, Any]
-"""Where an episode begins, in plain JSON values."""
+"""Initial state of an episode, in plain JSON values."""
 
-_LONGEST_READ = 10_000  # characters of a reply's end that are searched: a deep nest costs the square of its length
+_LONGEST_SEARCHED = 10_000  # characters at the end of a reply; deep nesting takes quadratic time
 _LONGEST_QUOTE = 60
 
 
-class Played(Environment, Protocol):
-    """An environment that also knows how to play."""
+class PlayableEnvironment(Environment, Protocol):
+    """An environment with an oracle and a random policy."""
 
     def oracle(self) -> str:
-        """Return the best next reply known; may look at what is hidden from a model."""
+        """Return the best known next reply; may use state that is hidden from models."""
         ...
 
     def random_reply(self, rng: np.random.Generator) -> str:
-        """Return a reply drawn among those that are legal now: readable, not refused, ending nothing by a mistake."""
+        """Return a random legal reply: one that can be parsed, is not refused, and does not end the episode by a mistake."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """A kind of environment and what belongs to it.
+    """A kind of environment, with its instances and seed prompt.
 
     Args:
-        environment: makes one.
+        environment: creates one.
         instances: `(count, rng, **size)` -> distinct instances that the oracle solves. Its keyword-only parameters are
-            the sizes with their small defaults.
+            the sizes; their defaults are the preset "small".
         paper: the sizes of the paper, each as keywords of `instances`.
-        prompt: written by hand; where a search starts.
-        description: the task in one sentence, for prompt writers.
+        prompt: the handwritten seed prompt.
+        description: the task in one sentence, for the writer model.
     """
 
-    environment: Callable[[], Played]
+    environment: Callable[[], PlayableEnvironment]
     instances: Callable[..., list[Instance]]
     paper: tuple[Mapping[str, int], ...]
     prompt: str
@@ -58,25 +58,25 @@ class World:
 
 def play(environment: Environment, instance: Mapping[str, Any], reply: Callable[[], str], seed: int = 0) -> Trajectory:
     """Play one episode to its end, and return it."""
-    seen, turns, done = environment.reset(instance, seed), list[Turn](), False
+    observation, turns, done = environment.reset(instance, seed), list[Turn](), False
     while not done:
-        said = reply()
-        step = environment.step(said)
-        turns.append(Turn(seen, said, step.events))
-        seen, done = step.observation, step.done
-    return Trajectory(tuple(turns), seen, environment.score())
+        text = reply()
+        step = environment.step(text)
+        turns.append(Turn(observation, text, step.events))
+        observation, done = step.observation, step.done
+    return Trajectory(tuple(turns), observation, environment.score())
 
 
-def solved(environment: Played, instance: Instance) -> Instance | None:
-    """Return the instance if the oracle solves it whole within its limits, else None."""
+def if_solvable(environment: PlayableEnvironment, instance: Instance) -> Instance | None:
+    """Return the instance if the oracle scores 1 within its limits, else None."""
     return instance if play(environment, instance, environment.oracle).score == 1 else None
 
 
 def check_range(**sizes: tuple[int, int, int]) -> None:
-    """Refuse a size, given as (value, least, most), that is out of its range.
+    """Refuse sizes, given as (value, least, most), that are out of range.
 
     Raises:
-        InputError: names the size.
+        InputError: the message names the size.
     """
     for name, (value, least, most) in sizes.items():
         if not least <= value <= most:
@@ -84,30 +84,29 @@ def check_range(**sizes: tuple[int, int, int]) -> None:
 
 
 def last_object(text: str) -> dict[str, Any] | None:
-    """Return the last well-formed JSON object in a reply that lies in no other; None where there is none.
+    """Return the last well-formed JSON object in a reply that is not nested in another, or None.
 
-    An object that names one key twice is not well-formed: which of the two was meant is not known. Only the last 10,000
-    characters are searched.
+    An object with duplicate keys does not count, because it is ambiguous. Only the last 10,000 characters are searched.
     """
-    text, start, found = text[-_LONGEST_READ:], 0, None
-    decoder = json.JSONDecoder(object_pairs_hook=_unique)
+    text, start, last = text[-_LONGEST_SEARCHED:], 0, None
+    decoder = json.JSONDecoder(object_pairs_hook=_reject_duplicate_keys)
     while (start := text.find("{", start)) >= 0:
         try:
-            found, start = decoder.raw_decode(text, start)
+            last, start = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             start += 1
-    return found
+    return last
 
 
 def quoted(value: object) -> str:
-    """Return a part of a reply as observations quote it: short, and without characters that no encoding can write."""
+    """Quote a part of a reply for an observation: shortened, with unencodable characters escaped."""
     if not isinstance(value, str):
         return f"a {type(value).__name__}"
     return repr(value) if len(value) <= _LONGEST_QUOTE else f"{value[:_LONGEST_QUOTE]!r}..."
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) < len(pairs):
-        raise ValueError("a key stands twice")
-    return out
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("duplicate key")
+    return values

@@ -1,7 +1,7 @@
-"""Blocksworld: a hand takes blocks one at a time and builds what is asked (PROMST, Chen et al. 2024).
+"""Blocksworld: a hand moves blocks one at a time to build given piles (PROMST, Chen et al. 2024).
 
-Instances are drawn or read from PDDL files of the usual domain of four actions; see `StripsWorld` for what differs from
-the released code, and for the score.
+Instances are drawn at random or read from PDDL files of the standard four-action domain; `StripsWorld` documents the score
+and the differences from the released code.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FACTS = {
 
 
 class Blocksworld(StripsWorld):
-    """Picks up, puts down, stacks and unstacks blocks; any number of goals, as in `StripsWorld`."""
+    """Blocks are picked up, put down, stacked and unstacked; for goals and score see `StripsWorld`."""
 
     domain: ClassVar[Domain] = parse_domain("""
         (define (domain blocks)
@@ -59,45 +59,45 @@ class Blocksworld(StripsWorld):
     fillers: ClassVar[frozenset[str]] = frozenset({"the", "block", "on", "onto", "top", "of", "from"})
 
     def _estimate(self) -> Callable[[State], int]:
-        wanted = [fact for fact in self._goal if fact[0] == "on"]
+        goals = [fact for fact in self._goal if fact[0] == "on"]
 
-        def left(state: State) -> int:
-            """Count two actions for each block that must be moved, one where it is held."""
-            return sum(2 - (("holding", fact[1]) in state) for fact in wanted if fact not in state)
+        def remaining_steps(state: State) -> int:
+            """Count two actions for each misplaced block, one if it is held."""
+            return sum(2 - (("holding", fact[1]) in state) for fact in goals if fact not in state)
 
-        return left
+        return remaining_steps
 
-    def _picture(self) -> list[str]:
-        now = [_told(self._state, name) for name in ("on", "ontable", "holding", "handempty")]
+    def _describe_state(self) -> list[str]:
+        now = [_facts_text(self._state, name) for name in ("on", "ontable", "holding", "handempty")]
         free = ", ".join(sorted(fact[1] for fact in self._state if fact[0] == "clear")) or "no block"
         return [
             f"Now: {'; '.join(filter(None, now))}. Nothing is on: {free}.",
-            f"Goal: {'; '.join(filter(None, (_told(self._goal, name) for name in _FACTS)))}.",
+            f"Goal: {'; '.join(filter(None, (_facts_text(self._goal, name) for name in _FACTS)))}.",
         ]
 
 
-def _told(state: State, name: str) -> str:
+def _facts_text(state: State, name: str) -> str:
     return "; ".join(_FACTS[name].format(*fact[1:]) for fact in sorted(state) if fact[0] == name)
 
 
 def instances(count: int, rng: np.random.Generator, *, blocks: int = 4, cap: int = 12) -> list[Instance]:
-    """Draw two arrangements of blocks in piles: where to start, and of which the piles are the goal.
+    """Draw two random arrangements of blocks: the start, and the goal.
 
     Raises:
-        InputError: a size is out of its range, or so many instances do not exist.
+        InputError: a size is out of range, or there are fewer than `count` instances.
     """
     check_range(blocks=(blocks, 2, len(_COLOURS)), cap=(cap, 1, 500))
     names = list(_COLOURS[:blocks])
 
     def draw() -> Instance | None:
-        start, end = _piled(names, rng), _piled(names, rng)
-        return Blocksworld.made(names, start, frozenset(fact for fact in end if fact[0] == "on"), cap)
+        start, end = _random_piles(names, rng), _random_piles(names, rng)
+        return Blocksworld.checked_instance(names, start, frozenset(fact for fact in end if fact[0] == "on"), cap)
 
     return distinct(count, draw, f"{blocks}-block")
 
 
-def _piled(names: list[str], rng: np.random.Generator) -> State:
-    """Return a random arrangement: blocks in random order, each on the one before or, half the time, on the table."""
+def _random_piles(names: list[str], rng: np.random.Generator) -> State:
+    """Return a random arrangement: blocks in random order, each on the previous one or, half the time, on the table."""
     facts: set[tuple[str, ...]] = {("handempty",)}
     below = ""
     for name in rng.permutation(names).tolist():

@@ -1,10 +1,10 @@
-"""BoxLift: lifters together lift boxes whose weights are not shown, only guessed at from their volumes.
+"""BoxLift: lifters cooperate to lift boxes whose weights are hidden and must be guessed from their volumes.
 
-After PROMST (Chen et al. 2024). Otherwise than in its released code, boxes have names, so that several may share a
-volume (there a volume was the box's key: 45 boxes became 15 to 18); a lifter that was used in a round is refused for the
-rest of it (there all lifters on every box scored 1.0 in one round); and what is seen is the state after the round, not
-before it. The paper's hint in its rule for loops, to add one lifter after each failure, is left out: it tells the
-strategy, not the fault.
+After PROMST (Chen et al. 2024). Differences from its released code: boxes have names, so that several can have the same
+volume (there the volume was the key, so 45 boxes became 15 to 18); a lifter can be used only once per round (there, sending
+all lifters to every box scored 1.0 in one round); and observations show the state after the round, not before it. The
+paper's hint in its rule for loops, to add one lifter after each failure, is omitted because it reveals the strategy
+instead of explaining the mistake.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from promptopt.environment import Step
-from promptopt.environments.base import World, check_range, last_object, quoted, solved
+from promptopt.environments.base import World, check_range, if_solvable, last_object, quoted
 from promptopt.environments.events import Event, distinct, rule
 from promptopt.errors import InputError
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from promptopt.environment import FeedbackRule
     from promptopt.environments.base import Instance
 
-_PATIENCE = 4  # rounds without a lift that are borne (code)
-_MOST_PARTS = 50  # of a reply that are answered in words
+_PATIENCE = 4  # rounds without a lift that are tolerated (code)
+_MOST_PARTS = 50  # entries of a reply that are processed
 
 
 class BoxLift:
@@ -71,40 +71,40 @@ class BoxLift:
             for size in range(1, len(self._lifters) + 1)
             for crew in combinations(self._lifters, size)
         )
-        self._left = list(self._weights)
+        self._remaining = list(self._weights)
         self._rounds = int(instance["cap"])
-        self._vain = 0
+        self._rounds_without_lift = 0
         self._done = False
-        return self._seen([])
+        return self._observe([])
 
     def step(self, text: str) -> Step:
-        """Lift what was asked for; a reply without a JSON object is the last."""
+        """Try the lifts in the reply; a reply without a JSON object ends the episode."""
         if self._done:
-            return Step(self._seen(["the episode is over"]), done=True)
+            return Step(self._observe(["the episode is over"]), done=True)
         self._rounds -= 1
         plan = last_object(text)
         if plan is None:
             self._done = True
-            return Step(self._seen(["your reply held no JSON object"]), done=True, events=(Event.FORMAT,))
-        before = len(self._left)
-        happened, found = self._lift(plan)
-        self._vain = 0 if len(self._left) < before else self._vain + 1
-        events: list[Event] = [event for event in (Event.INVALID, Event.BUSY) if event in found]
-        if self._left and self._vain > _PATIENCE:
+            return Step(self._observe(["your reply held no JSON object"]), done=True, events=(Event.FORMAT,))
+        before = len(self._remaining)
+        happened, mistakes = self._lift(plan)
+        self._rounds_without_lift = 0 if len(self._remaining) < before else self._rounds_without_lift + 1
+        events: list[Event] = [event for event in (Event.INVALID, Event.BUSY) if event in mistakes]
+        if self._remaining and self._rounds_without_lift > _PATIENCE:
             events.append(Event.LOOP)
-        elif self._left and self._rounds <= 0:
+        elif self._remaining and self._rounds <= 0:
             events.append(Event.LIMIT)
-        self._done = not self._left or Event.LOOP in events or Event.LIMIT in events
-        return Step(self._seen(happened), self._done, tuple(events))
+        self._done = not self._remaining or Event.LOOP in events or Event.LIMIT in events
+        return Step(self._observe(happened), self._done, tuple(events))
 
     def score(self) -> float:
-        """Return the lifted share of all weight."""
-        return 1 - math.fsum(self._weights[box] for box in self._left) / math.fsum(self._weights.values())
+        """Return the fraction of the total weight that has been lifted."""
+        return 1 - math.fsum(self._weights[box] for box in self._remaining) / math.fsum(self._weights.values())
 
     def oracle(self) -> str:
-        """Return, from the hidden weights and the heaviest box down, the weakest free lifters that suffice."""
+        """Return a greedy plan from the hidden weights: heaviest box first, each with the weakest sufficient crew."""
         free, plan = set(self._lifters), dict[str, list[str]]()
-        for box in sorted(self._left, key=lambda box: -self._weights[box]):
+        for box in sorted(self._remaining, key=lambda box: -self._weights[box]):
             crew = next(
                 (crew for lifts, crew in self._crews if lifts >= self._weights[box] and free.issuperset(crew)), ()
             )
@@ -114,20 +114,20 @@ class BoxLift:
         return json.dumps(plan)
 
     def random_reply(self, rng: np.random.Generator) -> str:
-        """Return a plan that sends each lifter to a box that is left, or nowhere."""
+        """Return a plan that sends each lifter to a random remaining box, or to none."""
         plan: dict[str, list[str]] = {}
         for lifter in self._lifters:
-            choice = int(rng.integers(len(self._left) + 1))
-            if choice < len(self._left):
-                plan.setdefault(self._left[choice], []).append(lifter)
+            choice = int(rng.integers(len(self._remaining) + 1))
+            if choice < len(self._remaining):
+                plan.setdefault(self._remaining[choice], []).append(lifter)
         return json.dumps(plan)
 
     def _lift(self, plan: Mapping[str, Any]) -> tuple[list[str], set[Event]]:
         """Try each box of the plan in turn; return what happened."""
         happened, events, used = list[str](), set[Event](), set[str]()
-        at_start = frozenset(self._left)
+        at_start = frozenset(self._remaining)
         for key, named in list(plan.items())[:_MOST_PARTS]:
-            box, crew = _name(key, "box"), _crew(named)
+            box, crew = _canonical_name(key, "box"), _parse_crew(named)
             unknown = [lifter for lifter in crew if lifter not in self._lifters]
             busy = sorted(used.intersection(crew))
             if box not in at_start:
@@ -136,23 +136,23 @@ class BoxLift:
             elif not crew or unknown:
                 happened.append(f"{box}: {quoted(unknown[0]) if unknown else quoted(named)} is no lifter")
                 events.add(Event.INVALID)
-            elif busy or box not in self._left:
+            elif busy or box not in self._remaining:
                 happened.append(f"{box}: not tried, {' and '.join(busy) or 'it'} was used in this round already")
                 events.add(Event.BUSY)
             else:
                 used.update(crew)
-                happened.append(f"{box} by {' + '.join(crew)}: {self._tried(box, crew)}")
+                happened.append(f"{box} by {' + '.join(crew)}: {self._try_lift(box, crew)}")
         return happened or ["nothing was tried"], events
 
-    def _tried(self, box: str, crew: list[str]) -> str:
+    def _try_lift(self, box: str, crew: list[str]) -> str:
         if math.fsum(self._lifters[lifter] for lifter in crew) < self._weights[box]:
             return "too heavy for them"
-        self._left.remove(box)
+        self._remaining.remove(box)
         return "lifted"
 
-    def _seen(self, happened: list[str]) -> str:
-        """Return the state as it is now, after what `happened`."""
-        boxes = ", ".join(f"{box} (volume {self._volumes[box]:g})" for box in self._left) or "none"
+    def _observe(self, happened: list[str]) -> str:
+        """Return the observation: the current state and what `happened`."""
+        boxes = ", ".join(f"{box} (volume {self._volumes[box]:g})" for box in self._remaining) or "none"
         lifters = ", ".join(f"{lifter} (lifts {lifts:g})" for lifter, lifts in self._lifters.items())
         last = f"Last round: {'; '.join(happened)}.\n" if happened else ""
         return f"{last}Boxes left: {boxes}.\nLifters: {lifters}.\nRounds left: {self._rounds}."
@@ -161,21 +161,23 @@ class BoxLift:
 def _instances(
     count: int, rng: np.random.Generator, *, lifters: int = 3, boxes: int = 6, cap: int = 6
 ) -> list[Instance]:
-    """Draw capacities, and boxes of half-unit volumes from 1 to 10 that all lifters together can lift.
+    """Draw capacities, and boxes of volume 1 to 10 (in steps of 0.5) that all lifters together can lift.
 
-    A weight is the volume plus Gaussian noise of 10 %, and of 5 % of boxes half as much again or half (code).
+    The weight is the volume with 10 % Gaussian noise; for 5 % of boxes it is 0.5 or 1.5 times the volume (code).
 
     Raises:
-        InputError: a size is out of its range, or so many instances do not exist.
+        InputError: a size is out of range, or there are fewer than `count` instances.
     """
     check_range(lifters=(lifters, 1, 12), boxes=(boxes, 1, 100), cap=(cap, 1, 500))
 
     def draw() -> Instance | None:
-        capacities = [float(half) / 2 for half in rng.integers(4, 13, lifters)]  # 2 to 6: ours, the paper's are unknown
+        capacities = [
+            float(half) / 2 for half in rng.integers(4, 13, lifters)
+        ]  # 2 to 6: our choice; the paper does not give them
         volumes = [float(half) / 2 for half in rng.integers(2, 21, boxes)]
         factors = 1 + 0.1 * rng.standard_normal(boxes)
-        odd = rng.random(boxes) < 0.05  # noqa: PLR2004  as above
-        factors[odd] = rng.choice((0.5, 1.5), boxes)[odd]
+        outliers = rng.random(boxes) < 0.05  # noqa: PLR2004
+        factors[outliers] = rng.choice((0.5, 1.5), boxes)[outliers]
         heavy = zip(volumes, factors, strict=True)
         weights = [min(max(round(float(v * f), 2), 0.1), math.fsum(capacities)) for v, f in heavy]
         instance = {
@@ -183,21 +185,21 @@ def _instances(
             "lifters": capacities,
             "cap": cap,
         }
-        return solved(BoxLift(), instance)
+        return if_solvable(BoxLift(), instance)
 
     return distinct(count, draw, f"BoxLift ({lifters} lifters, {boxes} boxes)")
 
 
-def _crew(named: object) -> list[str]:
-    """Return the lifters named in a list or in one string, each once; what is not understood as it stands."""
+def _parse_crew(named: object) -> list[str]:
+    """Return the distinct lifters named in a list or in one string; unknown names are kept unchanged."""
     parts = re.split(r"[,;+&]|\band\b", named) if isinstance(named, str) else named
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         return []
-    return list(dict.fromkeys(_name(part, "lifter") for part in parts[:_MOST_PARTS] if part.strip()))
+    return list(dict.fromkeys(_canonical_name(part, "lifter") for part in parts[:_MOST_PARTS] if part.strip()))
 
 
-def _name(text: str, kind: str) -> str:
-    """Return "box1" for "Box 1", "box_1", "box[1]" or "box1 (volume 2)"; any other text as it is."""
+def _canonical_name(text: str, kind: str) -> str:
+    """Return "box1" for "Box 1", "box_1", "box[1]" or "box1 (volume 2)"; other texts are returned unchanged."""
     match = re.match(rf"\W*{kind}[\s_\[#]*0*(\d{{1,4}})(?!\d)", text, re.IGNORECASE)
     return f"{kind}{match[1]}" if match else text
 

@@ -1,10 +1,9 @@
-"""BoxNet1: an arm in each cell of a grid moves boxes to next cells and onto targets of their colour, all arms at once.
+"""BoxNet1: an arm in each cell of a grid moves boxes to adjacent cells and onto targets of their colour, simultaneously.
 
-After PROMST (Chen et al. 2024). Otherwise than in its released code, all moves of a round start from the same state (there
-three arms passed one box across the grid in a round); an arm that does not exist is answered in words (there it ended
-the whole search with a KeyError); what is seen is the state after the round, not before it; boxes of one colour have
-names of their own; and an episode loops when the same state comes a fourth time, not after 4 rounds without a match,
-which a long way needs.
+After PROMST (Chen et al. 2024). Differences from its released code: all moves of a round start from the same state (there
+three arms could pass one box across the grid in a round); an unknown arm is reported in the observation (there it ended
+the whole search with a KeyError); observations show the state after the round, not before it; boxes of the same colour have
+distinct names; and a loop is any state that occurs a fourth time, not 4 rounds without a match, which long routes need.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from functools import partial
 from itertools import permutations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from promptopt.environments.base import World, check_range, solved
+from promptopt.environments.base import World, check_range, if_solvable
 from promptopt.environments.events import distinct
 from promptopt.environments.team import Team
 from promptopt.errors import InputError
@@ -43,51 +42,51 @@ class BoxNet1(Team):
 
     def reset(self, instance: Mapping[str, Any], seed: int) -> str:  # noqa: ARG002  nothing is random
         self._size = int(instance["rows"]), int(instance["columns"])
-        self._boxes = _named(instance["boxes"])
+        self._boxes = _name_boxes(instance["boxes"])
         self._targets = sorted((str(target["colour"]), cell_of(target["cell"])) for target in instance["targets"])
         if not self._boxes or sorted(map(colour_of, self._boxes)) != [colour for colour, _ in self._targets]:
             raise InputError("the instance needs at least one box, and for each box one target of its colour")
-        self._all = len(self._boxes)
+        self._box_count = len(self._boxes)
         return self._begin(instance)
 
     def score(self) -> float:
-        """Return the share of boxes that are on targets."""
-        return 1 - len(self._boxes) / self._all
+        """Return the fraction of boxes that are on targets."""
+        return 1 - len(self._boxes) / self._box_count
 
     def oracle(self) -> str:
-        """Return for each arm the move of the box that has the longest way, in cells to its target by the least in all."""
-        goals = self._assigned()
+        """Return for each arm the move of its box with the longest route, with targets assigned to minimize total distance."""
+        goals = self._assign_targets()
         plan = dict[Cell, tuple[int, str, Cell | None]]()
         for box, cell in self._boxes.items():
             way = distance(cell, goals[box])
             best = plan.get(cell)
             if best is None or best[0] < way:
-                plan[cell] = (way, box, _towards(cell, goals[box]) if way else None)
-        return json.dumps({arm_name(cell): _move(box, to) for cell, (_, box, to) in plan.items()})
+                plan[cell] = (way, box, _step_towards(cell, goals[box]) if way else None)
+        return json.dumps({arm_name(cell): _move_text(box, to) for cell, (_, box, to) in plan.items()})
 
     def random_reply(self, rng: np.random.Generator) -> str:
-        """Return for each arm that can do something one such action."""
-        doable = {cell: sorted(moves) for cell, moves in self._doable().items()}
+        """Return a random possible action for each arm that has one."""
+        doable = {cell: sorted(moves) for cell, moves in self._possible_moves().items()}
         return json.dumps({arm_name(cell): moves[rng.integers(len(moves))] for cell, moves in doable.items()})
 
-    def _agent(self, key: str) -> str | None:
+    def _agent_name(self, key: str) -> str | None:
         cell = read_arm(key)
         return arm_name(cell) if cell and self._inside(cell) else None
 
-    def _action(self, said: str) -> str | None:
-        """Return the action as `_move` writes it for what is written a little otherwise, as "move box_red1 to target"."""
-        match = _MOVE.match(said[:_LONGEST_NAME])
+    def _action_name(self, text: str) -> str | None:
+        """Return the canonical form of an action, accepting variants such as "move box_red1 to target"."""
+        match = _MOVE.match(text[:_LONGEST_NAME])
         if match is None:
             return None
         box, colour, row, column, target = match.groups()
-        to = f"target_{target or colour}".lower() if row is None else place((int(row), int(column)))
+        to = f"target_{target or colour}".lower() if row is None else cell_name((int(row), int(column)))
         return f"move({box.lower()}, {to})"
 
     def _options(self) -> dict[str, list[str]]:
-        return {arm_name(cell): list(moves) for cell, moves in self._doable().items()}
+        return {arm_name(cell): list(moves) for cell, moves in self._possible_moves().items()}
 
     def _act(self, chosen: Mapping[str, str]) -> str:
-        doable = {move: what for moves in self._doable().values() for move, what in moves.items()}
+        doable = {move: what for moves in self._possible_moves().values() for move, what in moves.items()}
         for box, to in (doable[move] for move in chosen.values()):
             cell = self._boxes.pop(box)
             if to is None:
@@ -96,26 +95,26 @@ class BoxNet1(Team):
                 self._boxes[box] = to
         return ""
 
-    def _doable(self) -> dict[Cell, dict[str, tuple[str, Cell | None]]]:
-        """Return for each cell that holds boxes what its arm can do, written as the reply says it."""
-        out: dict[Cell, dict[str, tuple[str, Cell | None]]] = {}
+    def _possible_moves(self) -> dict[Cell, dict[str, tuple[str, Cell | None]]]:
+        """Return the possible moves in each cell with boxes, as {text of the move: (box, destination)}."""
+        moves_by_cell: dict[Cell, dict[str, tuple[str, Cell | None]]] = {}
         for box, cell in sorted(self._boxes.items(), key=lambda item: (item[1], item[0])):
-            ends: list[Cell | None] = [to for to in sorted(beside(cell)) if self._inside(to)]
+            ends: list[Cell | None] = [to for to in sorted(neighbours(cell)) if self._inside(to)]
             if (colour_of(box), cell) in self._targets:
                 ends.append(None)
-            out.setdefault(cell, {}).update({_move(box, to): (box, to) for to in ends})
-        return out
+            moves_by_cell.setdefault(cell, {}).update({_move_text(box, to): (box, to) for to in ends})
+        return moves_by_cell
 
-    def _assigned(self) -> dict[str, Cell]:
-        """Return for each box its target, so that the ways of each colour are shortest in sum."""
+    def _assign_targets(self) -> dict[str, Cell]:
+        """Return the target of each box, chosen to minimize the total distance for each colour."""
         goals: dict[str, Cell] = {}
         for colour in {colour for colour, _ in self._targets}:
             boxes = [box for box in self._boxes if colour_of(box) == colour]
             ways = permutations(cell for name, cell in self._targets if name == colour)
-            goals.update(zip(boxes, min(ways, key=partial(self._length, boxes)), strict=True))
+            goals.update(zip(boxes, min(ways, key=partial(self._total_distance, boxes)), strict=True))
         return goals
 
-    def _length(self, boxes: Sequence[str], ends: Sequence[Cell]) -> int:
+    def _total_distance(self, boxes: Sequence[str], ends: Sequence[Cell]) -> int:
         return sum(distance(self._boxes[box], end) for box, end in zip(boxes, ends, strict=True))
 
     def _inside(self, cell: Cell) -> bool:
@@ -124,13 +123,13 @@ class BoxNet1(Team):
     def _state(self) -> tuple[tuple[str, Cell], ...]:
         return tuple(sorted(self._boxes.items()))
 
-    def _seen(self, happened: list[str]) -> str:
-        """Return the state as it is now, after what `happened`."""
-        targets = ", ".join(f"target_{colour} in {place(cell)}" for colour, cell in self._targets)
+    def _observe(self, happened: list[str]) -> str:
+        """Return the observation: the current state and what `happened`."""
+        targets = ", ".join(f"target_{colour} in {cell_name(cell)}" for colour, cell in self._targets)
         lines = [f"Last round: {'; '.join(happened)}."] if happened else []
         lines.append(f"Grid: cells [0,0] to [{self._size[0] - 1},{self._size[1] - 1}], one agent in each.")
         lines.append(f"Targets left: {targets or 'none'}.")
-        lines += [f"{arm_name(cell)} can do: {', '.join(moves)}." for cell, moves in self._doable().items()]
+        lines += [f"{arm_name(cell)} can do: {', '.join(moves)}." for cell, moves in self._possible_moves().items()]
         if not self._boxes:
             lines.append("All boxes are on targets.")
         return "\n".join([*lines, f"Rounds left: {self._rounds}."])
@@ -146,10 +145,10 @@ def _instances(
     most: int = 1,
     cap: int = 6,
 ) -> list[Instance]:
-    """Draw for each colour 1 to `most` boxes and as many targets, each in any cell.
+    """Draw 1 to `most` boxes of each colour and as many targets, each in a random cell.
 
     Raises:
-        InputError: a size is out of its range, or so many instances do not exist.
+        InputError: a size is out of range, or there are fewer than `count` instances.
     """
     check_range(rows=(rows, 1, 20), columns=(columns, 1, 20), colours=(colours, 1, len(COLOURS)))
     check_range(most=(most, 1, 5), cap=(cap, 1, 500))
@@ -167,19 +166,19 @@ def _instances(
             "targets": [target for colour, n in times for target in placed(colour, n)],
             "cap": cap,
         }
-        return solved(BoxNet1(), instance)
+        return if_solvable(BoxNet1(), instance)
 
     return distinct(count, draw, f"{rows}x{columns} BoxNet1")
 
 
-def _named(boxes: Sequence[Mapping[str, Any]]) -> dict[str, Cell]:
-    """Return box names such as "box_red2", numbered within their colour, and their cells."""
-    out: dict[str, Cell] = {}
+def _name_boxes(boxes: Sequence[Mapping[str, Any]]) -> dict[str, Cell]:
+    """Return the cell of each box by name, such as "box_red2", numbered within its colour."""
+    cells: dict[str, Cell] = {}
     for box in boxes:
         colour = str(box["colour"])
-        number = 1 + sum(colour_of(name) == colour for name in out)
-        out[f"box_{colour}{number}"] = cell_of(box["cell"])
-    return out
+        number = 1 + sum(colour_of(name) == colour for name in cells)
+        cells[f"box_{colour}{number}"] = cell_of(box["cell"])
+    return cells
 
 
 def colour_of(box: str) -> str:
@@ -193,33 +192,33 @@ def cell_of(pair: Sequence[int]) -> Cell:
     return int(row), int(column)
 
 
-def beside(cell: Cell) -> list[Cell]:
-    """Return the cells above, below, left and right, whether in the grid or not."""
+def neighbours(cell: Cell) -> list[Cell]:
+    """Return the cells above, below, left and right, even if outside the grid."""
     row, column = cell
     return [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
 
 
 def distance(a: Cell, b: Cell) -> int:
-    """Return the rounds that a box needs from one cell to the other."""
+    """Return the number of rounds to move a box from one cell to the other."""
     return abs(a[0] - b[0]) + abs(a[1] - b[1])
 
 
-def _towards(cell: Cell, goal: Cell) -> Cell:
-    return min(beside(cell), key=lambda to: distance(to, goal))
+def _step_towards(cell: Cell, goal: Cell) -> Cell:
+    return min(neighbours(cell), key=lambda to: distance(to, goal))
 
 
-def place(cell: Cell) -> str:
-    """Return the cell as texts name it."""
+def cell_name(cell: Cell) -> str:
+    """Return the name of a cell in observations and replies."""
     return f"cell[{cell[0]},{cell[1]}]"
 
 
 def arm_name(cell: Cell) -> str:
-    """Return the cell's agent as texts name it."""
+    """Return the name of a cell's agent in observations and replies."""
     return f"agent[{cell[0]},{cell[1]}]"
 
 
-def _move(box: str, to: Cell | None) -> str:
-    return f"move({box}, {f'target_{colour_of(box)}' if to is None else place(to)})"
+def _move_text(box: str, to: Cell | None) -> str:
+    return f"move({box}, {f'target_{colour_of(box)}' if to is None else cell_name(to)})"
 
 
 def read_arm(text: str) -> Cell | None:

@@ -1,6 +1,6 @@
-"""BoxNet2: boxes lie on the corners of a grid's cells, one on each, and arms in the cells move them (PROMST, Chen et al. 2024).
+"""BoxNet2: arms in the cells of a grid move boxes between the cells' corners, one box per corner (PROMST, Chen et al. 2024).
 
-See `Team` for what differs from the released code.
+`Team` documents the differences from the released code.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from promptopt.environments.base import World, check_range, solved
-from promptopt.environments.boxnet import COLOURS, arm_name, cell_of, place, read_arm
+from promptopt.environments.base import World, check_range, if_solvable
+from promptopt.environments.boxnet import COLOURS, arm_name, cell_name, cell_of, read_arm
 from promptopt.environments.events import Event, distinct, rule
 from promptopt.environments.team import Team
 from promptopt.errors import InputError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Corner: TypeAlias = tuple[int, int]
 Move: TypeAlias = "tuple[str, Corner | None]"
-"""A box and where it goes: a corner, or None for its target."""
+"""A box and its destination: a corner, or None for its target."""
 
 _MOVE = re.compile(
     r"\W*(?:move)?\W*(box_[a-z]+)\b\W*(?:to\W+)?(?:corner\W*(\d{1,3})\s*,\s*(\d{1,3})\b|target(?:_([a-z]+))?\b)",
@@ -38,8 +38,8 @@ _MOVE = re.compile(
 class BoxNet2(Team):
     """An instance: rows, columns, boxes as {colour: corner}, targets as {colour: cell}, cap.
 
-    The corners of cell [r,c] are [r,c], [r,c+1], [r+1,c] and [r+1,c+1]; its arm moves boxes among these and onto targets in
-    the cell. A corner that a box leaves in a round is free for another; two boxes on one corner collide.
+    The corners of cell [r,c] are [r,c], [r,c+1], [r+1,c] and [r+1,c+1]; its arm moves boxes between them and onto targets in
+    the cell. A corner that is vacated in a round can be entered in the same round; two boxes on one corner collide.
     """
 
     rules: ClassVar[Mapping[Enum, FeedbackRule]] = {
@@ -55,39 +55,46 @@ class BoxNet2(Team):
         """Begin an episode.
 
         Raises:
-            InputError: no boxes, one without a target or the reverse, two on a corner, or one out of the grid.
+            InputError: there are no boxes, boxes and targets do not match, two boxes share a corner, or one is outside the
+                grid.
         """
         self._size = int(instance["rows"]), int(instance["columns"])
         self._boxes = {f"box_{colour}": cell_of(at) for colour, at in sorted(instance["boxes"].items())}
         self._targets = {f"box_{colour}": cell_of(at) for colour, at in sorted(instance["targets"].items())}
-        beyond = any(
+        box_outside = any(
             not 0 <= at <= size for corner in self._boxes.values() for at, size in zip(corner, self._size, strict=True)
         )
-        lost = any(not _inside(cell, self._size) for cell in self._targets.values())
-        if beyond or lost or not self._boxes or self._boxes.keys() != self._targets.keys() or self._met():
+        target_outside = any(not _inside(cell, self._size) for cell in self._targets.values())
+        if (
+            box_outside
+            or target_outside
+            or not self._boxes
+            or self._boxes.keys() != self._targets.keys()
+            or self._collision()
+        ):
             raise InputError("the instance needs boxes on different corners of its grid, each with a target in a cell")
-        self._all = len(self._boxes)
+        self._box_count = len(self._boxes)
         return self._begin(instance)
 
     def score(self) -> float:
-        """Return the share of boxes that are on their targets."""
-        return 1 - len(self._boxes) / self._all
+        """Return the fraction of boxes that are on their targets."""
+        return 1 - len(self._boxes) / self._box_count
 
     def oracle(self) -> str:
-        """Return the round after which the boxes' ways are shortest in sum; where none shortens it, one that changes it.
+        """Return the round that reduces the total distance most, or a sidestep if none reduces it.
 
-        Ways are counted as if no box stood in another's; so the plan is good, not always the shortest.
+        Distances ignore other boxes, so the plan is good but not always the shortest.
         """
         best: tuple[int, dict[str, tuple[Cell, Corner | None]]] = (0, {})
-        boxes = sorted(self._boxes, key=lambda box: -self._way(box, self._boxes[box]))
-        moves = {box: self._gains(box) for box in boxes}
+        boxes = sorted(self._boxes, key=lambda box: -self._rounds_to_target(box, self._boxes[box]))
+        moves = {box: self._moves_closer(box) for box in boxes}
 
         def extend(rest: list[str], plan: dict[str, tuple[Cell, Corner | None]], gain: int) -> None:
             nonlocal best
             if gain + len(rest) <= best[0]:  # a box gains one step a round
                 return
             if not rest:
-                if not self._met(plan):
+                if not self._collision(plan):
                     best = (gain, dict(plan))
                 return
             for cell, to in moves[rest[0]]:
@@ -97,70 +104,72 @@ class BoxNet2(Team):
 
         extend(boxes, {}, 0)
         if best[0]:
-            return json.dumps({arm_name(cell): _written((box, to)) for box, (cell, to) in best[1].items()})
+            return json.dumps({arm_name(cell): _move_text((box, to)) for box, (cell, to) in best[1].items()})
         return json.dumps(self._sidestep())
 
     def random_reply(self, rng: np.random.Generator) -> str:
-        """Return one move for each arm in random order, drawn among those after which nothing collides."""
+        """Return a random move for each arm, drawn in random order among the moves that cause no collision."""
         plan: dict[str, tuple[Cell, Corner | None]] = {}
-        doable = self._doable()
+        doable = self._possible_moves()
         for number in rng.permutation(len(doable)).tolist():
             cell = list(doable)[number]
             legal = [
-                (box, to) for box, to in doable[cell] if box not in plan and not self._met(plan | {box: (cell, to)})
+                (box, to)
+                for box, to in doable[cell]
+                if box not in plan and not self._collision(plan | {box: (cell, to)})
             ]
             if legal:
                 box, to = legal[rng.integers(len(legal))]
                 plan[box] = (cell, to)
-        return json.dumps({arm_name(cell): _written((box, to)) for box, (cell, to) in sorted(plan.items())})
+        return json.dumps({arm_name(cell): _move_text((box, to)) for box, (cell, to) in sorted(plan.items())})
 
-    def _way(self, box: str, corner: Corner | None) -> int:
-        """Return the rounds that a box needs from a corner to its target, alone."""
+    def _rounds_to_target(self, box: str, corner: Corner | None) -> int:
+        """Return the number of rounds from a corner to the box's target, ignoring other boxes."""
         if corner is None:
             return 0
         gaps = (max(cell - at, at - cell - 1, 0) for at, cell in zip(corner, self._targets[box], strict=True))
         return max(gaps) + 1
 
-    def _gains(self, box: str) -> list[tuple[Cell, Corner | None]]:
-        """Return the moves that shorten a box's way, with the arm that makes each."""
-        here = self._way(box, self._boxes[box])
+    def _moves_closer(self, box: str) -> list[tuple[Cell, Corner | None]]:
+        """Return the moves that bring a box closer to its target, as (cell of the arm, corner)."""
+        here = self._rounds_to_target(box, self._boxes[box])
         return [
             (cell, to)
-            for cell, moves in self._doable().items()
+            for cell, moves in self._possible_moves().items()
             for other, to in moves
-            if other == box and self._way(box, to) < here
+            if other == box and self._rounds_to_target(box, to) < here
         ]
 
     def _sidestep(self) -> dict[str, str]:
-        """Return the single move to a free corner that lengthens the ways least; {} where there is none."""
+        """Return the single move to a free corner that increases the distance least, or {} if there is none."""
         free = [
-            (self._way(box, to), arm_name(cell), _written((box, to)))
-            for cell, moves in self._doable().items()
+            (self._rounds_to_target(box, to), arm_name(cell), _move_text((box, to)))
+            for cell, moves in self._possible_moves().items()
             for box, to in moves
-            if not self._met({box: (cell, to)})
+            if not self._collision({box: (cell, to)})
         ]
         return dict([min(free)[1:]]) if free else {}
 
-    def _agent(self, key: str) -> str | None:
+    def _agent_name(self, key: str) -> str | None:
         cell = read_arm(key)
         return arm_name(cell) if cell and _inside(cell, self._size) else None
 
-    def _action(self, said: str) -> str | None:
-        match = _MOVE.match(said)
+    def _action_name(self, text: str) -> str | None:
+        match = _MOVE.match(text)
         if match is None:
             return None
         box, row, column, colour = match.groups()
         if row is not None:
-            return _written((box.lower(), (int(row), int(column))))
-        return f"move({box.lower()}, target_{colour.lower()})" if colour else _written((box.lower(), None))
+            return _move_text((box.lower(), (int(row), int(column))))
+        return f"move({box.lower()}, target_{colour.lower()})" if colour else _move_text((box.lower(), None))
 
     def _options(self) -> dict[str, list[str]]:
-        doable = self._doable()
+        doable = self._possible_moves()
         cells = ((row, column) for row in range(self._size[0]) for column in range(self._size[1]))
-        return {arm_name(cell): list(map(_written, doable.get(cell, []))) for cell in cells}
+        return {arm_name(cell): list(map(_move_text, doable.get(cell, []))) for cell in cells}
 
-    def _doable(self) -> dict[Cell, list[Move]]:
-        """Return what each arm that reaches a box can do, whether or not a corner is taken."""
+    def _possible_moves(self) -> dict[Cell, list[Move]]:
+        """Return the possible moves of each arm that reaches a box, including moves to occupied corners."""
         out: dict[Cell, list[Move]] = {}
         for cell in ((row, column) for row in range(self._size[0]) for column in range(self._size[1])):
             corners = _corners(cell)
@@ -172,23 +181,23 @@ class BoxNet2(Team):
         return out
 
     def _act(self, chosen: Mapping[str, str]) -> str:
-        moves = {_written(move): move for moves in self._doable().values() for move in moves}
+        moves = {_move_text(move): move for moves in self._possible_moves().values() for move in moves}
         plan: dict[str, tuple[Cell, Corner | None]] = {}
         for action in chosen.values():
             box, to = moves[action]
             plan[box] = ((0, 0), to)
-        met = self._met(plan)
-        self._boxes = self._after(plan)
-        return met
+        collision = self._collision(plan)
+        self._boxes = self._boxes_after(plan)
+        return collision
 
-    def _after(self, plan: Mapping[str, tuple[Cell, Corner | None]]) -> dict[str, Corner]:
+    def _boxes_after(self, plan: Mapping[str, tuple[Cell, Corner | None]]) -> dict[str, Corner]:
         ends = {box: plan[box][1] if box in plan else at for box, at in self._boxes.items()}
         return {box: end for box, end in ends.items() if end is not None}
 
-    def _met(self, plan: Mapping[str, tuple[Cell, Corner | None]] | None = None) -> str:
-        """Return which boxes would be on one corner, or ""."""
+    def _collision(self, plan: Mapping[str, tuple[Cell, Corner | None]] | None = None) -> str:
+        """Describe two boxes that would be on the same corner, or return ""."""
         on: dict[Corner, str] = {}
-        for box, corner in self._after(plan or {}).items():
+        for box, corner in self._boxes_after(plan or {}).items():
             if corner in on:
                 return f"{on[corner]} and {box} collided on {_corner(corner)}"
             on[corner] = box
@@ -197,21 +206,21 @@ class BoxNet2(Team):
     def _state(self) -> Hashable:
         return tuple(self._boxes.items())
 
-    def _seen(self, happened: list[str]) -> str:
+    def _observe(self, happened: list[str]) -> str:
         boxes = ", ".join(f"{box} on {_corner(corner)}" for box, corner in self._boxes.items())
-        targets = ", ".join(f"{_target(box)} in {place(self._targets[box])}" for box in self._boxes)
+        targets = ", ".join(f"{_target(box)} in {cell_name(self._targets[box])}" for box in self._boxes)
         lines = [f"Last round: {'; '.join(happened)}."] if happened else []
         lines += [
             f"Grid: cells [0,0] to [{self._size[0] - 1},{self._size[1] - 1}], one agent in each.",
             f"Boxes left: {boxes or 'none'}.",
             f"Targets left: {targets or 'none'}.",
         ]
-        for cell, moves in self._doable().items():
+        for cell, moves in self._possible_moves().items():
             ends: dict[str, list[str]] = {}
             for box, to in moves:
                 ends.setdefault(box, []).append(_target(box) if to is None else _corner(to))
-            told = "; ".join(f"{box} to {', '.join(to)}" for box, to in ends.items())
-            lines.append(f"{arm_name(cell)} can move {told}.")
+            choices = "; ".join(f"{box} to {', '.join(to)}" for box, to in ends.items())
+            lines.append(f"{arm_name(cell)} can move {choices}.")
         return "\n".join([*lines, f"Rounds left: {self._rounds}."])
 
 
@@ -232,7 +241,7 @@ def _target(box: str) -> str:
     return f"target_{box.removeprefix('box_')}"
 
 
-def _written(move: Move) -> str:
+def _move_text(move: Move) -> str:
     box, to = move
     return f"move({box}, {_target(box) if to is None else _corner(to)})"
 
@@ -240,10 +249,10 @@ def _written(move: Move) -> str:
 def instances(
     count: int, rng: np.random.Generator, *, rows: int = 2, columns: int = 2, colours: int = 3, cap: int = 8
 ) -> list[Instance]:
-    """Draw for each colour a box on a corner of its own and a target in any cell.
+    """Draw for each colour a box on a corner of its own and a target in a random cell.
 
     Raises:
-        InputError: a size is out of its range, or so many instances do not exist.
+        InputError: a size is out of range, or there are fewer than `count` instances.
     """
     check_range(rows=(rows, 1, 20), columns=(columns, 1, 20), cap=(cap, 1, 500))
     corners = (rows + 1) * (columns + 1)
@@ -259,7 +268,7 @@ def instances(
             "targets": {c: list(divmod(at, columns)) for c, at in zip(COLOURS, cells, strict=False)},
             "cap": cap,
         }
-        return solved(BoxNet2(), instance)
+        return if_solvable(BoxNet2(), instance)
 
     return distinct(count, draw, f"{rows}x{columns} BoxNet2")
 

@@ -1,6 +1,6 @@
-"""What can happen in an episode, one enum for all environments, and the advice that most of their rules give.
+"""The events of episodes, one enum for all environments, and the standard form of their feedback rules.
 
-Knows nothing of any one environment.
+Knows nothing of particular environments.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
     from promptopt.environment import FeedbackRule, Trajectory
 
-_REPEATS = 4  # the same state so often is a loop
-_DRAWS = 200  # in vain, before instances count as used up
+_REPEATS = 4  # visits to the same state that count as a loop
+_DRAWS = 200  # failed draws in a row before giving up
 
 
 class Event(Enum):
-    """What an action can lead to, besides what it was meant to do."""
+    """Unwanted results of an action."""
 
     FORMAT = "the reply could not be read as an action"
     INVALID = "an action is not possible in the state in which it was given"
-    COLLISION = "two things that move, or one and an obstacle, met"
+    COLLISION = "moving objects collided with each other or with an obstacle"
     OUTSIDE = "a move led out of the grid"
     ORDER = "a goal was taken before its turn"
     OBJECT = "an action names something that does not exist, or is of the wrong kind for it"
@@ -37,12 +37,12 @@ class Event(Enum):
 
 
 def rule(words: str, event: Event, rounds: int = 1) -> FeedbackRule:
-    """Return a rule that says what went wrong and shows where: the first round with the event and what came of it.
+    """Return a rule that explains an event and shows the first round in which it happened, with its outcome.
 
     Args:
-        words: what went wrong, and what to mind.
-        event: what the rule is for.
-        rounds: how many rounds, up to the first with the event, are shown.
+        words: what went wrong, and how to avoid it.
+        event: the event.
+        rounds: number of rounds to show, up to and including the first with the event.
     """
 
     def advise(trajectory: Trajectory) -> str:
@@ -61,41 +61,41 @@ def rule(words: str, event: Event, rounds: int = 1) -> FeedbackRule:
 
 
 class Visits:
-    """Counts how often each state of an episode was reached, all of them and not only the first."""
+    """Counts how often each state of an episode was reached."""
 
     def __init__(self) -> None:
-        self._seen: Counter[Hashable] = Counter()
+        self._counts: Counter[Hashable] = Counter()
 
     def loops(self, state: Hashable) -> bool:
-        """Note a state, and return whether the episode goes in circles."""
-        self._seen[state] += 1
-        return self._seen[state] >= _REPEATS
+        """Record a state, and return whether the episode is in a loop."""
+        self._counts[state] += 1
+        return self._counts[state] >= _REPEATS
 
 
 def distinct(count: int, draw: Callable[[], Mapping[str, Any] | None], what: str) -> list[dict[str, Any]]:
-    """Return so many different instances, so that no split of them shares one.
+    """Return `count` different instances, so that splits are disjoint.
 
     Args:
-        count: how many.
-        draw: makes one, or None where the draw was of no use.
-        what: of which kind, for the message.
+        count: number of instances.
+        draw: creates one, or returns None if the draw failed.
+        what: kind of instance, for the message.
 
     Raises:
-        InputError: there are not so many.
+        InputError: there are fewer than `count`.
     """
-    found: dict[str, dict[str, Any]] = {}
-    vain = 0
-    while len(found) < count and vain < _DRAWS:
+    instances: dict[str, dict[str, Any]] = {}
+    failed_draws = 0
+    while len(instances) < count and failed_draws < _DRAWS:
         instance = draw()
         key = repr(instance)
-        if instance is None or key in found:
-            vain += 1
+        if instance is None or key in instances:
+            failed_draws += 1
         else:
-            found[key] = dict(instance)
-            vain = 0
-    if len(found) < count:
+            instances[key] = dict(instance)
+            failed_draws = 0
+    if len(instances) < count:
         raise InputError(
-            f"only {len(found)} of {count} different {what} instances found within the step limit: "
+            f"only {len(instances)} of {count} different {what} instances found within the step limit: "
             "ask for fewer, other sizes, or a higher cap"
         )
-    return list(found.values())
+    return list(instances.values())

@@ -1,4 +1,4 @@
-"""Trips of robots along tracks that never meet: planned one after another, each in what place and time the others leave.
+"""Collision-free trips of robots on tracks, planned one after another in space and time (prioritized planning).
 
 Knows nothing of episodes.
 """
@@ -14,11 +14,11 @@ Cell: TypeAlias = tuple[int, int]
 """A track and a column, both from 1; (0, 0) is the target."""
 
 TARGET: Cell = (0, 0)
-_LONGEST = 500  # rounds that a trip may take, waits and all
+_LONGEST_TRIP = 500  # rounds, including waits
 
 
 class Robot(NamedTuple):
-    """Where a robot is, track 0 and column 0 for the target, and which box it carries, or ""."""
+    """A robot's position (track 0 and column 0 are the target) and the box that it carries, or ""."""
 
     track: int = 0
     column: int = 0
@@ -26,7 +26,7 @@ class Robot(NamedTuple):
 
 
 class _Trip(NamedTuple):
-    """What a robot does, round by round from `start`, and the cells that it passes, the first before the first round."""
+    """A robot's actions, one per round from `start`, and its cells, beginning with the one before the first action."""
 
     start: int
     actions: tuple[str, ...]
@@ -41,54 +41,54 @@ class Fleet:
     """Plans trips for all boxes.
 
     Args:
-        tracks: of the warehouse.
-        columns: of each.
-        boxes: their shelves and columns.
+        tracks: number of tracks.
+        columns: number of columns of each track.
+        boxes: shelf and column of each box.
     """
 
     def __init__(self, tracks: int, columns: int, boxes: Mapping[str, Cell]) -> None:
         self._tracks = tracks
         self._columns = columns
         self._boxes = dict(boxes)
-        self._taken: set[tuple[int, Cell]] = set()
-        self._moves: set[tuple[int, Cell, Cell]] = set()
+        self._reserved_cells: set[tuple[int, Cell]] = set()
+        self._reserved_moves: set[tuple[int, Cell, Cell]] = set()
 
     def plan(self, robots: list[Robot]) -> list[dict[int, str]]:
-        """Return what each robot does in each round until all boxes are at the target: a good plan, not always the shortest.
+        """Return the actions of each round, by robot, until all boxes are at the target.
 
-        Robots on tracks leave them, or first fetch a box where that saves a trip. Then the robot that is free first
-        takes the box for which it waits least, of these the farthest.
+        The plan is good, but not always the shortest. Robots on tracks first leave them, fetching a box if that saves a
+        trip. Then the next free robot takes the box with the least waiting time, the farthest one first.
         """
-        trips = self._leaving(robots)
+        trips = self._plan_exits(robots)
         while self._boxes:
             i = min(trips, key=lambda i: (trips[i][-1].end if trips[i] else 0, i))
-            trip = self._fetching(trips[i][-1].end if trips[i] else 0)
+            trip = self._plan_fetch(trips[i][-1].end if trips[i] else 0)
             if trip is None:
                 break
             trips[i].append(trip)
-        whole = [(i, trip) for i, each in trips.items() for trip in each]
-        rounds: list[dict[int, str]] = [{} for _ in range(max((trip.end for _, trip in whole), default=0))]
-        for i, trip in whole:
+        all_trips = [(i, trip) for i, each in trips.items() for trip in each]
+        rounds: list[dict[int, str]] = [{} for _ in range(max((trip.end for _, trip in all_trips), default=0))]
+        for i, trip in all_trips:
             for number, action in enumerate(trip.actions, start=trip.start):
                 if action:
                     rounds[number][i] = action
         return rounds
 
-    def _leaving(self, robots: list[Robot]) -> dict[int, list[_Trip]]:
-        """Return the first trip of each robot that is on a track, and keep to them."""
+    def _plan_exits(self, robots: list[Robot]) -> dict[int, list[_Trip]]:
+        """Return the first trip of each robot that is on a track, and reserve its cells."""
         trips: dict[int, list[_Trip]] = {i: [] for i in range(len(robots))}
         for i in sorted(trips, key=lambda i: robots[i].column):
             if robots[i].track and (leaving := self._trip(robots[i][:2], 0, None)):
                 trips[i] = [leaving]
-                self._keep(leaving, kept=True)
+                self._set_reserved(leaving, reserved=True)
         for i in sorted(trips, key=lambda i: -robots[i].column):
             if trips[i] and not robots[i].box:
                 trips[i] = [self._detour(trips[i][0])]
         return trips
 
     def _detour(self, leaving: _Trip) -> _Trip:
-        """Return a trip that fetches a box before it leaves the track, if that saves rounds; and keep to it."""
-        self._keep(leaving, kept=False)
+        """Return a trip that fetches a box before leaving the track, if that saves rounds, and reserve its cells."""
+        self._set_reserved(leaving, reserved=False)
         best, saved, fetched = leaving, 0, ""
         for box, (shelf, column) in self._boxes.items():
             if leaving.cells[0][0] in (shelf, shelf + 1):
@@ -96,10 +96,10 @@ class Fleet:
                 if trip and 2 * column + 1 - (trip.end - leaving.end) > saved:
                     best, saved, fetched = trip, 2 * column + 1 - (trip.end - leaving.end), box
         self._boxes.pop(fetched, None)
-        self._keep(best, kept=True)
+        self._set_reserved(best, reserved=True)
         return best
 
-    def _fetching(self, start: int) -> _Trip | None:
+    def _plan_fetch(self, start: int) -> _Trip | None:
         best: tuple[int, str, _Trip] | None = None
         for box, (_, column) in sorted(self._boxes.items(), key=lambda item: (-item[1][1], item[0])):
             trip = self._trip(TARGET, start, box)
@@ -110,27 +110,29 @@ class Fleet:
         if best is None:
             return None
         del self._boxes[best[1]]
-        self._keep(best[2], kept=True)
+        self._set_reserved(best[2], reserved=True)
         return best[2]
 
-    def _keep(self, trip: _Trip, *, kept: bool) -> None:
-        """Keep the places of a trip from others, or give them back."""
+    def _set_reserved(self, trip: _Trip, *, reserved: bool) -> None:
+        """Reserve the cells and moves of a trip, or release them."""
         for number, (before, after) in enumerate(zip(trip.cells, trip.cells[1:], strict=False), start=trip.start):
-            if kept:
-                self._taken.add((number + 1, after))
-                self._moves.add((number, before, after))
+            if reserved:
+                self._reserved_cells.add((number + 1, after))
+                self._reserved_moves.add((number, before, after))
             else:
-                self._taken.discard((number + 1, after))
-                self._moves.discard((number, before, after))
+                self._reserved_cells.discard((number + 1, after))
+                self._reserved_moves.discard((number, before, after))
 
     def _trip(self, cell: Cell, start: int, box: str | None) -> _Trip | None:
-        """Return a shortest trip from a cell to the target, with a box if one is named."""
+        """Return a shortest trip from a cell to the target, picking up `box` if one is named."""
         layer: dict[tuple[Cell, bool], _Trip] = {(cell, box is None): _Trip(start, (), (cell,))}
-        for time in range(start, start + _LONGEST):
+        for time in range(start, start + _LONGEST_TRIP):
             following: dict[tuple[Cell, bool], _Trip] = {}
             for (at, done), trip in layer.items():
-                for action, to, then in self._ways(at, box, done=done):
-                    free = to == TARGET or ((time + 1, to) not in self._taken and (time, to, at) not in self._moves)
+                for action, to, then in self._options(at, box, done=done):
+                    free = to == TARGET or (
+                        (time + 1, to) not in self._reserved_cells and (time, to, at) not in self._reserved_moves
+                    )
                     if free and (to, then) not in following:
                         longer = _Trip(start, (*trip.actions, action), (*trip.cells, to))
                         following[to, then] = longer
@@ -139,8 +141,8 @@ class Fleet:
             layer = following
         return None
 
-    def _ways(self, at: Cell, box: str | None, *, done: bool) -> Iterator[tuple[str, Cell, bool]]:
-        """Yield actions with where they lead and whether the box is aboard, or none is wanted, after them."""
+    def _options(self, at: Cell, box: str | None, *, done: bool) -> Iterator[tuple[str, Cell, bool]]:
+        """Yield (action, next cell, whether the box is on board or not needed)."""
         track, column = at
         shelf, place = self._boxes[box] if box else (-1, -1)
         if not track:

@@ -1,4 +1,4 @@
-"""What an environment gives for nothing and what it can give at most: scores of policies that know no prompt."""
+"""Floors and ceilings of environments: scores of policies that do not use a prompt."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from promptopt.environments.base import Played
+    from promptopt.environments.base import PlayableEnvironment
 
 
 class Floors(NamedTuple):
     """Mean scores over the same instances, 0 to 1.
 
     Args:
-        nothing: no action at all.
-        choice: uniformly among all actions, whether wise or not; None where the environment cannot name them. What a
-            model that chooses by log-probability must beat.
-        legal: uniformly among what is legal now. It knows rules that a model must be told or find out.
-        oracle: the best play known. It may look at what is hidden, as BoxLift's weights are.
-        rounds: that the oracle takes, in the mean.
+        nothing: of no action at all.
+        choice: of uniformly random actions, the floor for models that choose by log-probability; None if the environment
+            cannot list its actions.
+        legal: of uniformly random legal actions. This policy knows rules that a model must be told or discover.
+        oracle: of the best known play, which may use hidden state such as BoxLift's weights.
+        rounds: mean number of rounds that the oracle takes.
     """
 
     nothing: float
@@ -37,11 +37,11 @@ class Floors(NamedTuple):
     rounds: float
 
 
-def floors(make: Callable[[], Played], instances: Sequence[Mapping[str, Any]], seed: int = 0) -> Floors:
+def floors(make: Callable[[], PlayableEnvironment], instances: Sequence[Mapping[str, Any]], seed: int = 0) -> Floors:
     """Play each policy once on each instance.
 
     Args:
-        make: a new environment.
+        make: creates an environment.
         instances: at least one.
         seed: of the random policies.
     """
@@ -53,7 +53,7 @@ def floors(make: Callable[[], Played], instances: Sequence[Mapping[str, Any]], s
         nothing.append(world.score())
         legal.append(play(world, instance, partial(world.random_reply, rng), seed).score)
         if isinstance(world, Choosing):
-            choice.append(play(world, instance, partial(_any, world, rng), seed).score)
+            choice.append(play(world, instance, partial(_random_action, world, rng), seed).score)
         best = play(world, instance, world.oracle, seed)
         oracle.append(best.score)
         rounds.append(len(best.turns))
@@ -80,6 +80,6 @@ def table(rows: Mapping[str, Floors]) -> str:
     return "\n".join(lines)
 
 
-def _any(world: Choosing, rng: np.random.Generator) -> str:
+def _random_action(world: Choosing, rng: np.random.Generator) -> str:
     actions = world.actions()
     return actions[rng.integers(len(actions))]

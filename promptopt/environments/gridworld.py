@@ -1,9 +1,9 @@
 """Gridworld 1 and 2: a robot collects goals among obstacles, in any order or in the order of their numbers.
 
-After PROMST (Chen et al. 2024). Otherwise than in its released code, what is seen is text of its own and never the live
-board; a collision has a rule under the name by which it is reported; an episode loops when the same state comes a fourth
-time, not when 15 rounds bring no goal; and every instance is solved by the oracle within its cap, while of the code's 6x6
-grids 3 of 50 (any order) and 17 of 50 (in order) outlast theirs.
+After PROMST (Chen et al. 2024). Differences from its released code: observations are immutable text, not the live board;
+collisions have a rule under the name by which they are reported; a loop is any state that occurs a fourth time, not 15
+rounds without a goal; and the oracle solves every instance within its cap, while 3 of 50 (any order) and 17 of 50 (in
+order) of the code's 6x6 grids cannot be solved within theirs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import pairwise, permutations
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from promptopt.environment import Step
-from promptopt.environments.base import World, check_range, solved
+from promptopt.environments.base import World, check_range, if_solvable
 from promptopt.environments.events import Event, Visits, distinct, rule
 from promptopt.errors import InputError
 
@@ -37,7 +37,7 @@ _NAMED = re.compile(r"\b(" + "|".join(action.replace(" ", r"\s+") for action in 
 
 
 class Gridworld1:
-    """Goals may be picked in any order. An instance: rows, columns, robot, goals and obstacles as [row, column], cap."""
+    """Goals may be picked in any order. Keys of an instance: rows, columns, robot, goals, obstacles ([row, column]), cap."""
 
     ordered: ClassVar[bool] = False
     rules: ClassVar[Mapping[Enum, FeedbackRule]] = {
@@ -66,60 +66,62 @@ class Gridworld1:
         if not self._goals:
             raise InputError("the instance has no goals: give at least one")
         self._obstacles = frozenset(_cell(obstacle) for obstacle in instance["obstacles"])
-        self._left = list(range(len(self._goals)))
+        self._remaining = list(range(len(self._goals)))
         self._rounds = int(instance["cap"])
         self._done = False
         self._visits = Visits()
-        self._visits.loops((self._robot, len(self._left)))
-        return self._seen("")
+        self._visits.loops((self._robot, len(self._remaining)))
+        return self._observe("")
 
     def step(self, text: str) -> Step:
-        """Take one action; whatever cannot be read, hits an obstacle, leaves the grid or breaks the order is the last."""
+        """Take one action; an unreadable reply, an obstacle, the edge of the grid or a wrong order ends the episode."""
         if self._done:
-            return Step(self._seen("The episode is over."), done=True)
+            return Step(self._observe("The episode is over."), done=True)
         self._rounds -= 1
-        action = _read(text)
+        action = _parse_action(text)
         if action is None:
             happened, events = "Your reply named no single action.", [Event.FORMAT]
         elif action == _PICK:
             happened, events = self._pick()
         else:
             happened, events = self._move(action)
-        self._done = not self._left or any(event is not Event.INVALID for event in events)
-        if not self._done and self._visits.loops((self._robot, len(self._left))):
+        self._done = not self._remaining or any(event is not Event.INVALID for event in events)
+        if not self._done and self._visits.loops((self._robot, len(self._remaining))):
             events.append(Event.LOOP)
         elif not self._done and self._rounds <= 0:
             events.append(Event.LIMIT)
         self._done = self._done or Event.LOOP in events or Event.LIMIT in events
-        return Step(self._seen(happened), self._done, tuple(events))
+        return Step(self._observe(happened), self._done, tuple(events))
 
     def score(self) -> float:
-        """Return the share of goals that were picked."""
-        return 1 - len(self._left) / len(self._goals)
+        """Return the fraction of goals that have been picked."""
+        return 1 - len(self._remaining) / len(self._goals)
 
     def actions(self) -> tuple[str, ...]:
-        """Return the five actions, whether wise or not."""
+        """Return the five actions, whether possible or not."""
         return _ACTIONS
 
     def oracle(self) -> str:
-        """Return the first action of a shortest way to pick all goals that are left."""
-        orders = [tuple(self._left)] if self.ordered else list(permutations(self._left))
-        ways = {start: _distances(start, self._free) for start in (self._robot, *(self._goals[g] for g in self._left))}
+        """Return the first action of a shortest path that picks all remaining goals."""
+        orders = [tuple(self._remaining)] if self.ordered else list(permutations(self._remaining))
+        distances = {
+            start: _distances(start, self._free) for start in (self._robot, *(self._goals[g] for g in self._remaining))
+        }
 
         def length(order: tuple[int, ...]) -> float:
             stops = [self._robot, *(self._goals[goal] for goal in order)]
-            return sum(ways[b].get(a, float("inf")) for a, b in pairwise(stops))
+            return sum(distances[b].get(a, float("inf")) for a, b in pairwise(stops))
 
         target = self._goals[min(orders, key=length)[0]]
-        here = ways[target].get(self._robot)
+        here = distances[target].get(self._robot)
         if not here:
             return _PICK
-        return next(action for action in _MOVES if ways[target].get(_moved(self._robot, action)) == here - 1)
+        return next(action for action in _MOVES if distances[target].get(_neighbour(self._robot, action)) == here - 1)
 
     def random_reply(self, rng: np.random.Generator) -> str:
-        """Return a move that stays on free cells, or the picking of a goal that may be picked here."""
-        legal = [action for action in _MOVES if self._free(_moved(self._robot, action))]
-        if self._here() and not self._too_early():
+        """Return a random move to a free cell, or the pick action if a goal can be picked here."""
+        legal = [action for action in _MOVES if self._free(_neighbour(self._robot, action))]
+        if self._goals_here() and not self._too_early():
             legal.append(_PICK)
         return legal[rng.integers(len(legal))] if legal else _PICK
 
@@ -129,23 +131,23 @@ class Gridworld1:
     def _inside(self, cell: Cell) -> bool:
         return all(0 <= at < size for at, size in zip(cell, self._size, strict=True))
 
-    def _here(self) -> list[int]:
-        return [goal for goal in self._left if self._goals[goal] == self._robot]
+    def _goals_here(self) -> list[int]:
+        return [goal for goal in self._remaining if self._goals[goal] == self._robot]
 
     def _too_early(self) -> bool:
-        return self.ordered and self._here()[0] != self._left[0]
+        return self.ordered and self._goals_here()[0] != self._remaining[0]
 
     def _pick(self) -> tuple[str, list[Event]]:
-        if not self._here():
+        if not self._goals_here():
             return f"{_PICK}: there is no goal here.", [Event.INVALID]
-        goal = self._here()[0]
+        goal = self._goals_here()[0]
         if self._too_early():
-            return f"{_PICK}: goal {goal} was picked before goal {self._left[0]}.", [Event.ORDER]
-        self._left.remove(goal)
+            return f"{_PICK}: goal {goal} was picked before goal {self._remaining[0]}.", [Event.ORDER]
+        self._remaining.remove(goal)
         return f"{_PICK}: goal {goal} is picked.", []
 
     def _move(self, action: str) -> tuple[str, list[Event]]:
-        to = _moved(self._robot, action)
+        to = _neighbour(self._robot, action)
         if not self._inside(to):
             return f"{action}: that is out of the grid.", [Event.OUTSIDE]
         if to in self._obstacles:
@@ -153,15 +155,17 @@ class Gridworld1:
         self._robot = to
         return f"{action}: done.", []
 
-    def _seen(self, happened: str) -> str:
-        """Return the state as it is now, after what `happened`."""
-        goals = "; ".join(f"goal {goal} at {_at(self._goals[goal])}" for goal in self._left) or "none"
-        obstacles = "; ".join(map(_at, sorted(self._obstacles))) or "none"
-        around = ", ".join(f"{action.split()[1]}: {self._what(_moved(self._robot, action))}" for action in _MOVES)
+    def _observe(self, happened: str) -> str:
+        """Return the observation: the current state and what `happened`."""
+        goals = "; ".join(f"goal {goal} at {_position_text(self._goals[goal])}" for goal in self._remaining) or "none"
+        obstacles = "; ".join(map(_position_text, sorted(self._obstacles))) or "none"
+        around = ", ".join(
+            f"{action.split()[1]}: {self._contents(_neighbour(self._robot, action))}" for action in _MOVES
+        )
         lines = [
             f"Last action: {happened}" if happened else "",
             f"Grid: {self._size[0]} rows, {self._size[1]} columns, counted from 0 at the upper left.",
-            f"You are at {_at(self._robot)}. Here: {self._what(self._robot)}.",
+            f"You are at {_position_text(self._robot)}. Here: {self._contents(self._robot)}.",
             f"Around you: {around}.",
             f"Goals left: {goals}.",
             f"Obstacles: {obstacles}.",
@@ -170,12 +174,12 @@ class Gridworld1:
         ]
         return "\n".join(line for line in lines if line)
 
-    def _what(self, cell: Cell) -> str:
+    def _contents(self, cell: Cell) -> str:
         if not self._inside(cell):
             return "out of the grid"
         if cell in self._obstacles:
             return "obstacle"
-        return " and ".join(f"goal {goal}" for goal in self._left if self._goals[goal] == cell) or "empty"
+        return " and ".join(f"goal {goal}" for goal in self._remaining if self._goals[goal] == cell) or "empty"
 
 
 class Gridworld2(Gridworld1):
@@ -202,10 +206,10 @@ def _instances(
     obstacles: int = 3,
     cap: int = 12,
 ) -> list[Instance]:
-    """Draw robot, goals and obstacles in different cells.
+    """Draw the robot, goals and obstacles in different cells.
 
     Raises:
-        InputError: a size is out of its range, they do not fit in the grid, or so many instances do not exist.
+        InputError: a size is out of range, they do not fit in the grid, or there are fewer than `count` instances.
     """
     check_range(rows=(rows, 1, 20), columns=(columns, 1, 20), goals=(goals, 1, 7), cap=(cap, 1, 500))
     check_range(obstacles=(obstacles, 0, rows * columns - 1 - goals))
@@ -221,17 +225,17 @@ def _instances(
             "obstacles": sorted(others[goals:]),
             "cap": cap,
         }
-        return solved(environment(), instance)
+        return if_solvable(environment(), instance)
 
     return distinct(count, draw, f"{rows}x{columns} gridworld")
 
 
-def _read(text: str) -> str | None:
-    """Return the one action that a reply names: in its last {...}, else on its last line, else anywhere; or None."""
+def _parse_action(text: str) -> str | None:
+    """Return the only action named in the last {...} of a reply, else on its last line, else anywhere; or None."""
     braces = re.findall(r"\{([^{}]*)\}", text)
-    places = [braces[-1]] if braces else [text.strip().rpartition("\n")[2], text]
-    for place in places:
-        named = {" ".join(match.split()).capitalize() for match in _NAMED.findall(place)}
+    sections = [braces[-1]] if braces else [text.strip().rpartition("\n")[2], text]
+    for section in sections:
+        named = {" ".join(match.split()).capitalize() for match in _NAMED.findall(section)}
         if len(named) == 1:
             return named.pop()
     return None
@@ -242,26 +246,26 @@ def _cell(pair: Sequence[int]) -> Cell:
     return int(row), int(column)
 
 
-def _at(cell: Cell) -> str:
+def _position_text(cell: Cell) -> str:
     return f"row {cell[0]} column {cell[1]}"
 
 
-def _moved(cell: Cell, action: str) -> Cell:
+def _neighbour(cell: Cell, action: str) -> Cell:
     down, right = _MOVES[action]
     return cell[0] + down, cell[1] + right
 
 
 def _distances(start: Cell, free: Callable[[Cell], bool]) -> dict[Cell, int]:
-    """Return the number of moves from `start` to each cell that can be reached."""
-    found, queue = {start: 0}, deque([start])
+    """Return the number of moves from `start` to each reachable cell."""
+    distances, queue = {start: 0}, deque([start])
     while queue:
         cell = queue.popleft()
         for action in _MOVES:
-            to = _moved(cell, action)
-            if to not in found and free(to):
-                found[to] = found[cell] + 1
+            to = _neighbour(cell, action)
+            if to not in distances and free(to):
+                distances[to] = distances[cell] + 1
                 queue.append(to)
-    return found
+    return distances
 
 
 _PROMPT = """You steer a robot through a grid of cells, one action a round. Rows are counted from 0 at the top, columns from 0 at the left: up is one row less, down one row more, left one column less, right one column more.

@@ -1,7 +1,7 @@
-"""A bridge to environments with Gymnasium's interface whose observations and actions are text, or are made so.
+"""An adapter for environments with Gymnasium's interface whose observations and actions are text or can be converted.
 
-Gymnasium itself is not needed: any object with its `reset` and `step` will do. The events are those that any such
-environment has; a subclass with rules of its own can say more.
+Gymnasium itself is not required: any object with its `reset` and `step` will do. Events are limited to those common to all
+such environments; a subclass can add its own events and rules.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from promptopt.environment import FeedbackRule
     from promptopt.environments.base import Instance
 
-_MOST_SEEDS = 2**31
-_CAP = 50  # rounds, beside the environment's own limit
+_SEEDS = 2**31
+_CAP = 50  # rounds, in addition to the environment's own limit
 
 
 class Gym(Protocol):
-    """What is used of a `gymnasium.Env`."""
+    """The part of `gymnasium.Env` that is used."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode; return the first observation and information about it."""
         ...
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Act; return the observation, the reward, whether it is over or was cut short, and information."""
+        """Act; return observation, reward, terminated, truncated and info."""
         ...
 
 
@@ -46,16 +46,17 @@ def _plain(text: str) -> str | None:
 
 @dataclass(eq=False)
 class GymEnvironment:
-    """One episode at a time of a Gymnasium environment. An instance may give its `seed` and `options`, and `cap`.
+    """A Gymnasium environment, one episode at a time. Instances may set `seed`, `options` and `cap`.
 
-    `Task(environment=lambda: GymEnvironment(gymnasium.make("..."), ...))` makes one for each episode.
+    `Task(environment=lambda: GymEnvironment(gymnasium.make("..."), ...))` creates one for each episode.
 
     Args:
-        env: that is acted in.
-        show: makes text of an observation.
-        read: makes an action of a reply, None where the reply is none; the episode then ends. By default the reply itself.
+        env: the Gymnasium environment.
+        show: converts an observation to text.
+        read: converts a reply to an action, or to None if it is not one, which ends the episode. The default is the reply
+            itself.
         low: sum of rewards that scores 0.
-        high: sum of rewards that scores 1; between the two the score is proportional, beyond them it is cut off.
+        high: sum of rewards that scores 1; the score is linear in between and clipped outside.
 
     Raises:
         InputError: `high` is not above `low`.
@@ -85,7 +86,7 @@ class GymEnvironment:
             raise InputError(f"high must be above low, {self.low:g}: it is {self.high:g}")
 
     def reset(self, instance: Mapping[str, Any], seed: int) -> str:
-        """Begin an episode, with the instance's seed if it has one, of at most `cap` rounds.
+        """Begin an episode of at most `cap` rounds, with the instance's seed if it has one.
 
         Raises:
             InputError: the instance has other keys.
@@ -94,38 +95,44 @@ class GymEnvironment:
             raise InputError(
                 f"an instance of a Gymnasium environment gives seed, options and cap, not {', '.join(other)}"
             )
-        self._seen, self._about = self.env.reset(seed=int(instance.get("seed", seed)), options=instance.get("options"))
-        self._sum = 0.0
+        self._observation, self._info = self.env.reset(
+            seed=int(instance.get("seed", seed)), options=instance.get("options")
+        )
+        self._total_reward = 0.0
         self._rounds = int(instance.get("cap", _CAP))
         self._done = False
-        return self.show(self._seen)
+        return self.show(self._observation)
 
     def step(self, text: str) -> Step:
-        """Act as the reply says.
+        """Take the action in the reply.
 
         Raises:
-            InputError: the environment gave a reward that is no number. Of texts, none raises.
+            InputError: the environment returned a reward that is not a finite number. No reply raises.
         """
         if self._done:
-            return Step(f"The episode is over.\n{self.show(self._seen)}", done=True)
+            return Step(f"The episode is over.\n{self.show(self._observation)}", done=True)
         action = self.read(text)
         if action is None:
             self._done = True
-            shown = f"No action could be read from {quoted(text)}.\n{self.show(self._seen)}"
+            shown = f"No action could be read from {quoted(text)}.\n{self.show(self._observation)}"
             return Step(shown, done=True, events=(Event.FORMAT,))
-        self._seen, reward, terminated, truncated, self._about = self.env.step(action)
+        self._observation, reward, terminated, truncated, self._info = self.env.step(action)
         if not math.isfinite(float(reward)):
-            raise InputError(f"the environment gave the reward {float(reward)} for {quoted(text)}: it must be a number")
-        self._sum += float(reward)
+            raise InputError(
+                f"the environment returned the reward {float(reward)} for {quoted(text)}: it must be a finite number"
+            )
+        self._total_reward += float(reward)
         self._rounds -= 1
         self._done = bool(terminated or truncated) or not self._rounds
-        return Step(self.show(self._seen), self._done, self._ending(lost=bool(terminated)) if self._done else ())
+        return Step(
+            self.show(self._observation), self._done, self._final_events(lost=bool(terminated)) if self._done else ()
+        )
 
     def score(self) -> float:
-        """Return where the sum of rewards lies between low and high, 0 to 1."""
-        return min(1.0, max(0.0, (self._sum - self.low) / (self.high - self.low)))
+        """Return the sum of rewards, scaled from [low, high] to [0, 1] and clipped."""
+        return min(1.0, max(0.0, (self._total_reward - self.low) / (self.high - self.low)))
 
-    def _ending(self, *, lost: bool) -> tuple[Event, ...]:
+    def _final_events(self, *, lost: bool) -> tuple[Event, ...]:
         if self.score() == 1:
             return ()
         return (Event.LOST,) if lost else (Event.LIMIT,)
@@ -133,33 +140,33 @@ class GymEnvironment:
 
 @dataclass(eq=False, kw_only=True)
 class ChoosingGym(GymEnvironment):
-    """A Gymnasium environment that can name the replies that may be given now.
+    """A Gymnasium environment that can list the available replies.
 
     Args:
-        env: that is acted in.
+        env: the Gymnasium environment.
         choices: `(observation, info)` -> at least two replies that `read` understands.
-        show: as in `GymEnvironment`, like all the rest.
+        show: as in `GymEnvironment`, like all other arguments.
     """
 
     choices: Callable[[Any, dict[str, Any]], Sequence[str]]
 
     def actions(self) -> tuple[str, ...]:
-        """Return the replies that may be given now.
+        """Return the available replies.
 
         Raises:
             InputError: there are fewer than two.
         """
-        actions = tuple(self.choices(self._seen, self._about))
+        actions = tuple(self.choices(self._observation, self._info))
         if len(actions) < 2:  # noqa: PLR2004
-            raise InputError(f"a choice needs two actions or more, not {list(actions)}")
+            raise InputError(f"choices must return two actions or more, not {list(actions)}")
         return actions
 
 
 def instances(count: int, rng: np.random.Generator, *, cap: int = _CAP) -> list[Instance]:
-    """Return so many different seeds, each an instance.
+    """Return `count` instances with different seeds.
 
     Raises:
-        InputError: the cap is out of its range.
+        InputError: the cap is out of range.
     """
     check_range(cap=(cap, 1, 500))
-    return distinct(count, lambda: {"seed": int(rng.integers(_MOST_SEEDS)), "cap": cap}, "Gymnasium")
+    return distinct(count, lambda: {"seed": int(rng.integers(_SEEDS)), "cap": cap}, "Gymnasium")

@@ -1,7 +1,7 @@
-"""Logistics: trucks within cities and planes between them bring packages where they belong (PROMST, Chen et al. 2024).
+"""Logistics: trucks within cities and planes between cities deliver packages (PROMST, Chen et al. 2024).
 
-Instances are drawn or read from PDDL files of the usual domain of six actions; see `StripsWorld` for what differs from
-the released code, and for the score.
+Instances are drawn at random or read from PDDL files of the standard six-action domain; `StripsWorld` documents the score
+and the differences from the released code.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from promptopt.environments.base import Instance
     from promptopt.environments.strips import Action, Domain, Fact, State
 
-_FEW = 3  # packages for which a shortest plan is sought
+_FEW = 3  # packages up to which the oracle's plans are shortest
 
 
 class Logistics(StripsWorld):
-    """Loads, unloads, drives and flies, as in `StripsWorld`.
+    """Packages are loaded and unloaded, trucks driven and planes flown; see `StripsWorld`.
 
-    With more than three packages the oracle's plans are good ones, not always the shortest.
+    With more than three packages, the oracle's plans are good but not always the shortest.
     """
 
     domain: ClassVar[Domain] = parse_domain("""
@@ -88,7 +88,7 @@ class Logistics(StripsWorld):
         map_ = _Map(self._state)
         return lambda state: map_.left(state, self._goal)
 
-    def _picture(self) -> list[str]:
+    def _describe_state(self) -> list[str]:
         map_ = _Map(self._state)
         at = {fact[1]: fact for fact in sorted(self._state) if fact[0] in {"at", "in"}}
 
@@ -109,7 +109,7 @@ class Logistics(StripsWorld):
 
 
 class _Map:
-    """What never changes in a problem, and how far packages are from where they belong."""
+    """The static facts of a problem, and estimates of the remaining distance to the goal."""
 
     def __init__(self, state: State) -> None:
         self.city = {fact[1]: fact[2] for fact in state if fact[0] == "in-city"}
@@ -121,7 +121,7 @@ class _Map:
         self._several = {city for city, number in ports.items() if number > 1}
 
     def left(self, state: State, goal: State) -> int:
-        """Return at most as many steps as are left: loading, unloading, and each place where a vehicle must arrive."""
+        """Return a lower bound of the remaining steps: loading, unloading, and each place where a vehicle must arrive."""
         at = {fact[1]: fact[2] for fact in state if fact[0] == "at"}
         inside = {fact[1]: fact[2] for fact in state if fact[0] == "in"}
         standing = {
@@ -139,11 +139,11 @@ class _Map:
                         arrivals.add((kind, stop))
                     if not aboard and (kind, start) not in standing:
                         arrivals.add((kind, start))
-        # Where a city has several airports, there may be another way.
+        # A city with several airports may offer another route.
         return handled + sum(self.city.get(place, "") not in {"", *self._several} for _, place in arrivals)
 
     def _legs(self, here: str, end: str, vehicle: str) -> list[tuple[str, str, str]]:
-        """Return (truck or plane, from, to) of a package's way; a place is "" where there are several."""
+        """Return the legs (truck or plane, from, to) of a package's route; a place is "" if it is ambiguous."""
         start, home = (
             place if place in self.airports else self._gates.get(self.city[place], "") for place in (here, end)
         )
@@ -170,19 +170,19 @@ def instances(
     planes: int = 1,
     cap: int = 20,
 ) -> list[Instance]:
-    """Draw where each city's truck, the planes and the packages are, and where each package is to go.
+    """Draw the positions of trucks, planes and packages, and the destinations of the packages.
 
     Args:
-        count: how many.
-        rng: of the draw.
-        cities: each with a truck of its own.
-        locations: of each city; the first is its airport.
-        packages: to be brought.
-        planes: between the airports.
-        cap: rounds of an episode.
+        count: number of instances.
+        rng: random number generator.
+        cities: number of cities, each with one truck.
+        locations: number of locations in each city; the first is the airport.
+        packages: number of packages.
+        planes: number of planes.
+        cap: maximum number of rounds.
 
     Raises:
-        InputError: a size is out of its range, or so many instances do not exist.
+        InputError: a size is out of range, or there are fewer than `count` instances.
     """
     check_range(cities=(cities, 1, 9), locations=(locations, 1, 9), packages=(packages, 1, 9), cap=(cap, 1, 500))
     check_range(planes=(planes, 1, 9), places=(cities * locations, 2, 81))
@@ -210,7 +210,7 @@ def instances(
             start, end = rng.permutation(places)[:2].tolist()
             at.add(("at", package, start))
             goal.add(("at", package, end))
-        return Logistics.made(objects, frozenset(fixed | at), frozenset(goal), cap)
+        return Logistics.checked_instance(objects, frozenset(fixed | at), frozenset(goal), cap)
 
     return distinct(count, draw, "logistics")
 
@@ -230,8 +230,8 @@ Each round, reply with one action and nothing else, in exactly these words, for 
 LOGISTICS = World(
     environment=Logistics,
     instances=instances,
-    # Sizes of problems of the code, a small one, a middle one and the largest (code). Its cap is 20 throughout, which
-    # its problems with six packages cannot keep: the four need at least 24 to 32 rounds. So they have 50 here.
+    # Sizes of a small, a medium and the largest problem of the code. Its cap is 20 throughout, but its four problems with
+    # six packages need at least 24 to 32 rounds, so these have 50 here.
     paper=(
         {"cities": 2, "locations": 2, "packages": 1, "planes": 1, "cap": 20},
         {"cities": 2, "locations": 2, "packages": 2, "planes": 1, "cap": 20},

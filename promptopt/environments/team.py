@@ -1,9 +1,9 @@
-"""Rounds in which several agents act at once, told by one JSON object: what BoxNet2 and Warehouse share.
+"""Base class of BoxNet and Warehouse: rounds in which several agents act simultaneously, as one JSON object says.
 
-Differs from the released code of PROMST (Chen et al. 2024): what is seen is the state after the round, not before it; what
-is refused is not done all the same, and nothing is offered that is then refused; all agents start from the same state; an
-agent that does not exist is answered in words; and a loop is any state that comes a fourth time, not some rounds without a
-delivery, which a long way needs.
+Differences from the released code of PROMST (Chen et al. 2024): observations show the state after the round, not before
+it; refused actions are not executed, and offered actions are never refused; all agents start from the same state; unknown
+agents are reported in the observation; and a loop is any state that occurs a fourth time, not a number of rounds without a
+delivery, which long routes need.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from promptopt.environment import FeedbackRule
 
-_MOST_PARTS = 50  # of a reply that are answered in words
+_MOST_PARTS = 50  # entries of a reply that are processed
 _ENDINGS = {Event.COLLISION, Event.LOOP, Event.LIMIT}
 _BOX = re.compile(r"box_\w+")
 
 
 class Team:
-    """An episode of agents that act at once; what they can do is its subclass's."""
+    """An episode of agents that act simultaneously; subclasses define their actions."""
 
     rules: ClassVar[Mapping[Enum, FeedbackRule]] = {
         Event.FORMAT: rule(
@@ -59,15 +59,15 @@ class Team:
     _visits: Visits
 
     def step(self, text: str) -> Step:
-        """Let the agents that are named act at once; a reply without a JSON object, or a collision, is the last."""
+        """Let the named agents act simultaneously; a reply without a JSON object or a collision ends the episode."""
         if self._done:
-            return Step(self._seen(["the episode is over"]), done=True)
+            return Step(self._observe(["the episode is over"]), done=True)
         self._rounds -= 1
         plan = last_object(text)
         if plan is None:
             self._done = True
-            return Step(self._seen(["your reply held no JSON object"]), done=True, events=(Event.FORMAT,))
-        chosen, happened, events = self._chosen(plan)
+            return Step(self._observe(["your reply held no JSON object"]), done=True, events=(Event.FORMAT,))
+        chosen, happened, events = self._parse_plan(plan)
         if collision := self._act(chosen):
             happened.append(collision)
             events.append(Event.COLLISION)
@@ -76,14 +76,14 @@ class Team:
         elif self.score() < 1 and self._rounds <= 0:
             events.append(Event.LIMIT)
         self._done = self.score() == 1 or not _ENDINGS.isdisjoint(events)
-        return Step(self._seen(happened or ["nothing was done"]), self._done, tuple(events))
+        return Step(self._observe(happened or ["nothing was done"]), self._done, tuple(events))
 
     def score(self) -> float:
-        """Return the share of boxes that are where they belong."""
+        """Return the fraction of boxes that have reached their targets."""
         raise NotImplementedError
 
     def random_reply(self, rng: np.random.Generator) -> str:
-        """Return a round that is legal and collides nowhere."""
+        """Return a legal round without collisions."""
         raise NotImplementedError
 
     def _begin(self, instance: Mapping[str, Any]) -> str:
@@ -91,53 +91,53 @@ class Team:
         self._done = False
         self._visits = Visits()
         self._visits.loops(self._state())
-        return self._seen([])
+        return self._observe([])
 
-    def _chosen(self, plan: Mapping[str, Any]) -> tuple[dict[str, str], list[str], list[Event]]:
-        """Return agents with the actions that they can do, what is to be said of the rest, and its events."""
-        chosen, happened, found, taken = dict[str, str](), list[str](), set[Event](), set[str]()
+    def _parse_plan(self, plan: Mapping[str, Any]) -> tuple[dict[str, str], list[str], list[Event]]:
+        """Return (action of each agent, what to report, events)."""
+        chosen, happened, mistakes, taken = dict[str, str](), list[str](), set[Event](), set[str]()
         options = self._options()
-        for key, said in list(plan.items())[:_MOST_PARTS]:
-            agent, action = self._agent(key), self._action(said) if isinstance(said, str) else None
+        for key, value in list(plan.items())[:_MOST_PARTS]:
+            agent, action = self._agent_name(key), self._action_name(value) if isinstance(value, str) else None
             box = _BOX.search(action or "")
             if agent not in options:
                 happened.append(f"{quoted(key)} is no agent that can act")
-                found.add(Event.INVALID)
+                mistakes.add(Event.INVALID)
             elif agent in chosen:
                 happened.append(f"{agent} was used in this round already")
-                found.add(Event.BUSY)
+                mistakes.add(Event.BUSY)
             elif action not in options[agent]:
-                happened.append(f"{agent} could not do {quoted(said)}")
-                found.add(Event.INVALID)
+                happened.append(f"{agent} could not do {quoted(value)}")
+                mistakes.add(Event.INVALID)
             elif box and box[0] in taken:
-                happened.append(f"{agent} could not do {quoted(said)}, for another took {box[0]}")
-                found.add(Event.INVALID)
+                happened.append(f"{agent} could not do {quoted(value)}, for another took {box[0]}")
+                mistakes.add(Event.INVALID)
             else:
                 chosen[agent] = action
                 taken |= {box[0]} if box else set()
                 happened.append(f"{agent}: {action} done")
-        return chosen, happened, [event for event in (Event.INVALID, Event.BUSY) if event in found]
+        return chosen, happened, [event for event in (Event.INVALID, Event.BUSY) if event in mistakes]
 
-    def _agent(self, key: str) -> str | None:
-        """Return the agent's name as observations write it, for what is written a little otherwise; None for no name."""
+    def _agent_name(self, key: str) -> str | None:
+        """Return the canonical name of an agent, accepting variant spellings; None if there is no such agent."""
         raise NotImplementedError
 
-    def _action(self, said: str) -> str | None:
-        """Return the action as observations write it, for what is written a little otherwise; None for no action."""
+    def _action_name(self, text: str) -> str | None:
+        """Return the canonical form of an action, accepting variant spellings; None if it is not an action."""
         raise NotImplementedError
 
     def _options(self) -> dict[str, list[str]]:
-        """Return what each agent that exists can do now."""
+        """Return the available actions of each agent."""
         raise NotImplementedError
 
     def _act(self, chosen: Mapping[str, str]) -> str:
-        """Do it all at once, and return what collided, or ""."""
+        """Execute all actions simultaneously, and return a description of a collision, or ""."""
         raise NotImplementedError
 
     def _state(self) -> Hashable:
-        """Return all that changes, less the rounds."""
+        """Return the state, without the round counter."""
         raise NotImplementedError
 
-    def _seen(self, happened: list[str]) -> str:
-        """Return the state as it is now, after what `happened`."""
+    def _observe(self, happened: list[str]) -> str:
+        """Return the observation: the current state and what `happened`."""
         raise NotImplementedError

@@ -1,7 +1,8 @@
-"""Warehouse: robots on tracks between shelves fetch boxes and must not meet (PROMST, Chen et al. 2024).
+"""Warehouse: robots on tracks between shelves fetch boxes without colliding (PROMST, Chen et al. 2024).
 
-See `Team` for what differs from the released code. There, a track that does not exist was reported as illegal and entered
-all the same, and track 0 was offered and then refused: here tracks are numbered from 1, and what is refused is not done.
+`Team` documents the differences from the released code. In addition, there a nonexistent track was reported as illegal but
+entered anyway, and track 0 was offered but then refused; here tracks are numbered from 1, and refused actions are not
+executed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from promptopt.environments.base import World, check_range, solved
+from promptopt.environments.base import World, check_range, if_solvable
 from promptopt.environments.events import Event, distinct, rule
 from promptopt.environments.fleet import Fleet, Robot
 from promptopt.environments.team import Team
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from promptopt.environments.base import Instance
 
 _ROBOT = re.compile(r"\W*(?:robot|agent)[\s_\[(]*(\d{1,3})(?!\d)", re.IGNORECASE)
-_DONE = re.compile(
+_ACTION = re.compile(
     r"\W*(?:(?:move|go)[\s_]*)?(?:to[\s_]*)?(?:the[\s_]*)?(?:(left|right|target)\b|track[\s_]*(\d{1,3})\b)"
     r"|\W*pick[\s_]*(?:up[\s_]*)?(box_\d{1,3}_\d{1,3})\b",
     re.IGNORECASE,
@@ -34,11 +35,11 @@ _DONE = re.compile(
 
 
 class Warehouse(Team):
-    """An instance: tracks, columns, robots, boxes as [shelf, column], cap. All robots begin at the target.
+    """Keys of an instance: tracks, columns, robots, boxes ([shelf, column]), cap. All robots start at the target.
 
-    Tracks are numbered from 1; shelf s lies between the tracks s and s + 1, so that a robot on track t reaches the shelves
-    t - 1 and t in its column. Column 1 is next to the target, where any number of robots can be. Two that end a round in
-    the same cell of a track, or change places there, collide (the released code looked for the former only).
+    Tracks are numbered from 1; shelf s is between tracks s and s + 1, so a robot on track t reaches shelves t - 1 and t in
+    its column. Column 1 is next to the target, which can hold any number of robots. Two robots that end a round in the
+    same cell of a track, or swap cells, collide (the released code checked only the former).
     """
 
     rules: ClassVar[Mapping[Enum, FeedbackRule]] = {
@@ -54,39 +55,39 @@ class Warehouse(Team):
         """Begin an episode.
 
         Raises:
-            InputError: there are no robots or no boxes, or a box that none reaches.
+            InputError: there are no robots or no boxes, or a box is out of reach.
         """
         self._tracks, self._columns = int(instance["tracks"]), int(instance["columns"])
         places = {(int(shelf), int(column)) for shelf, column in instance["boxes"]}
-        reached = all(0 <= shelf <= self._tracks and 1 <= at <= self._columns for shelf, at in places)
-        if not places or not reached or int(instance["robots"]) < 1:
+        reachable = all(0 <= shelf <= self._tracks and 1 <= at <= self._columns for shelf, at in places)
+        if not places or not reachable or int(instance["robots"]) < 1:
             raise InputError(
-                "the instance needs a robot, and boxes, all of them on "
-                f"the shelves 0 to {self._tracks} in the columns 1 to {self._columns}"
+                "the instance needs at least one robot, and boxes on "
+                f"shelves 0 to {self._tracks} in columns 1 to {self._columns}"
             )
         self._boxes = {f"box_{shelf}_{column}": (shelf, column) for shelf, column in sorted(places)}
-        self._all = len(self._boxes)
+        self._box_count = len(self._boxes)
         self._robots = [Robot()] * int(instance["robots"])
-        self._ways: dict[Hashable, str] = {}
+        self._plans: dict[Hashable, str] = {}
         return self._begin(instance)
 
     def score(self) -> float:
-        """Return the share of boxes that were brought to the target."""
-        return 1 - (len(self._boxes) + sum(bool(robot.box) for robot in self._robots)) / self._all
+        """Return the fraction of boxes that have been brought to the target."""
+        return 1 - (len(self._boxes) + sum(bool(robot.box) for robot in self._robots)) / self._box_count
 
     def oracle(self) -> str:
-        """Return the next round of a good plan, not always the shortest; a new one where the episode left the last."""
-        if self._state() not in self._ways:
+        """Return the next round of a good plan (not always the shortest); replan if the episode has left the last plan."""
+        if self._state() not in self._plans:
             robots, boxes = self._robots, self._boxes
             for plan in Fleet(self._tracks, self._columns, boxes).plan(robots):
                 chosen = {f"robot{i}": action for i, action in sorted(plan.items())}
-                self._ways[tuple(robots), tuple(boxes)] = json.dumps(chosen)
-                after = _moved(robots, chosen)
-                robots, boxes = _unloaded(after), _left(boxes, after)
-        return self._ways.get(self._state(), "{}")
+                self._plans[tuple(robots), tuple(boxes)] = json.dumps(chosen)
+                after = _robots_after(robots, chosen)
+                robots, boxes = _unloaded(after), _not_taken(boxes, after)
+        return self._plans.get(self._state(), "{}")
 
     def random_reply(self, rng: np.random.Generator) -> str:
-        """Return one action for each robot, drawn until nothing collides; robots that still would, wait."""
+        """Return random actions that cause no collision; robots without such an action wait."""
         options = self._options()
         plan: dict[str, str] = {}
         for i in rng.permutation(len(self._robots)).tolist():
@@ -95,18 +96,19 @@ class Warehouse(Team):
             legal = [
                 action
                 for action in options[name]
-                if action.split()[-1] not in taken and not self._met(_moved(self._robots, plan | {name: action}))
+                if action.split()[-1] not in taken
+                and not self._collision(_robots_after(self._robots, plan | {name: action}))
             ]
             if legal:
                 plan[name] = legal[rng.integers(len(legal))]
-        return json.dumps(dict(sorted(plan.items())) if not self._met(_moved(self._robots, plan)) else {})
+        return json.dumps(dict(sorted(plan.items())) if not self._collision(_robots_after(self._robots, plan)) else {})
 
-    def _agent(self, key: str) -> str | None:
+    def _agent_name(self, key: str) -> str | None:
         match = _ROBOT.match(key)
         return f"robot{int(match[1])}" if match else None
 
-    def _action(self, said: str) -> str | None:
-        match = _DONE.match(said)
+    def _action_name(self, text: str) -> str | None:
+        match = _ACTION.match(text)
         if match is None:
             return None
         way, track, box = match.groups()
@@ -117,9 +119,9 @@ class Warehouse(Team):
         return "move to target" if way.lower() == "target" else f"move {way.lower()}"
 
     def _options(self) -> dict[str, list[str]]:
-        return {f"robot{i}": self._doable(robot) for i, robot in enumerate(self._robots)}
+        return {f"robot{i}": self._possible_actions(robot) for i, robot in enumerate(self._robots)}
 
-    def _doable(self, robot: Robot) -> list[str]:
+    def _possible_actions(self, robot: Robot) -> list[str]:
         if not robot.track:
             return [f"move to track_{track}" for track in range(1, self._tracks + 1)]
         near = {(robot.track - 1, robot.column), (robot.track, robot.column)}
@@ -128,14 +130,14 @@ class Warehouse(Team):
         return [*picks, left, *(["move right"] if robot.column < self._columns else [])]
 
     def _act(self, chosen: Mapping[str, str]) -> str:
-        after = _moved(self._robots, chosen)
-        met = self._met(after)
-        self._boxes = _left(self._boxes, after)
+        after = _robots_after(self._robots, chosen)
+        collision = self._collision(after)
+        self._boxes = _not_taken(self._boxes, after)
         self._robots = _unloaded(after)
-        return met
+        return collision
 
-    def _met(self, after: list[Robot]) -> str:
-        """Return which robots would collide, or ""."""
+    def _collision(self, after: list[Robot]) -> str:
+        """Describe two robots that would collide, or return ""."""
         for i, first in enumerate(after):
             for j, second in enumerate(after[:i]):
                 swapped = first[:2] == self._robots[j][:2] and second[:2] == self._robots[i][:2]
@@ -146,7 +148,7 @@ class Warehouse(Team):
     def _state(self) -> Hashable:
         return tuple(self._robots), tuple(self._boxes)
 
-    def _seen(self, happened: list[str]) -> str:
+    def _observe(self, happened: list[str]) -> str:
         shelves = "; ".join(
             f"shelf {shelf}: {', '.join(box for box, (at, _) in self._boxes.items() if at == shelf)}"
             for shelf in sorted({shelf for shelf, _ in self._boxes.values()})
@@ -156,37 +158,37 @@ class Warehouse(Team):
         lines += [
             f"Tracks 1 to {self._tracks}, columns 1 to {self._columns}. A robot on track t reaches shelf t-1 and shelf t.",
             f"Boxes left (box_SHELF_COLUMN): {shelves or 'none'}.",
-            f"Delivered: {round(self.score() * self._all)} of {self._all}.",
+            f"Delivered: {round(self.score() * self._box_count)} of {self._box_count}.",
         ]
         lines += [
-            f"robot{i} is {_where(robot)}, {f'carries {robot.box}' if robot.box else 'empty'}. "
+            f"robot{i} is {_position_text(robot)}, {f'carries {robot.box}' if robot.box else 'empty'}. "
             f"It can do: {', '.join(options[f'robot{i}'])}."
             for i, robot in enumerate(self._robots)
         ]
         return "\n".join([*lines, f"Rounds left: {self._rounds}."])
 
 
-def _where(robot: Robot) -> str:
+def _position_text(robot: Robot) -> str:
     return f"on track_{robot.track} in column {robot.column}" if robot.track else "at the target"
 
 
-def _moved(robots: list[Robot], chosen: Mapping[str, str]) -> list[Robot]:
-    """Return the robots after a round, those that came to the target still with their boxes."""
-    return [_after(robot, chosen.get(f"robot{i}", "")) for i, robot in enumerate(robots)]
+def _robots_after(robots: list[Robot], chosen: Mapping[str, str]) -> list[Robot]:
+    """Return the robots after a round; those that reached the target still carry their boxes."""
+    return [_robot_after(robot, chosen.get(f"robot{i}", "")) for i, robot in enumerate(robots)]
 
 
 def _unloaded(robots: list[Robot]) -> list[Robot]:
     return [robot if robot.track else Robot() for robot in robots]
 
 
-def _left(boxes: dict[str, tuple[int, int]], robots: list[Robot]) -> dict[str, tuple[int, int]]:
-    """Return the boxes that no robot took."""
+def _not_taken(boxes: dict[str, tuple[int, int]], robots: list[Robot]) -> dict[str, tuple[int, int]]:
+    """Return the boxes that no robot has taken."""
     taken = {robot.box for robot in robots}
     return {box: place for box, place in boxes.items() if box not in taken}
 
 
-def _after(robot: Robot, action: str) -> Robot:
-    """Return a robot after an action that it can do; "" is to wait."""
+def _robot_after(robot: Robot, action: str) -> Robot:
+    """Return a robot after a legal action; "" means to wait."""
     if action == "move to target":
         return Robot(box=robot.box)
     if action.startswith("move to track_"):
@@ -206,19 +208,19 @@ def instances(
     robots: int = 2,
     cap: int = 25,
 ) -> list[Instance]:
-    """Draw which places of the shelves hold boxes.
+    """Draw the boxes on the shelves.
 
     Args:
-        count: how many.
-        rng: of the draw.
-        tracks: between which and beside which lie tracks + 1 shelves.
-        columns: of each shelf.
-        fill: per cent of the places that hold a box, at least one.
-        robots: that fetch.
-        cap: rounds of an episode.
+        count: number of instances.
+        rng: random number generator.
+        tracks: number of tracks; there are tracks + 1 shelves.
+        columns: number of columns of each shelf.
+        fill: percentage of shelf places with a box; at least one place has one.
+        robots: number of robots.
+        cap: maximum number of rounds.
 
     Raises:
-        InputError: a size is out of its range, or so many instances do not exist.
+        InputError: a size is out of range, or there are fewer than `count` instances.
     """
     check_range(tracks=(tracks, 1, 20), columns=(columns, 1, 20), fill=(fill, 1, 100), robots=(robots, 1, 20))
     check_range(cap=(cap, 1, 500))
@@ -227,7 +229,9 @@ def instances(
     def draw() -> Instance | None:
         boxes = sorted(rng.permutation(places)[: max(1, round(places * fill / 100))].tolist())
         held = [[place // columns, place % columns + 1] for place in boxes]
-        return solved(Warehouse(), {"tracks": tracks, "columns": columns, "robots": robots, "boxes": held, "cap": cap})
+        return if_solvable(
+            Warehouse(), {"tracks": tracks, "columns": columns, "robots": robots, "boxes": held, "cap": cap}
+        )
 
     return distinct(count, draw, f"{tracks}x{columns} warehouse")
 

@@ -18,9 +18,9 @@ from promptopt.errors import BudgetExhaustedError, InputError, MemoError, Stoppe
 from promptopt.memo.memo import KeyMaker
 from promptopt.models.base import ReachabilityAware
 from promptopt.models.usage import byte_length, label_token_range, reply_token_range, with_valid_usage
-from promptopt.parsing.thinking import without_thinking
+from promptopt.parsing.thinking import strip_thinking
 from promptopt.replies import Failure, Response
-from promptopt.utils.characters import whole_characters
+from promptopt.utils.characters import replace_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -159,8 +159,8 @@ class Caller:
     def delivered(self, key: str, reply: Reply) -> Reply:
         """Return a reply in whole characters; the memo keeps what came, so that a replay counts the same."""
         if isinstance(reply, Failure):
-            return replace(reply, reason=whole_characters(reply.reason))
-        text = whole_characters(reply.text)
+            return replace(reply, reason=replace_surrogates(reply.reason))
+        text = replace_surrogates(reply.text)
         if text == reply.text:
             return reply
         self.halved.add(key)
@@ -312,7 +312,7 @@ class _Asking:
     def _take(self, known: Mapping[str, Response]) -> None:
         for key, reply in known.items():
             counted = self._counted(key, reply)
-            self.replies[key] = self.caller.delivered(key, without_thinking(counted))
+            self.replies[key] = self.caller.delivered(key, strip_thinking(counted))
             self.caller.ledger.record(self.role, key, counted.usage, self.price, paid=False)
         if known:
             self.caller.watch()
@@ -323,7 +323,7 @@ class _Asking:
             self.caller.ledger.record_failure(self.role, key)
         else:
             counted = self._counted(key, reply)
-            self.replies[key] = self.caller.delivered(key, without_thinking(counted))
+            self.replies[key] = self.caller.delivered(key, strip_thinking(counted))
             self.caller.ledger.record(self.role, key, counted.usage, self.price, paid=True, share=share)
         self.caller.watch()
 

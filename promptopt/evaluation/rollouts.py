@@ -50,9 +50,9 @@ class _Episode:
             step = self.environment.step(reply.text)
             self.turns.append(Turn(self.seen, reply.text, step.events))
             self.seen = step.observation
-            if step.done or reply.speechless:
+            if step.done or reply.truncated_before_text:
                 whole = Trajectory(tuple(self.turns), self.seen, float(self.environment.score()))
-                text = "" if reply.speechless and len(self.turns) == 1 else str(whole)
+                text = "" if reply.truncated_before_text and len(self.turns) == 1 else str(whole)
                 self.over = Response(text, usage=self.usage, finish_reason=reply.finish_reason, trajectory=whole)
             elif len(self.turns) == _MOST_TURNS:
                 self.over = Failure(f"no end after {_MOST_TURNS} rounds: an environment must end its episodes")

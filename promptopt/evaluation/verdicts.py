@@ -16,7 +16,7 @@ import numpy as np
 
 from promptopt.errors import InputError, RewardError
 from promptopt.replies import Failure, Response
-from promptopt.utils.characters import whole_characters
+from promptopt.utils.characters import replace_surrogates
 
 if TYPE_CHECKING:
     from promptopt.prompt import Example
@@ -53,7 +53,7 @@ def verdict(reward: Reward, example: Example, reply: Response | Failure) -> Verd
             f"{_call(reward, reply)} returned {_short.repr(value)} for example {example.id!r}: return a finite number, such "
             'as 0.0 or 1.0, or (number, "why")'
         )
-    return number, whole_characters(str(why))
+    return number, replace_surrogates(str(why))
 
 
 def _number(value: Any) -> float:

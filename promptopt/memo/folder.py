@@ -1,6 +1,6 @@
 """The memo in a folder: diskcache with text keys and bytes values in one SQLite file, many rows in one transaction.
 
-Never a pickle, neither written nor read, and nothing is ever evicted. Knows nothing of what the bytes mean.
+Never reads or writes pickles, and never evicts. Knows nothing of what the bytes mean.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import diskcache
 from diskcache.core import DBNAME, MODE_RAW, UNKNOWN
 
 from promptopt.errors import InputError, MemoError
-from promptopt.memo.format import checked
-from promptopt.memo.store import Flights, MemoStats
+from promptopt.memo.format import check_key
+from promptopt.memo.store import MemoStats, ThreadClaims
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("promptopt.memo.memo")
 
-_KEYS_A_QUERY = 500  # below the 999 variables of the oldest SQLite
+_KEYS_PER_QUERY = 500  # below the 999 variables of the oldest SQLite
 _UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
-_BUSY_SECONDS = 60.0  # between two lines in the log while another process writes
+_BUSY_SECONDS = 60.0  # between log messages while another process writes
 
 _SELECT_ONE = "SELECT mode, filename, value FROM Cache WHERE raw = 1 AND key = ?"
 _SELECT_MANY = "SELECT key, mode, filename, value FROM Cache WHERE raw = 1 AND key IN ({})"
@@ -46,14 +46,14 @@ _UPSERT = """
 
 
 class BytesOnly(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
-    """Text keys and bytes values, in the database itself; never a pickle, neither written nor read."""
+    """Stores text keys and bytes values in the database itself, and never reads or writes pickles."""
 
     def put(self, key: Any) -> tuple[str, bool]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return checked(key), True
+        return check_key(key), True
 
     def get(self, key: Any, raw: bool) -> str:  # noqa: FBT001  # diskcache's signature
         if not raw or type(key) is not str:
-            raise ValueError("its key is no text")
+            raise ValueError("the key is not text")
         return key
 
     def store(self, value: Any, read: bool, key: Any = UNKNOWN) -> tuple[int, int, None, bytes]:  # pyright: ignore[reportIncompatibleMethodOverride]  # noqa: ARG002, FBT001  # diskcache's signature
@@ -68,31 +68,31 @@ class BytesOnly(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
 
 
 def _bytes(mode: int, filename: str | None, value: Any) -> bytes:
-    """Return the value of a row that the memo stored, and b"" of any other."""
+    """Return the value of a row, or b"" if the row was not stored by the memo."""
     return value if mode == MODE_RAW and filename is None and type(value) is bytes else b""
 
 
 class FolderStore(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
-    """diskcache, with many rows at once, and with transactions that end even where the disk is full.
+    """A diskcache with bulk reads and writes, and with transactions that end cleanly even if the disk is full.
 
     Args:
-        folder: made, for its user alone, where it is missing.
+        folder: created, readable by its owner only, if missing.
 
     Raises:
-        InputError: the folder cannot be made.
-        MemoError: it holds something that is no memo, or cannot be written.
+        InputError: the folder cannot be created.
+        MemoError: the file is not a memo, or cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.place = str(folder)
+        self.location = str(folder)
         self.folder = folder
-        self.claims = Flights()
+        self.claims = ThreadClaims()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             (folder / DBNAME).touch(mode=0o600)
             super().__init__(
-                self.place,
-                timeout=_BUSY_SECONDS,  # pyright: ignore[reportArgumentType]  # seconds, of any kind
+                self.location,
+                timeout=_BUSY_SECONDS,  # pyright: ignore[reportArgumentType]  # declared int, but floats work
                 disk=BytesOnly,
                 eviction_policy="none",
                 cull_limit=0,
@@ -102,56 +102,56 @@ class FolderStore(diskcache.Cache):  # type: ignore[misc]  # diskcache has no ty
         except OSError as error:
             raise InputError(
                 f"the memo's folder {folder} cannot be used ({error}): "
-                "name another one in PROMPTOPT_CACHE_DIR, or make this one writable"
+                "make it writable, or set PROMPTOPT_CACHE_DIR to another one"
             ) from error
         except sqlite3.Error as error:
             self.close()
-            self._refuse(error)
+            self._raise_memo_error(error)
 
     def read_one(self, key: str) -> bytes | None:
         """Return the packed value, or None where there is none."""
         try:
             row = self._sql(_SELECT_ONE, (key,)).fetchone()
         except sqlite3.Error as error:
-            self._refuse(error)
+            self._raise_memo_error(error)
         return None if row is None else _bytes(*row)
 
     def read_many(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Yield the packed values that are there."""
-        with self._refused():
-            for start in range(0, len(keys), _KEYS_A_QUERY):
-                chunk = keys[start : start + _KEYS_A_QUERY]
+        with self._memo_errors():
+            for start in range(0, len(keys), _KEYS_PER_QUERY):
+                chunk = keys[start : start + _KEYS_PER_QUERY]
                 for key, *row in self._sql(_SELECT_MANY.format(",".join("?" * len(chunk))), chunk):
                     yield key, _bytes(*row)
 
     def rows(self) -> Iterator[Row]:
         """Yield all entries, by time and key."""
-        with self._refused():
+        with self._memo_errors():
             for stored, key, *row in self._sql(_SELECT_ALL):
                 yield key, stored, _bytes(*row)
 
     def write(self, batches: Iterable[Sequence[Row]]) -> None:
         """Insert or overwrite entries, all or none."""
-        with self._refused(), self._con as connection:
+        with self._memo_errors(), self._con as connection:
             self._begin(connection)
             for rows in batches:
                 connection.executemany(_UPSERT, map(self._columns, rows))
 
     def delete_before(self, moment: float) -> int:
-        """Delete what was stored before `moment`, give the room back, and return the number of rows."""
-        with self._refused():
+        """Delete the entries stored before `moment`, free the space, and return their number."""
+        with self._memo_errors():
             with self._con as connection:
                 self._begin(connection)
                 deleted: int = connection.execute("DELETE FROM Cache WHERE store_time < ?", (moment,)).rowcount
             self._sql("PRAGMA wal_checkpoint(TRUNCATE)")
         return deleted
 
-    def census(self) -> MemoStats:
+    def stats(self) -> MemoStats:
         """Return how much is stored, in bytes on disk, and since when."""
-        with self._refused():
-            found = self._sql("SELECT COUNT(*), MIN(store_time), MAX(store_time) FROM Cache").fetchone()
+        with self._memo_errors():
+            count, oldest, newest = self._sql("SELECT COUNT(*), MIN(store_time), MAX(store_time) FROM Cache").fetchone()
         size = sum(file.stat().st_size for file in self.folder.glob(f"{DBNAME}*"))
-        return MemoStats(self.place, found[0], size, *found[1:])
+        return MemoStats(self.location, count, size, oldest, newest)
 
     def claim(self, keys: Iterable[str]) -> AbstractContextManager[Claim]:
         """Share out the work on `keys` among the threads of this process."""
@@ -162,45 +162,45 @@ class FolderStore(diskcache.Cache):  # type: ignore[misc]  # diskcache has no ty
         return (key, raw, row[1], *self.disk.store(row[2], read=False))
 
     def _begin(self, connection: sqlite3.Connection) -> None:
-        """Take the write lock, however long another process holds it."""
+        """Take the write lock; wait as long as another process holds it."""
         while True:
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                     raise
-                _log.warning("still waiting for the memo in %s: another process is writing to it", self.place)
+                _log.warning("still waiting for the memo in %s: another process is writing to it", self.location)
             else:
                 return
 
     @contextmanager
-    def _refused(self) -> Generator[None]:
+    def _memo_errors(self) -> Generator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            self._refuse(error)
+            self._raise_memo_error(error)
 
-    def _refuse(self, error: sqlite3.Error) -> NoReturn:
-        _refuse(self.place, error)
+    def _raise_memo_error(self, error: sqlite3.Error) -> NoReturn:
+        _raise_memo_error(self.location, error)
 
 
 class ReadOnlyStore:
-    """A folder's entries where its file can be read and not written: what they answer is answered, and nothing is added.
+    """The entries of a folder that can be read but not written.
 
     Args:
-        folder: holds the file of a `FolderStore`.
+        folder: contains the file of a `FolderStore`.
 
     Raises:
         MemoError: it cannot be read either.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.place = str(folder)
+        self.location = str(folder)
         self.folder = folder
-        self.claims = Flights()
+        self.claims = ThreadClaims()
         self._lock = threading.Lock()
         name = (folder / DBNAME).resolve().as_uri()
-        # A file beside a log can only be read with the log's index, which must be written: without it the file alone.
+        # A file with a write-ahead log needs a writable index of the log; without one, read the file alone.
         for mode in ("mode=ro", "mode=ro&immutable=1"):
             self._connection = sqlite3.connect(
                 f"{name}?{mode}", uri=True, check_same_thread=False, isolation_level=None
@@ -212,10 +212,10 @@ class ReadOnlyStore:
                 failed = error
             except sqlite3.Error as error:
                 self._connection.close()
-                _refuse(self.place, error)
+                _raise_memo_error(self.location, error)
             else:
                 return
-        _refuse(self.place, failed)
+        _raise_memo_error(self.location, failed)
 
     def read_one(self, key: str) -> bytes | None:
         """Return the packed value, or None where there is none."""
@@ -223,51 +223,53 @@ class ReadOnlyStore:
 
     def read_many(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Yield the packed values that are there."""
-        for start in range(0, len(keys), _KEYS_A_QUERY):
-            chunk = keys[start : start + _KEYS_A_QUERY]
-            for key, *row in self._asked(_SELECT_MANY.format(",".join("?" * len(chunk))), chunk):
+        for start in range(0, len(keys), _KEYS_PER_QUERY):
+            chunk = keys[start : start + _KEYS_PER_QUERY]
+            for key, *row in self._query(_SELECT_MANY.format(",".join("?" * len(chunk))), chunk):
                 yield key, _bytes(*row)
 
     def rows(self) -> Iterator[Row]:
         """Yield all entries, by time and key."""
-        for stored, key, *row in self._asked(_SELECT_ALL):
+        for stored, key, *row in self._query(_SELECT_ALL):
             yield key, stored, _bytes(*row)
 
     def write(self, batches: Iterable[Sequence[Row]]) -> None:
         """Refuse to write.
 
         Raises:
-            MemoError: always, but where there is nothing to write.
+            MemoError: there is something to write.
         """
         if any(len(rows) for rows in batches):
-            raise MemoError(f"the memo in {self.place} is read-only: make it writable, or name another with --memo")
+            raise MemoError(
+                f"the memo in {self.location} is read-only: make it writable, or choose another with --memo"
+            )
 
-    def delete_before(self, moment: float) -> int:  # noqa: ARG002  as of other stores
+    def delete_before(self, moment: float) -> int:  # noqa: ARG002  the store interface
         """Refuse to delete.
 
         Raises:
             MemoError: always.
         """
-        raise MemoError(f"the memo in {self.place} is read-only: nothing was deleted")
+        raise MemoError(f"the memo in {self.location} is read-only: nothing was deleted")
 
-    def census(self) -> MemoStats:
+    def stats(self) -> MemoStats:
         """Return how much is stored, in bytes on disk, and since when."""
-        ((count, oldest, newest),) = self._asked("SELECT COUNT(*), MIN(store_time), MAX(store_time) FROM Cache")
+        ((count, oldest, newest),) = self._query("SELECT COUNT(*), MIN(store_time), MAX(store_time) FROM Cache")
         size = sum(file.stat().st_size for file in self.folder.glob(f"{DBNAME}*"))
-        return MemoStats(self.place, count, size, oldest, newest)
+        return MemoStats(self.location, count, size, oldest, newest)
 
     def claim(self, keys: Iterable[str]) -> AbstractContextManager[Claim]:
         """Share out the work on `keys` among the threads of this process."""
         return self.claims.claim(keys)
 
     def close(self) -> None:
-        """Do nothing: the file stays open until the store is forgotten, for others may be reading."""
+        """Do nothing: other threads may be reading, so the file stays open as long as the store exists."""
 
-    def _asked(self, statement: str, values: Sequence[str] = ()) -> list[Any]:
+    def _query(self, statement: str, values: Sequence[str] = ()) -> list[Any]:
         try:
             return self._rows(statement, values)
         except sqlite3.Error as error:
-            _refuse(self.place, error)
+            _raise_memo_error(self.location, error)
 
     def _rows(self, statement: str, values: Sequence[str] = ()) -> list[Any]:
         with self._lock:
@@ -275,11 +277,11 @@ class ReadOnlyStore:
 
 
 def open_folder(folder: Path) -> FolderStore | ReadOnlyStore:
-    """Return the store of a folder; where there is one that cannot be written, what can be read of it.
+    """Return the store of a folder, read-only if an existing file cannot be written.
 
     Raises:
-        InputError: the folder cannot be made.
-        MemoError: it holds something that is no memo.
+        InputError: the folder cannot be created.
+        MemoError: the file is not a memo.
     """
     try:
         return FolderStore(folder)
@@ -287,20 +289,20 @@ def open_folder(folder: Path) -> FolderStore | ReadOnlyStore:
         if not _is_unwritable(error.__cause__) or not (folder / DBNAME).is_file():
             raise
         store = ReadOnlyStore(folder)
-        _log.warning("the memo in %s can be read but not written: new replies cannot be kept", store.place)
+        _log.warning("the memo in %s can be read but not written: new replies cannot be kept", store.location)
         return store
 
 
 def _is_unwritable(cause: BaseException | None) -> bool:
-    """Whether a store failed to open because its disk or file takes no writes; a busy or damaged one is another matter."""
+    """Whether a store failed to open because its disk or file is not writable (rather than busy or damaged)."""
     return isinstance(cause, OSError) or getattr(cause, "sqlite_errorcode", 0) & 0xFF in _UNWRITABLE
 
 
-def _refuse(place: str, error: sqlite3.Error) -> NoReturn:
-    fix = "make room, make it writable"
+def _raise_memo_error(location: str, error: sqlite3.Error) -> NoReturn:
+    fix = "free disk space, make it writable"
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        fix = "`promptopt memo salvage FILE` writes what can still be read to a file"
+        fix = "recover the readable entries with `promptopt memo salvage FILE`"
     raise MemoError(
-        f"the memo in {place} cannot be used ({error}): {fix}, or move the folder away to start an empty one; "
-        "PROMPTOPT_CACHE_DIR names another place"
+        f"the memo in {location} cannot be used ({error}): {fix}, or move the folder away to start with an empty memo; "
+        "PROMPTOPT_CACHE_DIR sets another location"
     ) from error

@@ -1,6 +1,6 @@
-"""Keeps every reply of every model, so that nothing is paid for or computed twice.
+"""Stores every reply of every model, so that nothing is paid for or computed twice.
 
-Keys are digests and values are JSON; knows nothing of models, requests or what a value means.
+Keys are digests and values are JSON. Knows nothing of models or requests, or of what a value means.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import time
 import tomllib
 import uuid
+import warnings
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -22,8 +23,8 @@ import platformdirs
 
 from promptopt.errors import InputError, MemoError, MissingExtraError
 from promptopt.memo.folder import open_folder
-from promptopt.memo.format import checked, encode_sorted, from_line, pack, to_json, to_line, unpack, utf8
-from promptopt.utils.files import whole_file
+from promptopt.memo.format import check_key, encode_sorted, from_line, pack, to_json, to_line, unpack, utf8
+from promptopt.utils.files import open_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,130 +37,140 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_BROKEN = object()  # a value that cannot be read; no JSON value is this object
-_IMPORTED_AT_ONCE = 1000  # lines
+_BROKEN = object()  # stands for an entry that cannot be decoded; no JSON value is this object
+_IMPORT_CHUNK = 1000  # lines
 _AGE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
 
 
 def memo_key(fingerprint: Mapping[str, Any], operation: str, body: Any, replicate: int = 0) -> str:
-    """Return the name of one reply: SHA-256, in hex, of the canonical JSON of [fingerprint, operation, body, replicate].
+    """Return the key of one reply: SHA-256, in hex, of the canonical JSON of [fingerprint, operation, body, replicate].
 
     Args:
-        fingerprint: all that says which model answers.
-        operation: what is asked of it, such as "generate".
+        fingerprint: everything that identifies the model.
+        operation: kind of request, such as "generate".
         body: the full request, as JSON values.
         replicate: number of the sample.
 
     Raises:
-        InputError: one of them is no JSON.
+        InputError: one of them is not JSON.
     """
     return KeyMaker(fingerprint, operation)(body, replicate)
 
 
 class KeyMaker:
-    """`memo_key` for many requests of one model: what they share is written and hashed once."""
+    """`memo_key` for many requests to one model: the common prefix is encoded and hashed once."""
 
     def __init__(self, fingerprint: Mapping[str, Any], operation: str) -> None:
         head = to_json([dict(fingerprint), operation], "the fingerprint", encode_sorted)
         self._head = hashlib.sha256(utf8(head[:-1] + ","))
 
     def __call__(self, body: Any, replicate: int = 0) -> str:
-        """Return what `memo_key` returns for this fingerprint and operation."""
+        """Return `memo_key` for this fingerprint and operation."""
         digest = self._head.copy()
         digest.update(utf8(to_json([body, replicate], "the request", encode_sorted)[1:]))
         return digest.hexdigest()
 
 
 class Memo:
-    """JSON values by key, which several threads, processes and, on a server, machines may use at once.
+    """A key-value store of JSON values, safe for concurrent use by threads, processes and (on a server) machines.
 
-    What is stored stays until `prune`, or until its folder or database is deleted. An entry survives the death of the
-    process from the moment its `put` returns. In a folder a power cut may take the last ones, but never leaves half of
-    one; on a server that hangs on its settings, which are looked at when it is opened.
+    Entries stay until `prune`, or until the folder or database is deleted. An entry survives the death of the process
+    from the moment its `put` returns. In a folder, a power failure may lose the last entries but never leaves a partial
+    one. On a server, durability depends on the server's settings, which are checked when the memo is opened.
 
     Args:
-        place: a folder, where one SQLite file lies (made, for its user alone, where it is missing); or a server,
-            `redis://[[user]:password@]host[:port][/db]`, with `rediss://` over TLS and `valkey://` as other names. None takes
-            `default_place()`.
+        location: a folder for one SQLite file (created, readable by its owner only, if missing); or a server,
+            `redis://[[user]:password@]host[:port][/db]`, with `rediss://` for TLS and `valkey://` as a synonym. None means
+            `default_location()`.
+        place: former name of `location`.
 
     Raises:
-        InputError: the folder cannot be made; the server evicts entries.
-        MemoError: the folder holds something that is no memo, the server cannot be reached.
-        MissingExtraError: a server is named, and its client is not installed.
+        InputError: the folder cannot be created, or the server evicts entries.
+        MemoError: the folder's file is not a memo, or the server cannot be reached.
+        MissingExtraError: the location is a server and the client library is not installed.
     """
 
-    def __init__(self, place: str | Path | None = None) -> None:
-        self._store = _opened(default_place() if place is None else place)
+    def __init__(self, location: str | Path | None = None, *, place: str | Path | None = None) -> None:
+        if place is not None:
+            warnings.warn("Memo(place=...) is now Memo(location=...)", DeprecationWarning, stacklevel=2)
+            location = place
+        self._store = _open_store(default_location() if location is None else location)
         self._broken: set[str] = set()
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The folder, or the server's address and database, without user and password."""
-        return self._store.place
+        return self._store.location
+
+    @property
+    def place(self) -> str:
+        """Former name of `location`."""
+        warnings.warn("Memo.place is now Memo.location", DeprecationWarning, stacklevel=2)
+        return self.location
 
     @property
     def corrupted(self) -> int:
-        """Number of entries found broken since opening."""
+        """Number of corrupted entries found since opening."""
         return len(self._broken)
 
     def get(self, key: str) -> Any | None:
-        """Return the value, or None where there is none that can be read."""
+        """Return the value, or None if it is missing or cannot be decoded."""
         data = self._store.read_one(key)
         value = _BROKEN if data is None else self._value(key, data)
         return None if value is _BROKEN else value
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Return the values that are there, in the order of `keys`."""
-        found = {key: self._value(key, data) for key, data in self._store.read_many(keys)}
-        return {key: found[key] for key in keys if found.get(key, _BROKEN) is not _BROKEN}
+        """Return the values that exist, in the order of `keys`."""
+        values = {key: self._value(key, data) for key, data in self._store.read_many(keys)}
+        return {key: values[key] for key in keys if values.get(key, _BROKEN) is not _BROKEN}
 
     def put(self, key: str, value: Any) -> None:
-        """Store one value; it is kept when this returns.
+        """Store one value; it is durable when this returns.
 
         Raises:
-            InputError: it is no JSON: NaN and infinity are none.
+            InputError: the value is not JSON (NaN and infinity are not).
         """
         self.put_many({key: value})
 
     def put_many(self, values: Mapping[str, Any]) -> None:
-        """Store all values or, where that fails or the process dies, none.
+        """Store all values, or none if that fails or the process dies.
 
         Raises:
-            InputError: one of them is no JSON: NaN and infinity are none.
-            MemoError: the store cannot be written; they are in a file that the message names.
+            InputError: a value is not JSON (NaN and infinity are not).
+            MemoError: the store cannot be written; the message names the file that the values were saved to.
         """
         now = time.time()
-        rows = [(checked(key), now, pack(key, value, f"the value of {key}")) for key, value in values.items()]
+        rows = [(check_key(key), now, pack(key, value, f"the value of {key}")) for key, value in values.items()]
         try:
             self._store.write([rows])
         except MemoError as error:
-            raise MemoError(f"{error}{_kept_aside(rows)}") from error
+            raise MemoError(f"{error}{_save_unstored(rows)}") from error
 
     def claim(self, keys: Iterable[str]) -> AbstractContextManager[Claim]:
-        """Share out the work on `keys`: what nobody else is computing is ours until the context ends.
+        """Claim `keys`: those that nobody else is computing are ours until the context ends.
 
-        In a folder among the threads of this process; on a server among all who use it. Look for `mine` in the memo once
-        more: somebody may have stored one before it was claimed here. Do not claim within a claim, and wait for others
-        after its context only: then no two can wait for each other.
+        In a folder, claims are shared by the threads of this process; on a server, by all its clients. Look up `mine`
+        again after claiming: another thread may have stored a value just before. To prevent deadlock, never claim within
+        a claim, and wait for others only after the context has ended.
         """
         return self._store.claim(keys)
 
     def stats(self) -> MemoStats:
-        """Return how much is stored, in bytes on disk or, of a server, in memory, and since when."""
-        return self._store.census()
+        """Return how much is stored (bytes on disk or, for a server, in memory) and since when."""
+        return self._store.stats()
 
     def lines(self) -> Iterator[bytes]:
-        """Yield what `export` writes, line by line."""
+        """Yield the lines that `export` writes."""
         for key, stored, data in self._store.rows():
             value = self._value(key, data)
             if value is not _BROKEN:
                 yield to_line(key, value, stored)
 
     def export(self, path: str | Path) -> int:
-        """Write one line of JSON, {"key", "value", "stored"}, for each entry; return how many. Broken ones are left out.
+        """Write one JSON line {"key", "value", "stored"} per entry and return their number. Corrupted entries are skipped.
 
-        The lines are ordered by time and key, so that equal memos give equal files. The file appears whole or not at all.
+        Lines are sorted by time and key, so equal memos give equal files. The file is written atomically.
 
         Raises:
             InputError: the file cannot be written.
@@ -167,47 +178,47 @@ class Memo:
         return write_lines(Path(path), self.lines())
 
     def import_(self, path: str | Path) -> int:
-        """Add the entries of an exported file; return how many were new. What is there already stays as it is.
+        """Add the entries of an exported file; return how many were new. Existing entries are not changed.
 
-        Where a line is bad none is added. Where the store fails on the way, none is in a folder; on a server those
-        before it are, as the message says, and importing again adds the rest.
+        If a line is invalid, nothing is added. If the store fails midway, a folder adds nothing; a server keeps the
+        entries written before the failure, and importing again adds the rest.
 
         Raises:
-            InputError: the file cannot be read, or a line is not what `export` writes; names the line.
+            InputError: the file cannot be read, or a line was not written by `export`; names the line.
         """
         path = Path(path)
         added = 0
 
         def new_rows() -> Iterator[list[Row]]:
             nonlocal added
-            rows = _rows_of(path)
-            while chunk := list(islice(rows, _IMPORTED_AT_ONCE)):
-                first = {row[0]: row for row in reversed(chunk)}
-                for known in self.get_many(list(first)):
-                    del first[known]
-                yield list(first.values())
-                added += len(first)
+            rows = _read_export(path)
+            while chunk := list(islice(rows, _IMPORT_CHUNK)):
+                new = {row[0]: row for row in reversed(chunk)}  # of repeated keys, the first line counts
+                for existing in self.get_many(list(new)):
+                    del new[existing]
+                yield list(new.values())
+                added += len(new)
 
         try:
-            for _ in _rows_of(path):  # each line is looked at before one is added
+            for _ in _read_export(path):  # validate every line before adding any
                 pass
             self._store.write(new_rows())
         except OSError as error:
-            raise InputError(f"the file {path} cannot be read ({error}): name one written by export") from error
+            raise InputError(f"the file {path} cannot be read ({error}): give a file written by export") from error
         return added
 
     def prune(self, older_than_seconds: float) -> int:
-        """Delete what was stored longer ago than this; return how many entries that were.
+        """Delete the entries that are older than this, and return how many were deleted.
 
         Raises:
-            InputError: the age is below 0 or no number.
+            InputError: the age is negative or not a number.
         """
         if not older_than_seconds >= 0:
             raise InputError(f"the age must be 0 seconds or more, not {older_than_seconds}")
         return self._store.delete_before(time.time() - older_than_seconds)
 
     def close(self) -> None:
-        """Close this thread's connection, or those to the server that nobody uses; the next use opens another."""
+        """Close this thread's connection, or idle connections to the server; the next use opens a new one."""
         self._store.close()
 
     def __enter__(self) -> Self:
@@ -219,100 +230,103 @@ class Memo:
         self.close()
 
     def _value(self, key: str, data: bytes) -> Any:
-        """Return the value of an entry, or `_BROKEN`, and count it."""
+        """Return the value of an entry; if it is corrupted, count it and return `_BROKEN`."""
         try:
             return unpack(key, data)
         except ValueError as error:
             if not self._broken:
-                _log.warning("the memo in %s has a broken entry, %s (%s): it counts as missing", self.place, key, error)
+                _log.warning(
+                    "the memo in %s has a corrupted entry, %s (%s): it is treated as missing", self.location, key, error
+                )
             self._broken.add(key)
             return _BROKEN
 
 
-def default_place() -> str:
-    """Return where the memo lies unless told: PROMPTOPT_CACHE_DIR, else a checkout's cache/, else the user's cache folder."""
-    named = os.environ.get("PROMPTOPT_CACHE_DIR")
-    if named:
-        return named
+def default_location() -> str:
+    """Return the default location: PROMPTOPT_CACHE_DIR, else cache/ of a source checkout, else the user's cache folder."""
+    from_environment = os.environ.get("PROMPTOPT_CACHE_DIR")
+    if from_environment:
+        return from_environment
     here = Path.cwd()
     if (here / "cache").is_dir() and _is_checkout(here):
         return str(here / "cache")
     return str(platformdirs.user_cache_path("promptopt") / "memo")
 
 
-def place_name(place: str) -> str:
-    """Return a place as it may be shown: of a server the address and database, without user and password.
+def public_location(location: str) -> str:
+    """Return a location that is safe to show: a server's address and database without user and password.
 
     Raises:
-        InputError: it is a URL, but of no server that a memo can be on.
+        InputError: it is a URL that does not name a supported server.
     """
-    scheme, sign, _ = place.partition("://")
+    scheme, sign, _ = location.partition("://")
     if not sign:
-        return place
+        return location
     with suppress(ValueError):
-        found = urlsplit(place)
-        host, database = found.hostname or "localhost", parse_qs(found.query).get("db", [found.path.strip("/") or "0"])
-        cut = found.fragment or "@" in found.path + found.query  # at a character of the password
-        if scheme in _SCHEMES and not cut:
-            return f"{scheme}://{f'[{host}]' if ':' in host else host}:{found.port or 6379}/{int(database[0])}"
+        url = urlsplit(location)
+        host, database = url.hostname or "localhost", parse_qs(url.query).get("db", [url.path.strip("/") or "0"])
+        # An unescaped character of the password ended the host part early.
+        password_leaks = url.fragment or "@" in url.path + url.query
+        if scheme in _SCHEMES and not password_leaks:
+            return f"{scheme}://{f'[{host}]' if ':' in host else host}:{url.port or 6379}/{int(database[0])}"
     raise InputError(
         "the memo's URL cannot be used: write redis://[[user]:password@]host[:port][/db], rediss://... or "
         "valkey://..., with %XX for special characters in user and password; or name a folder"
     )
 
 
-def _opened(place: str | Path) -> Store:
-    if isinstance(place, str) and "://" in place:
-        name = place_name(place)
+def _open_store(location: str | Path) -> Store:
+    if isinstance(location, str) and "://" in location:
+        name = public_location(location)
         try:
-            from promptopt.memo.server import RedisStore  # noqa: PLC0415  only where it is used
+            from promptopt.memo.server import RedisStore  # noqa: PLC0415  redis is an optional dependency
         except ModuleNotFoundError as error:
             raise MissingExtraError("a memo on a server", "scale") from error
-        scheme, _, rest = place.partition("://")
+        scheme, _, rest = location.partition("://")
         return RedisStore(f"{_SCHEMES[scheme]}://{rest}", name)
-    return open_folder(folder_at(place))
+    return open_folder(folder_path(location))
 
 
-def folder_at(place: str | Path) -> Path:
-    """Return the folder that a place names."""
-    # diskcache expands variables on its own; done here first, so that both mean the same folder.
-    return Path(os.path.expandvars(Path(place).expanduser())).absolute()
+def folder_path(location: str | Path) -> Path:
+    """Return the folder of a location, with variables and `~` expanded."""
+    # diskcache would expand variables itself; expanding them here ensures that both use the same folder.
+    return Path(os.path.expandvars(Path(location).expanduser())).absolute()
 
 
 def parse_age(text: str) -> float:
-    """Return the seconds that an age such as 30d, 12h, 90m or 3600s stands for.
+    """Return the number of seconds in an age such as 30d, 12h, 90m or 3600s.
 
     Raises:
-        InputError: it is no number with one of these units.
+        InputError: it is not a number with one of these units.
     """
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text.strip())
-    if found is None:
-        raise InputError(f"the age {text!r} is no number with a unit: write it like 30d, 12h, 90m or 3600s")
-    return float(found[1]) * _AGE_UNITS[found[2]]
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text.strip())
+    if match is None:
+        raise InputError(f"the age {text!r} is not a number with a unit: write it like 30d, 12h, 90m or 3600s")
+    return float(match[1]) * _AGE_UNITS[match[2]]
 
 
-def _rows_of(path: Path) -> Iterator[Row]:
+def _read_export(path: Path) -> Iterator[Row]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             yield from_line(line, f"{path}, line {number}")
 
 
-def _kept_aside(rows: Sequence[Row]) -> str:
-    """Write what the store did not take to a file of its own; return what to say of it."""
+def _save_unstored(rows: Sequence[Row]) -> str:
+    """Save rows that could not be stored to a file, and return the end of the error message that says so."""
     path = platformdirs.user_cache_path("promptopt") / "unstored" / f"{uuid.uuid4().hex}.jsonl"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with whole_file(path) as file:
+        with open_atomic(path) as file:
             file.writelines(to_line(key, unpack(key, data), stored) for key, stored, data in rows)
     except OSError as error:
-        return f"; what it did not take (entries: {len(rows)}) is lost, for {path} cannot be written either ({error})"
-    return f"; what it did not take (entries: {len(rows)}) is in {path}: `promptopt memo import` adds it"
+        return f"; the unstored entries ({len(rows)}) are lost because {path} cannot be written either ({error})"
+    return f"; the unstored entries ({len(rows)}) were saved to {path}: add them with `promptopt memo import`"
 
 
 def _is_checkout(folder: Path) -> bool:
     try:
         project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none there, or none that can be read
+    except (OSError, ValueError):  # missing or unreadable
         return False
     match project:
         case {"project": {"name": "promptopt-toolkit"}}:
@@ -321,13 +335,13 @@ def _is_checkout(folder: Path) -> bool:
 
 
 def write_lines(path: Path, lines: Iterable[bytes]) -> int:
-    """Write lines to a file, whole or not at all; return how many.
+    """Write lines to a file atomically, and return their number.
 
     Raises:
         InputError: the file cannot be written.
     """
     try:
-        with whole_file(path) as file:
+        with open_atomic(path) as file:
             return sum(file.write(line) > 0 for line in lines)
     except OSError as error:
-        raise InputError(f"the export cannot be written to {path} ({error}): name another file") from error
+        raise InputError(f"the export cannot be written to {path} ({error}): choose another file") from error

@@ -1,7 +1,7 @@
-"""Finds the entries of a memo in a damaged SQLite file, page by page, without SQLite.
+"""Recovers the entries of a memo from a damaged SQLite file, page by page, without SQLite.
 
-A leaf page holds its rows whatever has become of the pages that lead to it. What is found is an entry if its checksum
-says so. Format: https://www.sqlite.org/fileformat2.html. Knows nothing of what the values mean.
+Leaf pages can be read even if the pages that link to them are damaged. A row counts as an entry if its checksum matches.
+Format: https://www.sqlite.org/fileformat2.html. Knows nothing of what the values mean.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-_HEADER, _LOG_HEADER, _FRAME_HEADER = 100, 32, 24  # bytes: of the file, of the log beside it, of each page in that
+_HEADER, _LOG_HEADER, _FRAME_HEADER = (
+    100,
+    32,
+    24,
+)  # bytes: of the file, of its write-ahead log, of each frame in the log
 _LEAF = 13  # first byte of a page that holds rows
-_KEY, _TIME, _VALUE, _COLUMNS = 1, 3, 11, 12  # of the rows; the first column, their number, is kept elsewhere
-_FIXED = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 7: 8, 8: 0, 9: 0}  # bytes of a column by its type
+_KEY, _TIME, _VALUE, _COLUMNS = 1, 3, 11, 12  # column numbers; column 0, the row id, is stored outside the record
+_FIXED = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 7: 8, 8: 0, 9: 0}  # size in bytes by column type
 _REAL, _FIRST_BLOB = 7, 12
 _SIZES = (4096, 512, 1024, 2048, 8192, 16384, 32768, 65536)
 
 
 class Salvaged(NamedTuple):
-    """An entry that was found: its key, when it was stored, in seconds since 1970, and its value."""
+    """A recovered entry: key, time stored (seconds since 1970) and value."""
 
     key: str
     stored: float
@@ -41,9 +45,9 @@ class Salvaged(NamedTuple):
 
 
 def salvage(folder: Path) -> list[Salvaged]:
-    """Return the entries that can still be read, by time and key; of several with one key the last stored.
+    """Return the entries that can still be read, sorted by time and key; the last one stored for each key.
 
-    Entries that were deleted and not yet written over are found too. The log beside the file is read as well.
+    Deleted entries that have not been overwritten are recovered too, and so are those in the write-ahead log.
 
     Args:
         folder: of the memo; nothing is written to it.
@@ -57,39 +61,40 @@ def salvage(folder: Path) -> list[Salvaged]:
         log = database.with_name(f"{database.name}-wal")
         logged = log.read_bytes() if log.exists() else b""
     except OSError as error:
-        raise InputError(f"the memo's file {database} cannot be read ({error}): name its folder with --memo") from error
-    found: dict[str, Salvaged] = {}
+        raise InputError(f"the memo's file {database} cannot be read ({error}): give its folder with --memo") from error
+    entries: dict[str, Salvaged] = {}
     for size in _page_sizes(data):
         pages = [data[start : start + size] for start in range(0, len(data), size)]
-        # Rows that are too long for a page go on in others, which the log may hold in a later state.
-        later = dict(_log_pages(logged, size))
-        for known in (pages, *([_overlaid(pages, later)] if later else [])):
-            for entry in _entries(known):
-                old = found.get(entry.key)
-                if old is None or old.stored <= entry.stored:
-                    found[entry.key] = entry
-        if found:
+        # Long rows continue on overflow pages, and the log may hold newer versions of those.
+        log_pages = dict(_log_pages(logged, size))
+        for version in (pages, *([_apply_log(pages, log_pages)] if log_pages else [])):
+            for entry in _entries(version):
+                previous = entries.get(entry.key)
+                if previous is None or previous.stored <= entry.stored:
+                    entries[entry.key] = entry
+        if entries:
             break
-    return sorted(found.values(), key=lambda entry: (entry.stored, entry.key))
+    return sorted(entries.values(), key=lambda entry: (entry.stored, entry.key))
 
 
 def _page_sizes(data: bytes) -> list[int]:
-    """Return the page size that the file's first page says, and after it those that there can be."""
-    said = int.from_bytes(data[16:18], "big")
-    said = 65536 if said == 1 else said
-    return [said, *(size for size in _SIZES if size != said)] if said in _SIZES else [*_SIZES]
+    """Return the page sizes to try: the declared one first, then the other valid ones."""
+    declared = int.from_bytes(data[16:18], "big")
+    declared = 65536 if declared == 1 else declared
+    return [declared, *(size for size in _SIZES if size != declared)] if declared in _SIZES else [*_SIZES]
 
 
 def _log_pages(log: bytes, size: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the pages of a log by their number, from 0; of several the last counts."""
+    """Yield (page number from 0, page) for each frame of a log; for a repeated number the last one is valid."""
     frame = _FRAME_HEADER + size
     for start in range(_LOG_HEADER, len(log) - frame + 1, frame):
         yield int.from_bytes(log[start : start + 4], "big") - 1, log[start + _FRAME_HEADER : start + frame]
 
 
-def _overlaid(pages: list[bytes], later: dict[int, bytes]) -> list[bytes]:
-    count = max(len(pages), 1 + max((number for number in later if number < len(pages) + len(later)), default=-1))
-    return [later.get(number, pages[number] if number < len(pages) else b"") for number in range(count)]
+def _apply_log(pages: list[bytes], log_pages: dict[int, bytes]) -> list[bytes]:
+    most = len(pages) + len(log_pages)
+    count = max(len(pages), 1 + max((number for number in log_pages if number < most), default=-1))
+    return [log_pages.get(number, pages[number] if number < len(pages) else b"") for number in range(count)]
 
 
 def _entries(pages: list[bytes]) -> Iterator[Salvaged]:
@@ -98,87 +103,88 @@ def _entries(pages: list[bytes]) -> Iterator[Salvaged]:
         if len(page) <= head + 8 or page[head] != _LEAF:
             continue
         count = min(int.from_bytes(page[head + 3 : head + 5], "big"), len(page) // 2)
-        for place in range(head + 8, head + 8 + 2 * count, 2):
+        for offset in range(head + 8, head + 8 + 2 * count, 2):
             with suppress(ValueError, IndexError, struct.error):
-                yield _entry(_row(page, int.from_bytes(page[place : place + 2], "big"), pages))
+                yield _entry(_row(page, int.from_bytes(page[offset : offset + 2], "big"), pages))
 
 
 def _entry(row: list[Any]) -> Salvaged:
-    """Return the entry that a row is.
+    """Return the entry of a row.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the row is not an entry.
     """
     if len(row) < _COLUMNS or not isinstance(row[_KEY], str) or not isinstance(row[_VALUE], bytes):
-        raise ValueError("no row of a memo")
+        raise ValueError("not a row of a memo")
     stored = float(row[_TIME]) if isinstance(row[_TIME], int | float) and 0 <= row[_TIME] < END_OF_TIME else 0.0
     return Salvaged(row[_KEY], stored, unpack(row[_KEY], row[_VALUE]))
 
 
 def _row(page: bytes, start: int, pages: list[bytes]) -> list[Any]:
-    """Return the columns of the row at a place of a page.
+    """Return the columns of the row that starts at byte `start` of a page.
 
     Raises:
         ValueError: it is damaged.
         IndexError: likewise.
     """
-    length, at = _varint(page, start)
-    _, at = _varint(page, at)
-    record = _whole(page, at, length, pages)
-    end, at = _varint(record, 0)
-    types, place = [], end
-    while at < end:
-        kind, at = _varint(record, at)
+    length, offset = _varint(page, start)
+    _, offset = _varint(page, offset)
+    record = _record(page, offset, length, pages)
+    header_end, offset = _varint(record, 0)
+    types = []
+    while offset < header_end:
+        kind, offset = _varint(record, offset)
         types.append(kind)
-    out: list[Any] = []
+    columns: list[Any] = []
+    offset = header_end
     for kind in types:
         size = _FIXED[kind] if kind in _FIXED else (kind - _FIRST_BLOB) // 2
-        if size < 0 or place + size > len(record):
+        if size < 0 or offset + size > len(record):
             raise ValueError("a column ends after its row")
-        out.append(_column(kind, record[place : place + size]))
-        place += size
-    return out
+        columns.append(_column(kind, record[offset : offset + size]))
+        offset += size
+    return columns
 
 
 def _column(kind: int, data: bytes) -> Any:
-    read: Callable[[bytes], Any]
+    decode: Callable[[bytes], Any]
     if kind == 0:
         return None
     if kind == _REAL:
         return struct.unpack(">d", data)[0]
-    read = (
+    decode = (
         (bytes, bytes.decode)[kind % 2] if kind >= _FIRST_BLOB else lambda raw: int.from_bytes(raw, "big", signed=True)
     )
-    return read(data)
+    return decode(data)
 
 
-def _whole(page: bytes, at: int, length: int, pages: list[bytes]) -> bytes:
-    """Return a row's bytes, with those in other pages where it is too long for its own."""
+def _record(page: bytes, start: int, length: int, pages: list[bytes]) -> bytes:
+    """Return the bytes of a row, including those on overflow pages."""
     usable = len(page)
     if length <= usable - 35:
-        return page[at : at + length]
+        return page[start : start + length]
     least = (usable - 12) * 32 // 255 - 23
-    here = least + (length - least) % (usable - 4)
-    here = here if here <= usable - 35 else least
-    parts, left = [page[at : at + here]], length - here
-    further = int.from_bytes(page[at + here : at + here + 4], "big")
-    for _ in pages:  # no chain is longer; a damaged one may be a ring
-        if left <= 0:
+    local = least + (length - least) % (usable - 4)  # bytes on this page
+    local = local if local <= usable - 35 else least
+    parts, remaining = [page[start : start + local]], length - local
+    overflow_page = int.from_bytes(page[start + local : start + local + 4], "big")
+    for _ in pages:  # bounds the loop: a damaged chain may be a cycle
+        if remaining <= 0:
             break
-        if not 0 < further <= len(pages):
+        if not 0 < overflow_page <= len(pages):
             raise ValueError("the rest of a row is lost")
-        other = pages[further - 1]
-        parts.append(other[4 : 4 + left])
-        left -= len(parts[-1])
-        further = int.from_bytes(other[:4], "big")
+        overflow = pages[overflow_page - 1]
+        parts.append(overflow[4 : 4 + remaining])
+        remaining -= len(parts[-1])
+        overflow_page = int.from_bytes(overflow[:4], "big")
     return b"".join(parts)
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return a number of up to nine bytes, and the place after it."""
+def _varint(data: bytes, start: int) -> tuple[int, int]:
+    """Decode a variable-length integer of up to nine bytes; return it and the offset after it."""
     value = 0
-    for place in range(at, at + 8):
-        value = value << 7 | data[place] & 0x7F
-        if data[place] < 0x80:  # noqa: PLR2004  the high bit says that there is more
-            return value, place + 1
-    return value << 8 | data[at + 8], at + 9
+    for offset in range(start, start + 8):
+        value = value << 7 | data[offset] & 0x7F
+        if data[offset] < 0x80:  # noqa: PLR2004  a clear high bit marks the last byte
+            return value, offset + 1
+    return value << 8 | data[start + 8], start + 9

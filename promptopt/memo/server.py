@@ -1,8 +1,8 @@
-"""The memo on a server of Redis' kind, shared by processes and machines.
+"""The memo on a Redis-compatible server, shared by processes and machines.
 
-An entry is the string `promptopt:memo:KEY`: eight bytes of time, then what a folder holds. Who computes a key holds
-`promptopt:lock:KEY`, which counts for as long as the holder's lease, `promptopt:lease:HOLDER`, is renewed. Knows nothing of
-what the bytes mean.
+An entry is the string `promptopt:memo:KEY`: eight bytes of time, then the value as in a folder. While a holder computes a
+key it owns `promptopt:lock:KEY`, which is valid as long as the holder renews its lease `promptopt:lease:HOLDER`. Knows
+nothing of what the bytes mean.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 from redis.retry import Retry
 
 from promptopt.errors import InputError, MemoError
-from promptopt.memo.format import END_OF_TIME, checked
+from promptopt.memo.format import END_OF_TIME, check_key
 from promptopt.memo.store import Claim, MemoStats
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ _log = logging.getLogger("promptopt.memo.memo")
 _ENTRY, _LOCK, _LEASE = "promptopt:memo:", "promptopt:lock:", "promptopt:lease:"
 _TIME = struct.Struct(">d")
 
-_AT_ONCE = 1000  # keys a command: the server does nothing else meanwhile
+_KEYS_PER_COMMAND = 1000  # the server is blocked while a command runs
 _CONNECT_SECONDS = 5.0
-_REPLY_SECONDS = 60.0  # a batch goes in as one transaction
-_PATIENCE_SECONDS = 60.0  # without a connection; a server that is started again reads its log first
-_PAUSES = (0.1, 5.0)  # seconds before the second try, and at most
-_LEASE_SECONDS = 30.0  # after which others take over from a process that died
-_LOCK_SECONDS = 7 * 86400  # after which the server forgets a lock that nobody asked for again
-_POLL_SECONDS = (0.01, 0.25)  # between looks at another's lease
+_REPLY_SECONDS = 60.0  # long, because a batch is one transaction
+_RETRY_SECONDS = 60.0  # long, because a restarted server first reads its log
+_RETRY_DELAYS = (0.1, 5.0)  # seconds before the first retry, and at most
+_LEASE_SECONDS = 30.0  # after this, others take over from a dead process
+_LOCK_SECONDS = 7 * 86400  # after this, the server drops an abandoned lock
+_POLL_SECONDS = (0.01, 0.25)  # first and longest interval between checks of another holder's lease
 
 # KEYS: own lease, locks. ARGV: holder, lease in milliseconds, lock in milliseconds, prefix of leases.
 # Returns for each lock the other holder, or "".
@@ -70,7 +70,7 @@ end
 redis.call('UNLINK', unpack(ours))
 """
 
-# KEYS: entries. ARGV: seconds since 1970. What has no time is as old as can be.
+# KEYS: entries. ARGV: seconds since 1970. Entries without a time are deleted too.
 _DELETE_BEFORE = """
 local deleted = 0
 for _, key in ipairs(KEYS) do
@@ -82,85 +82,87 @@ return deleted
 
 
 class RedisStore:
-    """Entries on one server, Redis from 6 on or what speaks its protocol.
+    """Entries on one server: Redis 6 or later, or a compatible one.
 
-    A command that finds no connection is tried again for a minute, since all of them may be repeated.
+    Commands are idempotent, so a command that fails to connect is retried for up to a minute.
 
     Args:
-        url: of the server, as redis-py takes it.
-        place: the same without user and password.
+        url: of the server, in the form that redis-py accepts.
+        location: the same without user and password.
 
     Raises:
         InputError: the server evicts entries.
         MemoError: it cannot be reached or used.
     """
 
-    def __init__(self, url: str, place: str) -> None:
-        self.place = place
+    def __init__(self, url: str, location: str) -> None:
+        self.location = location
         self._client: Any = redis.Redis.from_url(
             url,
             socket_connect_timeout=_CONNECT_SECONDS,
             socket_timeout=_REPLY_SECONDS,
-            retry=Retry(NoBackoff(), 0),  # ours, below, says that it waits
+            retry=Retry(NoBackoff(), 0),  # retries are in _execute, which logs them
         )
         self._claim = self._client.register_script(_CLAIM)
         self._release = self._client.register_script(_RELEASE)
         self._delete_before = self._client.register_script(_DELETE_BEFORE)
-        self._leases = _Leases(self._client, place)
-        self._look_at_settings()
+        self._leases = _Leases(self._client, location)
+        self._check_settings()
 
     def read_one(self, key: str) -> bytes | None:
         """Return the packed value, or None where there is none."""
-        data = self._ask(self._client.mget, [_ENTRY + key])[0]
+        data = self._execute(self._client.mget, [_ENTRY + key])[0]
         return None if data is None else data[_TIME.size :]
 
     def read_many(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Yield the packed values that are there."""
         for chunk in _chunks(keys):
             names = [_ENTRY + key for key in chunk]
-            for key, data in zip(chunk, self._ask(self._client.mget, names), strict=True):
+            for key, data in zip(chunk, self._execute(self._client.mget, names), strict=True):
                 if data is not None:
                     yield key, data[_TIME.size :]
 
     def rows(self) -> Iterator[Row]:
-        """Yield all entries, by time and key; their keys are held in memory meanwhile."""
-        keys = sorted((stored, key) for key, stored, _ in self._heads() if stored is not None)
+        """Yield all entries, sorted by time and key; all keys are held in memory meanwhile."""
+        keys = sorted((stored, key) for key, stored, _ in self._entry_headers() if stored is not None)
         for chunk in _chunks(keys):
             stored = {key: moment for moment, key in chunk}
             for key, data in self.read_many(list(stored)):
                 yield key, stored[key], data
 
     def write(self, batches: Iterable[Sequence[Row]]) -> None:
-        """Insert or overwrite entries: of each batch all or none."""
-        done = 0
+        """Insert or overwrite entries; each batch is written atomically."""
+        written = 0
         for rows in batches:
-            entries = [(_ENTRY + checked(key), _TIME.pack(stored) + data) for key, stored, data in rows]
+            entries = [(_ENTRY + check_key(key), _TIME.pack(stored) + data) for key, stored, data in rows]
             try:
-                self._ask(self._set, entries)
+                self._execute(self._set, entries)
             except MemoError as error:
-                if done:
-                    raise MemoError(f"{error}; the first {done:,} entries are stored, again adds the rest") from error
+                if written:
+                    raise MemoError(
+                        f"{error}; the first {written:,} entries were stored: run it again to add the rest"
+                    ) from error
                 raise
-            done += len(rows)
+            written += len(rows)
 
     def delete_before(self, moment: float) -> int:
-        """Delete what was stored before `moment`, and return how many that were."""
-        return sum(self._ask(self._delete_before, names, [repr(moment)]) for names in self._names() if names)
+        """Delete the entries stored before `moment`, and return their number."""
+        return sum(self._execute(self._delete_before, names, [repr(moment)]) for names in self._scan_names() if names)
 
-    def census(self) -> MemoStats:
-        """Return how much is stored, in bytes of keys and values, and since when."""
+    def stats(self) -> MemoStats:
+        """Return how much is stored (bytes of keys and values) and since when."""
         entries = size = 0
         oldest, newest = END_OF_TIME, -1.0
-        for key, stored, length in self._heads():
+        for key, stored, length in self._entry_headers():
             entries += 1
             size += len(_ENTRY) + len(key) + length
             if stored is not None:
                 oldest, newest = min(oldest, stored), max(newest, stored)
-        return MemoStats(self.place, entries, size, *((oldest, newest) if newest >= 0 else (None, None)))
+        return MemoStats(self.location, entries, size, *((oldest, newest) if newest >= 0 else (None, None)))
 
     @contextmanager
     def claim(self, keys: Iterable[str]) -> Generator[Claim]:
-        """Share out the work on `keys` among all who use this server."""
+        """Claim `keys` among all clients of this server."""
         wanted = list(dict.fromkeys(keys))
         if not wanted:
             yield Claim([], [], ())
@@ -170,23 +172,23 @@ class RedisStore:
         holder = self._leases.begin()
         try:
             for chunk in _chunks(wanted):
-                for key, other in zip(chunk, self._take(chunk, holder), strict=True):
+                for key, other in zip(chunk, self._claim_keys(chunk, holder), strict=True):
                     if other:
                         theirs[key] = other.decode()
                     else:
                         mine.append(key)
-            flights = tuple(_Flight(self, other) for other in dict.fromkeys(theirs.values()))
+            flights = tuple(_RemoteClaim(self, other) for other in dict.fromkeys(theirs.values()))
             yield Claim(mine, list(theirs), flights)
         finally:
             self._leases.end(holder)
-            self._give_back(mine, holder)
+            self._release_keys(mine, holder)
 
     def holds(self, holder: str) -> bool:
-        """Return whether the one who claimed something is still at work."""
-        return bool(self._ask(self._client.exists, _LEASE + holder))
+        """Return whether the holder of a claim is still working."""
+        return bool(self._execute(self._client.exists, _LEASE + holder))
 
     def close(self) -> None:
-        """Close the connections that no thread is using; the next use opens another."""
+        """Close idle connections; the next use opens a new one."""
         self._client.connection_pool.disconnect(inuse_connections=False)
 
     def _set(self, entries: Sequence[tuple[str, bytes]]) -> None:
@@ -195,38 +197,43 @@ class RedisStore:
                 transaction.mset(dict(chunk))
             transaction.execute()
 
-    def _take(self, keys: Sequence[str], holder: str) -> list[bytes]:
-        names = [_LEASE + holder, *(_LOCK + checked(key) for key in keys)]
+    def _claim_keys(self, keys: Sequence[str], holder: str) -> list[bytes]:
+        names = [_LEASE + holder, *(_LOCK + check_key(key) for key in keys)]
         settings: list[Any] = [holder, int(_LEASE_SECONDS * 1000), _LOCK_SECONDS * 1000, _LEASE]
-        holders: list[bytes] = self._ask(self._claim, names, settings)
+        holders: list[bytes] = self._execute(self._claim, names, settings)
         return holders
 
-    def _give_back(self, keys: Sequence[str], holder: str) -> None:
-        """Release what a holder holds; where that fails, its lease ends by itself."""
+    def _release_keys(self, keys: Sequence[str], holder: str) -> None:
+        """Release the locks and the lease of a holder; if that fails, the lease expires by itself."""
         try:
             for chunk in [*_chunks(keys)] or [[]]:
                 self._release([_LEASE + holder, *(_LOCK + key for key in chunk)], [holder])
         except RedisError as error:
-            _log.warning("the memo at %s: others wait up to %g s more (%s)", self.place, _LEASE_SECONDS, error)
+            _log.warning(
+                "the memo at %s: a claim could not be released, so others wait up to %g s longer (%s)",
+                self.location,
+                _LEASE_SECONDS,
+                error,
+            )
 
-    def _names(self) -> Iterator[list[str]]:
-        """Yield the names of all entries, each once."""
-        seen: set[bytes] = set()
-        run, cursor = self._ask(self._info).get("run_id"), 0
+    def _scan_names(self) -> Iterator[list[str]]:
+        """Yield the names of all entries in batches, each name once."""
+        yielded: set[bytes] = set()
+        server_run, cursor = self._execute(self._info).get("run_id"), 0
         while True:
-            cursor, found = self._ask(self._client.scan, cursor, f"{_ENTRY}*", _AT_ONCE, "STRING")
-            fresh = dict.fromkeys(name for name in found if name not in seen and name.isascii())
-            seen.update(fresh)
-            yield [name.decode() for name in fresh]
+            cursor, names = self._execute(self._client.scan, cursor, f"{_ENTRY}*", _KEYS_PER_COMMAND, "STRING")
+            new_names = dict.fromkeys(name for name in names if name not in yielded and name.isascii())
+            yielded.update(new_names)
+            yield [name.decode() for name in new_names]
             if not cursor:
                 break
-        if self._ask(self._info).get("run_id") != run:
-            raise MemoError(f"the memo at {self.place} was started again while it was read: do it again")
+        if self._execute(self._info).get("run_id") != server_run:
+            raise MemoError(f"the memo at {self.location} was restarted while it was being read: try again")
 
-    def _heads(self) -> Iterator[tuple[str, float | None, int]]:
-        """Yield the key of each entry, when it was stored, if it says so, and its length."""
-        for names in self._names():
-            for name, head, length in zip(names, *self._ask(self._measure, names), strict=True):
+    def _entry_headers(self) -> Iterator[tuple[str, float | None, int]]:
+        """Yield (key, time stored or None, length in bytes) of each entry."""
+        for names in self._scan_names():
+            for name, head, length in zip(names, *self._execute(self._measure, names), strict=True):
                 stored = _TIME.unpack(head)[0] if len(head) == _TIME.size else -1.0
                 yield name.removeprefix(_ENTRY), stored if 0 <= stored < END_OF_TIME else None, length
 
@@ -236,71 +243,71 @@ class RedisStore:
                 pipeline.getrange(name, 0, _TIME.size - 1)
             for name in names:
                 pipeline.strlen(name)
-            found = pipeline.execute()
-        return found[: len(names)], found[len(names) :]
+            results = pipeline.execute()
+        return results[: len(names)], results[len(names) :]
 
     def _info(self) -> dict[str, Any]:
-        """Return what the server says of itself; hosted ones may not."""
-        found: dict[str, Any] = {}
+        """Return the server's state and settings; hosted servers may refuse to report them."""
+        info: dict[str, Any] = {}
         for command in (self._client.info, lambda: self._client.config_get("appendfsync")):
             with suppress(ResponseError):
-                found |= command()
-        return found
+                info |= command()
+        return info
 
-    def _look_at_settings(self) -> None:
-        """Refuse a server that evicts entries; warn of one that may lose them."""
-        info = self._ask(self._info, patience=0.0)
+    def _check_settings(self) -> None:
+        """Refuse a server that evicts entries, and warn about one that may lose them."""
+        info = self._execute(self._info, retry_seconds=0.0)
         policy = str(info.get("maxmemory_policy", "noeviction"))
         if info.get("maxmemory") and policy.startswith("allkeys"):
             raise InputError(
-                f"the memo at {self.place} evicts entries when its memory is full (maxmemory-policy {policy}), and what was "
-                "paid for would be paid for again: set maxmemory-policy to noeviction"
+                f"the memo at {self.location} evicts entries when its memory is full (maxmemory-policy {policy}), so replies "
+                "would be paid for twice: set maxmemory-policy to noeviction"
             )
         if not info.get("aof_enabled", 1):
             _log.warning(
-                "the memo at %s keeps no log: what was stored since its last snapshot is lost when it ends; set appendonly "
-                "to yes",
-                self.place,
+                "the memo at %s keeps no append-only file: entries since the last snapshot are lost when the server stops; "
+                "set appendonly to yes",
+                self.location,
             )
         elif info.get("appendfsync") == "no":
             _log.warning(
-                "the memo at %s leaves it to its system when entries are on disk: set appendfsync to everysec or always",
-                self.place,
+                "the memo at %s lets the operating system decide when to write to disk: set appendfsync to everysec or always",
+                self.location,
             )
 
-    def _ask(self, command: Callable[..., Any], *given: Any, patience: float | None = None) -> Any:
-        """Return what a command returns; where there is no connection, try again until it has been so for a minute."""
-        end = time.monotonic() + (_PATIENCE_SECONDS if patience is None else patience)
-        pause = _PAUSES[0]
+    def _execute(self, command: Callable[..., Any], *arguments: Any, retry_seconds: float | None = None) -> Any:
+        """Run a command and return its result; retry for a limited time while there is no connection."""
+        end = time.monotonic() + (_RETRY_SECONDS if retry_seconds is None else retry_seconds)
+        pause = _RETRY_DELAYS[0]
         while True:
             try:
-                return command(*given)
+                return command(*arguments)
             except (AuthenticationError, AuthorizationError) as error:
-                self._refuse(error, "check user and password in its URL")
+                self._raise_memo_error(error, "check the user and password in its URL")
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 if time.monotonic() + pause > end:
-                    self._refuse(error, "start it, or mend the way to it, then run again")
-                if pause == _PAUSES[0]:
-                    _log.warning("still waiting for the memo at %s (%s)", self.place, error)
+                    self._raise_memo_error(error, "start the server or fix the connection, then run again")
+                if pause == _RETRY_DELAYS[0]:
+                    _log.warning("still waiting for the memo at %s (%s)", self.location, error)
                 time.sleep(pause)
-                pause = min(2 * pause, _PAUSES[1])
+                pause = min(2 * pause, _RETRY_DELAYS[1])
             except RedisError as error:
-                self._refuse(error, "make room, or change its settings, then run again")
+                self._raise_memo_error(error, "free memory or change its settings, then run again")
 
-    def _refuse(self, error: RedisError, mend: str) -> NoReturn:
-        reason = str(error).rpartition(" of pipeline caused error: ")[2]  # before it stands what was to be stored
-        raise MemoError(f"the memo at {self.place} cannot be used ({reason}): {mend}") from error
+    def _raise_memo_error(self, error: RedisError, fix: str) -> NoReturn:
+        reason = str(error).rpartition(" of pipeline caused error: ")[2]  # drops the command, which holds the data
+        raise MemoError(f"the memo at {self.location} cannot be used ({reason}): {fix}") from error
 
 
 @dataclass(frozen=True)
-class _Flight:
-    """Another's work on some keys, wherever it runs."""
+class _RemoteClaim:
+    """Another holder's work on some keys, on any machine."""
 
     store: RedisStore
     holder: str
 
     def wait(self, timeout: float) -> bool:
-        """Block until its lease ended, at most so many seconds; return whether it has."""
+        """Block until the lease has ended, for at most `timeout` seconds; return whether it has ended."""
         end, pause = time.monotonic() + timeout, _POLL_SECONDS[0]
         while self.store.holds(self.holder):
             if time.monotonic() > end:
@@ -311,17 +318,17 @@ class _Flight:
 
 
 class _Leases:
-    """The leases of this process, renewed by one thread while there are any."""
+    """The leases of this process, renewed by one thread as long as there are any."""
 
-    def __init__(self, client: Any, place: str) -> None:
+    def __init__(self, client: Any, location: str) -> None:
         self._client = client
-        self._place = place
+        self._location = location
         self._held: set[str] = set()
         self._lock = threading.Lock()
         self._renewing = False
 
     def begin(self) -> str:
-        """Return the name of a new holder; his first claim makes the lease."""
+        """Return the name of a new holder; its first claim creates the lease."""
         holder = uuid.uuid4().hex
         with self._lock:
             self._held.add(holder)
@@ -331,14 +338,14 @@ class _Leases:
         return holder
 
     def end(self, holder: str) -> None:
-        """Renew this holder's lease no longer."""
+        """Stop renewing this holder's lease."""
         with self._lock:
             self._held.remove(holder)
 
     def _renew(self) -> None:
         while True:
             time.sleep(_LEASE_SECONDS / 3)
-            with self._lock:  # while it is held no lease ends, so that none is renewed after its end
+            with self._lock:  # no lease can end meanwhile, so an ended lease is never renewed
                 if not self._held:
                     self._renewing = False
                     return
@@ -348,9 +355,9 @@ class _Leases:
                             pipeline.set(_LEASE + holder, "", px=int(_LEASE_SECONDS * 1000))
                         pipeline.execute()
                 except RedisError as error:
-                    _log.warning("the memo at %s: a lease could not be renewed (%s)", self._place, error)
+                    _log.warning("the memo at %s: a lease could not be renewed (%s)", self._location, error)
 
 
 def _chunks(items: Sequence[Any]) -> Iterator[Any]:
-    for start in range(0, len(items), _AT_ONCE):
-        yield items[start : start + _AT_ONCE]
+    for start in range(0, len(items), _KEYS_PER_COMMAND):
+        yield items[start : start + _KEYS_PER_COMMAND]

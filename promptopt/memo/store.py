@@ -1,8 +1,9 @@
-"""What every store of the memo can do, and who computes what meanwhile. Knows nothing of folders or servers."""
+"""The interface of the memo's stores, and claims on work in progress. Knows nothing of folders or servers."""
 
 from __future__ import annotations
 
 import threading
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -13,35 +14,49 @@ if TYPE_CHECKING:
 
     from promptopt.memo.format import Row
 
-_GLANCE = 0.5  # seconds between two looks at whether the user asked to end
+_CHECK_INTERVAL = 0.5  # seconds between checks for a stop requested by the user
 
 
 class MemoStats(NamedTuple):
-    """What a memo holds: its place, entries, bytes, and in seconds since 1970 when the first and the last were stored."""
+    """Contents of a memo.
 
-    place: str
+    Args:
+        location: folder, or server and database.
+        entries: number of entries.
+        bytes: their size.
+        oldest: when the first entry was stored, in seconds since 1970; None if there is none.
+        newest: when the last entry was stored, likewise.
+    """
+
+    location: str
     entries: int
     bytes: int
     oldest: float | None
     newest: float | None
 
+    @property
+    def place(self) -> str:
+        """Former name of `location`."""
+        warnings.warn("MemoStats.place is now MemoStats.location", DeprecationWarning, stacklevel=2)
+        return self.location
+
 
 class Flight(Protocol):
-    """Somebody else's work on some keys."""
+    """Another holder's work on some keys."""
 
     def wait(self, timeout: float) -> bool:
-        """Block until it is finished, at most so many seconds; return whether it is."""
+        """Block until the work is finished, for at most `timeout` seconds; return whether it is finished."""
         ...
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Who computes what.
+    """Who computes which keys.
 
     Args:
-        mine: keys that this thread computes and stores, and nobody else meanwhile.
+        mine: keys that this thread alone must compute and store.
         theirs: keys that others are computing.
-        flights: the work of those who hold `theirs`.
+        flights: the others' work on `theirs`.
     """
 
     mine: list[str]
@@ -51,17 +66,17 @@ class Claim:
     def wait(self, check: Callable[[], None] = lambda: None) -> None:
         """Block until `theirs` are finished, successfully or not.
 
-        Leave the claim's context before: who waits holds nothing, so that no two ever wait for each other.
+        Leave the claim's context first: releasing your claim before waiting prevents deadlock.
 
         Args:
-            check: called about twice a second; may raise to end the waiting.
+            check: called about twice a second; may raise to stop waiting.
         """
         for flight in self.flights:
-            while not flight.wait(_GLANCE):
+            while not flight.wait(_CHECK_INTERVAL):
                 check()
 
 
-class Flights:
+class ThreadClaims:
     """Claims among the threads of this process."""
 
     def __init__(self) -> None:
@@ -70,7 +85,7 @@ class Flights:
 
     @contextmanager
     def claim(self, keys: Iterable[str]) -> Generator[Claim]:
-        """Share out the work on `keys`: what no other thread is computing is ours until the context ends."""
+        """Claim `keys`: those that no other thread is computing are ours until the context ends."""
         flight = threading.Event()
         with self._lock:
             wanted = dict.fromkeys(keys)
@@ -87,61 +102,61 @@ class Flights:
 
 
 class ReplyCache(Protocol):
-    """What a run needs of a memo: JSON values by key, and shared claims on the work for those that are missing."""
+    """The part of a memo that a run needs: JSON values by key, and claims on missing ones."""
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Return the values that are there, in the order of `keys`."""
+        """Return the values that exist, in the order of `keys`."""
         ...
 
     def put(self, key: str, value: Any) -> None:
-        """Keep one value."""
+        """Store one value."""
         ...
 
     def put_many(self, values: Mapping[str, Any]) -> None:
-        """Keep all values or none."""
+        """Store all values or none."""
         ...
 
     def claim(self, keys: Iterable[str]) -> AbstractContextManager[Claim]:
-        """Share out the work on `keys`."""
+        """Claim `keys`."""
         ...
 
 
 class Store(Protocol):
-    """Packed values by key, each with the time when it was stored. Bytes that are no entry are given as b"".
+    """Packed values by key, each with the time when it was stored. Bytes that are not an entry are returned as b"".
 
-    All methods raise InputError, which names the store and the mend, where it cannot be used.
+    All methods raise InputError if the store cannot be used; the message names the store and the fix.
     """
 
-    place: str
+    location: str
 
     def read_one(self, key: str) -> bytes | None:
-        """Return the packed value, or None where there is none."""
+        """Return the packed value, or None if there is none."""
         ...
 
     def read_many(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        """Yield the packed values that are there."""
+        """Yield the packed values that exist."""
         ...
 
     def rows(self) -> Iterator[Row]:
-        """Yield all entries, by time and key."""
+        """Yield all entries, sorted by time and key."""
         ...
 
     def write(self, batches: Iterable[Sequence[Row]]) -> None:
-        """Insert or overwrite entries: of each batch all or none, and of all of them where the store can."""
+        """Insert or overwrite entries: each batch atomically, and all batches together if the store supports it."""
         ...
 
     def delete_before(self, moment: float) -> int:
-        """Delete what was stored before `moment`, and return how many that were."""
+        """Delete the entries stored before `moment`, and return their number."""
         ...
 
-    def census(self) -> MemoStats:
+    def stats(self) -> MemoStats:
         """Return how much is stored, and since when."""
         ...
 
     def claim(self, keys: Iterable[str]) -> AbstractContextManager[Claim]:
-        """Share out the work on `keys` among all who share it here."""
+        """Claim `keys` among all users of this store."""
         ...
 
     def close(self) -> None:
-        """Give back connections; the next use opens another."""
+        """Close connections; the next use opens a new one."""
         ...

@@ -15,7 +15,7 @@ from promptopt.models.base import Request
 from promptopt.optimization.stages import Stages, too_small
 from promptopt.prompt import Message
 from promptopt.replies import Failure, Response
-from promptopt.rewards import MEETS_TARGET, Exact, Judge
+from promptopt.rewards import REWARDS_WITH_TARGET, Exact, Judge
 from promptopt.strategies.base import needs_no_labels
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def check(job: Job) -> None:
     if not isinstance(job.seed, int) or job.seed < 0:
         raise InputError(f"the seed must be a whole number, 0 or more, not {job.seed!r}")
     bare = next((item for item in job.task.train if item.target is None), None)
-    if bare and isinstance(job.task.reward, MEETS_TARGET) and not needs_no_labels(job.strategy):
+    if bare and isinstance(job.task.reward, REWARDS_WITH_TARGET) and not needs_no_labels(job.strategy):
         raise InputError(
             f"training item {bare.id!r} has no label, by which {type(job.strategy).__name__} searches: label the "
             "training items, or take the strategy unsupervised"
@@ -97,7 +97,7 @@ def call_each_model(job: Job, scorer: Scorer, stages: Stages) -> None:
 
 
 def _check_first(job: Job, first: Response | Failure) -> None:
-    if isinstance(first, Response) and first.speechless:
+    if isinstance(first, Response) and first.truncated_before_text:
         raise InputError(
             f"the task model's first reply was cut off at {job.task.max_tokens} tokens, before any text: raise the "
             "task's max_tokens (a model that thinks before it answers needs hundreds or thousands)"

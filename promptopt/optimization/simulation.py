@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from promptopt.environment import Choosing, Step
 from promptopt.evaluation.caller import Caller, Reply
 from promptopt.evaluation.ledger import Spending
-from promptopt.memo.store import Flights
+from promptopt.memo.store import ThreadClaims
 from promptopt.replies import Arrival, Response, Usage
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Overlay:
     def __init__(self, memo: ReplyCache) -> None:
         self._memo = memo
         self._new: dict[str, Any] = {}
-        self._flights = Flights()
+        self._flights = ThreadClaims()
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the values that are there, in the order of `keys`."""

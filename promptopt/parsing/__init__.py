@@ -1,1 +1,1 @@
-"""Reading texts: labels, numbers and thoughts in replies, slots in prompts."""
+"""Parses text: labels, numbers and reasoning in replies, slots in prompts."""

@@ -1,18 +1,18 @@
-"""Which label a reply names. Knows nothing of examples, rewards or models.
+"""Parses the label that a reply names. Knows nothing of examples, rewards or models.
 
-Reply and labels are first written in one spelling (`plain_text.plain`, letter case aside). Then the first of these steps
-that finds a label decides:
+The reply and the labels are first normalized (`plain_text.plain`, then case folding). The first of these steps that finds
+a label decides:
 
-1. The whole reply is a label, wrappers and full stops aside; or its first line is, unless the second is another label.
-2. A label follows a marker such as `Answer:`, `the label is` or `"label":`; of several markers, one that says "final".
+1. The whole reply is a label, ignoring wrappers and full stops; or the first line is, unless the second is another label.
+2. A label follows a marker such as `Answer:`, `the label is` or `"label":`. Markers that say "final" take precedence.
 3. The reply starts with a label, as in `B) because ...` or `Negative. It is ...`.
 4. The last line is a label.
-5. The reply mentions one label, as whole words. A mention does not count where it is negated (`not spam`, `isn't spam`,
-   `spam is wrong`), and that of an ordinary word (`A`, `it`, `no`, a number) counts only where it stands as an answer:
-   between punctuation, in quotes, or after a word such as `is` or `choose`.
+5. The reply mentions exactly one label, as whole words. Negated mentions do not count (`not spam`, `isn't spam`, `spam is
+   wrong`). A label that is an ordinary word (`A`, `it`, `no`, a number) counts only in the position of an answer: between
+   punctuation, in quotes, or after a word such as `is` or `choose`.
 
-Of labels that contain one another the longest counts; words of a label may be joined by blanks, hyphens or underscores.
-Where a step finds several labels, and where none finds one, the reply names none.
+If labels contain one another, the longest match counts. Words of a label may be joined by spaces, hyphens or underscores.
+If a step finds several labels, or no step finds any, the reply names no label.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.errors import InputError
 from promptopt.parsing.plain_text import plain
-from promptopt.parsing.thinking import part
+from promptopt.parsing.thinking import split_thinking
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 _PAIRS = {'"': '"', "'": "'", "*": "*", "_": "_", "$": "$", "(": ")", "[": "]", "{": "}", "<": ">"}
 _MOST_WRAPPERS = 8
 _STOPS = ".,;:!?\u3002\u3001"
-_FAR = 80  # characters before a mention in which its negation or marker is looked for
-_NEAR = 16  # and after it
-_MOST_MENTIONS = 200  # at each end of a reply: one with more goes round in circles
+_CONTEXT_BEFORE = 80  # characters before a mention that are searched for its negation or marker
+_CONTEXT_AFTER = 16  # and after it
+_MOST_MENTIONS = 200  # at each end of a reply; a reply with more is degenerate repetition
 
-# Scripts that put no blanks between words: Thai, Lao, Burmese, Khmer, kana, Chinese characters.
+# Scripts without spaces between words: Thai, Lao, Burmese, Khmer, kana, Chinese characters.
 _KATAKANA = "\u30a0-\u30ff"
 _UNSPACED = rf"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u309f{_KATAKANA}\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _LETTER = rf"[^\W_{_UNSPACED}]"
@@ -79,7 +79,7 @@ _SENTENCE = re.compile(r"[.!?;\n\u3002]")
 _CLAUSE = re.compile(
     r"[,:(]|\s-\s|\b(?:(?<!anything )but|however|yet|although|though|instead(?! of)|rather(?! than)|sondern|sino|mais)\b"
 )
-_NEITHER = re.compile(r"\b(?:neither|none of|weder)\b|(?:\bnot|n't)(?=,)")  # these reach beyond a comma
+_NEITHER = re.compile(r"\b(?:neither|none of|weder)\b|(?:\bnot|n't)(?=,)")  # these also negate beyond a comma
 _NEGATION = re.compile(
     r"\b(?:not|no|non|never|neither|nor|none|nothing|cannot|without|hardly|barely|scarcely|unlikely|than|unlike|lack(?:s|ing)?"
     r"|nobody|zero|avoids?|(?:false|wrong|incorrect|hard|difficult|stretch) (?:that|to)|instead of|far from|anything but|opposite of|absence of|free (?:of|from)|fail(?:s|ed)? to|excludes?|excluding|anti"
@@ -95,46 +95,48 @@ _NEGATED_AFTER = re.compile(
 
 
 def named_label(text: str, labels: Sequence[str]) -> str | None:
-    """Return the label that a reply names, or None where it names none, or several that fit alike; see the module's steps.
+    """Return the label that a reply names, or None if it names none or is ambiguous; see the steps in the module docstring.
 
-    Thoughts before the answer do not count. A reply that is a label letter by letter names it. Takes time in proportion to the length of the text.
+    Thoughts before the answer are ignored. A reply that equals a label exactly names it. Takes time linear in the length of
+    the text.
     """
-    return _lexicon(tuple(labels)).read(part(text).answer)
+    return _lexicon(tuple(labels)).read(split_thinking(text).answer)
 
 
 def check_labels(labels: Sequence[str]) -> None:
     """Refuse labels that no reply can name.
 
     Raises:
-        InputError: a label is empty, or two are the same once case, white space, wrappers, the spelling of signs, and
-            what joins their words are set aside.
+        InputError: a label is empty, or two are equal after normalization of case, white space, wrappers, punctuation and
+            word joints.
     """
-    seen: dict[str, str] = {}
+    label_by_key: dict[str, str] = {}
     for label in labels:
-        key = _joined(_bare(plain(label).casefold()), " ")
+        key = _normalize_joints(_unwrap(plain(label).casefold()), " ")
         if not key:
             raise InputError(f"the label {label!r} is empty: give a word that a reply can name")
-        if key in seen:
-            alike = unicodedata.normalize("NFC", seen[key]) == unicodedata.normalize("NFC", label)
-            first, second = (ascii(each) if alike else repr(each) for each in (seen[key], label))
+        if key in label_by_key:
+            other = label_by_key[key]
+            look_alike = unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", label)
+            first, second = (ascii(each) if look_alike else repr(each) for each in (other, label))
             raise InputError(
-                f"the labels {first} and {second} cannot be told apart in a reply, in which letter case, white space, "
-                "quotes and full stops at the ends do not count: rename one of them"
+                f"the labels {first} and {second} cannot be told apart in a reply, because letter case, white space, "
+                "quotes and final full stops are ignored: rename one of them"
             )
-        seen[key] = label
+        label_by_key[key] = label
 
 
 class _Mention(NamedTuple):
-    """One place in a reply where a label occurs as whole words.
+    """An occurrence of a label in a reply, as whole words.
 
     Args:
-        label: which.
-        start: where it begins.
-        end: where it ends.
-        names: the label, and one that is listed beside it, as in `yes or no`.
-        negated: whether the reply says that it is not this one.
-        standing: whether it stands as an answer, not as a word of a sentence.
-        counts: whether it counts where it does not stand as an answer either.
+        label: the label.
+        start: offset of its first character.
+        end: offset after its last character.
+        names: the label, and an alternative listed after it, as in `yes or no`.
+        negated: whether the reply negates it.
+        as_answer: whether it is in the position of an answer, not merely a word in a sentence.
+        counts: whether it counts in any position.
     """
 
     label: str
@@ -142,7 +144,7 @@ class _Mention(NamedTuple):
     end: int
     names: frozenset[str]
     negated: bool
-    standing: bool
+    as_answer: bool
     counts: bool
 
 
@@ -152,20 +154,20 @@ def _lexicon(labels: tuple[str, ...]) -> _Lexicon:
 
 
 class _Lexicon:
-    """The labels of a task, prepared for reading."""
+    """The labels of a task, prepared for parsing replies."""
 
     def __init__(self, labels: tuple[str, ...]) -> None:
         self.exact = {label.strip(): label for label in reversed(labels)}
-        plains = {label: _bare(plain(label).casefold()) for label in labels}
-        self.bare = _unique((plains[label], label) for label in labels)
-        self.joined = _unique((_joined(plains[label], ""), label) for label in labels)
+        plains = {label: _unwrap(plain(label).casefold()) for label in labels}
+        self.bare = _unambiguous((plains[label], label) for label in labels)
+        self.joined = _unambiguous((_normalize_joints(plains[label], ""), label) for label in labels)
         self.longest = 2 * max(map(len, plains.values()), default=0) + 4 * _MOST_WRAPPERS
         self.ordered = sorted((label for label in labels if plains[label]), key=lambda x: len(plains[x]), reverse=True)
         self.ordinary = {label for label in labels if _is_ordinary(plains[label])}
-        self.pattern = re.compile("|".join(f"({_pattern(_bare(plain(label)))})" for label in self.ordered) or r"(?!)")
+        self.pattern = re.compile("|".join(f"({_pattern(_unwrap(plain(label)))})" for label in self.ordered) or r"(?!)")
 
     def read(self, text: str) -> str | None:
-        """Return the label that a reply names, by the steps of the module."""
+        """Return the label that a reply names, by the steps in the module docstring."""
         if text.strip() in self.exact:
             return self.exact[text.strip()]
         cased = plain(text)
@@ -177,75 +179,75 @@ class _Lexicon:
         mentions = list(self.mentions(folded, cased if len(cased) == len(folded) else folded))
         marked = self.marked(folded, mentions)
         if marked:
-            return _only(marked)
+            return _sole(marked)
         return self.opening(folded, mentions) or self.alone(lines[-1]) or self.mentioned(mentions)
 
     def alone(self, text: str) -> str | None:
-        """Return the label that a text is."""
+        """Return the label that makes up the whole text."""
         if len(text) > self.longest:
             return None
-        bare = _bare(text)
-        return self.bare.get(bare) or self.joined.get(_joined(bare, ""))
+        bare = _unwrap(text)
+        return self.bare.get(bare) or self.joined.get(_normalize_joints(bare, ""))
 
     def first_line(self, lines: Sequence[str]) -> str | None:
-        """Return the label that the first line is."""
+        """Return the label on the first line, unless the second line is another one."""
         first, *rest = [self.alone(line) for line in lines[:2]]
         return first if rest in ([], [None], [first]) else None
 
     def mentions(self, text: str, cased: str) -> Iterator[_Mention]:
-        """Find the labels in a text, from left to right; `cased` is the text before case folding."""
-        found = [f for f in self.pattern.finditer(text) if not _goes_on(text, f.end())]
-        if len(found) > 2 * _MOST_MENTIONS:
-            found = [*found[:_MOST_MENTIONS], *found[-_MOST_MENTIONS:]]
-        shouts = cased.isupper()
-        floor = 0  # a negation that is part of a label negates no other label
-        for number, here in enumerate(found):
-            label, (start, end) = self.label_of(here), here.span()
-            following = found[number + 1] if number + 1 < len(found) else None
-            beside = [self.label_of(following)] if following and _is_listed(text, end, following) else []
-            capital = label in self.ordinary and label.isupper()  # such as IT
-            as_written = not capital or cased[start:end].isupper()
-            standing = _stands(text, start, end) and (
-                as_written or _is_wrapped(text, start, end) or _marker(text, start) is not None
+        """Yield the mentions in a text, from left to right; `cased` is the text before case folding."""
+        matches = [match for match in self.pattern.finditer(text) if not _continues(text, match.end())]
+        if len(matches) > 2 * _MOST_MENTIONS:
+            matches = [*matches[:_MOST_MENTIONS], *matches[-_MOST_MENTIONS:]]
+        all_caps = cased.isupper()
+        floor = 0  # a negation that is part of a label does not negate the following labels
+        for number, match in enumerate(matches):
+            label, (start, end) = self.label_of(match), match.span()
+            following = matches[number + 1] if number + 1 < len(matches) else None
+            alternative = [self.label_of(following)] if following and _is_listed(text, end, following) else []
+            acronym = label in self.ordinary and label.isupper()  # such as IT
+            case_matches = not acronym or cased[start:end].isupper()
+            as_answer = _is_answer_like(text, start, end) and (
+                case_matches or _is_wrapped(text, start, end) or _marker(text, start) is not None
             )
-            negated = _is_negated(text, max(floor, start - _FAR), start, end)
-            counts = label not in self.ordinary or (capital and as_written and len(label) > 1 and not shouts)
-            yield _Mention(label, start, end, frozenset([label, *beside]), negated, standing, counts)
-            floor = end if (counts or standing) and _NEGATION.search(here[0]) else floor
+            negated = _is_negated(text, max(floor, start - _CONTEXT_BEFORE), start, end)
+            counts = label not in self.ordinary or (acronym and case_matches and len(label) > 1 and not all_caps)
+            yield _Mention(label, start, end, frozenset([label, *alternative]), negated, as_answer, counts)
+            floor = end if (counts or as_answer) and _NEGATION.search(match[0]) else floor
 
-    def label_of(self, found: re.Match[str]) -> str:
-        """Return the label that a match of the pattern is of."""
-        return self.ordered[(found.lastindex or 1) - 1]
+    def label_of(self, match: re.Match[str]) -> str:
+        """Return the label that the pattern matched."""
+        return self.ordered[(match.lastindex or 1) - 1]
 
     def marked(self, text: str, mentions: Sequence[_Mention]) -> set[str]:
         """Return the labels that a marker announces."""
         final: set[str] = set()
-        every: set[str] = set()
+        announced: set[str] = set()
         for mention in mentions:
             marker = _marker(text, mention.start)
-            if marker and not mention.negated and (mention.counts or mention.standing):
-                every |= mention.names
+            if marker and not mention.negated and (mention.counts or mention.as_answer):
+                announced |= mention.names
                 final |= mention.names if "final" in text[max(0, marker.start() - 8) : mention.start] else set()
-        return final or every
+        return final or announced
 
     def opening(self, text: str, mentions: Sequence[_Mention]) -> str | None:
-        """Return the label that the text starts with, unless another one stands as an answer too."""
-        first = next((m for m in mentions if m.standing), None)
+        """Return the label that the text starts with, unless another one is in answer position too."""
+        first = next((m for m in mentions if m.as_answer), None)
         if first is None or first.negated or text[: first.start].strip(_OPENERS):
             return None
         rivals = {
-            m.label for m in mentions if m.standing and not m.negated and not _OWN_NEGATION.match(m.label.casefold())
+            m.label for m in mentions if m.as_answer and not m.negated and not _OWN_NEGATION.match(m.label.casefold())
         }
-        return _only(first.names | rivals)
+        return _sole(first.names | rivals)
 
     def mentioned(self, mentions: Sequence[_Mention]) -> str | None:
-        """Return the one label that is mentioned."""
-        named = {name for m in mentions if (m.counts or m.standing) and not m.negated for name in m.names}
-        return _only(named - {m.label for m in mentions if m.negated}) if len(named) == 1 else None
+        """Return the label that is mentioned, if there is exactly one."""
+        named = {name for m in mentions if (m.counts or m.as_answer) and not m.negated for name in m.names}
+        return _sole(named - {m.label for m in mentions if m.negated}) if len(named) == 1 else None
 
 
-def _unique(keyed: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return label by key, without the keys that several labels have."""
+def _unambiguous(keyed: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return label by key, without keys shared by several labels."""
     out: dict[str, str] = {}
     shared = set()
     for key, label in keyed:
@@ -254,19 +256,19 @@ def _unique(keyed: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {key: label for key, label in out.items() if key and key not in shared}
 
 
-def _only(labels: AbstractSet[str]) -> str | None:
+def _sole(labels: AbstractSet[str]) -> str | None:
     return next(iter(labels)) if len(labels) == 1 else None
 
 
-def _bare(text: str) -> str:
-    """Return a text without the wrappers, and where it has letters or digits without the stops, at its ends."""
+def _unwrap(text: str) -> str:
+    """Strip wrappers such as quotes and brackets and, if the text has letters or digits, final punctuation."""
     text = text.strip()
     for _ in range(_MOST_WRAPPERS):
-        worded = any(map(str.isalnum, text))
+        has_word = any(map(str.isalnum, text))
         inner = text
-        if len(text) > 2 and _PAIRS.get(text[0]) == text[-1] and (worded or text[0] == '"'):  # noqa: PLR2004  two signs
+        if len(text) > 2 and _PAIRS.get(text[0]) == text[-1] and (has_word or text[0] == '"'):  # noqa: PLR2004
             inner = text[1:-1]
-        elif worded and (text[-1] in _STOPS or (text[-1] == ")" and "(" not in text)):
+        elif has_word and (text[-1] in _STOPS or (text[-1] == ")" and "(" not in text)):
             inner = text[:-1]
         if inner == text:
             break
@@ -274,8 +276,8 @@ def _bare(text: str) -> str:
     return text
 
 
-def _joined(text: str, joint: str) -> str:
-    """Return a text with the same joint between all words, whatever joined them; numbers stay apart."""
+def _normalize_joints(text: str, joint: str) -> str:
+    """Replace whatever joins words by `joint`; numbers are not joined."""
     return _JOINTS.sub(joint, text)
 
 
@@ -285,7 +287,7 @@ def _is_ordinary(label: str) -> bool:
 
 
 def _pattern(label: str) -> str:
-    """Return a pattern for a label as whole words in a case-folded text; it is given with its case, for `notSpam`."""
+    """Return a pattern that finds a label as whole words in case-folded text; the label's case shows words in `notSpam`."""
     camel = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", label)
     words = [word.casefold() for word in _JOINTS.split(camel)]
     fewest = 0 if camel != label or re.search(r"\w[_-]\w", label) else 1
@@ -306,32 +308,32 @@ def _left_edge(sign: str) -> str:
 def _right_edge(sign: str) -> str:
     if re.match(f"[{_KATAKANA}]", sign):
         return rf"(?![{_KATAKANA}])"
-    if re.match(rf"[{_UNSPACED}\uac00-\ud7a3]", sign):  # Korean endings are written on to the word
+    if re.match(rf"[{_UNSPACED}\uac00-\ud7a3]", sign):  # Korean endings are attached to the word
         return ""
     if not sign.isalnum():
         return rf"(?!{re.escape(sign)})"
     return rf"(?!{_LETTER})(?![-_']{_LETTER})(?![+#])" + (r"(?![.,:]\d)(?! ?%)" if sign.isdigit() else "")
 
 
-def _goes_on(text: str, end: int) -> bool:
-    """Whether a vowel or tone sign follows, so that the word is another one."""
+def _continues(text: str, end: int) -> bool:
+    """Whether a combining vowel or tone mark follows, so that this is a different word."""
     return end < len(text) and unicodedata.category(text[end]).startswith("M")
 
 
 def _marker(text: str, start: int) -> re.Match[str] | None:
-    """Return the marker, such as `Answer:`, that announces what starts here."""
-    return _MARKER.search(text, max(0, start - _FAR), start)
+    """Return the marker, such as `Answer:`, directly before `start`."""
+    return _MARKER.search(text, max(0, start - _CONTEXT_BEFORE), start)
 
 
 def _is_wrapped(text: str, start: int, end: int) -> bool:
     return start > 0 and _PAIRS.get(text[start - 1]) == text[end : end + 1]
 
 
-def _stands(text: str, start: int, end: int) -> bool:
-    """Whether a label stands as an answer: something ends before it, and something ends with it."""
+def _is_answer_like(text: str, start: int, end: int) -> bool:
+    """Whether a label is in the position of an answer: at a boundary on both sides."""
     if _is_wrapped(text, start, end):
         return True
-    before = text[start - _FAR : start] if start > _FAR else f"\n{text[:start]}"
+    before = text[start - _CONTEXT_BEFORE : start] if start > _CONTEXT_BEFORE else f"\n{text[:start]}"
     return bool(_AFTER_ANSWER.match(text, end)) and bool(_BEFORE_ANSWER.search(before.removeprefix(" ")))
 
 
@@ -344,7 +346,7 @@ def _is_listed(text: str, end: int, following: re.Match[str]) -> bool:
 
 
 def _is_negated(text: str, floor: int, start: int, end: int) -> bool:
-    if _NEGATED_AFTER.match(text[end : end + _NEAR]):
+    if _NEGATED_AFTER.match(text[end : end + _CONTEXT_AFTER]):
         return True
     sentence = _SENTENCE.split(text[floor:start])[-1]
     return bool(_NEITHER.search(sentence) or _NEGATION.search(_CLAUSE.split(sentence)[-1]))

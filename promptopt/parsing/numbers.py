@@ -1,9 +1,9 @@
-r"""Numbers in texts: how replies and targets write them. Knows nothing of examples or rewards.
+r"""Parses the numbers in replies and targets. Knows nothing of examples or rewards.
 
-A number may have thousands separators (comma, apostrophe, underscore, thin or no-break blank, LaTeX's `{,}`), decimals after a
-point, an exponent (`1.5e3`, `1.5 x 10^{3}`), be a power (`2^{10}`), a fraction (`1/2`, `\frac{1}{2}`, a half sign) or mixed
-(`1 1/2`). Signs of currency and percent are units and do not count: `50%` is 50, not 0.5. A minus after a digit, a letter or a
-closing bracket is a hyphen or subtracts, so that `10-6` ends in 6. Commas are never decimal points.
+A number may have thousands separators (comma, apostrophe, underscore, thin or no-break space, LaTeX's `{,}`), decimals after a
+point or an exponent (`1.5e3`, `1.5 x 10^{3}`); it may be a power (`2^{10}`), a fraction (`1/2`, `\frac{1}{2}`, a half sign) or
+mixed (`1 1/2`). Currency and percent signs are ignored as units: `50%` is 50, not 0.5. A minus after a digit, a letter or a
+closing bracket is a hyphen or a subtraction, so the last number of `10-6` is 6. Commas are never decimal points.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import re
 
 from promptopt.parsing.plain_text import plain
-from promptopt.parsing.thinking import part
+from promptopt.parsing.thinking import split_thinking
 
 _SUPERSCRIPTS = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207a"
 _RAISED = re.compile(rf"(?<=\d)[{_SUPERSCRIPTS}]+")
@@ -36,37 +36,37 @@ _NUMBER = re.compile(
 
 
 def numbers(text: str) -> list[float]:
-    """Return the numbers of a text in order; one that is too large for a float, or divides by 0, is NaN."""
-    return [_value(found) for found in _NUMBER.finditer(_spelled(text))]
+    """Return the numbers in a text, in order; a number that overflows a float or divides by 0 is NaN."""
+    return [_value(match) for match in _NUMBER.finditer(_normalize(text))]
 
 
 def last_number(text: str) -> float | None:
-    """Return the last number of a reply, thoughts before the answer aside; None where it has none, or one not finite."""
-    found = numbers(part(text).answer)
-    return found[-1] if found and math.isfinite(found[-1]) else None
+    """Return the last number of a reply, ignoring thoughts; None if there is none or it is not finite."""
+    values = numbers(split_thinking(text).answer)
+    return values[-1] if values and math.isfinite(values[-1]) else None
 
 
-def _spelled(text: str) -> str:
-    """Return the text with digits, signs, fractions and groups written in one way."""
-    text = _RAISED.sub(lambda found: f"^{{{found[0].translate(_LOWERED)}}}", text)
+def _normalize(text: str) -> str:
+    """Return the text with digits, signs, fractions and digit groups in one notation."""
+    text = _RAISED.sub(lambda match: f"^{{{match[0].translate(_LOWERED)}}}", text)
     text = _BLANK_GROUPS.sub(",", _HALVES.sub(" ", text).replace("{,}", ","))
     text = _FRAC.sub(lambda f: f"{' ' if f[1] else ''}{f[2] or f[3]}/{f[4] or f[5]}", text)
     return plain(text).replace("\u2044", "/")
 
 
-def _value(found: re.Match[str]) -> float:
-    if found["top"] is None:
-        return float(found[0].split("/")[-1])
+def _value(match: re.Match[str]) -> float:
+    if match["top"] is None:
+        return float(match[0].split("/")[-1])
     try:
-        value: float = _decimal(found["top"], found["e"] or found["ten"] or "0") ** float(found["power"] or 1)
-        if found["bottom"]:
-            value /= _decimal(found["bottom"])
-        value += float(found["whole"] or 0)
+        value: float = _decimal(match["top"], match["e"] or match["ten"] or "0") ** float(match["power"] or 1)
+        if match["bottom"]:
+            value /= _decimal(match["bottom"])
+        value += float(match["whole"] or 0)
     except (OverflowError, ZeroDivisionError):
         return math.nan
     if not math.isfinite(value):
         return math.nan
-    return -value if found["sign"] else value
+    return -value if match["sign"] else value
 
 
 def _decimal(digits: str, exponent: str = "0") -> float:

@@ -1,4 +1,4 @@
-r"""Texts as they are compared: one spelling for what Unicode, Markdown and LaTeX write in several ways.
+r"""Normalizes text for comparison: one spelling for what Unicode, Markdown and LaTeX can write in several ways.
 
 >>> plain("**Caf\u0065\u0301**"), plain(r"\boxed{\text{tech\_support}}"), plain("don\u2019t\u00a0know")
 ('"Café"', '""tech_support""', "don't know")
@@ -16,15 +16,24 @@ _QUOTES = (
 )
 _HYPHENS = "\u2010\u2011\u2012\u2013\u2043\u2212\u02d7\ufe63\uff0d"
 _DASHES = "\u2014\u2015\u2e3a\u2e3b\ufe58"
-# Joiners, marks of direction, soft hyphens, the choice of an emoji's look: nobody sees them.
-_UNSEEN = [0xAD, 0x34F, 0x61C, 0x180E, 0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070)]
-_UNSEEN += range(0xFE00, 0xFE10)
+# Joiners, direction marks, soft hyphens, variation selectors.
+_INVISIBLE = [
+    0xAD,
+    0x34F,
+    0x61C,
+    0x180E,
+    0xFEFF,
+    *range(0x200B, 0x2010),
+    *range(0x202A, 0x202F),
+    *range(0x2060, 0x2070),
+]
+_INVISIBLE += range(0xFE00, 0xFE10)
 _SPELLINGS: dict[int, str] = {
     **dict.fromkeys(map(ord, _APOSTROPHES), "'"),
     **dict.fromkeys(map(ord, _QUOTES), '"'),
     **dict.fromkeys(map(ord, _HYPHENS), "-"),
     **dict.fromkeys(map(ord, _DASHES), "\u2014"),
-    **dict.fromkeys(_UNSEEN, ""),
+    **dict.fromkeys(_INVISIBLE, ""),
 }
 
 _LATEX = re.compile(r"\\(?:boxed|fbox|mbox|emph|operatorname|text\w*|math\w+)\s*\{([^{}\n]*)\}")
@@ -40,11 +49,11 @@ _TAG = re.compile(r"<(\w{1,20})>([^<>\n]*)</\1>")
 
 
 def plain(text: str) -> str:
-    r"""Return the text in one spelling, its letter case and line breaks kept; what marks a piece of it as special is quoted.
+    r"""Normalize a text; letter case and line breaks are kept, and marked-up parts become quoted.
 
-    Composed and compatibility forms (NFKC), quotes, hyphens and white space are each written one way, and invisible
-    characters are dropped. `**x**`, `_x_`, backticks, `<b>x</b>`, `$x$`, `\boxed{x}` and the like become `"x"`; headings,
-    list marks, code fences and escapes before punctuation go. Takes time in proportion to the length.
+    Applies NFKC, unifies quotes, hyphens and white space, and removes invisible characters. `**x**`, `_x_`, backticks,
+    `<b>x</b>`, `$x$`, `\boxed{x}` and the like become `"x"`. Headings, list markers, code fences and escapes before
+    punctuation are removed. Takes time linear in the length.
     """
     text = unicodedata.normalize("NFKC", text.translate(_SPELLINGS)).translate(_SPELLINGS)
     text = re.sub(r"(?<=\w)\u2014(?=\w)", " - ", text).replace("\u2014", "-")
@@ -52,7 +61,7 @@ def plain(text: str) -> str:
     if "\\" in text:
         for _ in range(_LATEX_DEPTH):
             text = _LATEX.sub(r'"\1"', text)
-    text = _MATH.sub(lambda found: f'"{found[1]}"' if found[1] else '"', text)
+    text = _MATH.sub(lambda match: f'"{match[1]}"' if match[1] else '"', text)
     text = _TAG.sub(r'"\2"', _ESCAPE.sub(r"\1", text))
     for emphasis in _EMPHASIS:
         text = emphasis.sub(r'"\2"', text)

@@ -1,4 +1,4 @@
-"""Slots that look meant: those that name no field, and those that are written as other tools write them.
+"""Detects misspelt slots in prompts: unknown field names, and the slot syntax of other tools.
 
 Pure functions of texts and field names.
 """
@@ -15,18 +15,17 @@ from promptopt.utils.characters import character_fault
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_USUAL = ("input", "text", "sentence")
-"""Names of slots in other people's prompts."""
-
+_COMMON_FIELDS = ("input", "text", "sentence")
+"""Common slot names in published prompts."""
 _FORMAT = r":(?:[^{}\s]?[<>=^])?[+-]?#?0?\d*[,_]?(?:\.\d+)?[bcdeEfFgGnosxX%]?"  # of Python's format()
-_CERTAIN = (  # nobody writes these around the name of a field but as a slot; NAME stands for the names
+_ALWAYS_SLOTS = (  # unambiguous: around a field name, this syntax can only be a slot; NAME stands for the field names
     r"(?P<command>\\[A-Za-z]+\*?)?\{\{\s*(?:[\w$]+\.)*NAME\s*(?:\|[^{}]*)?\}\}",  # {{text}}, {{ item.text | trim }}
     r"\$\{\s*NAME\s*\}",  # ${text}
     rf"\{{NAME(?:![rsa](?:{_FORMAT})?|{_FORMAT})\}}",  # {text!r}, {text:>10}
     r"\{NAME(?:\[[^\[\]{}]*\]|\.\w+(?:\(\))?)+\}",  # {text[0]}, {text.strip()}
     r"%\(NAME\)[sdr]",  # %(text)s
 )
-_LIKELY = (  # a mark or a tag too: meant as a slot where the text and its template have no other
+_POSSIBLE_SLOTS = (  # ambiguous: also tags and marks, so slots only if the text and its template have no other
     r"\{(?=\s|\w+\s)\s*NAME\s*\}",  # { text }
     r"\[\[\s*NAME\s*\]\]",
     r"<<\s*NAME\s*>>",
@@ -37,61 +36,61 @@ _LIKELY = (  # a mark or a tag too: meant as a slot where the text and its templ
 
 
 def check_slots(text: str, fields: Sequence[str], where: str, template: str = "") -> None:
-    """Refuse a slot that looks meant but would not be filled in, and characters that no request can hold.
+    """Refuse likely slots that would not be filled, and characters that no request can contain.
 
-    `{word}` is taken for a slip where it is close to a field's name, a common slot name, or the text has no slot of
-    the task at all; other braces are text. A field's name in another tool's marks, such as `{{text}}` or `<text>`, is one
-    unless the marks have another meaning: a LaTeX command's argument, or a tag or mark beside the slot itself or around it
-    in the template.
+    `{word}` counts as a misspelt slot if it is similar to a field's name, a common slot name, or if the text has no valid
+    slot at all; other braces are text. A field's name in the syntax of another tool, such as `{{text}}` or `<text>`, counts
+    as a slot unless it has another meaning: the argument of a LaTeX command, or a tag or mark next to the slot itself or
+    around it in the template.
 
     Args:
-        text: of a prompt or template.
+        text: a prompt or template.
         fields: of the task.
-        where: what to call the text in messages.
-        template: by which items are shown where the text has no slot.
+        where: name of the text, for messages.
+        template: how examples are rendered if the text has no slot.
 
     Raises:
-        InputError: names the slot, and the nearest field or the way to write it.
+        InputError: the message names the slot, and the nearest field or the correct syntax.
     """
     fault = character_fault(text)
     if fault:
         raise InputError(f"{where} holds {fault}")
     slots = re.findall(r"\{([A-Za-z_]\w*)\}", text)
     own = {field for field in fields if f"{{{field}}}" in text}
-    for written, name in _slips(text, tuple(fields), own, template):
+    for written, name in _foreign_slots(text, tuple(fields), own, template):
         field = next((field for field in fields if field.casefold() == name.casefold()), fields[0])
         raise InputError(
-            f"{where} has {written!r}, as other tools write slots: write {{{field}}}; fields: {', '.join(fields)}"
+            f"{where} has {written!r}, the slot syntax of another tool: write {{{field}}}; fields: {', '.join(fields)}"
         )
     for slot in slots:
-        if slot not in fields and (not own or nearest(slot, fields) or slot in _USUAL):
+        if slot not in fields and (not own or nearest(slot, fields) or slot in _COMMON_FIELDS):
             raise InputError(
-                f"{where} has the slot {{{slot}}}, for which the data has no field{nearest(slot, fields)}; "
+                f"{where} has the slot {{{slot}}}, but the data has no such field{nearest(slot, fields)}; "
                 f"fields: {', '.join(fields)}"
             )
 
 
-def _slips(text: str, fields: tuple[str, ...], own: set[str], template: str) -> Iterator[tuple[str, str]]:
-    """Yield each slot in another tool's marks: as it is written, and the name in it."""
-    certain, likely = _patterns(fields if own else (*fields, *_USUAL))
-    for found in certain.finditer(text):
-        if not found["command"]:  # \textbf{{text}} is bold text
-            yield found[0], _name(found)
-    for found in likely.finditer(text):
-        name = _name(found)
-        if name not in own and f"</{name}>" not in text and found[0] not in template:
-            yield found[0], name
+def _foreign_slots(text: str, fields: tuple[str, ...], own: set[str], template: str) -> Iterator[tuple[str, str]]:
+    """Yield (text of the slot, field name) of each slot in another tool's syntax."""
+    always, possible = _patterns(fields if own else (*fields, *_COMMON_FIELDS))
+    for match in always.finditer(text):
+        if not match["command"]:  # \textbf{{text}} is bold text
+            yield match[0], _name(match)
+    for match in possible.finditer(text):
+        name = _name(match)
+        if name not in own and f"</{name}>" not in text and match[0] not in template:
+            yield match[0], name
 
 
-def _name(found: re.Match[str]) -> str:
-    return next(value for key, value in found.groupdict().items() if key != "command" and value)
+def _name(match: re.Match[str]) -> str:
+    return next(value for key, value in match.groupdict().items() if key != "command" and value)
 
 
 @lru_cache
 def _patterns(names: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
     either = "|".join(map(re.escape, sorted(set(names), key=len, reverse=True)))
-    certain, likely = (
+    always, possible = (
         "|".join(mark.replace("NAME", f"(?P<name{i}>{either})") for i, mark in enumerate(marks))
-        for marks in (_CERTAIN, _LIKELY)
+        for marks in (_ALWAYS_SLOTS, _POSSIBLE_SLOTS)
     )
-    return re.compile(certain, re.IGNORECASE), re.compile(likely, re.IGNORECASE)
+    return re.compile(always, re.IGNORECASE), re.compile(possible, re.IGNORECASE)

@@ -1,7 +1,7 @@
-"""The train of thought in a reply, told from the answer. A pure function of text; knows nothing of models or of rewards.
+"""Separates a model's reasoning from its answer. Pure functions of text; knows nothing of models or rewards.
 
-Models that think first write the thought between marks of their own before the answer. Servers leave the marks in, or the
-first of them out (where a chat template opens the thought itself), or both where special tokens are dropped.
+Reasoning models write their thoughts between special marks before the answer. Servers may keep both marks, drop the first
+(if the chat template opens the thought itself), or drop both (if they strip special tokens).
 """
 
 from __future__ import annotations
@@ -14,54 +14,56 @@ if TYPE_CHECKING:
     from promptopt.replies import Response
 
 _WORD = r"(?:[a-z]{2,8}:)?(?:think(?:ing)?|thoughts?|reasoning|antthinking)"
-_MARKS = (  # of a beginning, of an end
+_MARKS = (  # (start, end) of a thought
     (rf"<\s?{_WORD}\s?>", rf"<\s?/\s?{_WORD}\s?>"),  # most
     (r"\[THINK\]", r"\[/THINK\]"),  # Mistral
     ("◁think▷", "◁/think▷"),  # Kimi
     (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # Cohere
     (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),  # OpenThinker
     (r"<unused94>(?:thought)?", "<unused95>"),  # MedGemma
-    # gpt-oss writes in channels, of which the last, "final", is the answer.
+    # gpt-oss writes in channels; the last one, "final", is the answer.
     (
         r"(?:<\|start\|>(?:assistant)?)?<\|channel\|>(?:analysis|commentary)[^<]{0,80}<\|message\|>",
         r"(?:<\|end\|>)?(?:<\|start\|>(?:assistant)?)?<\|channel\|>final[^<]{0,80}<\|message\|>",
     ),
 )
 _BEGIN, _END = ("|".join(marks) for marks in zip(*_MARKS, strict=True))
-# A mark in backticks, or inside a proposed prompt, is something that the answer speaks of.
+# A mark in backticks or inside a proposed prompt is quoted by the answer, so it is text.
 _TOKEN = re.compile(
     rf"(?P<quoted>`(?:{_BEGIN}|{_END})`|<prompt>(?:(?!</?prompt>).)*</prompt>)|(?P<begin>{_BEGIN})|(?P<end>{_END})",
     re.IGNORECASE | re.DOTALL,
 )
-_DROPPED = re.compile(r"\s{0,9}analysis(?=\S).*assistant\s?final", re.DOTALL)  # gpt-oss without its special tokens
-_AROUND = re.compile(  # an answer's own marks, which are no part of it
+_UNMARKED_CHANNELS = re.compile(
+    r"\s{0,9}analysis(?=\S).*assistant\s?final", re.DOTALL
+)  # gpt-oss without its special tokens
+_ANSWER_MARKS = re.compile(  # marks around the answer itself
     r"<\|(?:START_RESPONSE|END_RESPONSE|begin_of_solution|end_of_solution|return|end)\|>", re.IGNORECASE
 )
 
 
-class Parted(NamedTuple):
-    """A reply in two.
+class SplitReply(NamedTuple):
+    """A reply, separated into answer and thoughts.
 
     Args:
-        answer: what is left without the thought; the text itself where it has none.
+        answer: the text without thoughts; the text itself if it has none.
         thinking: the thoughts, without their marks.
-        whole: False where the last thought never ends, and so the answer never came.
+        complete: False if the last thought never ends, so that there is no answer.
     """
 
     answer: str
     thinking: str = ""
-    whole: bool = True
+    complete: bool = True
 
 
-def part(text: str) -> Parted:
-    """Tell the thoughts in a reply from its answer, in time that grows with the text's length.
+def split_thinking(text: str) -> SplitReply:
+    """Separate the thoughts in a reply from its answer, in time linear in the length of the text.
 
-    A thought lies between two marks, or before an end without a beginning, or after a beginning without an end. Marks that
-    are quoted (in backticks, or within <prompt>...</prompt>) are text.
+    A thought is the text between two marks, before an end mark without a start, or after a start mark without an end.
+    Quoted marks (in backticks, or within <prompt>...</prompt>) are text.
     """
-    dropped = _DROPPED.match(text)
-    if dropped is not None:
-        return Parted(text[dropped.end() :].strip(), dropped[0].strip())
+    channels = _UNMARKED_CHANNELS.match(text)
+    if channels is not None:
+        return SplitReply(text[channels.end() :].strip(), channels[0].strip())
     answers: list[str] = []
     thoughts: list[str] = []
     last, inside = 0, False
@@ -74,23 +76,23 @@ def part(text: str) -> Parted:
             answers = answers if inside else []
             last, inside = token.end(), False
     if not last:
-        return Parted(text)
+        return SplitReply(text)
     (thoughts if inside else answers).append(text[last:])
-    answer = _AROUND.sub("", "".join(answers)).strip()
-    return Parted(answer, "\n".join(kept for thought in thoughts if (kept := thought.strip())), not inside)
+    answer = _ANSWER_MARKS.sub("", "".join(answers)).strip()
+    return SplitReply(answer, "\n".join(kept for thought in thoughts if (kept := thought.strip())), not inside)
 
 
-def without_thinking(reply: Response) -> Response:
-    """Return a reply whose thoughts are taken off its text and kept beside it.
+def strip_thinking(reply: Response) -> Response:
+    """Return a reply with its thoughts moved from `text` to `thinking`.
 
-    One that ends while it still thinks was cut off, whatever its finish reason says. A label that was scored by
-    log-probabilities stays as it is.
+    A reply that ends within a thought gets the finish reason "length". Replies with label log-probabilities are not
+    changed.
     """
     if reply.label_logprobs is not None:
         return reply
-    parted = part(reply.text)
-    if parted.answer is reply.text:
+    split = split_thinking(reply.text)
+    if split.answer is reply.text:
         return reply
-    finish = reply.finish_reason if parted.whole or reply.finish_reason == "refusal" else "length"
-    kept = "\n".join(filter(None, (reply.thinking, parted.thinking)))
-    return replace(reply, text=parted.answer, thinking=kept, finish_reason=finish)
+    finish = reply.finish_reason if split.complete or reply.finish_reason == "refusal" else "length"
+    kept = "\n".join(filter(None, (reply.thinking, split.thinking)))
+    return replace(reply, text=split.answer, thinking=kept, finish_reason=finish)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import MissingExtraError
 from promptopt.evaluation.ledger import Spending
-from promptopt.memo.memo import Memo, default_place
+from promptopt.memo.memo import Memo, default_location
 from promptopt.report.compare import SavedRun, compare_runs
 from promptopt.sweep.plan import Plan, plan_sweep
 from promptopt.sweep.pool import open_pool
@@ -69,7 +69,7 @@ def run_sweep(
         check_rungs(plan, str(path))
     run_folder = Path(folder) if folder is not None else Path("runs") / path.stem
     make_private_folder(run_folder)
-    location = memo or default_place()
+    location = memo or default_location()
     location = location if "://" in location else str(Path(location).expanduser().absolute())
     Memo(location).close()  # fail here rather than in every run
     study_storage = storage or (run_folder / STUDY).resolve()

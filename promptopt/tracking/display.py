@@ -9,7 +9,7 @@ import time
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from promptopt.utils.characters import printable
-from promptopt.utils.streams import lasting
+from promptopt.utils.streams import failsafe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ class Display:
         from rich.live import Live  # noqa: PLC0415
 
         notebook = console is None and not quiet and _in_notebook()
-        self.console = console or Console(file=lasting(sys.stderr), highlight=False, force_jupyter=False)
+        self.console = console or Console(file=failsafe(sys.stderr), highlight=False, force_jupyter=False)
         self._original_file: IO[str] | None = None
         terminal = self.console.is_terminal and not quiet and not notebook
         self._quiet = quiet
@@ -66,7 +66,7 @@ class Display:
         self._depth += 1
         if self._depth > 1:
             return self
-        self._original_file, self.console.file = self.console.file, lasting(self.console.file)
+        self._original_file, self.console.file = self.console.file, failsafe(self.console.file)
         self._level = self._logger.level
         if not self._quiet:
             self._logger.setLevel(logging.INFO)  # includes the progress of batches

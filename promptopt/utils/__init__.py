@@ -1,1 +1,1 @@
-"""Characters, files and streams. Knows nothing of prompts or models."""
+"""Helpers for characters, files and streams. Knows nothing of prompts or models."""

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all, for its owner's eyes only. Knows nothing of what it says."""
+"""Writes files atomically, readable by their owner only. Knows nothing of their contents."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder, and those above it; one that is made here can be read by its owner alone."""
+    """Create a folder and its parents if missing; a new folder is readable by its owner only."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file, readable by its owner alone, that takes the name `path` when the context ends well, and else vanishes.
+def open_atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file, readable by its owner only, that replaces `path` if the context succeeds and is deleted if not.
 
     Raises:
-        OSError: it cannot be written; nothing is left of it, and what was there before is still there.
+        OSError: it cannot be written; any previous file is unchanged.
     """
     descriptor, partial = tempfile.mkstemp(".partial", f".{path.name}.", path.parent)  # mode 0600
     try:
@@ -36,12 +36,12 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_private(path: Path, text: str) -> None:
-    r"""Write a file that only its owner can read: whole, or not at all.
+    r"""Write a text file atomically, readable by its owner only.
 
-    Halves of surrogate pairs, which UTF-8 lacks, are written as escapes such as `\ud83d`, as in JSON.
+    Unpaired surrogates, which UTF-8 cannot encode, are written as escapes such as `\ud83d`, as in JSON.
 
     Raises:
-        OSError: as `whole_file`.
+        OSError: as `open_atomic`.
     """
-    with whole_file(path) as file:
+    with open_atomic(path) as file:
         file.write(text.encode("utf-8", "backslashreplace"))

@@ -1,4 +1,4 @@
-"""A stream of text that never fails: a lost terminal, a closed pipe or a narrow encoding silence the words, not the program.
+"""A text stream that never raises: a lost terminal, a closed pipe or a narrow encoding costs output, not the program.
 
 Knows nothing of what is written.
 """
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 _STANDARD = (0, 1, 2)
 
 
-class LastingStream(io.TextIOBase):
-    """Writes to another stream for as long as that one can be written to; characters that it lacks become escapes.
+class FailsafeStream(io.TextIOBase):
+    """Writes to another stream as long as it works; characters that it cannot encode become escapes.
 
     Args:
-        stream: where the text goes; None, which Python has where a standard stream is closed, drops all.
+        stream: where the text goes; None (Python's value for a closed standard stream) discards it.
     """
 
     def __init__(self, stream: IO[str] | None) -> None:
@@ -28,31 +28,31 @@ class LastingStream(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # a property in io too, by its C code
-        """The encoding of the stream below."""
+        """The encoding of the underlying stream."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]  # as above
-        """What is done about characters that the encoding lacks."""
+        """How characters are handled that cannot be encoded."""
         return "backslashreplace"
 
     def write(self, text: str) -> int:
-        """Write text, or drop it where nobody can read it any more."""
+        """Write text, or discard it if the stream is lost."""
         if self._stream is not None:
             try:
                 self._stream.write(self._encodable(text))
             except (OSError, ValueError):  # EPIPE, EIO; "I/O operation on closed file"
-                self._lose()
+                self._disconnect()
         return len(text)
 
     def write_bytes(self, data: bytes) -> None:
-        """Write bytes as they are, past the encoding, or drop them where nobody can read them any more."""
-        below: Any = self.buffer
-        if below is not None:
+        """Write raw bytes, or discard them if the stream is lost."""
+        buffer: Any = self.buffer
+        if buffer is not None:
             try:
-                below.write(data)
+                buffer.write(data)
             except (OSError, ValueError):
-                self._lose()
+                self._disconnect()
 
     def writelines(self, lines: Iterable[str]) -> None:  # type: ignore[override]  # of text, not of bytes
         """Write several texts."""
@@ -60,33 +60,33 @@ class LastingStream(io.TextIOBase):
             self.write(line)
 
     def flush(self) -> None:
-        """Send what was written on its way."""
+        """Flush the underlying stream."""
         if self._stream is not None:
             try:
                 self._stream.flush()
             except (OSError, ValueError):
-                self._lose()
+                self._disconnect()
 
     def isatty(self) -> bool:
-        """Whether the stream below is a terminal."""
+        """Whether the underlying stream is a terminal."""
         try:
             return self._stream is not None and self._stream.isatty()
         except ValueError:  # closed
             return False
 
     def fileno(self) -> int:
-        """Return the descriptor below."""
+        """Return the file descriptor of the underlying stream."""
         if self._stream is None:
             raise io.UnsupportedOperation("fileno")
         return self._stream.fileno()
 
     def writable(self) -> bool:
-        """Whether it may be written to: always."""
+        """Whether the stream accepts text: always."""
         return True
 
     @property
     def buffer(self) -> object:
-        """The stream of bytes below, for those who write these."""
+        """The underlying byte stream, if there is one."""
         return getattr(self._stream, "buffer", None)
 
     def _encodable(self, text: str) -> str:
@@ -96,25 +96,25 @@ class LastingStream(io.TextIOBase):
             return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
         return text
 
-    def _lose(self) -> None:
-        """Write nothing any more, and let what is still buffered go nowhere, so that the end of the program is quiet."""
+    def _disconnect(self) -> None:
+        """Stop writing, and redirect what is still buffered to the null device, so that the program exits quietly."""
         lost, self._stream = self._stream, None
         with suppress(OSError, ValueError):
             if lost is not None and lost.fileno() in _STANDARD:
-                silent = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(silent, lost.fileno())
-                os.close(silent)
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, lost.fileno())
+                os.close(null)
 
 
-def lasting(stream: IO[str] | None) -> IO[str]:
-    """Return a stream that never fails in front of this one."""
-    return stream if isinstance(stream, LastingStream) else LastingStream(stream)  # type: ignore[return-value]
+def failsafe(stream: IO[str] | None) -> IO[str]:
+    """Wrap a stream so that writing to it never raises."""
+    return stream if isinstance(stream, FailsafeStream) else FailsafeStream(stream)  # type: ignore[return-value]
 
 
 def open_standard_descriptors() -> None:
-    """Open what was closed of standard input, output and error to nowhere, so that no file or socket gets its number."""
+    """Open closed standard descriptors on the null device, so that no file or socket gets their numbers."""
     for descriptor in _STANDARD:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number

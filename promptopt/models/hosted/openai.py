@@ -11,7 +11,7 @@ from promptopt.models.hosted.bodies import Content, at, logprob, parse_content, 
 from promptopt.models.hosted.dialect import LENGTH, LOGPROBS, NO_LOGPROBS, Dialect, Negotiation
 from promptopt.models.hosted.model import HostedModel, Service
 from promptopt.models.usage import parse_count
-from promptopt.parsing.thinking import part
+from promptopt.parsing.thinking import split_thinking
 from promptopt.replies import Failure, Response, Usage
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _content(choice: Any, message: Any) -> Content:
 
 def _begins_with_thinking(response: Response) -> bool:
     """Whether the first tokens belong to thinking rather than to the answer."""
-    return bool(response.thinking) or part(response.text).answer is not response.text
+    return bool(response.thinking) or split_thinking(response.text).answer is not response.text
 
 
 class _Token(NamedTuple):

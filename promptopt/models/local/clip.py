@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from promptopt.errors import InputError, MissingExtraError
-from promptopt.images import Image, pixels, referred
+from promptopt.images import Image, parse_reference, pixels
 from promptopt.models.base import Price
 from promptopt.prompt import LABEL
 from promptopt.replies import Arrival, Failure, Response, Usage
@@ -136,7 +136,7 @@ class ClipModel:
         if not isinstance(context, str) and [turn.role for turn in context] == ["system", "user"]:
             caption, image = (turn.content for turn in context)
             if _SLOT in caption:
-                return caption, referred(image)
+                return caption, parse_reference(image)
         raise InputError(
             f"{self.name} compares images with captions that contain {_SLOT}: set the task's format to 'caption'"
         )

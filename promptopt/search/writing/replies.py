@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from promptopt.parsing.thinking import part
+from promptopt.parsing.thinking import split_thinking
 from promptopt.prompt import Prompt
 from promptopt.search.writing.marks import between
 from promptopt.search.writing.relevance import Relevance
@@ -81,7 +81,7 @@ def read(
 
 def _texts(reply: str) -> Iterator[str | None]:
     """Yield the proposals of a reply, None for one that never ends."""
-    answer, _, whole = part(reply)
+    answer, _, whole = split_thinking(reply)
     if not whole:
         yield None
         return
