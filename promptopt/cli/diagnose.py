@@ -122,10 +122,10 @@ def _sd(variance: float) -> float:
 
 
 def _print(said: Diagnosis, notes: Sequence[str]) -> None:
-    parts = said.parts
-    missing = int(np.isnan(said.found.rewards[..., :2]).sum())
+    parts = said.components
+    missing = int(np.isnan(said.probe.rewards[..., :2]).sum())
     say(
-        f"{parts.systems} prompts x {parts.users} examples x up to {said.found.rewards.shape[2]} replies, {said.calls:,} "
+        f"{parts.systems} prompts x {parts.users} examples x up to {said.probe.rewards.shape[2]} replies, {said.calls:,} "
         f"calls{f', {missing} gaps' if missing else ''}\n"
     )
     for note in notes:
@@ -153,20 +153,24 @@ def _print(said: Diagnosis, notes: Sequence[str]) -> None:
 
 
 def _print_examples(said: Diagnosis) -> None:
-    order = [int(k) for k in np.lexsort((-np.nan_to_num(said.between), said.sure)) if said.between[k] > 0]
-    certain = int((said.sure < _SURE).sum())
+    order = [
+        int(k)
+        for k in np.lexsort((-np.nan_to_num(said.prompt_variances), said.p_values))
+        if said.prompt_variances[k] > 0
+    ]
+    certain = int((said.p_values < _SURE).sum())
     say(
         f"Examples that tell prompts apart: {certain} of {len(said.ids)} for sure (at most {_SURE:.0%} false alarms)"
         + (", the likeliest first:" if order else "")
     )
     if order:
-        means = nanmean(nanmean(said.found.rewards, axis=2), axis=0)
+        means = nanmean(nanmean(said.probe.rewards, axis=2), axis=0)
         heads = ["example", "between prompts (SD)", "by chance (p)", "mean reward", "the others"]
         rows = [
             (
                 said.ids[k],
-                f"{_sd(said.between[k]):.3f}",
-                f"{said.sure[k]:.3f}",
+                f"{_sd(said.prompt_variances[k]):.3f}",
+                f"{said.p_values[k]:.3f}",
                 f"{means[k]:.3f}",
                 "agree" if said.agreement[k] > 0 else "disagree",
             )
