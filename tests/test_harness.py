@@ -216,7 +216,7 @@ def test_a_fake_model_that_returns_no_text_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("budget", ["1 call", "2 calls", "12 calls", "59 calls"])
 def test_a_budget_that_cannot_compare_a_candidate_says_so_before_any_call(tmp_path: Path, budget: str) -> None:
     model = Watched()
-    said = "that takes at least 60 calls (12 training, 8 validation, 8 test items for each of the two)"
+    said = "that takes at least 60 calls (12 training, 8 validation, 8 test examples for each prompt)"
     with pytest.raises(InputError, match=re.escape(said)):
         search(tmp_path, model, budget=budget)
 
@@ -240,7 +240,7 @@ def test_a_writer_that_never_answers_is_said_before_the_search(tmp_path: Path) -
 
 
 def test_a_strategy_that_scores_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the strategy Fixed scored nothing: it must call"):
+    with pytest.raises(InputError, match="the strategy Fixed scored nothing: its search method must call"):
         search(tmp_path, strategy=Fixed(()))
 
 
@@ -275,8 +275,8 @@ def test_a_budget_holds_back_for_validation_and_for_a_seeded_sample_of_the_test(
         assert result.test.examples == len(items)
         assert 63 <= len(items) < 90  # held back for 63, and what the choice did not use
         assert calls(result) <= 500
-        assert f"budget limits test to {len(items)} of 200 items (random sample)" in result.notes
-        assert any(re.match("budget limits validation to [0-9]+ of 60 items", note) for note in result.notes)
+        assert f"budget limits test to {len(items)} of 200 examples (random sample)" in result.notes
+        assert any(re.match("budget limits validation to [0-9]+ of 60 examples", note) for note in result.notes)
 
     assert seen[0] == seen[1] != seen[2]
 
