@@ -145,7 +145,7 @@ def calls(result: Result) -> int:
 def test_a_model_that_costs_needs_a_budget(tmp_path: Path, price: Price | None, role: str) -> None:
     models = {"task": Watched(), "writer": Watched(toys.writer)}
     models[role].price = price
-    with pytest.raises(InputError, match=f"the {role} model costs money and there is no budget: give one"):
+    with pytest.raises(InputError, match=f"the {role} model costs money and no budget is set: set one"):
         search(tmp_path, models["task"], writer=models["writer"], budget=None)
 
     assert models["task"].asked == models["writer"].asked == []
@@ -159,7 +159,7 @@ def test_a_free_model_needs_no_budget(tmp_path: Path) -> None:
 def test_a_budget_in_dollars_needs_every_price_before_any_call(tmp_path: Path, role: str) -> None:
     models = {"task": Watched(), "writer": Watched(toys.writer), "judge": Watched()}
     models[role].price = None
-    with pytest.raises(InputError, match=f"a budget in dollars needs the price of the {role} model: give --price"):
+    with pytest.raises(InputError, match=f"a budget in dollars needs the price of the {role} model: set --price"):
         search(
             tmp_path,
             models["task"],
@@ -346,7 +346,7 @@ def test_an_unknown_price_is_noted_once(tmp_path: Path) -> None:
     result = search(tmp_path, Watched(price=None), budget="900 calls")
 
     assert [note for note in result.notes if "price" in note] == [
-        "the price of the task model is not known: what it costs is not counted; --price says it"
+        "the price of the task model is unknown: its cost is not included; set it with --price"
     ]
     assert result.prices["task"] is None
 
@@ -700,14 +700,14 @@ def test_near_duplicates_across_splits_are_noted(tmp_path: Path) -> None:
     twin = replace(task.train[0], id="twin")
     result = search(tmp_path, task=replace(task, test=(*task.test, twin)))
 
-    assert any("near-duplicates stand in two splits" in note and "twin" in note for note in result.notes)
+    assert any("near-duplicates across splits" in note and "twin" in note for note in result.notes)
 
 
 def test_a_label_that_no_item_has_is_noted(tmp_path: Path) -> None:
     task = a_task()
     result = search(tmp_path, task=replace(task, labels=(*task.labels, "neither")))
 
-    assert "no item has the label 'neither': nothing is learnt or tested of it" in result.notes
+    assert "no example has the label 'neither': it is neither trained on nor tested" in result.notes
     assert not any("no item has" in note for note in search(tmp_path, task=task).notes)
 
 
@@ -729,12 +729,12 @@ def test_answers_that_look_like_labels_are_noted(tmp_path: Path) -> None:
     )
     numbered = replace(free, train=train, validation=validation, test=test)
     said = (
-        "60 items have 2 answers among them, such as 'no': if the model is to choose one of these, name them as labels"
+        "60 examples share 2 different answers, such as 'no': if the model should choose among these, set them as labels"
     )
 
     assert said in search(tmp_path, task=free).notes
-    assert not any("answers among them" in note for note in search(tmp_path, task=numbered).notes)
-    assert not any("answers among them" in note for note in search(tmp_path).notes)
+    assert not any("different answers" in note for note in search(tmp_path, task=numbered).notes)
+    assert not any("different answers" in note for note in search(tmp_path).notes)
 
 
 def test_a_task_with_any_reward_and_no_labels_runs(tmp_path: Path) -> None:

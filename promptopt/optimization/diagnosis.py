@@ -143,7 +143,7 @@ class Diagnosis:
             advice.append("Examples agree about which prompt is better: a search needs few of them (--strategy p1).")
         if self.probe.truncated_share > 0:
             advice.append(
-                f"{self.probe.truncated_share:.0%} of the replies were truncated at the length limit: raise max_tokens."
+                f"{self.probe.truncated_share:.0%} of the replies were cut off at the length limit: raise max_tokens."
             )
         return advice
 
