@@ -728,9 +728,7 @@ def test_answers_that_look_like_labels_are_noted(tmp_path: Path) -> None:
         tuple(replace(item, target=item.id) for item in items) for items in (free.train, free.validation, free.test)
     )
     numbered = replace(free, train=train, validation=validation, test=test)
-    said = (
-        "60 examples share 2 different answers, such as 'no': if the model should choose among these, set them as labels"
-    )
+    said = "60 examples share 2 different answers, such as 'no': if the model should choose among these, set them as labels"
 
     assert said in search(tmp_path, task=free).notes
     assert not any("different answers" in note for note in search(tmp_path, task=numbered).notes)

@@ -152,7 +152,7 @@ def estimate(
         make = longest_episodes(job.task.environment, caller)
         job = replace(job, task=replace(job.task, environment=make))
         expected = _counted(job, caller, (_SAID, _EPISODES if bounded else _EPISODES_UNBOUND))
-        return replace(expected, notes=(*expected.notes, *caller.in_proportion())) if bounded else expected
+        return replace(expected, notes=(*expected.notes, *caller.extrapolation_notes())) if bounded else expected
 
 
 def _counted(job: Job, caller: SimulatedCaller, notes: tuple[str, ...]) -> Estimate:

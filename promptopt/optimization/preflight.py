@@ -117,7 +117,9 @@ def notes_on(job: Job) -> list[str]:
     targets = sorted({example.target for example in examples if example.target is not None})
     unused_labels = [label for label in job.task.labels if label not in targets]
     if targets and unused_labels:
-        notes.append(f"no example has the label {', '.join(map(repr, unused_labels))}: it is neither trained on nor tested")
+        notes.append(
+            f"no example has the label {', '.join(map(repr, unused_labels))}: it is neither trained on nor tested"
+        )
     if isinstance(job.task.reward, Exact) and 1 < len(targets) <= len(examples) / _EXAMPLES_PER_LABEL:
         notes.append(
             f"{len(examples)} examples share {len(targets)} different answers, such as {targets[0]!r}: if the model should "
