@@ -154,9 +154,9 @@ def test_a_reward_of_ones_own_by_name(folder: Path) -> None:
         (["optimize", "task.toml", "--model", "python:mine:model", "--budget", "much"], "write '500 calls'"),
         (
             ["optimize", "task.toml", "--model", "python:mine:model", "--budget", "3 calls"],
-            "cannot compare even one candidate",
+            "too small to compare even one candidate",
         ),
-        (["optimize", "task.toml", "--model", "python:mine:costly"], "there is no budget"),
+        (["optimize", "task.toml", "--model", "python:mine:costly"], "no budget is set"),
         (["optimize", "task.toml", "--model", "python:mine:costly", "--budget", "$2"], "needs the price"),
         (["optimize", "--data", "data.csv", "--input", "numbr"], "number"),
         (["score", "task.toml", "--model", "python:mine:model", "--prompt", "{numbr}"], "did you mean 'number'"),

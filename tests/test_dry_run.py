@@ -210,7 +210,7 @@ def test_a_run_that_was_begun_needs_less(tmp_path: Path) -> None:
 
 
 def test_a_budget_that_is_too_small_says_so_as_the_run_would(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot compare even one candidate"):
+    with pytest.raises(InputError, match="too small to compare even one candidate"):
         estimate(a_task(), FakeModel(paid), "random", budget="3 calls", memo=tmp_path)
 
 

@@ -145,7 +145,7 @@ def calls(result: Result) -> int:
 def test_a_model_that_costs_needs_a_budget(tmp_path: Path, price: Price | None, role: str) -> None:
     models = {"task": Watched(), "writer": Watched(toys.writer)}
     models[role].price = price
-    with pytest.raises(InputError, match=f"the {role} model costs money and there is no budget: give one"):
+    with pytest.raises(InputError, match=f"the {role} model costs money and no budget is set: set one"):
         search(tmp_path, models["task"], writer=models["writer"], budget=None)
 
     assert models["task"].asked == models["writer"].asked == []
@@ -159,7 +159,7 @@ def test_a_free_model_needs_no_budget(tmp_path: Path) -> None:
 def test_a_budget_in_dollars_needs_every_price_before_any_call(tmp_path: Path, role: str) -> None:
     models = {"task": Watched(), "writer": Watched(toys.writer), "judge": Watched()}
     models[role].price = None
-    with pytest.raises(InputError, match=f"a budget in dollars needs the price of the {role} model: give --price"):
+    with pytest.raises(InputError, match=f"a budget in dollars needs the price of the {role} model: set --price"):
         search(
             tmp_path,
             models["task"],
@@ -216,7 +216,7 @@ def test_a_fake_model_that_returns_no_text_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("budget", ["1 call", "2 calls", "12 calls", "59 calls"])
 def test_a_budget_that_cannot_compare_a_candidate_says_so_before_any_call(tmp_path: Path, budget: str) -> None:
     model = Watched()
-    said = "that takes at least 60 calls (12 training, 8 validation, 8 test items for each of the two)"
+    said = "that takes at least 60 calls (12 training, 8 validation, 8 test examples for each prompt)"
     with pytest.raises(InputError, match=re.escape(said)):
         search(tmp_path, model, budget=budget)
 
@@ -240,7 +240,7 @@ def test_a_writer_that_never_answers_is_said_before_the_search(tmp_path: Path) -
 
 
 def test_a_strategy_that_scores_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the strategy Fixed scored nothing: it must call"):
+    with pytest.raises(InputError, match="the strategy Fixed scored nothing: its search method must call"):
         search(tmp_path, strategy=Fixed(()))
 
 
@@ -275,8 +275,8 @@ def test_a_budget_holds_back_for_validation_and_for_a_seeded_sample_of_the_test(
         assert result.test.examples == len(items)
         assert 63 <= len(items) < 90  # held back for 63, and what the choice did not use
         assert calls(result) <= 500
-        assert f"budget limits test to {len(items)} of 200 items (random sample)" in result.notes
-        assert any(re.match("budget limits validation to [0-9]+ of 60 items", note) for note in result.notes)
+        assert f"budget limits test to {len(items)} of 200 examples (random sample)" in result.notes
+        assert any(re.match("budget limits validation to [0-9]+ of 60 examples", note) for note in result.notes)
 
     assert seen[0] == seen[1] != seen[2]
 
@@ -346,7 +346,7 @@ def test_an_unknown_price_is_noted_once(tmp_path: Path) -> None:
     result = search(tmp_path, Watched(price=None), budget="900 calls")
 
     assert [note for note in result.notes if "price" in note] == [
-        "the price of the task model is not known: what it costs is not counted; --price says it"
+        "the price of the task model is unknown: its cost is not included; set it with --price"
     ]
     assert result.prices["task"] is None
 
@@ -700,14 +700,14 @@ def test_near_duplicates_across_splits_are_noted(tmp_path: Path) -> None:
     twin = replace(task.train[0], id="twin")
     result = search(tmp_path, task=replace(task, test=(*task.test, twin)))
 
-    assert any("near-duplicates stand in two splits" in note and "twin" in note for note in result.notes)
+    assert any("near-duplicates across splits" in note and "twin" in note for note in result.notes)
 
 
 def test_a_label_that_no_item_has_is_noted(tmp_path: Path) -> None:
     task = a_task()
     result = search(tmp_path, task=replace(task, labels=(*task.labels, "neither")))
 
-    assert "no item has the label 'neither': nothing is learnt or tested of it" in result.notes
+    assert "no example has the label 'neither': it is neither trained on nor tested" in result.notes
     assert not any("no item has" in note for note in search(tmp_path, task=task).notes)
 
 
@@ -728,13 +728,11 @@ def test_answers_that_look_like_labels_are_noted(tmp_path: Path) -> None:
         tuple(replace(item, target=item.id) for item in items) for items in (free.train, free.validation, free.test)
     )
     numbered = replace(free, train=train, validation=validation, test=test)
-    said = (
-        "60 items have 2 answers among them, such as 'no': if the model is to choose one of these, name them as labels"
-    )
+    said = "60 examples share 2 different answers, such as 'no': if the model should choose among these, set them as labels"
 
     assert said in search(tmp_path, task=free).notes
-    assert not any("answers among them" in note for note in search(tmp_path, task=numbered).notes)
-    assert not any("answers among them" in note for note in search(tmp_path).notes)
+    assert not any("different answers" in note for note in search(tmp_path, task=numbered).notes)
+    assert not any("different answers" in note for note in search(tmp_path).notes)
 
 
 def test_a_task_with_any_reward_and_no_labels_runs(tmp_path: Path) -> None:

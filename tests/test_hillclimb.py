@@ -204,7 +204,7 @@ def chain_of(rewards: list[list[float]]) -> tuple[Chain, list[Prompt]]:
         met = [e for e, reward in enumerate(row) if not np.isnan(reward)]
         cells = np.array([[[row[e]] for e in met]])
         said = (tuple((Response("yes"),) for _ in met),)
-        chain.take(Scores((prompt,), tuple(items[e] for e in met), cells, said, (tuple(("",) for _ in met),)))
+        chain.add(Scores((prompt,), tuple(items[e] for e in met), cells, said, (tuple(("",) for _ in met),)))
     return chain, prompts
 
 
@@ -227,10 +227,13 @@ def test_proposals_meet_first_two_items_to_mend_then_one_to_keep() -> None:
     chain, (best, _) = chain_of([[1, 0, 1, 0, 0, 1, 0, 1], [1, 1, 1, 1, 1, 1, 1, 1]])
     run = Run(landscape(), np.random.default_rng(0), 0, None)  # type: ignore[arg-type]  # nothing is scored
 
-    order = [chain.order.index(item) for item in chain.telling(run, best, [chain.order[4], chain.order[3]])]
+    order = [
+        chain.examples.index(item)
+        for item in chain.ordered_for_screening(run, best, [chain.examples[4], chain.examples[3]])
+    ]
 
     assert sorted(order) == list(range(8))
-    assert [int(chain.tried[best].rewards[e]) for e in order] == [0, 0, 1, 0, 0, 1, 1, 1]
+    assert [int(chain.evaluated[best].rewards[e]) for e in order] == [0, 0, 1, 0, 0, 1, 1, 1]
     assert {order[0], order[1]} == {3, 4}, "the writer was told of them"
 
 

@@ -38,7 +38,7 @@ from promptopt.evaluation.scorer import Scorer
 from promptopt.randomness import named_generator
 from promptopt.strategies import P1
 from promptopt.strategies.base import needs_no_labels
-from promptopt.strategies.p1 import probe, pruned, written
+from promptopt.strategies.p1 import probe, pruned_candidates, varied_candidates
 from promptopt.strategies.registry import find_strategy, settings_of
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def test_a_minority_of_opposed_taste_is_chosen_only_without_the_guard(
 
 def test_prunings_stand_in_where_the_inner_strategy_writes_nothing(tmp_path: Path) -> None:
     run = a_run(tmp_path, FakeModel(telling), seed_prompt=Prompt("one two three four five six {text}"))
-    prompts = pruned(run, 6)
+    prompts = pruned_candidates(run, 6)
 
     assert len(set(prompts)) == 6
     assert prompts[0] == run.task.seed_prompt
@@ -152,11 +152,11 @@ def test_prunings_stand_in_where_the_inner_strategy_writes_nothing(tmp_path: Pat
         kept = iter("one two three four five six {text}")
         assert all(character in kept for character in prompt.text)
         assert "{text}" in prompt.text
-    assert len(pruned(a_run(tmp_path, FakeModel(telling)), 6)) < 6  # one word: nothing to take away
+    assert len(pruned_candidates(a_run(tmp_path, FakeModel(telling)), 6)) < 6  # one word: nothing to take away
 
 
 def test_written_candidates_begin_with_the_seed_prompt_and_are_all_different(tmp_path: Path) -> None:
-    prompts = written(a_run(tmp_path, FakeModel(telling)), 9)
+    prompts = varied_candidates(a_run(tmp_path, FakeModel(telling)), 9)
 
     assert prompts[0] == SEED
     assert len(set(prompts)) == 9
@@ -225,7 +225,7 @@ def test_failed_and_truncated_replies_are_gaps_and_no_zeros(tmp_path: Path) -> N
     assert np.isnan(found.rewards[:, 5]).all()
     assert np.isnan(found.rewards[2, :4]).all()
     assert np.nanmin(found.rewards) == 1
-    assert found.cut == 4 / (8 * 12)
+    assert found.truncated_share == 4 / (8 * 12)
 
 
 def test_where_all_replies_are_cut_off_they_are_what_there_is(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_where_all_replies_are_cut_off_they_are_what_there_is(tmp_path: Path) ->
     found = probe(a_run(tmp_path, model), PROMPTS, 4)
 
     assert np.isfinite(found.rewards[:, :, :2]).all()
-    assert found.cut == 1
+    assert found.truncated_share == 1
 
 
 def test_what_a_small_budget_paid_for_is_a_candidate_all_the_same(tmp_path: Path) -> None:
@@ -441,7 +441,7 @@ def test_the_inner_strategy_is_named_in_a_setting() -> None:
     [
         ({"inner": "hilclimb"}, "did you mean 'hillclimb'"),
         ({"inner": 3}, "inner must be a strategy or one of"),
-        ({"replicates": 1}, "at least 2, not 1: one cannot tell a better prompt from a luckier reply"),
+        ({"replicates": 1}, "at least 2, not 1: a single reply cannot separate a better prompt from luck"),
         ({"systems": 3}, "systems must be at least 4"),
         ({"subset": 0}, "subset must be at least 1"),
         ({"noise": "none"}, "noise must be 'unbiased' or 'plug-in'"),
@@ -497,7 +497,7 @@ def test_a_diagnosis_says_in_plain_words_whether_prompts_differ(folder: Path) ->
     done = diagnose(folder, "model", "--replicates", "4")
 
     assert done.returncode == 0, done.stderr
-    assert "Worth optimising? Yes: some prompts are better than others" in done.stdout
+    assert "Worth optimising? Yes: prompts differ" in done.stdout
     assert "Expected gain of a search" in done.stdout
 
 
@@ -516,7 +516,7 @@ def test_a_diagnosis_that_costs_money_wants_a_budget_and_says_how_much(folder: P
     done = diagnose(folder, "costly", "--examples", "10", "--systems", "4", "--replicates", "2")
 
     assert done.returncode == 2
-    assert "this takes up to 80 calls; give one, such as --budget '80 calls'" in done.stderr
+    assert "this takes up to 80 calls; set one, such as --budget '80 calls'" in done.stderr
 
 
 def test_a_diagnosis_without_a_writer_takes_words_away(folder: Path) -> None:

@@ -462,7 +462,7 @@ def test_the_presets_have_names() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("promptquine", {"swap": "0.9"}, "must not add up above 1"),
+        ("promptquine", {"swap": "0.9"}, "sum must be at most 1"),
         ("promptquine", {"guide": "1.5"}, r"guide must be a share in \[0, 1\], not 1.5"),
         ("promptquine", {"elite": "-1"}, "elite must be at least 0, not -1"),
         ("promptquine", {"confidence": "0.5"}, "confidence must be in"),

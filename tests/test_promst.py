@@ -246,7 +246,7 @@ def test_where_all_is_won_there_is_nothing_to_learn(tmp_path: Path) -> None:
     model = players.player(WORLDS[WORLD].environment)
     result = optimize(task, model, Promst(first=1), writer=players.writer(), budget="3000 calls", memo=tmp_path)
 
-    assert result.steps[-1]["ended"] == "nothing went wrong: there is nothing to learn from"
+    assert result.steps[-1]["ended"] == "no errors left to learn from"
 
 
 def test_a_task_of_one_step_is_learnt_from_its_lost_items(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_budget_that_cannot_compare_one_candidate_is_refused_before_anything_i
     tmp_path: Path, task: Any, strategy: Any, least: int
 ) -> None:
     model = Watched()
-    said = f"the budget of {least - 1} calls cannot compare even one candidate .*: that takes at least {least} calls"
+    said = f"the budget of {least - 1} calls is too small to compare even one candidate .*: that takes at least {least} calls"
     with pytest.raises(InputError, match=said):
         search(tmp_path, model, strategy, task, budget=f"{least - 1} calls")
     with pytest.raises(InputError, match=said):
@@ -146,7 +146,7 @@ def test_in_tokens_and_dollars_the_calls_of_the_start_say_what_would_do(
     task = a_task(20, 20, 20, max_tokens=20)
     least = 72 * 40 * {"tokens": 1.0, "dollars": 1e-6}[unit]
     with pytest.raises(
-        InputError, match=f"cannot compare even one candidate .*: that takes about ([0-9.,]+) {unit}"
+        InputError, match=f"too small to compare even one candidate .*: that takes about ([0-9.,]+) {unit}"
     ) as no:
         search(tmp_path, model, "tapruning", task, budget=Budget(**{unit: share * least}))
 
@@ -161,7 +161,7 @@ def test_in_tokens_and_dollars_the_calls_of_the_start_say_what_would_do(
 
 
 def test_a_server_without_usage_is_named_where_the_budget_is_too_small_for_it(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the server reports no usage, so that each call counts as the most"):
+    with pytest.raises(InputError, match="the server reports no usage, so each call counts as the most"):
         search(tmp_path, Watched(), "tapruning", a_task(20, 20, 20), budget="3k tokens")
 
 

@@ -195,7 +195,7 @@ def test_hill_climbing_never_shows_a_prompt_as_good_and_bad() -> None:
 
     for count in range(1, 12):
         chain = [Shown(Prompt(str(i)), float(-i)) for i in range(count)]
-        good, bad = HillClimb(good=4, bad=4)._ends(chain)
+        good, bad = HillClimb(good=4, bad=4)._best_and_worst(chain)
         assert good
         assert not {shown.prompt for shown in good} & {shown.prompt for shown in bad}
 

@@ -472,7 +472,7 @@ def test_other_strategies_refuse_items_without_labels_before_any_call(tmp_path: 
     def never(context: Context, labels: Sequence[str]) -> list[float]:
         pytest.fail("the model was asked")
 
-    with pytest.raises(InputError, match="training item 'i0' has no label, by which PromptQuine searches: label the"):
+    with pytest.raises(InputError, match="training example 'i0' has no label, but PromptQuine needs labels: label the"):
         optimize(task(), FakeLabelModel(never), "promptquine", memo=tmp_path)
 
 

@@ -125,10 +125,10 @@ def _sd(variance: float) -> float:
 
 
 def _print(diagnosis: Diagnosis, notes: Sequence[str]) -> None:
-    parts = diagnosis.parts
-    missing = int(np.isnan(diagnosis.found.rewards[..., :2]).sum())
+    parts = diagnosis.components
+    missing = int(np.isnan(diagnosis.probe.rewards[..., :2]).sum())
     say(
-        f"{parts.systems} prompts x {parts.users} examples x up to {diagnosis.found.rewards.shape[2]} replies, {diagnosis.calls:,} "
+        f"{parts.systems} prompts x {parts.users} examples x up to {diagnosis.probe.rewards.shape[2]} replies, {diagnosis.calls:,} "
         f"calls{f', {missing} without a score' if missing else ''}\n"
     )
     for note in notes:
@@ -157,21 +157,21 @@ def _print(diagnosis: Diagnosis, notes: Sequence[str]) -> None:
 
 def _print_examples(diagnosis: Diagnosis) -> None:
     order = [
-        int(k) for k in np.lexsort((-np.nan_to_num(diagnosis.between), diagnosis.sure)) if diagnosis.between[k] > 0
+        int(k) for k in np.lexsort((-np.nan_to_num(diagnosis.prompt_variances), diagnosis.p_values)) if diagnosis.prompt_variances[k] > 0
     ]
-    discriminating = int((diagnosis.sure < _MAX_FALSE_DISCOVERY).sum())
+    discriminating = int((diagnosis.p_values < _MAX_FALSE_DISCOVERY).sum())
     say(
         f"Examples that distinguish prompts: {discriminating} of {len(diagnosis.ids)} "
         f"(at most {_MAX_FALSE_DISCOVERY:.0%} false positives)" + ("; most certain first:" if order else "")
     )
     if order:
-        means = nanmean(nanmean(diagnosis.found.rewards, axis=2), axis=0)
+        means = nanmean(nanmean(diagnosis.probe.rewards, axis=2), axis=0)
         headers = ["example", "between prompts (SD)", "adjusted p", "mean reward", "vs. other examples"]
         rows = [
             (
                 diagnosis.ids[k],
-                f"{_sd(diagnosis.between[k]):.3f}",
-                f"{diagnosis.sure[k]:.3f}",
+                f"{_sd(diagnosis.prompt_variances[k]):.3f}",
+                f"{diagnosis.p_values[k]:.3f}",
                 f"{means[k]:.3f}",
                 "agrees" if diagnosis.agreement[k] > 0 else "disagrees",
             )

@@ -1,7 +1,7 @@
 """The loop around a strategy: preflight, search, selection, test, result.
 
-The loop chooses and claims; the strategy only scores. A run is a pure function of task, models, strategy, seed and
-budget, so that running it again continues it: everything that it asked before is in the memo.
+This module selects and tests; the strategy only scores. A run is a pure function of task, models, strategy, seed and
+budget, so running it again continues it: all earlier replies are in the memo.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from promptopt.tracking import Callback
     from promptopt.tracking.display import Display
 
-_ENDS = (StoppedError, ModelError, RewardError, MemoError)  # what ends a run in good order, unfinished
+_RUN_ENDING_ERRORS = (StoppedError, ModelError, RewardError, MemoError)  # the run returns an unfinished result
 
 
 def optimize(
@@ -67,36 +67,38 @@ def optimize(
     callbacks: Sequence[Callback] = (),
     overwrite: bool = False,
 ) -> Result:
-    """Search for a better prompt, choose on validation data, and compare with the seed prompt once on test data.
+    """Search for a better prompt, select on validation data, and compare with the seed prompt once on test data.
 
-    Stopped in any way and started again with the same arguments, it goes on where it was. Ctrl-C, SIGTERM and SIGHUP end
-    the search and return the best so far, marked unfinished; Ctrl-C again leaves at once. Where a callback or a strategy
-    raises, what was found until then is written to `run_dir` as an unfinished result before the exception goes on.
+    A stopped run resumes when started again with the same arguments. Ctrl-C, SIGTERM and SIGHUP end the search and return
+    the best prompt so far, marked unfinished; a second Ctrl-C quits immediately. If a callback or a strategy raises, an
+    unfinished result is written to `run_dir` before the exception propagates.
 
     Args:
         task: a task, or the path of a task file.
         model: the model that the prompt is for, or its name such as `openai:gpt-4.1-mini`.
         strategy: a strategy, or its name such as `promptquine.paper`.
-        writer: the model that writes prompts, for strategies that ask one; by default the task model.
-        budget: the most to use, over all stages, such as `"500 calls"` or `"2 dollars"`; hosted models need one.
-        seed: of all randomness.
+        writer: the model that writes prompts, for strategies that use one; by default the task model.
+        budget: the most to use, over all stages, such as `"500 calls"` or `"2 dollars"`; required for models that cost
+            money.
+        seed: random seed.
         settings: changes to the strategy's settings.
-        run_dir: where to write `result.json`, `test.jsonl` (the replies to the test items) and `report.md`; None writes
+        run_dir: folder for `result.json`, `test.jsonl` (the replies to the test examples) and `report.md`; None writes
             nothing.
-        memo: where replies are kept: a memo, a folder, or a server's URL; by default as `promptopt memo path` says.
+        memo: where replies are stored: a memo, a folder, or a server's URL; the default is shown by `promptopt memo path`.
         display: shows progress; None is silent.
-        tracking: the run is also an Optuna study: in `study.db` of `run_dir` (True), in a storage with this URL, or nowhere
-            (False). It decides nothing.
-        callbacks: are told when the run begins, when a step of the search ends, and when the run has ended; what one raises
-            ends the run.
-        overwrite: write over the result of another run in `run_dir`; without it that is refused, and the same run goes on.
+        tracking: record the run as an Optuna study: in `study.db` in `run_dir` (True), in a storage with this URL, or
+            nowhere (False). It does not influence the run.
+        callbacks: called when the run starts, after each step of the search, and when the run has ended; an exception from
+            a callback ends the run.
+        overwrite: overwrite another run's result in `run_dir`. Without it, another run's result is an error; the same run
+            resumes in either case.
 
     Returns:
-        The result; look at `finished` and `improved` before using its prompt.
+        The result; check `finished` and `improved` before using its prompt.
 
     Raises:
-        InputError: something given cannot be used, or `run_dir` holds another run's result; said before anything is spent
-            where it can be known.
+        InputError: an argument cannot be used, or `run_dir` holds another run's result. Raised before any model is called,
+            except if the first replies are needed to know.
         FinalModelError, PassingModelError: a model cannot be used at all; later failures end the search instead.
     """
     job = prepare(task, model, strategy, writer=writer, budget=budget, seed=seed, settings=settings)
@@ -122,13 +124,23 @@ def run_job(
     ledger: Ledger | None = None,
     overwrite: bool = False,
 ) -> Result:
-    """Do what `optimize` does once its arguments are read.
+    """Run a job, as `optimize` does.
 
-    Args: as of `optimize`, and
-        job: to run.
-        ledger: a fresh account, for those who look into it afterwards.
+    Args:
+        job: the parsed arguments of `optimize`.
+        run_dir: as in `optimize`.
+        memo: as in `optimize`.
+        display: as in `optimize`.
+        tracking: as in `optimize`.
+        callbacks: as in `optimize`.
+        ledger: a new ledger, for callers that inspect it afterwards.
+        overwrite: as in `optimize`.
 
-    Raises: as `optimize`.
+    Returns:
+        The result.
+
+    Raises:
+        InputError, FinalModelError, PassingModelError: as in `optimize`.
     """
     started = time.monotonic()
     check(job)
@@ -136,10 +148,10 @@ def run_job(
     if run_dir is not None:
         open_folder(Path(run_dir), job.begun, job.digest, overwrite=overwrite)
     tracker = study(tracking, run_dir)
-    told: tuple[Callback, ...] = (tracker, *callbacks) if tracker else tuple(callbacks)
+    all_callbacks: tuple[Callback, ...] = (tracker, *callbacks) if tracker else tuple(callbacks)
 
-    def finished(result: Result) -> Result:
-        release()
+    def save_result(result: Result) -> Result:
+        release_descriptors()
         result = replace(
             result, seconds=time.monotonic() - started, run_dir=str(run_dir or ""), digest=job.digest if run_dir else ""
         )
@@ -149,23 +161,23 @@ def run_job(
         display or nullcontext(),
         closing(tracker) if tracker else nullcontext(),
         nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store,
-        spare_descriptors() as release,
+        spare_descriptors() as release_descriptors,
         stop_on_signals(display) as stop,
     ):
         try:
-            result = finished(run_stages(job, Caller(store, ledger or Ledger(), stop), display, told))
+            result = save_result(run_stages(job, Caller(store, ledger or Ledger(), stop), display, all_callbacks))
         except CrashedError as crash:
-            saved = finished(crash.result)
+            saved = save_result(crash.result)
             if saved.run_dir:
-                crash.cause.add_note(f"what was found until then is in {saved.run_dir}")
+                crash.cause.add_note(f"the unfinished result is in {saved.run_dir}")
             raise crash.cause from crash.cause.__cause__
-        for callback in told:
+        for callback in all_callbacks:
             callback(RunFinished(result))
     return result
 
 
 class CrashedError(Exception):
-    """Something of the user's, or of ours, raised what nobody expected; carries what was found until then."""
+    """An unexpected exception ended the run; holds that exception and the unfinished result."""
 
     def __init__(self, result: Result, cause: Exception) -> None:
         super().__init__(str(cause))
@@ -178,18 +190,18 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
 
     Args:
         job: to run.
-        caller: the way to the models, its ledger fresh.
+        caller: calls the models; its ledger must be new.
         display: shows progress; None is silent.
-        callbacks: are told of beginning and steps.
+        callbacks: called at the start and after each step.
 
     Raises:
         InputError: the budget is too small, or the strategy scored nothing.
         FinalModelError, PassingModelError: a model cannot be used at all.
-        CrashedError: something of the user's, or of ours, raised what nobody expected; it holds what was found until then.
+        CrashedError: an unexpected exception ended the run; it holds the unfinished result.
     """
     stages = Stages(job.task, job.budget, caller.ledger, job.seed, job.test_replies)
     stages.start()
-    run = _run_of(job, caller)
+    run = _new_run(job, caller)
     _watch(run, display, callbacks)
     for callback in callbacks:
         callback(job.begun)
@@ -206,7 +218,7 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
         _search(job, run)
         choice = select(run, stages, notes)
         test = claim(run, stages, choice, notes)
-    except _ENDS as error:
+    except _RUN_ENDING_ERRORS as error:
         if not answered and not isinstance(error, StoppedError):
             raise
         unfinished = str(error)
@@ -222,20 +234,20 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
     return result
 
 
-def _run_of(job: Job, caller: Caller) -> Run:
+def _new_run(job: Job, caller: Caller) -> Run:
     rng = named_generator(job.seed, f"strategy {type(job.strategy).__name__}")
     return Run(job.task, rng, job.seed, Scorer(job.task, job.model, caller), job.roles.get("writer"))
 
 
 def _watch(run: Run, display: Display | None, callbacks: Sequence[Callback]) -> None:
-    """Show the run and tell of it while it goes."""
-    tell = EventEmitter(run, lambda candidate: record(run, candidate), callbacks)
+    """Update the display and emit events during the run."""
+    emit_events = EventEmitter(run, lambda candidate: record(run, candidate), callbacks)
     show = (lambda: display.show(run)) if display is not None else None
 
     def watch() -> None:
         if show is not None:
             show()
-        tell()
+        emit_events()
 
     if show is not None:
         run.scorer.caller.watch = show
@@ -243,15 +255,17 @@ def _watch(run: Run, display: Display | None, callbacks: Sequence[Callback]) -> 
 
 
 def _search(job: Job, run: Run) -> None:
-    """Let the strategy search, until it or the budget ends.
+    """Run the strategy until it finishes or the budget is exhausted.
 
     Raises:
-        InputError: it scored nothing.
+        InputError: the strategy scored nothing.
     """
     try:
         job.strategy.search(run)
     except BudgetExhaustedError as error:
         if not run.history:
-            raise InputError(f"the budget of {job.budget} ends before the search can begin: {error}") from error
+            raise InputError(f"the budget of {job.budget} is too small to begin the search: {error}") from error
     if not run.history:
-        raise InputError(f"the strategy {type(job.strategy).__name__} scored nothing: it must call run.score")
+        raise InputError(
+            f"the strategy {type(job.strategy).__name__} scored nothing: its search method must call run.score"
+        )

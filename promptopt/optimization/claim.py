@@ -1,4 +1,4 @@
-"""The one claim of a run: seed prompt and chosen prompt on test items; and the result that holds it with its evidence."""
+"""The final test of a run: seed prompt and chosen prompt on the test examples; and the result of the run."""
 
 from __future__ import annotations
 
@@ -33,40 +33,43 @@ if TYPE_CHECKING:
     from promptopt.statistics.arrays import Floats
 
 _FAILED_SHARE = 0.01  # above this share of failed replies a run is unfinished (design, decision 4)
-_SHOWN_IDS = 5  # items that a message names
+_SHOWN_IDS = 5  # examples that a message names
 
 
 def claim(run: Run, stages: Stages, choice: Choice, notes: list[str]) -> Comparison | None:
-    """Compare on test items, on as many as the rest of the budget pays for; where the seed prompt is kept, test it alone.
+    """Compare on as many test examples as the remaining budget covers; a kept seed prompt is tested alone.
 
     Args:
         run: of the search.
-        stages: say what the test may use.
-        choice: what is compared with the seed prompt.
-        notes: where nothing can be claimed, the reason is added.
+        stages: sets the budget of the test.
+        choice: the prompt to compare with the seed prompt.
+        notes: receives the reason if there is no test.
+
+    Returns:
+        The comparison, or None if there are no test data or no budget for them.
     """
     if not run.task.test:
         notes.append("no test data: nothing is claimed")
         return None
-    seed, found = run.task.seed_prompt, None
-    for items in stages.test(1 if choice.prompt == seed else 2, cells_measured(run, choice)):
+    seed, comparison = run.task.seed_prompt, None
+    for examples in stages.test(1 if choice.prompt == seed else 2, cells_measured(run, choice)):
         try:
-            found = compare(run.scorer, seed, choice.prompt, items)
+            comparison = compare(run.scorer, seed, choice.prompt, examples)
         except BudgetExhaustedError:
             break
-    if found is None:
+    if comparison is None:
         notes.append("the budget ended before the test: nothing is claimed")
-    return found
+    return comparison
 
 
 def compare(scorer: Scorer, seed: Prompt, chosen: Prompt, examples: Sequence[Example]) -> Comparison:
-    """Measure the seed prompt and the chosen one on the same test items, in one batch; once where they are the same.
+    """Score the seed prompt and the chosen prompt on the same test examples, in one batch; once if they are the same.
 
-    Where labels are scored and the task is read as text, what the model writes is the claim, and the labels' choice
-    stands beside it.
+    If the model scores labels but the task is read as text, the comparison is of the written replies, and the choice among
+    labels is reported in addition.
 
     Raises:
-        BudgetExhaustedError: they do not fit the budget.
+        BudgetExhaustedError: the budget does not cover the test.
     """
     prompts = [seed, chosen] if chosen != seed else [seed]
     written = scorer.tests_text
@@ -87,7 +90,7 @@ def compare(scorer: Scorer, seed: Prompt, chosen: Prompt, examples: Sequence[Exa
 
 
 def _by_labels(scores: Scores, first: Floats, second: Floats) -> ByLabels:
-    """Return what choosing among the labels gives, given what the texts give."""
+    """Return the rewards of choosing among the labels, compared with the rewards of the texts."""
     seed, chosen = scores.per_example[0], scores.per_example[-1]
     return ByLabels(
         seed=mean_interval(seed),
@@ -98,18 +101,18 @@ def _by_labels(scores: Scores, first: Floats, second: Floats) -> ByLabels:
 
 
 def _costs(scores: Scores, price: Price | None) -> tuple[float, float] | None:
-    """Return the mean price of a thousand replies of each of the two prompts."""
-    came = [[reply for cell in row for reply in cell if isinstance(reply, Response)] for row in scores.replies]
-    if price is None or not all(came):
+    """Return each prompt's mean price of a thousand replies, in dollars; None if unknown."""
+    responses = [[reply for cell in row for reply in cell if isinstance(reply, Response)] for row in scores.replies]
+    if price is None or not all(responses):
         return None
-    means = [1000 * sum(price.of(reply.usage) for reply in row) / len(row) for row in came]
+    means = [1000 * sum(price.of(reply.usage) for reply in row) / len(row) for row in responses]
     return means[0], means[-1]
 
 
 def result_of(
     job: Job, run: Run, *, choice: Choice, test: Comparison | None, unfinished: str, notes: Sequence[str]
 ) -> Result:
-    """Return what a run found; `seconds` and where it is kept are added by who keeps it."""
+    """Return the result of a run; whoever saves it sets `seconds`, `run_dir` and `digest`."""
     scorer = run.scorer
     ledger = scorer.caller.ledger
     return Result(
@@ -148,7 +151,7 @@ def _notes_on_replies(run: Run) -> list[str]:
 
 
 def too_many_failures(run: Run) -> str:
-    """Return why so many failed replies leave the run unfinished, or ""."""
+    """Return why failed replies leave the run unfinished, or "" if they do not."""
     ledger = run.scorer.caller.ledger
     failed, calls = ledger.failed, ledger.total(ledger.logical).calls
     if failed > _FAILED_SHARE * calls:
@@ -157,7 +160,7 @@ def too_many_failures(run: Run) -> str:
         refused = sorted(run.scorer.refused)
         advice = f"; leave out items that the endpoint refuses: {', '.join(refused[:_SHOWN_IDS])}" if refused else ""
         return f"{share}{advice}; run again to ask for them again{first and f'. The first was {first}'}"
-    # A judge's verdict may hold no score although it came.
+    # A judge's reply may contain no score.
     empty = sum(candidate.failed for candidate in run.history.values())
     cells = empty + sum(candidate.cells for candidate in run.history.values())
     if empty > _FAILED_SHARE * cells:
@@ -166,7 +169,7 @@ def too_many_failures(run: Run) -> str:
 
 
 def record(run: Run, candidate: Candidate, seen: Validated | None = None) -> Record:
-    """Return what is kept of a candidate."""
+    """Return a candidate's record for the result."""
     return Record(
         number=candidate.number,
         prompt=candidate.prompt,

@@ -1,8 +1,9 @@
-"""Is a task worth optimising? Candidate prompts meet all examples, several times each, and the spread of rewards is taken apart."""
+"""Is a task worth optimising? Score candidate prompts several times on all examples, and decompose the variance of rewards."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from promptopt.search.run import Run
 from promptopt.statistics.arrays import nanmean
 from promptopt.statistics.components import components, covariance, shrunk, telling
 from promptopt.strategies import P1
-from promptopt.strategies.p1 import Probe, probe, pruned, written
+from promptopt.strategies.p1 import Probe, probe, pruned_candidates, varied_candidates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,147 +34,166 @@ if TYPE_CHECKING:
     from promptopt.task import Task
     from promptopt.tracking.display import Display
 
-_SEARCHES = (4, 16, 64)  # prompts that a search may try
-_ALIKE = 0.5  # share of examples above which they explain the verdict
+_SEARCH_SIZES = (4, 16, 64)  # prompts that a search may try
+_MAJORITY = 0.5  # share of examples, or of variance, above which the advice mentions it
+_FORMER_NAMES = {
+    "found": "probe",
+    "parts": "components",
+    "sure": "p_values",
+    "between": "prompt_variances",
+    "worth": "min_effect_sd",
+}
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a probe says of a task.
+    """The result of probing a task.
 
     Args:
-        found: candidate prompts on all examples.
-        parts: the variance components.
-        ids: [K] of the examples.
-        sure: [K] adjusted p-values that the example tells prompts apart.
-        between: [K] variance between prompts' true means; below 0 by chance.
+        probe: rewards of the candidate prompts on all examples.
+        components: variance components of the rewards.
+        ids: [K] ids of the examples.
+        p_values: [K] adjusted p-values of the test whether an example separates the prompts.
+        prompt_variances: [K] unbiased variance between the prompts' true means on an example; may be negative.
         agreement: [K] mean covariance with the other examples.
-        subset: examples that p1 would choose, and
-        held_out: the variance that such a choice shows for candidates that took no part in it.
-        worth: standard deviation of prompt quality that is worth a search.
-        calls: spent.
+        subset: ids of the examples that p1 would choose.
+        held_out: variance between held-out candidates on such a subset.
+        min_effect_sd: smallest standard deviation of prompt quality that is worth a search.
+        calls: model calls made.
     """
 
-    found: Probe
-    parts: Components
+    probe: Probe
+    components: Components
     ids: tuple[str, ...]
-    sure: Floats
-    between: Floats
+    p_values: Floats
+    prompt_variances: Floats
     agreement: Floats
     subset: tuple[str, ...]
     held_out: float
-    worth: float
+    min_effect_sd: float
     calls: int
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _FORMER_NAMES:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        new = _FORMER_NAMES[name]
+        warnings.warn(f"Diagnosis.{name} is now Diagnosis.{new}", DeprecationWarning, stacklevel=2)
+        return getattr(self, new)
 
     @property
     def means(self) -> Floats:
         """Mean reward of each prompt over examples, [N]."""
-        return nanmean(nanmean(self.found.rewards, axis=2), axis=1)
+        return nanmean(nanmean(self.probe.rewards, axis=2), axis=1)
 
     @property
     def verdict(self) -> str:
         """Yes, no or unclear, with the reason."""
-        low, high = (_sd(end) for end in self.parts.system[1:])
-        if high < self.worth:
-            return f"No: the prompts tried differ by less than {self.worth:g} (95 % sure), over all examples."
+        low, high = (_sd(end) for end in self.components.system[1:])
+        if high < self.min_effect_sd:
+            return f"No: the prompts tried differ by less than {self.min_effect_sd:g} (95 % confidence), over all examples."
         if low > 0:
-            return (
-                f"Yes: some prompts are better than others, by a standard deviation of {low:.3f} or more (95 % sure)."
-            )
-        return "Unclear: differences between prompts could be chance, or worth having; nothing is shown either way."
+            return f"Yes: prompts differ by a standard deviation of at least {low:.3f} (95 % confidence)."
+        return "Unclear: the differences between prompts may be real, or chance; there is not enough data to tell."
 
     def advice(self) -> list[str]:
-        """Return what to change, in plain words."""
-        out = []
-        means = nanmean(nanmean(self.found.rewards, axis=2), axis=0)
-        same = np.array(
-            [np.ptp(cell[~np.isnan(cell)]) == 0 if (~np.isnan(cell)).any() else True for cell in self._rows]
+        """Return recommended changes, one sentence or two each."""
+        advice = []
+        means = nanmean(nanmean(self.probe.rewards, axis=2), axis=0)
+        constant = np.array(
+            [
+                np.ptp(rewards[~np.isnan(rewards)]) == 0 if (~np.isnan(rewards)).any() else True
+                for rewards in self._rewards_by_example
+            ]
         )
-        low, high = np.nanmin(self.found.rewards), np.nanmax(self.found.rewards)
-        right, wrong = float((same & (means == high)).mean()), float((same & (means == low)).mean())
+        low, high = np.nanmin(self.probe.rewards), np.nanmax(self.probe.rewards)
+        always_right, always_wrong = (float((constant & (means == end)).mean()) for end in (high, low))
         if not self.verdict.startswith("Yes"):
-            if high == low or right > _ALIKE:
-                out.append(
-                    "Most examples come out well under every prompt: give harder examples, there is little to win."
-                )
-            elif wrong > _ALIKE:
-                out.append(
-                    "Most examples fail under every prompt: look at some replies (is the reward able to read them?), or "
-                    "take a stronger model."
+            if high == low or always_right > _MAJORITY:
+                advice.append("Most examples succeed under every prompt: add harder examples, there is little to gain.")
+            elif always_wrong > _MAJORITY:
+                advice.append(
+                    "Most examples fail under every prompt: check in some replies that the reward parses them, or use a "
+                    "stronger model."
                 )
             else:
-                out.append(
+                advice.append(
                     "Try prompts that differ more: a description of the task, a stronger writer (--writer), another seed "
                     "prompt, or demonstrations. Fewer or other examples will not help."
                 )
         if self.verdict.startswith("Unclear"):
-            out.append(f"To know more, try more prompts (--systems {2 * self.parts.systems}): {self._wanted}")
-        if self.parts.noise.estimate == 0:
-            out.append(
-                "Replies are the same each time, so more replicates tell nothing; a prompt's lucky accidents on single "
-                "examples look like preferences, and only what all examples agree on can be trusted."
+            advice.append(
+                f"For a clearer answer, try more prompts (--systems {2 * self.components.systems}): "
+                f"{self._replicates_advice}"
             )
-        elif _sd(self.parts.noise.estimate) > 2 * _sd(self.parts.system.estimate):
-            out.append(
+        if self.components.noise.estimate == 0:
+            advice.append(
+                "Replies are the same each time, so more replicates add nothing, and a prompt's luck on single examples "
+                "looks like a real effect: trust only differences on which all examples agree."
+            )
+        elif _sd(self.components.noise.estimate) > 2 * _sd(self.components.system.estimate):
+            advice.append(
                 "Replies vary more by chance than by prompt: a lower temperature, if the task allows, saves calls."
             )
-        if self._shared < _ALIKE:
-            out.append(
-                "Which prompt is better depends on the example more than it holds for all: a search should measure on many "
-                "examples; what it finds on a few (as p1 does) may not hold for the others."
+        if self._system_share < _MAJORITY:
+            advice.append(
+                "Which prompt is better depends mostly on the example: search on many examples, because results on a few "
+                "(as with p1) may not generalise."
             )
         else:
-            out.append("Examples agree about which prompt is better: a search needs few of them (--strategy p1).")
-        if self.found.cut > 0:
-            out.append(f"{self.found.cut:.0%} of the replies were cut off at their length limit: raise max_tokens.")
-        return out
+            advice.append("Examples agree about which prompt is better: a search needs few of them (--strategy p1).")
+        if self.probe.truncated_share > 0:
+            advice.append(
+                f"{self.probe.truncated_share:.0%} of the replies were cut off at the length limit: raise max_tokens."
+            )
+        return advice
 
     @property
-    def _rows(self) -> list[Floats]:
-        return [self.found.rewards[:, k].ravel() for k in range(len(self.ids))]
+    def _rewards_by_example(self) -> list[Floats]:
+        return [self.probe.rewards[:, k].ravel() for k in range(len(self.ids))]
 
     @property
-    def _shared(self) -> float:
-        system, interaction = (max(0.0, part.estimate) for part in self.parts[:2])
+    def _system_share(self) -> float:
+        """The prompts' share of the variance that is not noise."""
+        system, interaction = (max(0.0, part.estimate) for part in self.components[:2])
         return system / (system + interaction) if system + interaction else 1.0
 
     @property
-    def _wanted(self) -> str:
-        wanted = self.parts.replicates
-        if not 0 < wanted < math.inf:
-            return "more replicates tell less."
+    def _replicates_advice(self) -> str:
+        optimal = self.components.replicates
+        if not 0 < optimal < math.inf:
+            return "more replicates add less."
         return (
-            f"about {math.ceil(wanted)} replicates of each cell measure best, {self.found.rewards.shape[2]} were taken."
+            f"about {math.ceil(optimal)} replicates per example are optimal, {self.probe.rewards.shape[2]} were used."
         )
 
     def searches(self) -> list[tuple[int, int, float]]:
-        """Return (prompts, calls, gain over the average prompt) of searches that measure each on all examples once.
+        """Return (prompts, calls, expected gain over the average prompt) of searches that score on all examples once.
 
-        Never more than what is left to the best reward that was seen.
+        The gain is capped at the best observed reward minus the mean.
         """
-        room = float(np.nanmax(self.found.rewards) - np.nanmean(self.means))
-        return [(n, n * self.parts.users, min(room, self.parts.gain(n, self.parts.users, 1))) for n in _SEARCHES]
+        headroom = float(np.nanmax(self.probe.rewards) - np.nanmean(self.means))
+        examples = self.components.users
+        return [(n, n * examples, min(headroom, self.components.gain(n, examples, 1))) for n in _SEARCH_SIZES]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; variances, not standard deviations."""
-        wanted = self.parts.replicates
         return {
             "verdict": self.verdict,
             "advice": self.advice(),
-            "systems": self.parts.systems,
-            "examples": self.parts.users,
-            "replicates": self.found.rewards.shape[2],
+            "systems": self.components.systems,
+            "examples": self.components.users,
+            "replicates": self.probe.rewards.shape[2],
             "calls": self.calls,
-            "missing": int(np.isnan(self.found.rewards[..., :2]).sum()),
-            "cut": self.found.cut,
+            "missing": int(np.isnan(self.probe.rewards[..., :2]).sum()),
+            "cut": self.probe.truncated_share,
             "variance": {name: [_finite(value) for value in part] for name, part in self.named()},
-            "best_replicates": _finite(wanted),
+            "best_replicates": _finite(self.components.replicates),
             "prompts": [
                 {"prompt": prompt.text, "reward": _finite(mean)}
-                for prompt, mean in zip(self.found.prompts, self.means.tolist(), strict=True)
+                for prompt, mean in zip(self.probe.prompts, self.means.tolist(), strict=True)
             ],
             "telling": [
-                {"id": self.ids[k], "p": float(self.sure[k]), "variance": _finite(self.between[k])}
+                {"id": self.ids[k], "p": float(self.p_values[k]), "variance": _finite(self.prompt_variances[k])}
                 for k in range(len(self.ids))
             ],
             "subset": list(self.subset),
@@ -183,7 +203,11 @@ class Diagnosis:
 
     def named(self) -> list[tuple[str, Interval]]:
         """Return the variance components by name."""
-        return [("system", self.parts.system), ("interaction", self.parts.interaction), ("noise", self.parts.noise)]
+        return [
+            ("system", self.components.system),
+            ("interaction", self.components.interaction),
+            ("noise", self.components.noise),
+        ]
 
 
 def diagnose(
@@ -201,82 +225,92 @@ def diagnose(
     memo: Memo | Path | str | None = None,
     display: Display | None = None,
 ) -> Diagnosis:
-    """Say whether prompts differ on a task, which examples show it, and what a search can hope for.
+    """Estimate whether prompts differ on a task, which examples separate them, and how much a search may gain.
 
     Args:
         task: a task, or the path of a task file.
         model: the model that the prompt is for, or its name.
         writer: writes the prompts to try; by default the task model.
-        budget: the most to use; hosted models need one.
-        systems: prompts to try, 4 or more: the seed prompt, and others made for the probe.
-        replicates: the most replies to a prompt on an example, 2 or more.
-        examples: the most training examples, 2 or more, drawn by the seed.
-        prune: try the seed prompt with random words taken away, which needs no writer.
-        worth: standard deviation between prompts that is worth a search.
-        seed: of all randomness.
-        memo: where replies are kept, as of `optimize`.
+        budget: the most to use, such as `"500 calls"`; required for models that cost money.
+        systems: prompts to try, at least 4: the seed prompt and others made for the probe.
+        replicates: most replies per prompt and example, at least 2.
+        examples: most training examples, at least 2, sampled at random.
+        prune: try random prunings of the seed prompt, which needs no writer.
+        worth: smallest standard deviation between prompts that is worth a search.
+        seed: random seed.
+        memo: where replies are stored, as in `optimize`.
         display: shows progress; None is silent.
 
+    Returns:
+        The diagnosis, with its verdict and advice.
+
     Raises:
-        InputError: something given cannot be used, or too few prompts could be made.
+        InputError: an argument cannot be used, or too few prompts could be made.
         FinalModelError, PassingModelError: a model cannot be used at all.
     """
-    read = _few(read_task(task), examples, seed)
-    asked = read_model(model)
-    writing = asked if writer is None else read_model(writer)
+    sampled_task = _with_at_most(read_task(task), examples, seed)
+    task_model = read_model(model)
+    writer_model = task_model if writer is None else read_model(writer)
     limit = read_budget(budget)
-    _refuse_unlimited([asked] if prune else [asked, writing], limit, systems * len(read.train) * replicates)
+    models = [task_model] if prune else [task_model, writer_model]
+    _refuse_unlimited(models, limit, systems * len(sampled_task.train) * replicates)
     with display or nullcontext(), nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store:
         caller = Caller(store, Ledger(limit))
-        run = Run(read, named_generator(seed, "diagnose"), seed, Scorer(read, asked, caller), writing)
+        scorer = Scorer(sampled_task, task_model, caller)
+        run = Run(sampled_task, named_generator(seed, "diagnose"), seed, scorer, writer_model)
         if display is not None:
             caller.watch = run.watch = lambda: display.show(run)
-        prompts = (pruned if prune else written)(run, systems)
-        if len(prompts) < 4:  # noqa: PLR2004  two to choose by and two to check, as P1
-            raise InputError(
-                f"only {len(prompts)} of {systems} prompts could be made: "
-                + ("the seed prompt has too few words" if prune else "name a better writer, or try pruning (--pruned)")
-            )
-        found = probe(run, prompts, replicates)
+        prompts = (pruned_candidates if prune else varied_candidates)(run, systems)
+        if len(prompts) < 4:  # noqa: PLR2004  two to choose the subset and two to check it, as in P1
+            fix = "the seed prompt has too few words" if prune else "use a better writer (--writer), or --pruned"
+            raise InputError(f"only {len(prompts)} of {systems} prompts could be made: {fix}")
+        probed = probe(run, prompts, replicates)
         calls = caller.ledger.total(caller.ledger.logical).calls
-    return diagnosis(found, read, worth, calls)
+    return diagnosis(probed, sampled_task, worth, calls)
 
 
-def diagnosis(found: Probe, task: Task, worth: float, calls: int) -> Diagnosis:
-    """Return what a probe of a task's training examples says."""
-    matrix, smooth = covariance(found.rewards), shrunk(found.rewards)
-    others = smooth - np.diag(np.diag(smooth))
-    chooser = P1(inner="random", subset=min(2, len(task.train)))
-    subset = chooser.choose(found.rewards)
+def diagnosis(probed: Probe, task: Task, min_effect_sd: float, calls: int) -> Diagnosis:
+    """Return the diagnosis of a task.
+
+    Args:
+        probed: rewards of prompts on the training examples.
+        task: whose training examples were probed.
+        min_effect_sd: smallest standard deviation of prompt quality that is worth a search.
+        calls: model calls made.
+    """
+    matrix, shrunken = covariance(probed.rewards), shrunk(probed.rewards)
+    off_diagonal = shrunken - np.diag(np.diag(shrunken))
+    p1 = P1(inner="random", subset=min(2, len(task.train)))
+    subset = p1.choose(probed.rewards)
     return Diagnosis(
-        found=found,
-        parts=components(found.rewards),
+        probe=probed,
+        components=components(probed.rewards),
         ids=tuple(example.id for example in task.train),
-        sure=telling(found.rewards),
-        between=np.diag(matrix).copy(),
-        agreement=others.sum(axis=1) / (len(matrix) - 1),
+        p_values=telling(probed.rewards),
+        prompt_variances=np.diag(matrix).copy(),
+        agreement=off_diagonal.sum(axis=1) / (len(matrix) - 1),
         subset=tuple(task.train[k].id for k in subset or ()),
-        held_out=chooser.held_out(found.rewards),
-        worth=worth,
+        held_out=p1.held_out(probed.rewards),
+        min_effect_sd=min_effect_sd,
         calls=calls,
     )
 
 
-def _few(task: Task, most: int, seed: int) -> Task:
-    """Return the task with at most that many training examples."""
-    if len(task.train) < 2:  # noqa: PLR2004  agreement is between two
-        raise InputError(f"a diagnosis needs two training examples or more, not {len(task.train)}")
-    if len(task.train) <= most:
+def _with_at_most(task: Task, max_examples: int, seed: int) -> Task:
+    """Return the task with at most `max_examples` training examples, sampled by the seed."""
+    if len(task.train) < 2:  # noqa: PLR2004  a covariance needs two examples
+        raise InputError(f"a diagnosis needs at least 2 training examples, not {len(task.train)}")
+    if len(task.train) <= max_examples:
         return task
-    drawn = named_generator(seed, "sample to diagnose").choice(len(task.train), size=most, replace=False)
-    return replace(task, train=tuple(task.train[k] for k in sorted(drawn.tolist())))
+    sampled = named_generator(seed, "sample to diagnose").choice(len(task.train), size=max_examples, replace=False)
+    return replace(task, train=tuple(task.train[k] for k in sorted(sampled.tolist())))
 
 
 def _refuse_unlimited(models: Sequence[Model], budget: Budget, calls: int) -> None:
     if budget == Budget() and any(model.price is None or any(model.price) for model in models):
         raise InputError(
-            f"the model costs money and there is no budget: this takes up to {calls:,} calls; give one, such as "
-            f"--budget '{calls} calls', or ask for less (--systems, --examples, --replicates)"
+            f"the model costs money and no budget is set: this takes up to {calls:,} calls; set one, such as "
+            f"--budget '{calls} calls', or lower --systems, --examples or --replicates"
         )
 
 

@@ -1,7 +1,7 @@
-"""What a run is about to need: the same run with simulated replies, counted and thrown away.
+"""Estimate what a run will need, by running it with simulated replies.
 
-What the memo holds is answered from it, so that a run that was begun is followed to where it stopped; everything after
-that is a simulation. No model is called. Knows nothing of how a run works.
+Replies in the memo are used, so an interrupted run is followed to where it stopped; all later replies are simulated. No
+model is called. Knows nothing of how a run works.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 HEADS = ("stage", "role", "calls", "in the memo", "input", "output", "dollars")
 
-_SAID = (
+_SIMULATION_NOTE = (
     "a simulation: replies that the memo does not hold are drawn at random, with half of the longest reply allowed "
     "(or a label's length) and a token for 4 bytes; calls are an estimate (to a factor of three where scores decide how "
     "long a search goes on, as in pruning), tokens and dollars a guess"
 )
-_EPISODES = (
+_BOUNDED_EPISODES_NOTE = (
     "an episode that the memo does not hold is taken to last as long as its instance allows, which is the most that it can: "
     "their calls are an upper bound, for so many prompts"
 )
-_EPISODES_UNBOUND = (
+_UNBOUNDED_EPISODES_NOTE = (
     "instances do not all give a `cap`: their episodes end where the environment ends them on senseless replies, which may "
     "be much too early"
 )
@@ -51,8 +51,8 @@ class Need(NamedTuple):
     Args:
         stage: "start", "search", "validation" or "test".
         role: "task", "writer" or "judge".
-        asked: calls that are about to be made, and their tokens and dollars.
-        known: calls that the memo answers, and what they cost when they were made.
+        asked: calls that will be made, and their tokens and dollars.
+        known: calls answered from the memo, and what they cost originally.
     """
 
     stage: str
@@ -63,14 +63,14 @@ class Need(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a run is about to need.
+    """What a run will need.
 
     Args:
         needs: by stage and role.
-        prices: role -> dollars per million tokens, None where it is not known.
-        strategy: its name and settings.
-        budget: as given, in words.
-        notes: what a reader should know beside the numbers.
+        prices: role -> dollars per million tokens; None if unknown.
+        strategy: name and settings of the strategy.
+        budget: the budget, as text.
+        notes: assumptions and caveats.
     """
 
     needs: tuple[Need, ...]
@@ -81,16 +81,16 @@ class Estimate:
 
     @property
     def asked(self) -> Spending:
-        """All that is about to be asked of models."""
+        """Total usage of the calls that will be made."""
         return sum((need.asked for need in self.needs), Spending())
 
     @property
     def known(self) -> Spending:
-        """All that the memo answers."""
+        """Total usage of the calls answered from the memo."""
         return sum((need.known for need in self.needs), Spending())
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the table under `HEADS`, the sum last."""
+        """Return the table rows under `HEADS`, with the total last."""
         rows = [self._row(*need) for need in self.needs]
         return [*rows, self._row("all", "", self.asked, self.known)]
 
@@ -134,9 +134,9 @@ def estimate(
     settings: Mapping[str, Any] | None = None,
     memo: Memo | Path | str | None = None,
 ) -> Estimate:
-    """Say what `optimize` with the same arguments is about to need, without calling any model.
+    """Estimate what `optimize` with the same arguments will need, without calling any model.
 
-    Weights of local models are not loaded; a tokenizer may be. Nothing is written. No budget need be given.
+    Weights of local models are not loaded, but a tokenizer may be. Nothing is written. A budget is optional.
 
     Raises:
         InputError: as `optimize`.
@@ -146,19 +146,20 @@ def estimate(
     with nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store:
         caller = SimulatedCaller(Overlay(store), Ledger(), labels=job.task.labels)
         if job.task.environment is None:
-            return _counted(job, caller, (_SAID,))
+            return _estimate_job(job, caller, (_SIMULATION_NOTE,))
         bounded = most_rounds([*job.task.train, *job.task.validation, *job.task.test])
         caller.episodes = True
         make = longest_episodes(job.task.environment, caller)
         job = replace(job, task=replace(job.task, environment=make))
-        expected = _counted(job, caller, (_SAID, _EPISODES if bounded else _EPISODES_UNBOUND))
-        return replace(expected, notes=(*expected.notes, *caller.in_proportion())) if bounded else expected
+        episode_note = _BOUNDED_EPISODES_NOTE if bounded else _UNBOUNDED_EPISODES_NOTE
+        expected = _estimate_job(job, caller, (_SIMULATION_NOTE, episode_note))
+        return replace(expected, notes=(*expected.notes, *caller.extrapolation_notes())) if bounded else expected
 
 
-def _counted(job: Job, caller: SimulatedCaller, notes: tuple[str, ...]) -> Estimate:
+def _estimate_job(job: Job, caller: SimulatedCaller, notes: tuple[str, ...]) -> Estimate:
     result = run_stages(job, caller)
     return Estimate(
-        needs=tuple(Need(*place, asked, known) for place, (asked, known) in caller.needs.items()),
+        needs=tuple(Need(*stage_and_role, *usage) for stage_and_role, usage in caller.needs.items()),
         prices=result.prices,
         strategy={"name": type(job.strategy).__name__, "settings": settings_of(job.strategy)},
         budget=str(job.budget),

@@ -1,4 +1,4 @@
-"""What is looked at before a search: the job itself, one call to each model, the seed prompt on the training items."""
+"""Checks before a search: the job itself, one call to each model, and the seed prompt on the training examples."""
 
 from __future__ import annotations
 
@@ -24,48 +24,48 @@ if TYPE_CHECKING:
     from promptopt.prompt import Example
     from promptopt.rewards import Reward
 
-_ITEMS_A_LABEL = 5  # answers that stand so often look like labels
-_FIRST_CALL = 2.0  # one call says to this factor what the others will take
+_EXAMPLES_PER_LABEL = 5  # targets that recur this often look like labels
+_FIRST_CALL_FACTOR = 2.0  # uncertainty of a usage estimate from one call
 
 
 def check(job: Job) -> None:
-    """Refuse, before anything is spent, what cannot work."""
+    """Raise InputError, before any call, for a job that cannot work."""
     if not isinstance(job.seed, int) or job.seed < 0:
         raise InputError(f"the seed must be a whole number, 0 or more, not {job.seed!r}")
-    bare = next((item for item in job.task.train if item.target is None), None)
-    if bare and isinstance(job.task.reward, REWARDS_WITH_TARGET) and not needs_no_labels(job.strategy):
+    unlabelled = next((example for example in job.task.train if example.target is None), None)
+    if unlabelled and isinstance(job.task.reward, REWARDS_WITH_TARGET) and not needs_no_labels(job.strategy):
         raise InputError(
-            f"training item {bare.id!r} has no label, by which {type(job.strategy).__name__} searches: label the "
-            "training items, or take the strategy unsupervised"
+            f"training example {unlabelled.id!r} has no label, but {type(job.strategy).__name__} needs labels: label the "
+            "training examples, or use --strategy unsupervised"
         )
     for role, model in job.roles.items():
         if job.budget.dollars is not None and model.price is None:
             raise InputError(
-                f"a budget in dollars needs the price of the {role} model: give --price INPUT,OUTPUT in dollars "
-                "per million tokens, or a budget in calls or tokens"
+                f"a budget in dollars needs the price of the {role} model: set --price INPUT,OUTPUT in dollars "
+                "per million tokens, or use a budget in calls or tokens"
             )
     if job.budget.calls is not None and job.budget.calls < job.least_calls:
         raise too_small(job.task, job.budget, f"at least {job.least_calls:,} calls")
 
 
 def check_budget(job: Job) -> None:
-    """Refuse to spend money without a limit."""
+    """Raise InputError if a model costs money and no budget is set."""
     for role, model in job.roles.items():
         costs = model.price is None or any(model.price)
         if costs and job.budget == Budget():
             raise InputError(
-                f"the {role} model costs money and there is no budget: give one, such as --budget '500 calls' or "
+                f"the {role} model costs money and no budget is set: set one, such as --budget '500 calls' or "
                 "budget='2 dollars'"
             )
 
 
 def start(job: Job, scorer: Scorer, stages: Stages) -> None:
-    """Score the seed prompt on the training items, which says what the run's calls take.
+    """Score the seed prompt on the training examples, which shows how much the run's calls use.
 
     Raises:
-        InputError: the budget does not pay for comparing one candidate.
+        InputError: the budget does not cover comparing one candidate.
     """
-    stages.check(_FIRST_CALL)
+    stages.check(_FIRST_CALL_FACTOR)
     try:
         scorer.score([job.task.seed_prompt], job.task.train, reward=_start_reward(job))
     except BudgetExhaustedError as error:
@@ -73,16 +73,16 @@ def start(job: Job, scorer: Scorer, stages: Stages) -> None:
 
 
 def _start_reward(job: Job) -> Reward | None:
-    """The reward of the seed prompt on training items before the search: none is read, and labels may be missing."""
-    free = needs_no_labels(job.strategy) and not isinstance(job.task.reward, Judge)
-    return _unread if free else None
+    """Return a zero reward for strategies that need no labels: the start-up calls must not need targets either."""
+    label_free = needs_no_labels(job.strategy) and not isinstance(job.task.reward, Judge)
+    return _zero_reward if label_free else None
 
 
 def call_each_model(job: Job, scorer: Scorer, stages: Stages) -> None:
-    """Make one call to each model, of a kind that the run makes anyway or that costs next to nothing.
+    """Make one call to each model: a call that the run needs anyway, or a very short one.
 
     Raises:
-        InputError: the first reply holds no text, or the budget does not pay for a call.
+        InputError: the first reply has no text, or the budget does not cover the calls.
         FinalModelError, PassingModelError: a model cannot be used at all.
     """
     try:
@@ -100,40 +100,42 @@ def _check_first(job: Job, first: Response | Failure) -> None:
     if isinstance(first, Response) and first.truncated_before_text:
         raise InputError(
             f"the task model's first reply was cut off at {job.task.max_tokens} tokens, before any text: raise the "
-            "task's max_tokens (a model that thinks before it answers needs hundreds or thousands)"
+            "task's max_tokens (reasoning models need hundreds or thousands)"
         )
     _must_answer("task", first)
 
 
 def notes_on(job: Job) -> list[str]:
-    """Return what a reader of the result should know of the task, the prices and the data."""
+    """Return notes for the result on the task, the prices and the data."""
     notes = list(job.task.notes)
     notes += [
-        f"the price of the {role} model is not known: what it costs is not counted; --price says it"
+        f"the price of the {role} model is unknown: its cost is not included; set it with --price"
         for role, model in job.roles.items()
         if model.price is None
     ]
-    items = (*job.task.train, *job.task.validation, *job.task.test)
-    told = sorted({item.target for item in items if item.target is not None})
-    unseen = [label for label in job.task.labels if label not in told]
-    if told and unseen:
-        notes.append(f"no item has the label {', '.join(map(repr, unseen))}: nothing is learnt or tested of it")
-    if isinstance(job.task.reward, Exact) and 1 < len(told) <= len(items) / _ITEMS_A_LABEL:
+    examples = (*job.task.train, *job.task.validation, *job.task.test)
+    targets = sorted({example.target for example in examples if example.target is not None})
+    unused_labels = [label for label in job.task.labels if label not in targets]
+    if targets and unused_labels:
         notes.append(
-            f"{len(items)} items have {len(told)} answers among them, such as {told[0]!r}: if the model is to choose one of "
-            "these, name them as labels"
+            f"no example has the label {', '.join(map(repr, unused_labels))}: it is neither trained on nor tested"
+        )
+    if isinstance(job.task.reward, Exact) and 1 < len(targets) <= len(examples) / _EXAMPLES_PER_LABEL:
+        notes.append(
+            f"{len(examples)} examples share {len(targets)} different answers, such as {targets[0]!r}: if the model should "
+            "choose among these, set them as labels"
         )
     pairs = near_duplicates(job.task.train, job.task.validation, job.task.test)
     if pairs:
         first = pairs[0]
         notes.append(
-            f"{len(pairs)} near-duplicates stand in two splits, such as {first.first_id} ({first.first_split}) and "
-            f"{first.second_id} ({first.second_split}): the test flatters what has seen them"
+            f"{len(pairs)} near-duplicates across splits, such as {first.first_id} ({first.first_split}) and "
+            f"{first.second_id} ({first.second_split}): test scores may be inflated (data leak)"
         )
     return notes
 
 
-def _unread(example: Example, response: Response) -> float:  # noqa: ARG001  a reward's signature
+def _zero_reward(example: Example, response: Response) -> float:  # noqa: ARG001  a reward's signature
     return 0.0
 
 

@@ -1,7 +1,7 @@
-"""How a budget is divided among search, choice and test, counted in cells: one prompt's reply to one item. Pure functions.
+"""Division of a budget among search, validation and test, in cells: one reply to a prompt on an example. Pure functions.
 
-What every stage needs to compare one candidate with the seed prompt comes first; the rest goes in fixed shares to search,
-choice and test, and no stage holds back more than it can use.
+Each stage first gets what it needs to compare one candidate with the seed prompt. The rest is divided in fixed shares, and
+no stage reserves more than it can use.
 """
 
 from __future__ import annotations
@@ -9,52 +9,52 @@ from __future__ import annotations
 from typing import NamedTuple
 
 SHORTLIST = 16
-"""Candidates re-measured on validation data at most, beside the seed prompt."""
+"""Most candidates raced on validation data, besides the seed prompt."""
 
 BLOCK = 8
-"""Items below which a comparison says next to nothing."""
+"""Fewest examples for a meaningful comparison."""
 
-_FEWEST_LISTED = 6  # candidates on the shortlist, before validation items are left out
-_VALIDATION_SHARE, _TEST_SHARE = 0.2, 0.25  # of what is beyond the least, before the search; the search gets the rest
+_MIN_SHORTLIST = 6  # shorten the list to this before reducing the validation examples
+_VALIDATION_SHARE, _TEST_SHARE = 0.2, 0.25  # of the budget beyond the minimum; the search gets the rest
 
 
 class RacePlan(NamedTuple):
-    """A race of some candidates and the seed prompt on some validation items."""
+    """A race of `listed` candidates and the seed prompt on `items` validation examples."""
 
     listed: int
     items: int
 
     @property
     def cells(self) -> int:
-        """What it takes at most: where nobody is dropped."""
+        """Most cells that it uses: if no prompt is dropped."""
         return (self.listed + 1) * self.items
 
 
 class Reserves(NamedTuple):
-    """What choice and test hold back."""
+    """Reserves for validation and test."""
 
     race: RacePlan
     test_items: int
 
     @property
     def cells(self) -> int:
-        """What they take at most; the test is of two prompts."""
+        """Most cells that they use; the test compares two prompts."""
         return self.race.cells + 2 * self.test_items
 
 
 def least_cells(train: int, validation: int, test: int, test_replies: int = 1) -> int:
-    """Return what it takes to compare one candidate: it and the seed prompt on every stage's first items."""
+    """Return the fewest cells to compare one candidate with the seed prompt, on the first examples of every stage."""
     return 2 * (train + min(BLOCK, validation) + test_replies * min(BLOCK, test))
 
 
 def before_search(cells: float, train: int, validation: int, test: int) -> Reserves:
-    """Return what to hold back of a budget of so many cells, given the items of each split."""
+    """Return the reserves within a budget of `cells`, given the number of examples in each split."""
     spare = max(cells - least_cells(train, validation, test), 0.0)
     return _reserves(validation, test, spare * _VALIDATION_SHARE, spare * _TEST_SHARE)
 
 
 def after_search(cells: float, validation: int, test: int, candidates: int) -> Reserves:
-    """Return what choice and test get of the cells that the search left, given the candidates there are."""
+    """Return how validation and test divide the cells that the search has left."""
     least = least_cells(0, validation, test)
     if cells < least:  # the search's replies were longer than expected
         share = max(cells, 0.0) / least
@@ -63,19 +63,18 @@ def after_search(cells: float, validation: int, test: int, candidates: int) -> R
         )
     validation_share = _VALIDATION_SHARE / (_VALIDATION_SHARE + _TEST_SHARE)
     spare = cells - least
-    found = _reserves(validation, test, spare * validation_share, spare * (1 - validation_share), candidates)
-    rest = cells - 2 * found.test_items  # what the test does not need
-    race = race_plan(rest, validation, candidates)
-    return Reserves(race, affordable(cells - race.cells, 2, test))  # and what the race does not need goes back
+    reserves = _reserves(validation, test, spare * validation_share, spare * (1 - validation_share), candidates)
+    race = race_plan(cells - 2 * reserves.test_items, validation, candidates)  # gets all that the test does not need
+    return Reserves(race, affordable(cells - race.cells, 2, test))  # the test gets what the race does not need
 
 
 def race_plan(cells: float, items: int, candidates: int = SHORTLIST) -> RacePlan:
-    """Return the largest race that so many cells pay for, whoever is dropped.
+    """Return the largest race that `cells` cover even if no prompt is dropped.
 
-    With little to spend, few candidates that are measured well are better than many that are not.
+    With a small budget, a few candidates on many examples are better than many candidates on a few.
     """
     listed = min(candidates, SHORTLIST)
-    while listed > _FEWEST_LISTED and cells < (listed + 1) * items:
+    while listed > _MIN_SHORTLIST and cells < (listed + 1) * items:
         listed -= 1
     while listed > 1 and cells < (listed + 1) * min(BLOCK, items):
         listed -= 1
@@ -83,7 +82,7 @@ def race_plan(cells: float, items: int, candidates: int = SHORTLIST) -> RacePlan
 
 
 def affordable(cells: float, prompts: int, items: int) -> int:
-    """Return on how many of the items so many prompts can be tried."""
+    """Return on how many of the examples `prompts` prompts can be scored."""
     return int(max(min(cells / prompts, items), 0))
 
 

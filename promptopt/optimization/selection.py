@@ -1,4 +1,4 @@
-"""Choosing among the search's best on validation data. Knows a scorer and the history; the strategy has no say."""
+"""Selection among the best candidates on validation data. Depends on the scorer and the history, not on the strategy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CONFIDENCE = 0.95
 
 
 class Validated(NamedTuple):
-    """Mean reward on validation items, and how many they were."""
+    """Mean reward on validation examples, and their number."""
 
     mean: float
     examples: int
@@ -36,9 +36,9 @@ class Choice(NamedTuple):
     """The chosen prompt.
 
     Args:
-        prompt: itself.
-        validated: what validation showed of each prompt that was raced.
-        shorter: the shortest that validation shows at most one standard error behind, or None where that is the chosen one.
+        prompt: the prompt.
+        validated: validation result of each raced prompt.
+        shorter: the shortest prompt within one standard error on validation examples; None if no shorter than `prompt`.
     """
 
     prompt: Prompt
@@ -47,20 +47,20 @@ class Choice(NamedTuple):
 
 
 def shortlist(history: Iterable[Candidate], seed: Prompt, size: int = SHORTLIST) -> list[Candidate]:
-    """Return the best candidates, the seed prompt left out: by fitness and by the task's own reward in turn, best first.
+    """Return the best candidates except the seed prompt, alternately by fitness and by the task's reward, best first.
 
-    A search may go by another fitness than the task's reward, such as a margin; what is best by the one on a few items
-    may be at chance by the other. A candidate that a race dropped early was measured on few items, and luck alone may
-    put it on top: those with less than half of the most cells are left out. Where a budget ended before any was measured
-    on all items, the best of those that were measured on some are better than none.
+    A search may maximise another fitness than the task's reward, such as a margin; the best by one on a few examples may
+    be at chance level by the other. Candidates with less than half of the maximum number of cells are excluded: a race
+    dropped them early, and a high mean on few examples may be luck. The maximum is relative, so that there is a shortlist
+    even if the budget ended before any candidate was scored on all examples.
     """
     ranked = [c for c in history if not math.isnan(c.fitness) and c.prompt != seed]
     most = max((c.cells for c in ranked), default=0)
-    whole = [c for c in ranked if 2 * c.cells >= most]
-    by_fitness = sorted(whole, key=lambda c: (-c.fitness, c.number))
+    well_measured = [c for c in ranked if 2 * c.cells >= most]
+    by_fitness = sorted(well_measured, key=lambda c: (-c.fitness, c.number))
     by_reward = sorted(by_fitness, key=lambda c: -math.inf if math.isnan(c.reward) else c.reward, reverse=True)
     in_turn = dict.fromkeys(c.number for pair in zip(by_fitness, by_reward, strict=True) for c in pair)
-    known = {c.number: c for c in whole}
+    known = {c.number: c for c in well_measured}
     return [known[number] for number in in_turn][:size]
 
 
@@ -71,15 +71,15 @@ def choose(
     examples: Sequence[Example],
     length: Callable[[Prompt], int],
 ) -> Choice:
-    """Race the shortlist and the seed prompt on validation items; take the best on training and validation items together.
+    """Race the shortlist and the seed prompt on validation examples; choose the best on training and validation together.
 
-    Of those alone whose mean on validation items is higher than the seed prompt's. Training rewards of a shortlist are too
-    high, but for all of it: to rank by, they are as good as so many validation items. The one-standard-error rule, which
-    takes the shortest that is not clearly worse, lost about a point of accuracy here (docs/strategies/promptquine.md); what
-    it would take is told. Equals go to the shorter.
+    Only prompts with a higher validation mean than the seed prompt are eligible. Training rewards of a shortlist are
+    inflated, but for all its prompts alike, so they are as useful for ranking as validation rewards. Ties go to the shorter
+    prompt. The one-standard-error rule (the shortest prompt that is not clearly worse) lost about a point of accuracy here
+    (docs/strategies/promptquine.md), so its choice is only reported.
 
     Raises:
-        BudgetExhaustedError: not even the first block fits the budget.
+        BudgetExhaustedError: the budget does not cover the first block.
     """
     validated: dict[Prompt, Validated] = {}
 
@@ -107,37 +107,37 @@ def choose(
 
 
 def _together(candidate: Candidate, validation: Floats) -> float:
-    """Return the mean reward over training and validation items, each counting alike."""
-    came = validation[~np.isnan(validation)]
+    """Return the mean reward over training and validation examples, weighted equally."""
+    rewards = validation[~np.isnan(validation)]
     if math.isnan(candidate.reward):
-        return float(came.mean())
-    items = candidate.items
-    return (candidate.reward * items + float(came.sum())) / (items + came.size)
+        return float(rewards.mean())
+    train_examples = candidate.items
+    return (candidate.reward * train_examples + float(rewards.sum())) / (train_examples + rewards.size)
 
 
 def select(run: Run, stages: Stages, notes: list[str]) -> Choice:
-    """Race the shortlist on validation items, as far as the budget goes.
+    """Choose from the shortlist by validation, within the budget; without validation, by the search's scores.
 
     Args:
-        run: whose history is chosen from.
-        stages: say what validation may use.
-        notes: what a reader should know of the choice is added.
+        run: supplies the history of candidates.
+        stages: sets the budget of validation.
+        notes: receives notes on the choice.
     """
-    task, before = run.task, by_search(run)
+    task, search_choice = run.task, by_search(run)
     listed = shortlist(run.history.values(), task.seed_prompt)
     if not listed:
-        return before
+        return search_choice
     if not task.validation:
         notes.append("no validation data: the choice was made by the search's own scores")
-        return before
-    places, items = stages.validation(len(listed), cells_measured(run, before))
+        return search_choice
+    size, examples = stages.validation(len(listed), cells_measured(run, search_choice))
     try:
-        choice = choose(run.scorer, task.seed_prompt, listed[:places], items, run.length) if items else None
+        choice = choose(run.scorer, task.seed_prompt, listed[:size], examples, run.length) if examples else None
     except BudgetExhaustedError:
         choice = None
     if choice is None:
         notes.append("the budget ended before validation: the choice was made by the search's own scores")
-        return before
+        return search_choice
     if choice.shorter is not None:
         notes.append(
             f"candidate {run.history[choice.shorter].number} has {run.length(choice.shorter)} tokens in place "
@@ -147,7 +147,7 @@ def select(run: Run, stages: Stages, notes: list[str]) -> Choice:
 
 
 def by_search(run: Run) -> Choice:
-    """Return what the search says, until validation says more: its best prompt, if that is better than the seed prompt."""
+    """Return the choice by the search's scores: its best prompt if that beats the seed prompt, else the seed prompt."""
     seed = run.task.seed_prompt
     listed, start = shortlist(run.history.values(), seed), run.history.get(seed)
     better = listed and (start is None or listed[0].fitness > start.fitness)
@@ -155,5 +155,5 @@ def by_search(run: Run) -> Choice:
 
 
 def cells_measured(run: Run, choice: Choice) -> int:
-    """Return how many cells were measured: by the search, and by the choice."""
+    """Return the number of cells measured by search and validation."""
     return sum(c.cells + c.failed for c in run.history.values()) + sum(v.examples for v in choice.validated.values())

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: Ctrl-C, SIGTERM, and SIGHUP, which a terminal that closes sends."""
+"""Stop a run on signals: Ctrl-C, SIGTERM, and SIGHUP, which a closing terminal sends."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ENDING = tuple(
 
 @contextmanager
 def stop_on_signals(display: Display | None) -> Generator[Stop]:
-    """Turn the first signal into a request to stop; Ctrl-C after it raises KeyboardInterrupt as ever.
+    """Turn the first signal into a request to stop; a second Ctrl-C raises KeyboardInterrupt as usual.
 
-    More of SIGTERM and SIGHUP change nothing: shells and `timeout` send them twice. Signals belong to the main thread; and
-    those that are ignored, as SIGHUP is under `nohup` and Ctrl-C in what a script started with `&`, stay so.
+    Repeated SIGTERM and SIGHUP have no effect, because shells and `timeout` send them twice. Only the main thread handles
+    signals. Ignored signals stay ignored, such as SIGHUP under `nohup`, or Ctrl-C in a script's background job (`&`).
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -37,7 +37,7 @@ def stop_on_signals(display: Display | None) -> Generator[Stop]:
         if signal.SIGINT in before:
             signal.signal(signal.SIGINT, before[signal.SIGINT])
         if first and display is not None:
-            display.say("ending with the best so far; Ctrl-C again leaves at once")
+            display.say("stopping; keeping the best so far (Ctrl-C again to quit now)")
 
     caught = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, request) for number in caught}

@@ -1,4 +1,4 @@
-"""A caller whose replies are simulated: the memo answers what it holds; the rest is made up, and thrown away."""
+"""A caller that answers from the memo, and simulates all other replies without storing them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class Overlay:
-    """A memo that is only read, with new values kept in memory and claimed here alone."""
+    """A read-only view of a memo; new values and claims stay in this process."""
 
     def __init__(self, memo: ReplyCache) -> None:
         self._memo = memo
@@ -43,16 +43,16 @@ class Overlay:
         self._flights = ThreadClaims()
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Return the values that are there, in the order of `keys`."""
+        """Return the values of the known keys, in the order of `keys`."""
         found = self._memo.get_many([key for key in keys if key not in self._new]) | self._new
         return {key: found[key] for key in keys if key in found}
 
     def put(self, key: str, value: Any) -> None:
-        """Keep one value until the overlay is gone."""
+        """Store one value in memory."""
         self._new[key] = value
 
     def put_many(self, values: Mapping[str, Any]) -> None:
-        """Keep the values until the overlay is gone."""
+        """Store values in memory."""
         self._new |= values
 
     def claim(self, keys: Iterable[str]) -> AbstractContextManager[Claim]:
@@ -62,14 +62,14 @@ class Overlay:
 
 @dataclass
 class SimulatedCaller(Caller):
-    """Asks stand-ins, and counts.
+    """Calls simulated models, and counts the calls.
 
     Args:
-        labels: what the task model may answer; () for any text.
-        needs: by stage and role, (asked, known).
+        labels: the task model's possible answers; () for any text.
+        needs: (stage, role) -> (simulated usage, usage answered from the memo).
         episodes: whether the task model acts in an environment.
-        guessed: whether of the last log-probabilities some were made up.
-        known_episodes: (rounds, rounds that were allowed) of each that the memo holds whole.
+        last_simulated: whether any of the last log-probabilities were simulated.
+        known_episodes: (rounds, maximum rounds) of each episode that the memo holds completely.
     """
 
     labels: Sequence[str] = ()
@@ -77,65 +77,70 @@ class SimulatedCaller(Caller):
         default_factory=lambda: defaultdict(lambda: (Spending(), Spending()))
     )
     episodes: bool = False
-    guessed: bool = False
+    last_simulated: bool = False
     known_episodes: list[tuple[int, int]] = field(default_factory=list)
 
-    def in_proportion(self) -> list[str]:
-        """Return what the episodes that the memo holds say of those to come, if there are any."""
-        lasted, allowed = (sum(episode[i] for episode in self.known_episodes) for i in range(2))
-        asked = sum(spent[0].calls for (_, role), spent in self.needs.items() if role == "task")
-        said = (
-            f"episodes that the memo holds took {lasted / max(allowed, 1):.0%} of the rounds that they were allowed; in "
-            f"proportion, the task model is asked {math.ceil(asked * lasted / max(allowed, 1)):,} times"
+    def extrapolation_notes(self) -> list[str]:
+        """Return a note that extrapolates from the episodes in the memo, or [] if there are none."""
+        rounds, max_rounds = (sum(episode[i] for episode in self.known_episodes) for i in range(2))
+        simulated_calls = sum(usage[0].calls for (_, role), usage in self.needs.items() if role == "task")
+        if not max_rounds or not simulated_calls:
+            return []
+        expected_calls = math.ceil(simulated_calls * rounds / max_rounds)
+        note = (
+            f"episodes in the memo took {rounds / max_rounds:.0%} of their maximum rounds; at that rate, expect "
+            f"{expected_calls:,} calls to the task model"
         )
-        return [said] if allowed and asked else []
+        return [note]
 
     def generate(self, role: str, model: Model, requests: Sequence[Request]) -> list[Reply]:
-        """Return simulated replies, or the memo's."""
-        say = _text
+        """Return replies from the memo, or simulated ones."""
+        reply_to = _plausible_reply
         if role == "task":
-            say = _made_up if self.episodes else self._label if self.labels else _text
-        return self._count(role, lambda: super(SimulatedCaller, self).generate(role, _StandIn(model, say), requests))
+            reply_to = _episode_reply if self.episodes else self._random_label if self.labels else _plausible_reply
+        simulated = _SimulatedModel(model, reply_to)
+        return self._count(role, lambda: super(SimulatedCaller, self).generate(role, simulated, requests))
 
     def label_logprobs(
         self, role: str, model: LabelModel, contexts: Sequence[Context], labels: Sequence[str]
     ) -> list[Reply]:
-        """Return simulated log-probabilities, or the memo's."""
-        mark = f"{_MADE_UP} " if self.episodes else ""
+        """Return log-probabilities from the memo, or simulated ones."""
+        prefix = f"{_MADE_UP} " if self.episodes else ""
+        simulated = _SimulatedModel(model, _plausible_reply, prefix)
         replies = self._count(
-            role,
-            lambda: super(SimulatedCaller, self).label_logprobs(role, _StandIn(model, _text, mark), contexts, labels),
+            role, lambda: super(SimulatedCaller, self).label_logprobs(role, simulated, contexts, labels)
         )
-        self.guessed = any(isinstance(reply, Response) and reply.text.startswith(_MADE_UP) for reply in replies)
+        self.last_simulated = any(isinstance(reply, Response) and reply.text.startswith(_MADE_UP) for reply in replies)
         return replies
 
-    def _label(self, request: Request) -> tuple[str, int]:
+    def _random_label(self, request: Request) -> tuple[str, int]:
         label = max(self.labels, key=lambda label: _draw(request.context, request.replicate, label))
         return label, _tokens(label)
 
     def _count(self, role: str, ask: Callable[[], T]) -> T:
-        place = (self.ledger.stage, role)
+        """Call `ask`, and add its usage to `needs`."""
+        key = (self.ledger.stage, role)
         paid, logical = self._spent(role)
         try:
             return ask()
         finally:
             paid_now, logical_now = self._spent(role)
-            new, all_ = paid_now - paid, logical_now - logical
-            if all_.calls:
-                asked, known = self.needs[place]
-                self.needs[place] = (asked + new, known + all_ - new)
+            new, total = paid_now - paid, logical_now - logical
+            if total.calls:
+                simulated, known = self.needs[key]
+                self.needs[key] = (simulated + new, known + total - new)
 
     def _spent(self, role: str) -> tuple[Spending, Spending]:
         paid, logical = (account.get(role, Spending()) for account in (self.ledger.paid, self.ledger.logical))
         return paid + Spending(), logical + Spending()  # copies
 
 
-class _StandIn:
-    """Answers at random, drawn by a hash of the request, where the model would be asked."""
+class _SimulatedModel:
+    """A model with pseudo-random answers, determined by a hash of the request."""
 
-    def __init__(self, model: Model, say: Callable[[Request], tuple[str, int]], mark: str = "") -> None:
-        self._say = say
-        self._mark = mark
+    def __init__(self, model: Model, reply_to: Callable[[Request], tuple[str, int]], prefix: str = "") -> None:
+        self._reply_to = reply_to
+        self._prefix = prefix
         self.fingerprint: Mapping[str, Any] = model.fingerprint
         self.unit: Unit = model.unit
         self.price: Price | None = model.price
@@ -143,64 +148,66 @@ class _StandIn:
     def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
         """Yield simulated replies."""
         for number, request in enumerate(requests):
-            text, tokens = self._say(request)
+            text, tokens = self._reply_to(request)
             yield Arrival(number, Response(text, usage=Usage(_input_tokens(request.context), output=tokens)))
 
     def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
         """Yield simulated log-probabilities."""
-        times = len(labels) if self.unit == "reply" else 1  # a server reads a text with each label, an engine here once
+        times = (
+            len(labels) if self.unit == "reply" else 1
+        )  # a server reads the text once per label, a local engine once
         for number, context in enumerate(contexts):
             weights = [1e-3 + _draw(context, label) for label in labels]
             values = tuple(math.log(weight / sum(weights)) for weight in weights)
             likeliest = labels[max(range(len(labels)), key=values.__getitem__)]
             usage = Usage(times * _input_tokens(context), output=times * _tokens(likeliest))
-            yield Arrival(number, Response(f"{self._mark}{likeliest}", values, usage))
+            yield Arrival(number, Response(f"{self._prefix}{likeliest}", values, usage))
 
 
-class _Longest:
-    """An episode of an environment that, from the first simulated reply on, only lasts: as long as its instance allows.
+class _WorstCaseEpisode:
+    """An environment whose episodes run to the instance's cap once a reply is simulated.
 
-    What the memo holds is played as ever. Observations stay those of the last real round, told apart by a number; the score
-    is drawn; and each episode ends with one event, in turn, so that a strategy finds things to mend.
+    Rounds with replies from the memo run normally. After that, each observation is the last real one with a round number,
+    the score is random, and each episode ends with one random event, so that a strategy has errors to fix.
     """
 
     def __init__(self, inner: Environment, caller: SimulatedCaller) -> None:
         self._inner = inner
         self._caller = caller
         self._cap: int | None = None
-        self._said: list[str] = []
-        self._seen = ""
+        self._transcript: list[str] = []
+        self._observation = ""
         self._real = True
-        self.rules: Mapping[Enum, FeedbackRule] = {event: _ruled(rule) for event, rule in inner.rules.items()}
+        self.rules: Mapping[Enum, FeedbackRule] = {event: _simulation_safe(rule) for event, rule in inner.rules.items()}
 
     def reset(self, instance: Mapping[str, Any], seed: int) -> str:
         cap = instance.get("cap")
         self._cap = cap if isinstance(cap, int) else None
-        self._said = [json.dumps(instance, sort_keys=True), str(seed)]
-        self._seen = self._inner.reset(instance, seed)
-        return self._seen
+        self._transcript = [json.dumps(instance, sort_keys=True), str(seed)]
+        self._observation = self._inner.reset(instance, seed)
+        return self._observation
 
     def step(self, text: str) -> Step:
-        simulated = self._caller.guessed or text.startswith(_MADE_UP)
+        simulated = self._caller.last_simulated or text.startswith(_MADE_UP)
         self._real = self._cap is None or (self._real and not simulated)
-        self._said.append(text)
+        self._transcript.append(text)
         if self._cap is None or self._real:
             step = self._inner.step(text)
-            self._seen = step.observation
+            self._observation = step.observation
             if step.done and self._cap is not None:
-                self._caller.known_episodes.append((len(self._said) - 2, self._cap))
+                self._caller.known_episodes.append((len(self._transcript) - 2, self._cap))
             return step
-        rounds = len(self._said) - 2  # what `reset` noted
+        rounds = len(self._transcript) - 2  # `reset` added two entries
         done = rounds >= self._cap
-        events = list(self.rules)[int(_draw("event", *self._said) * len(self.rules)) :][:1] if done else []
-        return Step(f"{self._seen}\n{_ROUND} {rounds})", done, tuple(events))
+        events = list(self.rules)[int(_draw("event", *self._transcript) * len(self.rules)) :][:1] if done else []
+        return Step(f"{self._observation}\n{_ROUND} {rounds})", done, tuple(events))
 
     def score(self) -> float:
-        return self._inner.score() if self._real else _draw("score", *self._said)
+        return self._inner.score() if self._real else _draw("score", *self._transcript)
 
 
-class _LongestChoosing(_Longest):
-    """The same, of an environment that names the actions."""
+class _WorstCaseChoosingEpisode(_WorstCaseEpisode):
+    """A worst-case episode of an environment that lists its actions."""
 
     def __init__(self, inner: Choosing, caller: SimulatedCaller) -> None:
         super().__init__(inner, caller)
@@ -211,45 +218,49 @@ class _LongestChoosing(_Longest):
 
 
 def longest_episodes(make: Callable[[], Environment], caller: SimulatedCaller) -> Callable[[], Environment]:
-    """Return a maker of environments whose simulated episodes last as long as their instance allows."""
+    """Return a factory of environments whose simulated episodes last as long as their instance allows."""
 
-    def longest() -> Any:  # its rules are those of what it holds, no class's
+    def make_worst_case() -> Any:  # not an Environment by type: its rules are an instance attribute
         inner = make()
-        return _LongestChoosing(inner, caller) if isinstance(inner, Choosing) else _Longest(inner, caller)
+        if isinstance(inner, Choosing):
+            return _WorstCaseChoosingEpisode(inner, caller)
+        return _WorstCaseEpisode(inner, caller)
 
-    return longest
+    return make_worst_case
 
 
-def _ruled(rule: FeedbackRule) -> FeedbackRule:
-    def said(trajectory: Trajectory) -> str:
+def _simulation_safe(rule: FeedbackRule) -> FeedbackRule:
+    """Return a rule that gives fixed advice for simulated rounds, which the original rule may not parse."""
+
+    def advice(trajectory: Trajectory) -> str:
         return "Something went wrong." if _ROUND in trajectory.last else rule(trajectory)
 
-    return said
+    return advice
 
 
-def _made_up(request: Request) -> tuple[str, int]:
-    """Return a reply that is known for a simulation, as long as it is counted: the next rounds show it."""
+def _episode_reply(request: Request) -> tuple[str, int]:
+    """Return a reply marked as simulated and as long as its token count says, because later rounds contain it."""
     tokens = max(request.max_tokens // 2, 1)
     return f"{_MADE_UP} {_draw(request.context, request.replicate)} ".ljust(_BYTES_PER_TOKEN * tokens, "."), tokens
 
 
-def _text(request: Request) -> tuple[str, int]:
-    """Return what a writer, a judge or any other model could plausibly say, and its tokens."""
+def _plausible_reply(request: Request) -> tuple[str, int]:
+    """Return a reply that a writer, a judge or another model could give, and its tokens."""
     text = "\n".join(_turns(request.context))
-    drawn = hashlib.sha256(repr((request.context, request.replicate)).encode("utf-8", "surrogatepass")).hexdigest()
-    said = f"Plausible {drawn[:6]}.\nScore: {int(drawn[:4], 16) % 11}"
-    shown = re.findall(r"<prompt>(.*?)</prompt>", text, flags=re.DOTALL)
-    if shown:  # as many variants as are asked for, of the longest: the rules name the marks too
-        wanted = re.search(r"write (\d+) ", text)
-        plain = re.sub(r" \(variant \w+\)$", "", max(shown, key=len))
-        variants = range(int(wanted[1]) if wanted else 1)
-        said = "\n".join(f"<prompt>{plain} (variant {drawn[:12]}x{n})</prompt>" for n in variants)
-    return said, max(request.max_tokens // 2, 1)
+    digest = hashlib.sha256(repr((request.context, request.replicate)).encode("utf-8", "surrogatepass")).hexdigest()
+    reply = f"Plausible {digest[:6]}.\nScore: {int(digest[:4], 16) % 11}"
+    prompts = re.findall(r"<prompt>(.*?)</prompt>", text, flags=re.DOTALL)
+    if prompts:  # a writer's message: vary the longest, because the instructions also contain the tags
+        requested = re.search(r"write (\d+) ", text)
+        base = re.sub(r" \(variant \w+\)$", "", max(prompts, key=len))
+        variants = range(int(requested[1]) if requested else 1)
+        reply = "\n".join(f"<prompt>{base} (variant {digest[:12]}x{n})</prompt>" for n in variants)
+    return reply, max(request.max_tokens // 2, 1)
 
 
-def _draw(*of: object) -> float:
-    """Return a number in [0, 1) that depends on nothing else."""
-    digest = hashlib.sha256(repr(of).encode("utf-8", "surrogatepass")).digest()
+def _draw(*key: object) -> float:
+    """Return a pseudo-random number in [0, 1) that depends only on the key."""
+    digest = hashlib.sha256(repr(key).encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:6]) / 2**48
 
 

@@ -1,6 +1,6 @@
-"""The stages of a run under one budget: what each may use, by what the ledger says of the calls so far.
+"""The stages of a run under one budget: how much each may use, estimated from the ledger's calls so far.
 
-Nothing here looks at a reward or a clock, so that a run started again takes the same way.
+Nothing here depends on a reward or a clock, so a resumed run makes the same decisions.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from promptopt.prompt import Example
     from promptopt.task import Task
 
-_SLACK = 1.5  # safety factor: tokens and dollars of later calls are estimated from the calls made
+_SAFETY_FACTOR = 1.5  # on the estimated calls, tokens and dollars of later stages
 
 
 @dataclass
 class Stages:
-    """One run's budget, from stage to stage; sets the ledger's limit.
+    """Divides one run's budget among its stages, by setting the ledger's limit.
 
     Args:
-        task: whose items are shared out.
-        budget: of all stages.
+        task: supplies the examples.
+        budget: for all stages together.
         ledger: of the run.
         seed: of the samples.
-        test_replies: to each prompt on each test item.
-        cut: items that validation and test got, and all that there are, by split, where they are fewer.
+        test_replies: replies per prompt and test example.
+        cut: split -> (examples used, examples available), for splits that the budget does not cover.
     """
 
     task: Task
@@ -47,91 +47,94 @@ class Stages:
     cut: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Begin with calls to every model and the seed prompt on the training items."""
+        """Begin the first stage: calls to every model, and the seed prompt on the training examples."""
         self.ledger.limit, self.ledger.stage = self.budget, "start"
 
     def search(self) -> None:
-        """Let the search use what choice and test will not need.
+        """Begin the search: it may use what selection and test will not need.
 
         Raises:
-            InputError: by what the seed prompt took, the budget does not pay for comparing one candidate.
+            InputError: by the seed prompt's usage, the budget does not cover comparing one candidate.
         """
         self.check()
         planned = self._planned(self.task.train)
         self._begin("search", planned.race.cells + 2 * self.test_replies * planned.test_items)
 
     def validation(self, candidates: int, cells: int) -> tuple[int, tuple[Example, ...]]:
-        """Let the choice use what the search left and the test will not need.
+        """Begin validation: it may use what the search has left and the test will not need.
 
         Args:
-            candidates: that could be raced.
-            cells: measured so far.
+            candidates: number of candidates available to race.
+            cells: number of cells measured so far.
 
         Returns:
-            How many candidates to race, and the validation items for them.
+            The number of candidates to race, and the validation examples to race them on.
         """
-        each = self._each(cells)
-        reserves = after_search(self._cells(each), len(self.task.validation), len(self.task.test), candidates)
-        self._begin("validation", 2 * self.test_replies * reserves.test_items, each)
+        per_cell = self._per_cell(cells)
+        reserves = after_search(
+            self._affordable_cells(per_cell), len(self.task.validation), len(self.task.test), candidates
+        )
+        self._begin("validation", 2 * self.test_replies * reserves.test_items, per_cell)
         return reserves.race.listed, self._sample("validation", reserves.race.items)
 
     def test(self, prompts: int, cells: int) -> Iterator[tuple[Example, ...]]:
-        """Yield the test items that the rest of the budget pays for, as they stand in the data; then more, if it pays for more.
+        """Yield the test examples that the remaining budget covers, in the order of the data; then larger sets, if it covers more.
 
         Args:
-            prompts: one, or two to be compared.
-            cells: measured before the test.
+            prompts: number of prompts to test: one, or two to compare.
+            cells: number of cells measured before the test.
         """
         prompts *= self.test_replies
         self.ledger.limit, self.ledger.stage = self.budget, "test"
-        every, done = len(self.task.test), 0
-        while done < every:
-            more = affordable(self._cells(self._each(cells + done * prompts)), prompts, every - done)
-            if more < (min(BLOCK, every - done) if done else 1):
+        total, done = len(self.task.test), 0
+        while done < total:
+            more = affordable(self._affordable_cells(self._per_cell(cells + done * prompts)), prompts, total - done)
+            if more < (min(BLOCK, total - done) if done else 1):
                 return
             done += more
             yield tuple(sorted(self._sample("test", done), key=self.task.test.index))
 
     @property
     def notes(self) -> list[str]:
-        """What of the data the budget did not pay for."""
+        """Notes on examples that the budget does not cover."""
         return [
-            f"budget limits {split} to {kept} of {every} items (random sample)"
-            for split, (kept, every) in self.cut.items()
+            f"budget limits {split} to {used} of {total} examples (random sample)"
+            for split, (used, total) in self.cut.items()
         ]
 
     def check(self, factor: float = 1.0) -> None:
-        """Refuse a budget that by the calls so far does not pay for comparing one candidate.
+        """Raise if, by the calls so far, the budget does not cover comparing one candidate.
 
         Args:
-            factor: by how much it must be too small.
+            factor: raise only if the budget times this factor is still too small.
 
         Raises:
-            InputError: it does not; names the least that does.
+            InputError: the budget is too small; the message names the least that is enough.
         """
-        short = any(limit * factor < self._least[name] for name, limit in self._limits.items())
-        if short:
+        if any(limit * factor < self._least[name] for name, limit in self._limits.items()):
             raise self.too_small()
 
     def too_small(self) -> InputError:
-        """Return the error of a budget that does not pay for comparing one candidate."""
-        least = " and ".join(f"about {_rounded(self._least[name], name)} {name}" for name in self._limits)
-        silent = "; the server reports no usage, so that each call counts as the most it can take: a lower max_tokens makes that less"
-        return too_small(self.task, self.budget, least, silent if self.ledger.unreported else "")
+        """Return the error for a budget that does not cover comparing one candidate."""
+        least = " and ".join(f"about {_round_up(self._least[name], name)} {name}" for name in self._limits)
+        no_usage = (
+            "; the server reports no usage, so each call counts as the most it can use: lower max_tokens to reduce that"
+        )
+        return too_small(self.task, self.budget, least, no_usage if self.ledger.unreported else "")
 
-    def _begin(self, stage: str, held: float, each: dict[str, float] | None = None) -> None:
-        """Hold back so many cells for later, but leave what a candidate takes on the training items."""
-        each, least = each or self._each(len(self.task.train)), self._one_candidate()
-        # The last call of each stage passes only if the most that it can use is left.
+    def _begin(self, stage: str, reserved_cells: float, per_cell: dict[str, float] | None = None) -> None:
+        """Reserve cells for later stages, but leave enough to score one candidate on the training examples."""
+        per_cell, least = per_cell or self._per_cell(len(self.task.train)), self._one_candidate()
+        # Leave room for one more call: a call is made only if the most that it can use still fits.
         limits = {
-            name: max(limit - held * each[name] - self._widest(name), least[name], limit * 0.01)
+            name: max(limit - reserved_cells * per_cell[name] - self._largest_bound(name), least[name], limit * 0.01)
             for name, limit in self._limits.items()
         }
         self.ledger.stage = stage
         self.ledger.limit = Budget(**{name: min(limit, self._limits[name]) for name, limit in limits.items()})
 
     def _one_candidate(self) -> dict[str, float]:
-        """Return what is used once a candidate has been tried on the training items, for the search alone."""
+        """Return the usage after one candidate has been scored on the training examples; 0 after the search."""
         if self.ledger.stage != "start":
             return dict.fromkeys(self._limits, 0.0)
         used, mean, items = (
@@ -139,41 +142,46 @@ class Stages:
             self._mean(len(self.task.train)),
             len(self.task.train),
         )
-        return {name: getattr(used, name) + items * mean[name] + self._widest(name) for name in self._limits}
+        return {name: getattr(used, name) + items * mean[name] + self._largest_bound(name) for name in self._limits}
 
     def _planned(self, train: tuple[Example, ...]) -> Reserves:
-        each = self._each(len(train))
-        cells = min((limit / each[name] for name, limit in self._limits.items() if each[name]), default=math.inf)
+        per_cell = self._per_cell(len(train))
+        cells = min(
+            (limit / per_cell[name] for name, limit in self._limits.items() if per_cell[name]), default=math.inf
+        )
         return before_search(cells, len(train), len(self.task.validation), len(self.task.test))
 
-    def _cells(self, each: dict[str, float]) -> float:
-        """Return how many cells the rest of the budget pays for."""
+    def _affordable_cells(self, per_cell: dict[str, float]) -> float:
+        """Return how many cells the remaining budget covers."""
         used = self.ledger.total(self.ledger.logical)
-        left = {name: limit - getattr(used, name) - self._widest(name) for name, limit in self._limits.items()}
-        return min((rest / each[name] for name, rest in left.items() if each[name]), default=math.inf)
+        remaining = {
+            name: limit - getattr(used, name) - self._largest_bound(name) for name, limit in self._limits.items()
+        }
+        return min((amount / per_cell[name] for name, amount in remaining.items() if per_cell[name]), default=math.inf)
 
-    def _each(self, cells: int) -> dict[str, float]:
-        """Return what one cell may take of each unit, with some to spare where that is a guess."""
+    def _per_cell(self, cells: int) -> dict[str, float]:
+        """Return the expected calls, tokens and dollars of one cell, with a safety factor on estimates."""
         mean = self._mean(cells)
         calls = mean["calls"]
-        if self.task.environment is not None:  # better prompts often last longer
+        if self.task.environment is not None:  # episodes of better prompts often last longer
             most = most_rounds(self.task.train)
-            calls = min(_SLACK * calls, most or math.inf) if self.ledger.stage != "start" else most or _SLACK * calls
-        share = _SLACK * calls / mean["calls"]
+            padded = _SAFETY_FACTOR * calls
+            calls = min(padded, most or math.inf) if self.ledger.stage != "start" else most or padded
+        share = _SAFETY_FACTOR * calls / mean["calls"]
         return {"calls": calls, "tokens": share * mean["tokens"], "dollars": share * mean["dollars"]}
 
     def _mean(self, cells: int) -> dict[str, float]:
-        """Return what one cell took of each unit: a call of each role, or one for each round of an episode."""
+        """Return the mean calls, tokens and dollars of one cell: a call per role, or one per round of an episode."""
         used, roles = self._measured
         calls = max(len(roles), 1.0)
         if self.task.environment is not None:
             calls = max(used.calls / max(cells, 1), 1.0)
         share = calls / max(used.calls, 1)
-        if not used.calls:  # nothing is known yet but the most that a call can take
+        if not used.calls:  # no usage yet: assume that each call uses the most that it can
             return {
                 "calls": calls,
-                "tokens": calls * self._widest("tokens"),
-                "dollars": calls * self._widest("dollars"),
+                "tokens": calls * self._largest_bound("tokens"),
+                "dollars": calls * self._largest_bound("dollars"),
             }
         return {"calls": calls, "tokens": share * used.tokens, "dollars": share * used.dollars}
 
@@ -184,14 +192,14 @@ class Stages:
 
     @property
     def _least(self) -> dict[str, float]:
-        """Return what it takes to compare one candidate, by the calls so far."""
+        """The least budget that covers comparing one candidate, estimated from the calls so far."""
         mean = self._mean(len(self.task.train))
         cells = least_cells(len(self.task.train), len(self.task.validation), len(self.task.test), self.test_replies)
         written = self.ledger.logical.get("writer", Spending())
-        return {name: cells * mean[name] + self._widest(name) + getattr(written, name) for name in mean}
+        return {name: cells * mean[name] + self._largest_bound(name) + getattr(written, name) for name in mean}
 
-    def _widest(self, name: str) -> float:
-        """Return the most that one call can use, of those that were made or refused; the writer's aside."""
+    def _largest_bound(self, name: str) -> float:
+        """Return the most that any call, made or refused, can use, except the writer's."""
         bounds = [Bound(), *(bound for role, bound in self.ledger.widest.items() if role != "writer")]
         return max(float(getattr(bound, name, 0.0)) for bound in bounds)
 
@@ -200,7 +208,7 @@ class Stages:
         return {name: limit for name, limit in vars(self.budget).items() if limit is not None}
 
     def _sample(self, split: str, most: int) -> tuple[Example, ...]:
-        """Return so many items of a split, drawn and shuffled by the seed: data may be sorted, and a race begins early."""
+        """Return a random sample of a split, shuffled because data may be sorted and a race begins with the first examples."""
         examples: tuple[Example, ...] = getattr(self.task, split)
         if most < len(examples):
             self.cut[split] = (most, len(examples))
@@ -211,27 +219,27 @@ class Stages:
 
 
 def least_calls(task: Task, roles_per_cell: int, writer_calls: int, test_replies: int = 1) -> int:
-    """Return the calls below which no candidate can be compared, whatever the replies: episodes may take more."""
+    """Return a lower bound on the calls needed to compare one candidate; episodes may need more."""
     cells = least_cells(len(task.train), len(task.validation), len(task.test), test_replies)
     return cells * roles_per_cell + writer_calls
 
 
 def too_small(task: Task, budget: Budget, least: str, why: str = "") -> InputError:
-    """Return the error of a budget that does not pay for comparing one candidate."""
+    """Return the error for a budget that does not cover comparing one candidate."""
     parts = [f"{len(task.train)} training"]
     parts += [
-        f"{min(BLOCK, len(items))} {split}"
-        for split, items in (("validation", task.validation), ("test", task.test))
-        if items
+        f"{min(BLOCK, len(examples))} {split}"
+        for split, examples in (("validation", task.validation), ("test", task.test))
+        if examples
     ]
     return InputError(
-        f"the budget of {budget} cannot compare even one candidate with the seed prompt: that takes {least} "
-        f"({', '.join(parts)} items for each of the two{why}): raise the budget, or give fewer items"
+        f"the budget of {budget} is too small to compare even one candidate with the seed prompt: that takes {least} "
+        f"({', '.join(parts)} examples for each prompt{why}): raise the budget, or use fewer examples"
     )
 
 
-def _rounded(value: float, name: str) -> str:
-    """Return a number rounded up to two digits, calls to whole ones."""
+def _round_up(value: float, name: str) -> str:
+    """Return a number rounded up to two significant digits, or to an integer for calls."""
     if name == "calls" or value <= 0:
         return f"{math.ceil(value):,}"
     step = 10.0 ** (math.floor(math.log10(value)) - 1)

@@ -1,4 +1,4 @@
-"""What a strategy is."""
+"""The strategy protocol."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Strategy(Protocol):
-    """What a strategy is.
+    """A search strategy.
 
     Attributes:
-        writes: whether it asks a prompt writer, so that one is looked for before anything is spent; a class variable, or a
-            property where it follows from the settings.
+        writes: whether it uses a writer, so that the writer is checked before the search; a class variable, or a property
+            if it depends on the settings.
     """
 
     @property
     def writes(self) -> bool: ...
 
     def search(self, run: Run) -> None:
-        """Score prompts through `run` until the search is done; the harness picks the winner."""
+        """Score prompts with `run.score` until the search is done; selection happens afterwards, outside the strategy."""
         ...
 
 
 @runtime_checkable
 class Unlabelled(Strategy, Protocol):
-    """A strategy that says whether it looks at labels of the training items.
+    """A strategy that declares whether it works without training labels.
 
     Attributes:
-        unlabelled: whether it looks at none, so that they need have none.
+        unlabelled: whether it uses no labels of the training examples.
     """
 
     @property
@@ -38,5 +38,5 @@ class Unlabelled(Strategy, Protocol):
 
 
 def needs_no_labels(strategy: Strategy) -> bool:
-    """Tell whether the training items need no labels; a strategy that does not say so needs them."""
+    """Tell whether the strategy works without training labels; by default a strategy needs them."""
     return isinstance(strategy, Unlabelled) and strategy.unlabelled

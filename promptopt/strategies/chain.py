@@ -1,6 +1,6 @@
-"""What a chain of hill climbing has tried, and what it makes of it: shrunk scores, and items that tell prompts apart.
+"""The record of one hill-climbing chain: shrunken scores of its prompts, and the examples that tell them apart.
 
-Knows scores and the items that they are on; not how they came about, nor what a writer is asked.
+Knows scores and examples, but not how the scores were measured or what the writer is asked.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from promptopt.search.writing import Seen
     from promptopt.statistics.arrays import Floats
 
-_DIGITS = 9  # of scores, so that the last bits decide neither a tie nor what the writer reads
+_DIGITS = 9  # scores are rounded, so that floating-point noise changes neither a ranking nor the message to the writer
 
 
-class _Tried(NamedTuple):
-    """What became of a prompt.
+class _PromptScores(NamedTuple):
+    """The scores of one prompt.
 
     Args:
-        scores: on the items that it met.
+        scores: on the examples on which it was evaluated.
         row: of the prompt in `scores`.
-        rewards: [E], means over replicates, NaN where it did not meet an item.
-        margin: by how much the right labels are ahead.
+        rewards: [E], means over replicates; NaN for examples on which it was not evaluated.
+        margin: mean label margin.
     """
 
     scores: Scores
@@ -48,142 +48,149 @@ class _Tried(NamedTuple):
 
 @dataclass
 class Chain:
-    """What a chain has tried, and what came of it.
+    """The prompts that a chain has evaluated, with their scores.
 
     Args:
-        order: [E] training items, shuffled.
+        examples: [E] training examples, shuffled.
         labels: of the task.
-        tried: what became of each prompt.
-        gains: of prompts over the one that they were to better, on the first items that they met; chains may share them,
-            for what a word is worth.
+        evaluated: the scores of each prompt.
+        gains: measured changes from a rival prompt to a new one, each with its gain on the first examples; chains may share
+            this list, because the surrogate learns from all of them.
     """
 
-    order: Sequence[Example]
+    examples: Sequence[Example]
     labels: tuple[str, ...]
-    tried: dict[Prompt, _Tried] = field(default_factory=dict)
+    evaluated: dict[Prompt, _PromptScores] = field(default_factory=dict)
     gains: list[tuple[Change, float]] = field(default_factory=list)
 
-    def take(self, scores: Scores) -> None:
-        """Take in scores on some items; what is known on more of them stays."""
-        place = {example.id: e for e, example in enumerate(self.order)}
-        met = [place[example.id] for example in scores.examples]
+    def add(self, scores: Scores) -> None:
+        """Add scores; a prompt's earlier scores stay if they cover more examples."""
+        index_of = {example.id: e for e, example in enumerate(self.examples)}
+        indices = [index_of[example.id] for example in scores.examples]
         for row, prompt in enumerate(scores.prompts):
-            known = self.tried.get(prompt)
-            if known is None or len(known.scores.examples) <= len(met):
-                rewards = np.full(len(self.order), np.nan)
-                rewards[met] = scores.per_example[row]
-                self.tried[prompt] = _Tried(scores, row, rewards, _margin(scores, row, self.labels))
+            known = self.evaluated.get(prompt)
+            if known is None or len(known.scores.examples) <= len(indices):
+                rewards = np.full(len(self.examples), np.nan)
+                rewards[indices] = scores.per_example[row]
+                self.evaluated[prompt] = _PromptScores(scores, row, rewards, _label_margin(scores, row, self.labels))
 
     def mean(self, prompt: Prompt) -> float:
-        """Return the mean reward as measured."""
-        return float(nanmean(self.tried[prompt].rewards[None], axis=1)[0])
+        """Return the measured mean reward, without shrinkage."""
+        return float(nanmean(self.evaluated[prompt].rewards[None], axis=1)[0])
 
     def ranked(self) -> list[Shown]:
-        """Return the prompts that got a score, the best first: by shrunk score, label margin, measured mean.
+        """Return the prompts that have a score, best first: by shrunken score, then label margin, then measured mean.
 
-        In front of all stands the best of those that met the most items: a few lucky ones make no prompt the one to beat.
+        The first is always the best of those evaluated on the most examples: a high mean on a few examples may be luck.
         """
-        prompts, rewards = self._table()
+        prompts, rewards = self._reward_table()
         scores = (shrunk(rewards).round(_DIGITS) + 0.0).tolist()  # no -0
         means = nanmean(rewards, axis=1).tolist()
         keys = [
-            (-score, -self.tried[prompt].margin, -mean)
+            (-score, -self.evaluated[prompt].margin, -mean)
             for prompt, score, mean in zip(prompts, scores, means, strict=True)
         ]
         order = sorted(range(len(prompts)), key=keys.__getitem__)
-        met = [len(self.tried[prompt].scores.examples) for prompt in prompts]
-        first = max(order, key=met.__getitem__, default=None)  # of equals, the first
+        example_counts = [len(self.evaluated[prompt].scores.examples) for prompt in prompts]
+        first = max(order, key=example_counts.__getitem__, default=None)  # `max` keeps the first of equals
         return [Shown(prompts[p], scores[p]) for p in sorted(order, key=lambda p: p != first)]
 
     def ahead(self, prompts: Sequence[Prompt], rival: Prompt, count: int) -> list[Prompt]:
-        """Return the best of prompts that met the same items, as far as they are ahead of a rival there."""
-        margin = self.tried[rival].margin
+        """Return at most `count` prompts that beat a rival, best first.
+
+        Args:
+            prompts: all evaluated on the same examples.
+            rival: the prompt to beat on those examples.
+            count: the most prompts to return.
+        """
+        margin = self.evaluated[rival].margin
         lead = {
-            prompt: (gap, self.tried[prompt].margin - margin)
-            for prompt, gap in zip(
-                prompts, np.nan_to_num(self._gaps(prompts, rival), nan=-np.inf).tolist(), strict=True
+            prompt: (gain, self.evaluated[prompt].margin - margin)
+            for prompt, gain in zip(
+                prompts, np.nan_to_num(self._gains_over(rival, prompts), nan=-np.inf).tolist(), strict=True
             )
         }
         return [
             prompt for prompt in sorted(prompts, key=lead.__getitem__, reverse=True)[:count] if lead[prompt] > (0, 0)
         ]
 
-    def learn(self, prompts: Sequence[Prompt], rival: Prompt) -> None:
-        """Note what prompts that met the same items gained over a rival there, for the forecast."""
-        known = self.mean(rival)
-        for prompt, gap in zip(prompts, self._gaps(prompts, rival).tolist(), strict=True):
-            if not math.isnan(known + gap):
-                self.gains.append((Change(prompt.text, rival.text, known), gap))
+    def record_gains(self, prompts: Sequence[Prompt], rival: Prompt) -> None:
+        """Record the gains of prompts over a rival, for the surrogate; all prompts are evaluated on the same examples."""
+        rival_mean = self.mean(rival)
+        for prompt, gain in zip(prompts, self._gains_over(rival, prompts).tolist(), strict=True):
+            if not math.isnan(rival_mean + gain):
+                self.gains.append((Change(prompt.text, rival.text, rival_mean), gain))
 
     def forecast(self) -> Forecast | None:
-        """Return a forecast of gains that may be asked, or None while it does not foretell those that are known."""
+        """Return a surrogate of the gains, or None while it does not predict the measured gains."""
         model = fitted([change for change, _ in self.gains], [gain for _, gain in self.gains])
         return model if model and model.trusted else None
 
-    def _gaps(self, prompts: Sequence[Prompt], rival: Prompt) -> Floats:
-        """Return by how much each prompt is ahead of a rival where both are known, [P]; NaN where that is nowhere."""
-        own = np.array([self.tried[prompt].rewards for prompt in prompts])
-        return nanmean(own - self.tried[rival].rewards, axis=1).round(_DIGITS)
+    def _gains_over(self, rival: Prompt, prompts: Sequence[Prompt]) -> Floats:
+        """Return each prompt's mean gain over a rival on the examples of both, [P]; NaN where they share none."""
+        rewards = np.array([self.evaluated[prompt].rewards for prompt in prompts])
+        return nanmean(rewards - self.evaluated[rival].rewards, axis=1).round(_DIGITS)
 
     def contrast(self, run: Run, prompt: Prompt, count: int) -> tuple[list[Seen], list[Seen]]:
-        """Return items on which a prompt falls short, and those on which it does better than the others.
+        """Return at most `count` examples that a prompt loses, and as many on which it beats the other prompts' mean.
 
-        First those where it differs most from the mean of the others; among equals, chance decides.
+        Examples with the largest difference from the other prompts' mean come first; ties are broken at random.
         """
-        prompts, rewards = self._table()
+        prompts, rewards = self._reward_table()
         own = rewards[prompts.index(prompt)]
-        rest = np.delete(rewards, prompts.index(prompt), axis=0)
-        gap = np.nan_to_num(own - nanmean(rest, axis=0)) if len(rest) else np.zeros(len(own))
+        others = np.delete(rewards, prompts.index(prompt), axis=0)
+        gain = np.nan_to_num(own - nanmean(others, axis=0)) if len(others) else np.zeros(len(own))
         shuffled = run.rng.permutation(len(own)).tolist()
-        short = [e for e in shuffled if own[e] < np.nanmax(rewards)]  # not where it is NaN
-        ahead = [e for e in shuffled if gap[e] > 0]
-        losses = sorted(short, key=lambda e: (gap[e], own[e]))[:count]
-        wins = sorted(ahead, key=lambda e: -gap[e])[:count]
-        return [self._seen(prompt, e, np.nanargmin) for e in losses], [
-            self._seen(prompt, e, np.nanargmax) for e in wins
+        lost = [e for e in shuffled if own[e] < np.nanmax(rewards)]  # False where the reward is NaN
+        won = [e for e in shuffled if gain[e] > 0]
+        losses = sorted(lost, key=lambda e: (gain[e], own[e]))[:count]
+        wins = sorted(won, key=lambda e: -gain[e])[:count]
+        return [self._example_result(prompt, e, np.nanargmin) for e in losses], [
+            self._example_result(prompt, e, np.nanargmax) for e in wins
         ]
 
-    def telling(self, run: Run, prompt: Prompt, told: Sequence[Example]) -> list[Example]:
-        """Return all items in the order in which proposals that come from a prompt meet them.
+    def ordered_for_screening(self, run: Run, prompt: Prompt, shown_examples: Sequence[Example]) -> list[Example]:
+        """Return all examples in the order in which to evaluate proposals made from a prompt.
 
-        Two on which it falls short, then one on which it does not, and so on, for these are the ones to mend; those that
-        the writer was told of come first, chance decides among the others.
+        Two examples that the prompt loses alternate with one that it does not lose, because a proposal should improve on
+        the losses. Losses that the writer was shown come first; the rest is in random order.
         """
-        own, best = self.tried[prompt].rewards, np.fmax.reduce(self._table()[1], axis=None, initial=-np.inf)
+        own = self.evaluated[prompt].rewards
+        best = np.fmax.reduce(self._reward_table()[1], axis=None, initial=-np.inf)
         shuffled = run.rng.permutation(len(own)).tolist()
-        short = sorted((e for e in shuffled if own[e] < best), key=lambda e: self.order[e] not in told)
-        other = [e for e in shuffled if e not in short]
-        places = {e: (n // 2, 0) for n, e in enumerate(short)} | {e: (n, 1) for n, e in enumerate(other)}
-        return [self.order[e] for e in sorted(places, key=places.__getitem__)]
+        lost = sorted((e for e in shuffled if own[e] < best), key=lambda e: self.examples[e] not in shown_examples)
+        others = [e for e in shuffled if e not in lost]
+        sort_keys = {e: (n // 2, 0) for n, e in enumerate(lost)} | {e: (n, 1) for n, e in enumerate(others)}
+        return [self.examples[e] for e in sorted(sort_keys, key=sort_keys.__getitem__)]
 
-    def draw(self, run: Run, count: int) -> list[Example]:
-        """Return some items."""
-        size = min(count, len(self.order))
-        return [self.order[i] for i in run.rng.choice(len(self.order), size=size, replace=False)]
+    def sample_examples(self, run: Run, count: int) -> list[Example]:
+        """Return `count` random examples, or all of them where there are fewer."""
+        size = min(count, len(self.examples))
+        return [self.examples[i] for i in run.rng.choice(len(self.examples), size=size, replace=False)]
 
-    def _seen(self, prompt: Prompt, e: int, which: Callable[[Floats], np.intp]) -> Seen:
-        """Return an item with one of its replicates."""
-        scores, row, *_ = self.tried[prompt]
-        e = scores.examples.index(self.order[e])
-        r = int(which(scores.rewards[row, e]))
+    def _example_result(self, prompt: Prompt, e: int, pick: Callable[[Floats], np.intp]) -> Seen:
+        """Return example `e` with one replicate of the prompt's replies, picked by its reward."""
+        scores, row, *_ = self.evaluated[prompt]
+        e = scores.examples.index(self.examples[e])
+        r = int(pick(scores.rewards[row, e]))
         cell = scores.replies[row][e][r], scores.reasons[row][e][r], float(scores.rewards[row, e, r])
         return seen(scores.examples[e], *cell)
 
-    def _table(self) -> tuple[list[Prompt], Floats]:
-        """Return the prompts that got a score, [P], and their rewards [P, E], NaN where not tried."""
-        out = np.full((len(self.tried), len(self.order)), np.nan)
-        for p, known in enumerate(self.tried.values()):
-            out[p] = known.rewards
-        prompts, scored = list(self.tried), np.flatnonzero(~np.isnan(out).all(axis=1))
-        return [prompts[p] for p in scored], out[scored]
+    def _reward_table(self) -> tuple[list[Prompt], Floats]:
+        """Return the prompts that have a score, [P], and their rewards [P, E]; NaN where not evaluated."""
+        rewards = np.full((len(self.evaluated), len(self.examples)), np.nan)
+        for p, known in enumerate(self.evaluated.values()):
+            rewards[p] = known.rewards
+        prompts, scored = list(self.evaluated), np.flatnonzero(~np.isnan(rewards).all(axis=1))
+        return [prompts[p] for p in scored], rewards[scored]
 
 
-def _margin(scores: Scores, row: int, labels: tuple[str, ...]) -> float:
-    """Return by how much the right labels are ahead on average, where replies have log-probabilities; else 0."""
-    gaps = [
+def _label_margin(scores: Scores, row: int, labels: tuple[str, ...]) -> float:
+    """Return the mean label margin over the replies with log-probabilities; 0 where there are none."""
+    margins = [
         LabelMargin(labels, wrong=1.0, right=1.0)(example, reply)
         for example, replies in zip(scores.examples, scores.replies[row], strict=True)
         for reply in replies
         if isinstance(reply, Response) and reply.label_logprobs is not None and example.target is not None
     ]
-    return float(np.mean(gaps)) if gaps else 0.0
+    return float(np.mean(margins)) if margins else 0.0

@@ -1,6 +1,6 @@
 """The two hill climbers beside PromptQuine (Wang et al., ICML 2025): TAPruning and steepest ascent.
 
-Both take tokens away and put none back. `Run` is all they see.
+Both only remove tokens. They depend on `Run` alone.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TAPruning:
-    """Left-to-right token pruning: a deletion stays while the score keeps a share of the best so far.
+    """Left-to-right token pruning: keep a deletion if the score stays above a share of the best so far.
 
-    The paper measures accuracy on 200 items: give that many training items. Not for scores of a few items, where one
-    item is more than the threshold leaves, nor for long prompts on slow models: it asks for one prompt at a time.
+    The paper measures accuracy on 200 examples: use as many training examples. Not for a few examples, where a single one
+    changes the score by more than the threshold allows, nor for long prompts on slow models: prompts are scored one at a
+    time.
 
-    What differs from the released code: a score of 0 or below has a threshold too (the best less a share of its size),
-    where the ratio is undefined or turned over; the harness chooses among all prompts, not the last of the best.
+    What differs from the released code: the threshold also works for scores of 0 or below (the best minus a share of its
+    absolute value), where the ratio is undefined or reversed; selection considers all prompts, not only the last best.
 
     Args:
         threshold: share of the best score so far that a deletion must keep, in (0, 1] (paper: 0.96).
@@ -43,32 +44,32 @@ class TAPruning:
         check_fitness(self.fitness)
 
     def search(self, run: Run) -> None:
-        """Prune pass after pass, each over the tokens of what the last one left, until a pass takes nothing."""
+        """Prune in passes over the remaining tokens until a pass removes nothing."""
         reward = reward_of(run, self.fitness)
         tokens = seed_tokens(run)
         prompt = tokens.prompt(tokens.full())
         best = run.score([prompt], reward=reward).mean.item()
-        taken = True
-        while taken:
-            taken, mask = False, tokens.full()
+        pruned = True
+        while pruned:
+            pruned, mask = False, tokens.full()
             for position in tokens.prunable.tolist():
                 shorter = _without(mask, position)
                 child = tokens.prompt(shorter)
                 score = run.score([child], reward=reward, parents=[prompt]).mean.item()
                 if score >= best - (1 - self.threshold) * abs(best):  # (algorithm 1); the best is never lowered
-                    mask, prompt, best, taken = shorter, child, max(best, score), True
+                    mask, prompt, best, pruned = shorter, child, max(best, score), True
             run.step(best=best, length=run.length(prompt))
-            tokens = run.tokens(prompt)  # neighbours may have become one token
+            tokens = run.tokens(prompt)  # adjacent tokens may have merged
 
 
 @dataclass(frozen=True, kw_only=True)
 class SteepestAscent:
-    """Steepest-ascent hill climbing: of all deletions of one token the best is made, while it betters the score.
+    """Steepest-ascent hill climbing: make the best single-token deletion, as long as it improves the score.
 
     Scores on the order of (tokens squared) / 2 prompts. Not for prompts of hundreds of tokens, nor for 0/1 rewards on
     few items, where ties end the climb at once.
 
-    What differs from the released code: its `SAHCPruner` takes the first improvement; this is what the paper says.
+    What differs from the released code: its `SAHCPruner` takes the first improvement; this follows the paper.
 
     Args:
         fitness: "margin" climbs the label margin where the task has labels, "reward" the task's reward.
@@ -82,7 +83,7 @@ class SteepestAscent:
         check_fitness(self.fitness)
 
     def search(self, run: Run) -> None:
-        """Climb until no single deletion is better."""
+        """Climb until no single deletion improves the score."""
         reward = reward_of(run, self.fitness)
         tokens = seed_tokens(run)
         mask = tokens.full()

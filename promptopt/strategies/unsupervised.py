@@ -1,7 +1,7 @@
-"""Unsupervised prompt learning: better labels, demonstrations and prompt words from texts that nobody has labelled.
+"""Unsupervised prompt learning: labels, demonstrations and prompt words from unlabelled texts.
 
 After "On Unsupervised Prompt Learning for Classification with Black-box Language Models" (Zhang et al. 2024, arXiv
-2410.03124v1), whose own algorithm is `ppd.PPD`. Nothing here looks at a label of a training item.
+2410.03124v1), whose own algorithm is `ppd.PPD`. Nothing here uses the label of a training example.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from promptopt.statistics.annotators import Votes
     from promptopt.statistics.arrays import Floats
 
-_SURE = 0.95  # confidence of the bound below which the seed prompt stays
+_CONFIDENCE = 0.95  # of the interval that the new prompt must pass
 _SMALL = 1e-6
-_FIRST_ITEMS = 16  # on which all sets of demonstrations are tried
+_FIRST_EXAMPLES = 16  # on which all sets of demonstrations are scored
 
 
 class Folds(NamedTuple):
-    """Numbers of the training items: two folds that label each other, and one that only checks."""
+    """Indices of the training examples: two folds that label each other, and one that only checks."""
 
     first: list[int]
     second: list[int]
@@ -52,47 +52,47 @@ class Folds(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Unsupervised:
-    """Demonstrations with agreed pseudo-labels, and words before the prompt, kept only where a bound says they help.
+    """Learn pseudo-labelled demonstrations and prefix words; keep them only if a confidence bound shows a gain.
 
-    1. The seed prompt labels all items; calibration takes its leaning to one label away.
-    2. Two folds label each other in turns. The surest items of each class of one fold become several small balanced
-       sets of demonstrations; the answers under them are annotators (Dawid-Skene) who label the other fold, so that no
-       item is labelled with the help of its own guess.
-    3. More sets of demonstrations, of any size and order, race by the plain answers under them: sets lean to one label or
-       another, and calibration hides what a prompt that is used as it is would suffer from.
-    4. The cross-entropy method looks for words, out of those that tell the classes apart, that stand before the prompt
-       and make its plain answers likelier to be the labels agreed upon.
-    5. Of demonstrations alone and demonstrations with words the best on the second fold meets the seed prompt on a third
-       fold, which took no part. The annotators there, the two prompts themselves left out, say what each item is; unless
-       the lower end of the 95 % interval of the paired difference is above 0, the seed prompt is all that is returned.
-       The interval is over items and annotators: where one annotator less changes what all of them agree upon, it is
-       wide. The seed prompt is returned, too, where the new prompt nearly always gives one label, or agrees with the seed
-       prompt's calibrated answers no more than by chance.
+    1. The seed prompt labels all examples; calibration removes its bias towards a label.
+    2. Two folds label each other in turn. The most confident examples of each class in one fold form several small balanced
+       sets of demonstrations. The prompts with these sets are the annotators (Dawid-Skene) of the other fold, so an
+       example's own pseudo-label never influences its new one.
+    3. More sets of demonstrations, of various sizes and orders, race by their uncalibrated answers: a set may bias the
+       answers towards a label, which calibration would hide although the prompt is used without it.
+    4. The cross-entropy method searches for words, among those that discriminate between the classes, that raise the
+       likelihood of the consensus labels when placed before the prompt.
+    5. The better of demonstrations alone and demonstrations with words, by the second fold, is compared with the seed
+       prompt on a third fold that was not used so far. The annotators, without the two prompts themselves, label it. Unless
+       the lower end of the 95 % interval of the paired difference is above 0, only the seed prompt is returned. The interval
+       covers examples and annotators: it is wide if leaving out one annotator changes the consensus. The seed prompt is
+       also returned if the new prompt nearly always gives one label, or agrees with the seed prompt's calibrated answers
+       only by chance.
 
     What is not in the paper: calibration, quotas, cross-fitting, the race, contrastive words, the cross-entropy method,
-    agreement, collapse detection and the bound. A prompt gives its answers as they come: calibration guides, it is not applied.
-    Demonstrations of the seed prompt itself are replaced. The last record of the steps holds the estimated accuracy with
-    its interval, and the pseudo-labels (`pseudo_labels`, `write_fine_tuning`).
+    consensus, collapse detection and the bound. Calibration guides the search; the returned prompt is used without it.
+    Demonstrations of the seed prompt itself are replaced. The last step holds the estimated accuracy with its interval, and
+    the pseudo-labels (`pseudo_labels`, `write_fine_tuning`).
 
-    Not for classes of very different size (calibration presumes like ones), below a few hundred texts (the bound needs
-    them), or where labels are at hand (they say more). Prompts of one model err alike, so that accuracies are flattered,
-    and the bound can be wrong where the model is wrong in the same way under most prompts. Labelled validation data,
-    where there are any, still decide.
+    Not for very unequal classes (calibration assumes equal ones), for fewer than a few hundred texts (the bound needs them),
+    or if labels are available (they are more informative). Prompts of one model make the same errors, so accuracies are
+    overestimated, and the bound can be wrong if the model errs in the same way under most prompts. Labelled validation data,
+    if there are any, still decide.
 
     Args:
-        rounds: how often a fold labels the other.
+        rounds: number of times that one fold labels the other.
         views: sets of demonstrations in each round.
         shots: demonstrations of each label in a set.
-        share: of a fold, that is sure enough to be shown.
-        sets: of demonstrations that race, with from 1 to 2 x `shots` - 1 items of each label; 0 races none.
-        positions: words before the prompt; 0 looks for none.
+        share: share of a fold that is confident enough for demonstrations.
+        sets: sets of demonstrations that race, with 1 to 2 x `shots` - 1 examples of each label; 0 skips the race.
+        positions: words before the prompt; 0 skips the word search.
         vocabulary: words to choose from.
-        steps: of the search for words.
-        samples: word sequences drawn in a step.
-        batch: items in a step.
-        elite: share of the sequences that the next step is drawn toward.
-        rate: how far a step goes; 1 forgets the one before.
-        replicates: votes of each cell, for models without log-probabilities (with a temperature above 0).
+        steps: of the word search.
+        samples: word sequences drawn per step.
+        batch: examples per step.
+        elite: share of the sequences that update the sampling distribution.
+        rate: weight of that update; 1 replaces the distribution.
+        replicates: votes per cell, for models without log-probabilities (with a temperature above 0).
     """
 
     writes: ClassVar[bool] = False
@@ -116,9 +116,9 @@ class Unsupervised:
         for name in ("rounds", "shots", "vocabulary", "steps", "samples", "batch", "replicates"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.views < 2:  # noqa: PLR2004  agreement is between two
+        if self.views < 2:  # noqa: PLR2004  a consensus needs two annotators
             raise InputError(f"views must be at least 2, so that they can agree, not {self.views}")
-        if self.rounds * self.views < 4:  # noqa: PLR2004  the best, and three that judge it
+        if self.rounds * self.views < 4:  # noqa: PLR2004  the best, and three annotators
             raise InputError(
                 f"rounds x views must be at least 4, so that three others judge the best, not {self.rounds} x {self.views}"
             )
@@ -131,72 +131,79 @@ class Unsupervised:
 
     @staticmethod
     def paper() -> PPD:
-        """Return the paper's algorithm, as far as it is known."""
+        """Return the paper's algorithm, reconstructed where the paper leaves gaps."""
         return PPD()
 
     def search(self, run: Run) -> None:
-        """Label, learn, check; score the seed prompt, and the new one where it is better by the bound."""
+        """Label, learn, check; score the seed prompt, and the new prompt if the bound shows a gain."""
         refuse_what_needs_labels(run.task)
-        book = _Book(run, [replace(item, target=None) for item in run.task.train], self.replicates)
+        table = _AnswerTable(run, [replace(item, target=None) for item in run.task.train], self.replicates)
         seed = run.task.seed_prompt
-        folds = _folds(len(book.items), run.rng)
-        book.ask([seed], range(len(book.items)))
+        folds = _folds(len(table.examples), run.rng)
+        table.ask([seed], range(len(table.examples)))
         rivals: list[Prompt] = []
         try:
-            beliefs = calibrated(book.answers(seed))
+            beliefs = calibrated(table.answers(seed))
             for number in range(self.rounds):
                 source, target = (folds.first, folds.second) if number % 2 == 0 else (folds.second, folds.first)
-                views = self._views(book, beliefs, source)
+                views = self._views(table, beliefs, source)
                 rivals = [*rivals, *views]
-                for view in views:  # one by one: a budget that ends keeps those before
-                    book.ask([view], [*target, *folds.check])
-                beliefs[target] = book.agreed(target)
+                for view in views:  # one at a time, so that views before the end of the budget are kept
+                    table.ask([view], [*target, *folds.check])
+                beliefs[target] = table.consensus(target)
                 run.step(round=number + 1, information=mutual_information(beliefs[target]))
-            rivals = [max(views, key=lambda view: book.worth(view, target))]
+            rivals = [max(views, key=lambda view: table.estimated_accuracy(view, target))]
             if self.sets:
-                rivals = [self._raced(book, beliefs, source, target, views)]
-                book.ask(rivals, folds.check)
+                rivals = [self._race_demonstrations(table, beliefs, source, target, views)]
+                table.ask(rivals, folds.check)
             if self.positions:
-                worded = self._worded(run, book, beliefs, target, rivals[0])
-                book.ask([worded], [*target, *folds.check])
-                rivals.append(worded)
+                with_prefix = self._search_words(run, table, beliefs, target, rivals[0])
+                table.ask([with_prefix], [*target, *folds.check])
+                rivals.append(with_prefix)
         except BudgetExhaustedError:
             run.step(ended="the budget")
-        self._conclude(run, book, [rival for rival in rivals if book.has(rival, folds.check)], folds)
+        self._conclude(run, table, [rival for rival in rivals if table.has(rival, folds.check)], folds)
 
-    def _views(self, book: _Book, beliefs: Floats, source: Sequence[int]) -> list[Prompt]:
-        """Return the seed prompt with several sets of demonstrations, drawn from the surest items of each class."""
-        sure = confident(beliefs[list(source)], self.share)
-        shots = [self.shots] * len(sure)
-        return list(dict.fromkeys(_showing(book, source, sure, shots) for _ in range(self.views)))
+    def _views(self, table: _AnswerTable, beliefs: Floats, source: Sequence[int]) -> list[Prompt]:
+        """Return the seed prompt with several sets of demonstrations, drawn from the most confident examples per class."""
+        by_class = confident(beliefs[list(source)], self.share)
+        shots = [self.shots] * len(by_class)
+        return list(dict.fromkeys(_with_demonstrations(table, source, by_class, shots) for _ in range(self.views)))
 
-    def _raced(
-        self, book: _Book, beliefs: Floats, source: Sequence[int], target: Sequence[int], views: Sequence[Prompt]
+    def _race_demonstrations(
+        self,
+        table: _AnswerTable,
+        beliefs: Floats,
+        source: Sequence[int],
+        target: Sequence[int],
+        views: Sequence[Prompt],
     ) -> Prompt:
-        """Return the demonstrations under which the plain answers are likeliest to be the agreed labels.
+        """Return the prompt whose demonstrations make the consensus labels most likely, by successive halving.
 
-        Sets of demonstrations lean to one label or another, by which labels they show, how often and in which order. Half
-        of them drop out each time that the items double.
+        The labels of a set of demonstrations, their counts and their order bias the answers, so sets differ.
         """
-        rng, sure = book.run.rng, confident(beliefs[list(source)], self.share)
-        shots = rng.integers(1, 2 * self.shots, size=(self.sets, len(sure)))
-        left = list(dict.fromkeys([*views, *(_showing(book, source, sure, row) for row in shots.tolist())]))
+        rng, by_class = table.run.rng, confident(beliefs[list(source)], self.share)
+        shots = rng.integers(1, 2 * self.shots, size=(self.sets, len(by_class)))
+        drawn = [_with_demonstrations(table, source, by_class, row) for row in shots.tolist()]
+        remaining = list(dict.fromkeys([*views, *drawn]))
         order, done = rng.permutation(target).tolist(), 0
         while done < len(order):
-            size = min(max(2 * done, _FIRST_ITEMS), len(order))
-            fresh = [prompt for prompt in left if not book.has(prompt, order[done:size])]
-            if fresh:
-                book.ask(fresh, order[done:size])
-            seen = np.array([book.answers(prompt)[order[:size]] for prompt in left])
-            losses = cross_entropy(seen, beliefs[order[:size]])
-            ranks = np.argsort(losses, kind="stable")[: max(1, len(left) // 2)].tolist()
-            book.run.step(raced=len(left), loss=float(losses[ranks[0]]))
-            left, done = [left[i] for i in ranks], size
-        return left[0]
+            size = min(max(2 * done, _FIRST_EXAMPLES), len(order))
+            unanswered = [prompt for prompt in remaining if not table.has(prompt, order[done:size])]
+            if unanswered:
+                table.ask(unanswered, order[done:size])
+            answers = np.array([table.answers(prompt)[order[:size]] for prompt in remaining])
+            losses = cross_entropy(answers, beliefs[order[:size]])
+            ranks = np.argsort(losses, kind="stable")[: max(1, len(remaining) // 2)].tolist()
+            table.run.step(raced=len(remaining), loss=float(losses[ranks[0]]))
+            remaining, done = [remaining[i] for i in ranks], size
+        return remaining[0]
 
-    def _worded(self, run: Run, book: _Book, beliefs: Floats, target: Sequence[int], start: Prompt) -> Prompt:
-        """Return `start` with words before it that make its answers likelier to be the agreed labels."""
-        words = contrastive_vocabulary([book.text(i) for i in target], beliefs[list(target)], self.vocabulary)
+    def _search_words(
+        self, run: Run, table: _AnswerTable, beliefs: Floats, target: Sequence[int], start: Prompt
+    ) -> Prompt:
+        """Return `start` with the words before it that make the consensus labels most likely."""
+        words = contrastive_vocabulary([table.text(i) for i in target], beliefs[list(target)], self.vocabulary)
         if not words:
             return start
         p = uniform(self.positions, len(words))
@@ -204,146 +211,170 @@ class Unsupervised:
             batch = run.rng.permutation(target)[: self.batch].tolist()
             chosen = sample(p, self.samples, run.rng)
             prompts = [with_words(start, [words[j] for j in row]) for row in chosen]
-            losses = cross_entropy(book.ask(prompts, batch), beliefs[batch])
+            losses = cross_entropy(table.ask(prompts, batch), beliefs[batch])
             p = toward_elite(p, chosen, losses, self.elite, self.rate)
             run.step(loss=float(np.nanmin(losses, initial=np.inf)), mean=float(np.nanmean(losses)))
         return with_words(start, [words[j] for j in modal(p)])
 
-    def _conclude(self, run: Run, book: _Book, rivals: Sequence[Prompt], folds: Folds) -> None:
-        """Score the seed prompt, and the best rival if it is better by the bound; report estimates and labels."""
+    def _conclude(self, run: Run, table: _AnswerTable, rivals: Sequence[Prompt], folds: Folds) -> None:
+        """Score the seed prompt, and the best rival if the bound shows a gain; report estimates and labels."""
         seed, check = run.task.seed_prompt, folds.check
-        kept, judges = seed, [seed]
+        kept, to_score = seed, [seed]
         if rivals:
-            # Each was asked of one learning fold, whose items are not those of the check.
-            learnt = {p: folds.first if book.has(p, folds.first) else folds.second for p in rivals}
-            rival = max(rivals, key=lambda prompt: book.worth(prompt, learnt[prompt]))
+            # Each rival has answers on one learning fold, which is disjoint from the check fold.
+            fold_of = {p: folds.first if table.has(p, folds.first) else folds.second for p in rivals}
+            rival = max(rivals, key=lambda prompt: table.estimated_accuracy(prompt, fold_of[prompt]))
 
-            def ahead(beliefs: Floats) -> Interval:
-                return paired_interval(book.right(rival, check, beliefs), book.right(seed, check, beliefs), _SURE)
+            def gain_over_seed(beliefs: Floats) -> Interval:
+                rival_correct, seed_correct = (table.expected_correct(p, check, beliefs) for p in (rival, seed))
+                return paired_interval(rival_correct, seed_correct, _CONFIDENCE)
 
-            gain = book.judged(check, (seed, rival), ahead)
-            said = votes_of(book.answers(rival)[check])
-            plain = votes_of(calibrated(book.answers(seed))[check])
-            # All labels came from the seed prompt: what has nothing to do with its answers is a habit, not knowledge.
-            related = mean_interval(beyond_chance(said, plain, len(run.task.labels)), _SURE)
-            collapsed = is_collapsed(said, len(run.task.labels))
+            gain = table.interval_over_annotators(check, (seed, rival), gain_over_seed)
+            votes = votes_of(table.answers(rival)[check])
+            seed_votes = votes_of(calibrated(table.answers(seed))[check])
+            # All pseudo-labels derive from the seed prompt's answers: a rival unrelated to them has learnt an artefact.
+            related = mean_interval(beyond_chance(votes, seed_votes, len(run.task.labels)), _CONFIDENCE)
+            collapsed = is_collapsed(votes, len(run.task.labels))
             if gain.low > _SMALL and related.low > 0 and not collapsed:
-                kept, judges = rival, [seed, rival]
+                kept, to_score = rival, [seed, rival]
             run.step(gain=gain.estimate, low=gain.low, high=gain.high, related=related.low, collapsed=str(collapsed))
-        beliefs = book.agreed(check, without=(seed, kept))
+        beliefs = table.consensus(check, without=(seed, kept))
         labels = run.task.labels
-        known = [replace(book.items[i], target=labels[q.argmax()]) for i, q in zip(check, beliefs, strict=True)]
-        believed = Believed(labels, {item.id: q for item, q in zip(known, beliefs, strict=True)})
-        # All of this was asked before and is free. The task's own reward meets the agreed labels.
-        run.score(judges, known, self.replicates, reward=believed, parents=[None, seed][: len(judges)])
-        accuracy = book.judged(
-            check, (seed, kept), lambda beliefs: mean_interval(book.right(kept, check, beliefs), _SURE)
+        labelled = [replace(table.examples[i], target=labels[q.argmax()]) for i, q in zip(check, beliefs, strict=True)]
+        reward = Believed(labels, {example.id: q for example, q in zip(labelled, beliefs, strict=True)})
+        # All of these requests are in the memo, so scoring is free.
+        run.score(to_score, labelled, self.replicates, reward=reward, parents=[None, seed][: len(to_score)])
+        accuracy = table.interval_over_annotators(
+            check,
+            (seed, kept),
+            lambda beliefs: mean_interval(table.expected_correct(kept, check, beliefs), _CONFIDENCE),
         )
         low, high = max(accuracy.low, 0.0), min(accuracy.high, 1.0)
-        run.step(accuracy=accuracy.estimate, low=low, high=high, pseudo_labels=json.dumps(book.labels(folds)))
+        run.step(accuracy=accuracy.estimate, low=low, high=high, pseudo_labels=json.dumps(table.labels(folds)))
 
 
-def _showing(book: _Book, source: Sequence[int], sure: Sequence[Sequence[int]], shots: Sequence[int]) -> Prompt:
-    """Return the seed prompt with items drawn from the surest of each class, so many of each, in an order that is drawn."""
-    rng, task = book.run.rng, book.run.task
+def _with_demonstrations(
+    table: _AnswerTable, source: Sequence[int], by_class: Sequence[Sequence[int]], shots: Sequence[int]
+) -> Prompt:
+    """Return the seed prompt with random demonstrations in random order.
+
+    Args:
+        table: supplies task, examples and random numbers.
+        source: indices of the examples of the source fold.
+        by_class: [L] positions in `source` of the most confident examples of each class.
+        shots: [L] demonstrations of each class.
+    """
+    rng, task = table.run.rng, table.run.task
     drawn = [
-        replace(book.items[source[i]], target=task.labels[y])
-        for y, column in enumerate(sure)
-        for i in rng.permutation(column)[: shots[y]]
+        replace(table.examples[source[i]], target=task.labels[y])
+        for y, positions in enumerate(by_class)
+        for i in rng.permutation(positions)[: shots[y]]
     ]
-    items = tuple(drawn[i] for i in rng.permutation(len(drawn)))
-    return replace(task.seed_prompt, demonstrations=Demonstrations(items))
+    shuffled = tuple(drawn[i] for i in rng.permutation(len(drawn)))
+    return replace(task.seed_prompt, demonstrations=Demonstrations(shuffled))
 
 
 @dataclass
-class _Book:
-    """All answers so far: which prompt said what of which item.
+class _AnswerTable:
+    """All answers so far, by prompt and example.
 
     Args:
-        run: asks.
-        items: [E], without targets.
-        replicates: votes of each cell.
-        table: prompt -> probabilities [E, L]; NaN where it was not asked, or failed.
-        asked: prompt -> numbers of the items that it was asked of.
+        run: asks the model.
+        examples: [E], without targets.
+        replicates: votes per cell.
+        probabilities: prompt -> label probabilities [E, L]; NaN where the prompt was not run, or failed.
+        asked: prompt -> indices of the examples on which it was run.
     """
 
     run: Run
-    items: Sequence[Example]
+    examples: Sequence[Example]
     replicates: int
-    table: dict[Prompt, Floats] = field(default_factory=dict)
+    probabilities: dict[Prompt, Floats] = field(default_factory=dict)
     asked: dict[Prompt, set[int]] = field(default_factory=dict)
 
-    def ask(self, prompts: Sequence[Prompt], numbers: Sequence[int]) -> Floats:
-        """Ask every prompt of these items, and return [P, B, L]."""
-        found = self.run.label_probabilities(prompts, [self.items[i] for i in numbers], self.replicates)
-        for prompt, rows in zip(prompts, found, strict=True):
-            empty = np.full((len(self.items), len(self.run.task.labels)), np.nan)
-            self.table.setdefault(prompt, empty)[list(numbers)] = rows
-            self.asked.setdefault(prompt, set()).update(numbers)
-        return found
+    def ask(self, prompts: Sequence[Prompt], indices: Sequence[int]) -> Floats:
+        """Return the label probabilities of every prompt on these examples, [P, B, L]."""
+        probabilities = self.run.label_probabilities(prompts, [self.examples[i] for i in indices], self.replicates)
+        for prompt, rows in zip(prompts, probabilities, strict=True):
+            empty = np.full((len(self.examples), len(self.run.task.labels)), np.nan)
+            self.probabilities.setdefault(prompt, empty)[list(indices)] = rows
+            self.asked.setdefault(prompt, set()).update(indices)
+        return probabilities
 
     def answers(self, prompt: Prompt) -> Floats:
-        """Return what the prompt said, [E, L]."""
-        return self.table[prompt]
+        """Return the label probabilities of a prompt on all examples, [E, L]."""
+        return self.probabilities[prompt]
 
-    def has(self, prompt: Prompt, numbers: Sequence[int]) -> bool:
-        """Whether the prompt was asked of all these items."""
-        return self.asked.get(prompt, set()) >= set(numbers)
+    def has(self, prompt: Prompt, indices: Sequence[int]) -> bool:
+        """Tell whether the prompt was run on all these examples."""
+        return self.asked.get(prompt, set()) >= set(indices)
 
     def text(self, number: int) -> str:
-        """Return the item's fields as one text."""
-        return " ".join(self.items[number].inputs.values())
+        """Return the fields of an example as one text."""
+        return " ".join(self.examples[number].inputs.values())
 
-    def agreed(self, numbers: Sequence[int], without: Sequence[Prompt] = ()) -> Floats:
-        """Return soft labels of these items by all prompts that were asked of them, but for some; [B, L].
+    def consensus(self, indices: Sequence[int], without: Sequence[Prompt] = ()) -> Floats:
+        """Return soft labels [B, L] of these examples, by all prompts that were run on them, except `without`.
 
-        Below two such prompts there is no agreement: then what the seed prompt says, calibrated.
+        With fewer than two such prompts: the calibrated answers of the seed prompt.
         """
-        rows = [self.table[p][list(numbers)] for p in self._annotators(numbers, without)]
+        answers = [self.probabilities[p][list(indices)] for p in self._annotators(indices, without)]
         labels = len(self.run.task.labels)
-        if len(rows) < 2:  # noqa: PLR2004  agreement is between two
-            return _certain(calibrated(self.table[self.run.task.seed_prompt])[list(numbers)])
-        votes = [np.where(votes_of(row) < 0, -1, votes_of(calibrated(row))) for row in rows]
+        if len(answers) < 2:  # noqa: PLR2004  a consensus needs two annotators
+            return _fill_failed(calibrated(self.probabilities[self.run.task.seed_prompt])[list(indices)])
+        votes = [np.where(votes_of(rows) < 0, -1, votes_of(calibrated(rows))) for rows in answers]
         return dawid_skene(np.array(votes), labels).posterior
 
-    def judged(self, numbers: Sequence[int], without: Sequence[Prompt], look: Callable[[Floats], Interval]) -> Interval:
-        """Return what `look` makes of the soft labels of these items, wider for annotators that are a sample too."""
-        left_out = [look(self.agreed(numbers, (*without, one))).estimate for one in self._annotators(numbers, without)]
-        return over_judges(look(self.agreed(numbers, without)), left_out, _SURE)
+    def interval_over_annotators(
+        self, indices: Sequence[int], without: Sequence[Prompt], interval_of: Callable[[Floats], Interval]
+    ) -> Interval:
+        """Return an interval that also covers the sampling of annotators, by the jackknife.
 
-    def _annotators(self, numbers: Sequence[int], without: Sequence[Prompt]) -> list[Prompt]:
-        return [prompt for prompt in self.table if prompt not in without and self.has(prompt, numbers)]
+        Args:
+            indices: indices of the examples.
+            without: prompts that are no annotators.
+            interval_of: the interval given soft labels [B, L] of the examples.
+        """
+        leave_one_out = [
+            interval_of(self.consensus(indices, (*without, annotator))).estimate
+            for annotator in self._annotators(indices, without)
+        ]
+        return over_judges(interval_of(self.consensus(indices, without)), leave_one_out, _CONFIDENCE)
 
-    def right(self, prompt: Prompt, numbers: Sequence[int], beliefs: Floats) -> Floats:
-        """Return how likely each answer is right, [B]: 0 where it names no label, NaN where none came."""
-        rows = self.table[prompt][list(numbers)]
+    def _annotators(self, indices: Sequence[int], without: Sequence[Prompt]) -> list[Prompt]:
+        return [prompt for prompt in self.probabilities if prompt not in without and self.has(prompt, indices)]
+
+    def expected_correct(self, prompt: Prompt, indices: Sequence[int], beliefs: Floats) -> Floats:
+        """Return the probability that each answer is correct, [B]: 0 if it names no label, NaN if the reply failed."""
+        rows = self.probabilities[prompt][list(indices)]
         votes: Votes = votes_of(rows)
-        likely = np.where(votes < 0, 0.0, beliefs[np.arange(len(votes)), votes])
-        return np.where(np.isnan(rows).any(axis=1), np.nan, likely)
+        probabilities = np.where(votes < 0, 0.0, beliefs[np.arange(len(votes)), votes])
+        return np.where(np.isnan(rows).any(axis=1), np.nan, probabilities)
 
-    def worth(self, prompt: Prompt, numbers: Sequence[int]) -> float:
-        """Return the prompt's estimated accuracy on these items, by the others' agreement."""
-        return float(np.nanmean(self.right(prompt, numbers, self.agreed(numbers, (self.run.task.seed_prompt, prompt)))))
+    def estimated_accuracy(self, prompt: Prompt, indices: Sequence[int]) -> float:
+        """Return the prompt's accuracy on these examples against the consensus of the others."""
+        beliefs = self.consensus(indices, (self.run.task.seed_prompt, prompt))
+        return float(np.nanmean(self.expected_correct(prompt, indices, beliefs)))
 
     def labels(self, folds: Sequence[Sequence[int]]) -> list[tuple[str, str, float]]:
-        """Return (id, label, confidence) of each item, agreed upon fold by fold, in the items' order."""
-        found = np.zeros((len(self.items), len(self.run.task.labels)))
+        """Return (id, label, confidence) of each example by the consensus in its fold, in the order of the examples."""
+        beliefs = np.zeros((len(self.examples), len(self.run.task.labels)))
         for fold in folds:
-            found[list(fold)] = self.agreed(fold)
+            beliefs[list(fold)] = self.consensus(fold)
         names = self.run.task.labels
         return [
-            (item.id, names[int(row.argmax())], round(float(row.max()), 4))
-            for item, row in zip(self.items, found, strict=True)
+            (example.id, names[int(row.argmax())], round(float(row.max()), 4))
+            for example, row in zip(self.examples, beliefs, strict=True)
         ]
 
 
 def _folds(count: int, rng: np.random.Generator) -> Folds:
-    """Deal the items: 30 % to each of two folds that learn, 40 % to the one that checks."""
+    """Split the examples at random: 30 % in each of the two learning folds, 40 % in the check fold."""
     order = rng.permutation(count).tolist()
-    third = round(0.3 * count)
-    return Folds(sorted(order[:third]), sorted(order[third : 2 * third]), sorted(order[2 * third :]))
+    size = round(0.3 * count)
+    return Folds(sorted(order[:size]), sorted(order[size : 2 * size]), sorted(order[2 * size :]))
 
 
-def _certain(beliefs: Floats) -> Floats:
-    """Return beliefs [B, L] with a failed row as all alike."""
+def _fill_failed(beliefs: Floats) -> Floats:
+    """Return beliefs [B, L] with uniform rows where the reply failed."""
     return np.where(np.isnan(beliefs), 1.0 / beliefs.shape[1], beliefs)
