@@ -157,7 +157,9 @@ def _print(diagnosis: Diagnosis, notes: Sequence[str]) -> None:
 
 def _print_examples(diagnosis: Diagnosis) -> None:
     order = [
-        int(k) for k in np.lexsort((-np.nan_to_num(diagnosis.prompt_variances), diagnosis.p_values)) if diagnosis.prompt_variances[k] > 0
+        int(k)
+        for k in np.lexsort((-np.nan_to_num(diagnosis.prompt_variances), diagnosis.p_values))
+        if diagnosis.prompt_variances[k] > 0
     ]
     discriminating = int((diagnosis.p_values < _MAX_FALSE_DISCOVERY).sum())
     say(
