@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from promptopt.errors import BudgetExhaustedError, InputError
-from promptopt.statistics import behind, chance_of_place, spending
+from promptopt.statistics import alpha_spending, pairwise_p_values, prob_in_top_k
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ def race(
     What is promised is that the prompt with the highest mean over all examples is not dropped, all looks and all prompts
     counted together. "average" drops prompts as long as their chances to be that one, summed over the race, stay below
     1 - confidence: the promise holds on average over races whose prompts differ as these seem to. "always" drops a prompt
-    when another is ahead of it by a paired test, with the error shared out among looks (Pocock's spending function) and
+    when another is ahead of it by a paired test, with the error shared out among looks (Pocock's alpha_spending function) and
     rivals (Bonferroni): it holds for every set of prompts, at a higher price. The last one runs to the end, so that it is
     known on all examples. Where the budget ends first, the race ends with the blocks that were run.
 
@@ -78,7 +78,7 @@ def race(
     if places < 1:
         raise InputError(f"places must be at least 1, not {places}")
     blocks = sizes(len(examples))
-    errors = spending(blocks[:-1], 1 - confidence)
+    errors = alpha_spending(blocks[:-1], 1 - confidence)
     table: Floats = np.full((len(prompts), len(examples)), np.nan)
     alive, unspent = list(range(len(prompts))), 0.0
     out = Race(alive, score(prompts, examples[: blocks[0]]))
@@ -86,9 +86,9 @@ def race(
         table[alive, :size] = out.scores.per_example
         if guarantee == "always":
             level = error / (places * max(len(prompts) - 1, 1))
-            dropped = _beaten(behind(table[alive, :size], len(examples)) <= level, places)
+            dropped = _beaten(pairwise_p_values(table[alive, :size], len(examples)) <= level, places)
         else:
-            chances = chance_of_place(table, len(examples), places)[alive]
+            chances = prob_in_top_k(table, len(examples), places)[alive]
             dropped = _unlikely(chances, unspent + error, places)
             unspent += error - float(chances[dropped].sum())
         kept = [n for n in range(len(alive)) if n not in dropped]
@@ -110,7 +110,7 @@ def sizes(examples: int) -> list[int]:
 
 
 def _beaten(by: Flags, places: int) -> list[int]:
-    """Return the rows behind as many others as there are places."""
+    """Return the rows pairwise_p_values as many others as there are places."""
     return np.flatnonzero(by.sum(axis=1) >= places).tolist()
 
 

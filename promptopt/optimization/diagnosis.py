@@ -18,7 +18,7 @@ from promptopt.optimization.job import read_budget, read_model, read_task
 from promptopt.randomness import named_generator
 from promptopt.search.run import Run
 from promptopt.statistics.arrays import nanmean
-from promptopt.statistics.components import components, covariance, shrunk, telling
+from promptopt.statistics.components import components, covariance, discrimination_p_values, shrunken_covariance
 from promptopt.strategies import P1
 from promptopt.strategies.p1 import Probe, probe, pruned, written
 
@@ -244,7 +244,7 @@ def diagnose(
 
 def diagnosis(found: Probe, task: Task, worth: float, calls: int) -> Diagnosis:
     """Return what a probe of a task's training examples says."""
-    matrix, smooth = covariance(found.rewards), shrunk(found.rewards)
+    matrix, smooth = covariance(found.rewards), shrunken_covariance(found.rewards)
     others = smooth - np.diag(np.diag(smooth))
     chooser = P1(inner="random", subset=min(2, len(task.train)))
     subset = chooser.choose(found.rewards)
@@ -252,7 +252,7 @@ def diagnosis(found: Probe, task: Task, worth: float, calls: int) -> Diagnosis:
         found=found,
         parts=components(found.rewards),
         ids=tuple(example.id for example in task.train),
-        sure=telling(found.rewards),
+        sure=discrimination_p_values(found.rewards),
         between=np.diag(matrix).copy(),
         agreement=others.sum(axis=1) / (len(matrix) - 1),
         subset=tuple(task.train[k].id for k in subset or ()),

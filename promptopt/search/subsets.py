@@ -45,7 +45,7 @@ def best_subset(matrix: Floats, size: int, *, aligned: bool = True) -> tuple[int
     best single user prompt cannot see agreement.
 
     Args:
-        matrix: [K, K], such as `shrunk` returns; user prompts with NaN on the diagonal are left out.
+        matrix: [K, K], such as `shrunken_covariance` returns; user prompts with NaN on the diagonal are left out.
         size: of the subset; it cannot be found by the score, which never grows with it.
         aligned: only subsets that agree with the rest, by `alignment` above 0: else a minority whose taste is opposed
             to all others' may win.

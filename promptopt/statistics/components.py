@@ -138,10 +138,10 @@ def covariance(rewards: Floats, noise: Literal["unbiased", "plug-in"] = "unbiase
     return share * (matrix - np.diag(chance))
 
 
-def shrunk(rewards: Floats) -> Floats:
-    """Return the debiased covariance, shrunk to that of the two-way model: one variance, one covariance.
+def shrunken_covariance(rewards: Floats) -> Floats:
+    """Return the debiased covariance, shrunken_covariance to that of the two-way model: one variance, one covariance.
 
-    With N below K the matrix is mostly luck. Diagonal and rest are each shrunk by (sum of sampling variances) /
+    With N below K the matrix is mostly luck. Diagonal and rest are each shrunken_covariance by (sum of sampling variances) /
     (sum of squared distances to the target), at most 1 (Schaefer and Strimmer 2005), sampling variances as for normal
     data. Pairs without an estimate get the target; user prompts without one stay NaN.
 
@@ -205,7 +205,7 @@ def components(rewards: Floats, confidence: float = 0.95) -> Components:
     )
 
 
-def telling(rewards: Floats) -> Floats:
+def discrimination_p_values(rewards: Floats) -> Floats:
     """Return how sure it is that each user prompt tells system prompts apart: p-values, adjusted over all (BH).
 
     Pearson's homogeneity test for rewards of 0 and 1, else the F test of one-way analysis of variance. Where replicates

@@ -90,7 +90,7 @@ def paired_interval(first: Floats, second: Floats, confidence: float = 0.95) -> 
     return Interval(estimate, max(-1.0, min(estimate, won - lost - half)), min(1.0, max(estimate, won - lost + half)))
 
 
-def over_judges(interval: Interval, left_out: Sequence[float], confidence: float = 0.95) -> Interval:
+def widen_by_jackknife(interval: Interval, left_out: Sequence[float], confidence: float = 0.95) -> Interval:
     """Widen an interval over examples for those who judged them, where these are a sample too: the jackknife.
 
     The variance over M judges is (M - 1) / M times the squared differences of the estimates with one judge left out from

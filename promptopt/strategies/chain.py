@@ -15,7 +15,7 @@ from promptopt.replies import Response
 from promptopt.rewards import LabelMargin
 from promptopt.search.surrogate import Change, Forecast, fitted
 from promptopt.search.writing import Shown, seen
-from promptopt.statistics import shrunk
+from promptopt.statistics import shrunken_means
 from promptopt.statistics.arrays import nanmean
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Chain:
         In front of all stands the best of those that met the most items: a few lucky ones make no prompt the one to beat.
         """
         prompts, rewards = self._table()
-        scores = (shrunk(rewards).round(_DIGITS) + 0.0).tolist()  # no -0
+        scores = (shrunken_means(rewards).round(_DIGITS) + 0.0).tolist()  # no -0
         means = nanmean(rewards, axis=1).tolist()
         keys = [
             (-score, -self.tried[prompt].margin, -mean)

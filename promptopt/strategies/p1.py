@@ -17,7 +17,7 @@ from promptopt.errors import BudgetExhaustedError, InputError, nearest
 from promptopt.replies import Response
 from promptopt.search.subsets import best_subset, held_out_score
 from promptopt.search.writing import Shown, ask, blind, by_reason, improve, paraphrase
-from promptopt.statistics.components import Components, components, covariance, shrunk
+from promptopt.statistics.components import Components, components, covariance, shrunken_covariance
 from promptopt.strategies.base import Strategy, needs_no_labels
 from promptopt.strategies.registry import BUILT_IN
 
@@ -205,7 +205,7 @@ class P1:
 
     def choose(self, rewards: Floats) -> tuple[int, ...] | None:
         """Return the subset that [N, K, M] rewards speak for (algorithm 1), or None where none is aligned."""
-        matrix = shrunk(rewards) if self.noise == "unbiased" else covariance(rewards, "plug-in")
+        matrix = shrunken_covariance(rewards) if self.noise == "unbiased" else covariance(rewards, "plug-in")
         measured = int(np.isfinite(np.diag(matrix)).sum())
         return best_subset(matrix, self.subset, aligned=self.aligned) if measured >= self.subset else None
 

@@ -17,7 +17,7 @@ from promptopt.prompt import Demonstrations
 from promptopt.search.categorical import modal, sample, toward_elite, uniform
 from promptopt.search.pseudo_labels import Believed, confident, cross_entropy, refuse_what_needs_labels, with_words
 from promptopt.search.vocabulary import contrastive_vocabulary
-from promptopt.statistics import mean_interval, over_judges, paired_interval
+from promptopt.statistics import mean_interval, paired_interval, widen_by_jackknife
 from promptopt.statistics.annotators import (
     beyond_chance,
     calibrated,
@@ -309,7 +309,7 @@ class _Book:
     def judged(self, numbers: Sequence[int], without: Sequence[Prompt], look: Callable[[Floats], Interval]) -> Interval:
         """Return what `look` makes of the soft labels of these items, wider for annotators that are a sample too."""
         left_out = [look(self.agreed(numbers, (*without, one))).estimate for one in self._annotators(numbers, without)]
-        return over_judges(look(self.agreed(numbers, without)), left_out, _SURE)
+        return widen_by_jackknife(look(self.agreed(numbers, without)), left_out, _SURE)
 
     def _annotators(self, numbers: Sequence[int], without: Sequence[Prompt]) -> list[Prompt]:
         return [prompt for prompt in self.table if prompt not in without and self.has(prompt, numbers)]
