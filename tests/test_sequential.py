@@ -105,9 +105,9 @@ def test_chances_add_up_to_the_places() -> None:
     rewards = np.random.default_rng(0).random((6, 12))
     rewards[2] = NAN
     rewards[3, 8:] = NAN
-    for places in (1, 3):
-        chances = prob_in_top_k(rewards, 40, places)
-        assert np.nansum(chances) == pytest.approx(places)
+    for top_k in (1, 3):
+        chances = prob_in_top_k(rewards, 40, top_k)
+        assert np.nansum(chances) == pytest.approx(top_k)
         assert np.isnan(chances).tolist() == [False, False, True, False, False, False]
     assert np.nansum(prob_in_top_k(rewards, 40, 5)) == 5
 

@@ -404,7 +404,7 @@ def test_a_run_counts_what_became_of_all_proposals_and_says_where_most_were_reje
         memo, lambda request: f"<prompt>{request.replicate} {{text}}</prompt><prompt>lost</prompt><prompt> </prompt>"
     )
     ask(run, numbered, 2, each=2, like=SEED)
-    ask(run.on(TASK.train[:1]), numbered, 2, each=2, like=SEED, known=[Prompt("2 {text}")])
+    ask(run.restricted_to(TASK.train[:1]), numbered, 2, each=2, like=SEED, known=[Prompt("2 {text}")])
 
     usable, rejected = run.proposed["usable"], run.proposed.total() - run.proposed["usable"]
     assert rejected > usable > 0
@@ -442,7 +442,7 @@ def test_replies_that_are_cut_off_or_declined_are_counted_and_asked_for_again(me
 
 def test_a_narrowed_run_counts_unusable_replies_with_the_whole(memo: Memo) -> None:
     run = a_run(memo, lambda _: Response("", finish_reason="length"))
-    run.on(TASK.train[:1]).aside().write(numbered(1))
+    run.restricted_to(TASK.train[:1]).with_own_history().write(numbered(1))
 
     assert run.unusable == Counter({"cut off": 1})
 

@@ -84,8 +84,8 @@ def _turn(task: Task, model: Answering, memo: Memo, prompts: Sequence[Prompt]) -
     stage("look up, there", lambda: scorer.caller.stored(keys))
     stage("account", lambda: _account(keys, replies))
     cells = [[[reply] for reply in replies[p * ITEMS : (p + 1) * ITEMS]] for p in range(len(prompts))]
-    stage("reward by label", lambda: scorer.meet(prompts, task.train, cells, Label(LABELS)))
-    stage("reward by margin", lambda: scorer.meet(prompts, task.train, cells, LabelMargin(LABELS)))
+    stage("reward by label", lambda: scorer.apply_reward(prompts, task.train, cells, Label(LABELS)))
+    stage("reward by margin", lambda: scorer.apply_reward(prompts, task.train, cells, LabelMargin(LABELS)))
     stage("history", lambda: _history(task, prompts))
     return out
 

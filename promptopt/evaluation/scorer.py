@@ -39,13 +39,13 @@ class Scorer:
     """Scores prompts on a task with one model.
 
     Args:
-        task: whose examples are rendered and whose reward is met.
+        task: supplies layout, sampling settings and reward.
         model: the task model.
-        caller: the way to it.
-        first_failure: which example's reply failed first, and why; "" while none did.
-        refused: examples of which a request was refused for what it holds.
-        tally: of labels that the replies name.
-        silence: replies without text.
+        caller: sends requests to models.
+        first_failure: the first example whose reply failed, and why; "" if none has.
+        refused: ids of examples whose request was refused because of its content.
+        tally: counts of replies that name no label.
+        silence: counts of replies without text.
     """
 
     task: Task
@@ -93,16 +93,16 @@ class Scorer:
         self.tally.add(prompts, examples, cells)
         self.silence += Silence.of(flat)
         own = cast("Reward | Judge", self.task.reward)  # a task that was given none has made one
-        return self.meet(prompts, examples, cells, own if reward is None else reward)
+        return self.apply_reward(prompts, examples, cells, own if reward is None else reward)
 
-    def meet(
+    def apply_reward(
         self,
         prompts: Sequence[Prompt],
         examples: Sequence[Example],
         cells: Sequence[Sequence[Sequence[Reply]]],
         reward: Reward | Judge,
     ) -> Scores:
-        """Let a reward meet replies [P][E][R] that are already there."""
+        """Return the scores of replies [P][E][R] under `reward`, without asking the task model."""
         flat = [(e, cell) for row in cells for e, column in zip(examples, row, strict=True) for cell in column]
         failures = (f"example {e.id!r}: {cell.reason}" for e, cell in flat if isinstance(cell, Failure))
         self.first_failure = self.first_failure or next(failures, "")

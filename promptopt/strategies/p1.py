@@ -149,7 +149,7 @@ class P1:
 
     def search(self, run: Run) -> None:
         """Probe, choose, and search on what was chosen."""
-        inner, aside, seed = self.strategy(), run.aside(), run.task.seed_prompt
+        inner, aside, seed = self.strategy(), run.with_own_history(), run.task.seed_prompt
         if self.unlabelled:
             run.step(filter="no: the inner strategy looks at no label, and examples are chosen by rewards")
             inner.search(run)
@@ -201,7 +201,7 @@ class P1:
             **{f"{name}{end}": value for name, interval in _named(parts) for end, value in interval},
             best_replicates=parts.replicates,
         )
-        return run if why or subset is None else run.on([train[k] for k in subset], repeats)
+        return run if why or subset is None else run.restricted_to([train[k] for k in subset], repeats)
 
     def choose(self, rewards: Floats) -> tuple[int, ...] | None:
         """Return the subset that [N, K, M] rewards speak for (algorithm 1), or None where none is aligned."""
