@@ -13,7 +13,7 @@ import numpy as np
 
 from promptopt.replies import Response
 from promptopt.rewards import LabelMargin
-from promptopt.search.surrogate import Change, Forecast, fitted
+from promptopt.search.surrogate import Change, Surrogate, fit_surrogate
 from promptopt.search.writing import Shown, seen
 from promptopt.statistics import shrunken_means
 from promptopt.statistics.arrays import nanmean
@@ -115,9 +115,9 @@ class Chain:
             if not math.isnan(known + gap):
                 self.gains.append((Change(prompt.text, rival.text, known), gap))
 
-    def forecast(self) -> Forecast | None:
+    def forecast(self) -> Surrogate | None:
         """Return a forecast of gains that may be asked, or None while it does not foretell those that are known."""
-        model = fitted([change for change, _ in self.gains], [gain for _, gain in self.gains])
+        model = fit_surrogate([change for change, _ in self.gains], [gain for _, gain in self.gains])
         return model if model and model.trusted else None
 
     def _gaps(self, prompts: Sequence[Prompt], rival: Prompt) -> Floats:

@@ -212,7 +212,7 @@ class HillClimb:
             stuck = not stuck and answer.rejected.total() > len(new)
             if model and len(new) > self.proposals:
                 changes = [Change(prompt.text, best.text, chain.mean(best)) for prompt in new]
-                new = [new[i] for i in model.picked(changes, max(1, self.proposals - 1), run.rng)]
+                new = [new[i] for i in model.select_by_ucb(changes, max(1, self.proposals - 1), run.rng)]
             if new:
                 parent = best if self.control != "random" else run.task.seed_prompt
                 self._score(run, chain, new, parent, best, told=told)

@@ -18,7 +18,7 @@ import numpy as np
 from promptopt.errors import InputError
 from promptopt.rewards import LabelMargin
 from promptopt.search.demonstrations import balanced, with_other_demonstrations
-from promptopt.search.masks import dropped, restored, worth
+from promptopt.search.masks import drop_tokens, restore_tokens, token_effects
 from promptopt.statistics.arrays import nanmean, standard_error
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from promptopt.prompt import Example, Prompt
     from promptopt.rewards import Reward
-    from promptopt.search.masks import Worth
+    from promptopt.search.masks import TokenEffects
     from promptopt.search.run import Run
     from promptopt.search.tokens import Mask, Tokens
     from promptopt.statistics.arrays import Floats
@@ -246,7 +246,7 @@ class Evolution:
     pool: list[Genome] = field(default_factory=list)
     best: list[Genome] = field(default_factory=list)
     tried: list[tuple[Mask, float]] = field(default_factory=list)
-    worth: Worth | None = None
+    worth: TokenEffects | None = None
     met: set[Prompt] = field(default_factory=set)
     lost: set[Prompt] = field(default_factory=set)
     stale: int = 0
@@ -276,7 +276,7 @@ class Evolution:
         s = self.settings
         before, met = self.best[0].fitness, len(self.met)
         if s.guide:
-            self.worth = worth(*zip(*self.tried, strict=True)) if len(self.tried) > 1 else None
+            self.worth = token_effects(*zip(*self.tried, strict=True)) if len(self.tried) > 1 else None
         grown, scored = self._grown()
         if len(self.met) == met:
             self.ended = True
@@ -352,14 +352,14 @@ class Evolution:
         mask, rng, free, guide = parent.mask, self.run.rng, ~self.tokens.frozen, self.settings.guide
         take = give = None
         if self.worth is not None:  # beside a uniform share, by the chance that the prompt is better without the token
-            take = (1 - guide) / 2 + guide * self.worth.spoils
+            take = (1 - guide) / 2 + guide * self.worth.prob_harmful
             give = 1 - take
         if move == _MOVES.index("restore"):
-            return restored(mask, free, count, rng, give)
-        fewer = dropped(mask, free, count, rng, take)
+            return restore_tokens(mask, free, count, rng, give)
+        fewer = drop_tokens(mask, free, count, rng, take)
         if move != _MOVES.index("swap") or fewer is None:
             return fewer
-        more = restored(mask, free, count, rng, give)
+        more = restore_tokens(mask, free, count, rng, give)
         return None if more is None else fewer | (more & ~mask)
 
     def _scored(self, children: Sequence[Child]) -> list[Genome]:

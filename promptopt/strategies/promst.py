@@ -19,7 +19,7 @@ import numpy as np
 from promptopt.environment import advice
 from promptopt.errors import InputError
 from promptopt.replies import Response
-from promptopt.search.surrogate import Change, fitted
+from promptopt.search.surrogate import Change, fit_surrogate
 from promptopt.search.writing import MetaPrompts, Seen, Shown, ask, by_reason, combine, edit, shorten, summarise
 from promptopt.statistics.arrays import nanmean
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from promptopt.prompt import Context, Prompt
     from promptopt.scores import Scores
     from promptopt.search.run import Run
-    from promptopt.search.surrogate import Forecast
+    from promptopt.search.surrogate import Surrogate
     from promptopt.statistics.arrays import Floats
     from promptopt.task import Task
 
@@ -369,7 +369,7 @@ class _Colony:
         return out[::-1]
 
     def _admitted(
-        self, made: Sequence[tuple[Prompt, Member]], generation: int, model: Forecast | None
+        self, made: Sequence[tuple[Prompt, Member]], generation: int, model: Surrogate | None
     ) -> tuple[list[tuple[Prompt, Member]], dict[str, float]]:
         """Return the children that are worth measuring, and what the forecast says of itself."""
         changes = [Change(child.text, parent.prompt.text, parent.score) for child, parent in made]
@@ -377,10 +377,10 @@ class _Colony:
             return self._by_equation_3(made, changes) if made and generation >= _SCORE_MODEL_FROM else (list(made), {})
         if model is None:
             return list(made), {}
-        facts = {"correlation": model.correlation, "error": model.error, "slack": model.slack}
+        facts = {"correlation": model.correlation, "error": model.error, "slack": model.conformal_margin}
         if not made or not model.trusted:
             return list(made), facts
-        kept = model.picked(changes, -(-len(made) // 2), self.run.rng)
+        kept = model.select_by_ucb(changes, -(-len(made) // 2), self.run.rng)
         return [made[i] for i in kept], facts
 
     def _by_equation_3(
@@ -391,7 +391,7 @@ class _Colony:
         rng, models = self.run.rng, []
         for _ in range(5):
             drawn = rng.permutation(len(measured))[: max(1, 4 * len(measured) // 5)]  # 4 : 1 (paper)
-            models.append(fitted([measured[i][0] for i in drawn], [measured[i][1] for i in drawn]))
+            models.append(fit_surrogate([measured[i][0] for i in drawn], [measured[i][1] for i in drawn]))
         known = [model for model in models if model is not None]
         if not known:
             return list(made), {}
@@ -401,9 +401,9 @@ class _Colony:
         kept = scores.mean(axis=0) + scores.var(axis=0) + error >= bar
         return [child for child, keep in zip(made, kept, strict=True) if keep], {"error": error}
 
-    def _fitted(self) -> Forecast | None:
+    def _fitted(self) -> Surrogate | None:
         measured = self._measured()
-        return fitted([change for change, _ in measured], [gain for _, gain in measured])
+        return fit_surrogate([change for change, _ in measured], [gain for _, gain in measured])
 
     def _measured(self) -> list[tuple[Change, float]]:
         """Return the changes that were measured, with their gains."""
