@@ -14,7 +14,7 @@ import numpy as np
 from promptopt.replies import Response
 from promptopt.rewards import LabelMargin
 from promptopt.search.surrogate import Change, Surrogate, fit_surrogate
-from promptopt.search.writing import Shown, seen
+from promptopt.search.writing import ScoredPrompt, example_result
 from promptopt.statistics import shrunken_means
 from promptopt.statistics.arrays import nanmean
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from promptopt.prompt import Example, Prompt
     from promptopt.scores import Scores
     from promptopt.search.run import Run
-    from promptopt.search.writing import Seen
+    from promptopt.search.writing import ExampleResult
     from promptopt.statistics.arrays import Floats
 
 _DIGITS = 9  # of scores, so that the last bits decide neither a tie nor what the writer reads
@@ -78,7 +78,7 @@ class Chain:
         """Return the mean reward as measured."""
         return float(nanmean(self.tried[prompt].rewards[None], axis=1)[0])
 
-    def ranked(self) -> list[Shown]:
+    def ranked(self) -> list[ScoredPrompt]:
         """Return the prompts that got a score, the best first: by shrunk score, label margin, measured mean.
 
         In front of all stands the best of those that met the most items: a few lucky ones make no prompt the one to beat.
@@ -93,7 +93,7 @@ class Chain:
         order = sorted(range(len(prompts)), key=keys.__getitem__)
         met = [len(self.tried[prompt].scores.examples) for prompt in prompts]
         first = max(order, key=met.__getitem__, default=None)  # of equals, the first
-        return [Shown(prompts[p], scores[p]) for p in sorted(order, key=lambda p: p != first)]
+        return [ScoredPrompt(prompts[p], scores[p]) for p in sorted(order, key=lambda p: p != first)]
 
     def ahead(self, prompts: Sequence[Prompt], rival: Prompt, count: int) -> list[Prompt]:
         """Return the best of prompts that met the same items, as far as they are ahead of a rival there."""
@@ -125,7 +125,7 @@ class Chain:
         own = np.array([self.tried[prompt].rewards for prompt in prompts])
         return nanmean(own - self.tried[rival].rewards, axis=1).round(_DIGITS)
 
-    def contrast(self, run: Run, prompt: Prompt, count: int) -> tuple[list[Seen], list[Seen]]:
+    def contrast(self, run: Run, prompt: Prompt, count: int) -> tuple[list[ExampleResult], list[ExampleResult]]:
         """Return items on which a prompt falls short, and those on which it does better than the others.
 
         First those where it differs most from the mean of the others; among equals, chance decides.
@@ -161,13 +161,13 @@ class Chain:
         size = min(count, len(self.order))
         return [self.order[i] for i in run.rng.choice(len(self.order), size=size, replace=False)]
 
-    def _seen(self, prompt: Prompt, e: int, which: Callable[[Floats], np.intp]) -> Seen:
+    def _seen(self, prompt: Prompt, e: int, which: Callable[[Floats], np.intp]) -> ExampleResult:
         """Return an item with one of its replicates."""
         scores, row, *_ = self.tried[prompt]
         e = scores.examples.index(self.order[e])
         r = int(which(scores.rewards[row, e]))
         cell = scores.replies[row][e][r], scores.reasons[row][e][r], float(scores.rewards[row, e, r])
-        return seen(scores.examples[e], *cell)
+        return example_result(scores.examples[e], *cell)
 
     def _table(self) -> tuple[list[Prompt], Floats]:
         """Return the prompts that got a score, [P], and their rewards [P, E], NaN where not tried."""

@@ -14,17 +14,17 @@ from promptopt.parsing.slots import check_slots
 from promptopt.prompt import Prompt
 from promptopt.search.surrogate import Change
 from promptopt.search.writing import (
-    LONGEST,
+    MAX_CHARACTERS,
     MetaPrompts,
     ask,
-    blind,
     edit,
-    given,
+    good_bad_message,
     improve,
-    lists,
+    load_prompt_pool,
+    opro_message,
     paraphrase,
-    scale,
     summarise,
+    unscored_message,
 )
 from promptopt.strategies.chain import Chain
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from promptopt.prompt import Context, Example
     from promptopt.search.run import Run
-    from promptopt.search.writing import Shown
+    from promptopt.search.writing import ScoredPrompt
 
 _FIRST = 3  # items before anyone may be dropped
 _AT_ONCE = 8  # paraphrases for the pool that are asked for in one message, at least
@@ -104,7 +104,7 @@ class HillClimb:
     control: Literal["", "paraphrase", "random"] = ""
     patience: int = 6
     racing: bool = True
-    longest: int = LONGEST
+    longest: int = MAX_CHARACTERS
     words: int = 0
     meta: str = ""
 
@@ -119,7 +119,7 @@ class HillClimb:
             raise InputError(f"style must be 'contrastive', 'lists', 'scale' or 'criticism', not {self.style!r}")
         if self.control not in ("", "paraphrase", "random"):
             raise InputError(f"control must be 'paraphrase', 'random' or '', not {self.control!r}")
-        given(self.prompts)
+        load_prompt_pool(self.prompts)
         MetaPrompts(self.meta)
 
     @classmethod
@@ -168,7 +168,7 @@ class HillClimb:
     def _pool(self, run: Run, chain: Chain) -> Chain:
         """Return a chain with its starting prompts scored: the seed prompt and others, given or written."""
         seed = run.task.seed_prompt
-        texts = given(self.prompts)
+        texts = load_prompt_pool(self.prompts)
         for text in texts:
             check_slots(text, run.task.fields, f"the prompt {text[:60]!r} of the pool", run.task.template)
         if texts:
@@ -227,7 +227,7 @@ class HillClimb:
         return most
 
     def _message(
-        self, run: Run, chain: Chain, ranked: Sequence[Shown], *, stuck: bool
+        self, run: Run, chain: Chain, ranked: Sequence[ScoredPrompt], *, stuck: bool
     ) -> tuple[Callable[[int], Context], Sequence[Example]]:
         """Return what asks for so many prompts, and the items on which it says that the best prompt falls short.
 
@@ -245,14 +245,16 @@ class HillClimb:
         if self.control == "random":
             size = min(len(ranked), self.good + self.bad)
             some = [ranked[i].prompt for i in run.rng.choice(len(ranked), size=size, replace=False)]
-            return lambda count: blind(task, some, count, meta=meta, longest=longest), []
+            return lambda count: unscored_message(task, some, count, meta=meta, longest=longest), []
         if self.style == "lists":
             best_ones, worst_ones = ([shown.prompt for shown in part] for part in (good, bad))
             most = self.words
-            return lambda count: lists(best_ones, worst_ones, count, meta=meta, longest=longest, words=most), []
+            return lambda count: good_bad_message(
+                best_ones, worst_ones, count, meta=meta, longest=longest, words=most
+            ), []
         if self.style == "scale":
             some_items = chain.draw(run, self.items)
-            return lambda count: scale(
+            return lambda count: opro_message(
                 task, ranked[: self.good], count, items=some_items, meta=meta, longest=longest
             ), []
         losses, wins = chain.contrast(run, best, self.items)
@@ -265,7 +267,7 @@ class HillClimb:
             lambda count: improve(task, good, bad, count, losses=losses, wins=wins, meta=meta, longest=longest)
         ), told
 
-    def _ends(self, chain: Sequence[Shown]) -> tuple[Sequence[Shown], Sequence[Shown]]:
+    def _ends(self, chain: Sequence[ScoredPrompt]) -> tuple[Sequence[ScoredPrompt], Sequence[ScoredPrompt]]:
         """Return the best and the worst of a sorted chain; the two never share a prompt."""
         good = chain[: max(1, min(self.good, len(chain) - len(chain) // 2))]
         worst = min(self.bad, len(chain) - len(good))

@@ -16,7 +16,7 @@ import numpy as np
 from promptopt.errors import BudgetExhaustedError, InputError, nearest
 from promptopt.replies import Response
 from promptopt.search.subsets import best_subset, held_out_score
-from promptopt.search.writing import Shown, ask, blind, by_reason, improve, paraphrase
+from promptopt.search.writing import ScoredPrompt, ask, by_reason, improve, paraphrase, unscored_message
 from promptopt.statistics.components import Components, components, covariance, shrunken_covariance
 from promptopt.strategies.base import Strategy, needs_no_labels
 from promptopt.strategies.registry import BUILT_IN
@@ -232,7 +232,7 @@ def written(run: Run, count: int) -> tuple[Prompt, ...]:
     task, seed = run.task, run.task.seed_prompt
     first = (seed, *_asked(run, lambda n: paraphrase(task, seed, n), (count + 1) // 2 - 1, [seed]))
     score = run.score([seed]).mean.item()
-    better = _asked(run, lambda n: improve(task, [Shown(seed, score)], (), n), count - len(first), first)
+    better = _asked(run, lambda n: improve(task, [ScoredPrompt(seed, score)], (), n), count - len(first), first)
     return (*first, *better)
 
 
@@ -242,7 +242,7 @@ def sampled(run: Run, count: int) -> tuple[Prompt, ...]:
     Fewer than `count` where the writer's replies are no new prompts.
     """
     task, seed = run.task, run.task.seed_prompt
-    return tuple(_asked(run, lambda n: blind(task, [seed], n), count, [seed]))
+    return tuple(_asked(run, lambda n: unscored_message(task, [seed], n), count, [seed]))
 
 
 def _rejected(run: Run) -> dict[str, float | str]:

@@ -20,7 +20,17 @@ from promptopt.environment import advice
 from promptopt.errors import InputError
 from promptopt.replies import Response
 from promptopt.search.surrogate import Change, fit_surrogate
-from promptopt.search.writing import MetaPrompts, Seen, Shown, ask, by_reason, combine, edit, shorten, summarise
+from promptopt.search.writing import (
+    ExampleResult,
+    MetaPrompts,
+    ScoredPrompt,
+    ask,
+    by_reason,
+    combine,
+    edit,
+    shorten,
+    summarise,
+)
 from promptopt.statistics.arrays import nanmean
 
 if TYPE_CHECKING:
@@ -48,7 +58,7 @@ class Lesson(NamedTuple):
     """What one episode teaches about one kind of error."""
 
     kind: str
-    seen: Seen
+    seen: ExampleResult
     lost: float
 
 
@@ -273,13 +283,13 @@ class _Colony:
                 continue
             why = scores.reasons[row][e][0]
             if reply.trajectory is None:
-                out.append(Lesson("wrong", Seen(example, reply.text, why, reward), best - reward))
+                out.append(Lesson("wrong", ExampleResult(example, reply.text, why, reward), best - reward))
                 continue
             turns = reply.trajectory.turns[-_LAST_ROUNDS:]
             last = "\n".join(f"seen: {turn.observation}\nsaid: {turn.reply}" for turn in turns)
             said = {event.name: words for event, words in advice(reply.trajectory, self.rules).items()}
             for kind, words in (said or {"wrong": why}).items():
-                out.append(Lesson(kind, Seen(example, last, words, reward), best - reward))
+                out.append(Lesson(kind, ExampleResult(example, last, words, reward), best - reward))
         return tuple(sorted(out, key=lambda lesson: -lesson.lost))
 
     def _children(self, parents: Sequence[Member], count: int) -> tuple[list[tuple[Prompt, Member]], Counter[str]]:
@@ -305,7 +315,7 @@ class _Colony:
             others = [other for other in parents if other.prompt != parent.prompt]
             if others:
                 other = others[int(run.rng.integers(len(others)))]
-                pair = [Shown(parent.prompt, parent.score), Shown(other.prompt, other.score)]
+                pair = [ScoredPrompt(parent.prompt, parent.score), ScoredPrompt(other.prompt, other.score)]
                 out.append((partial(_combined, task, pair, meta), 1))
             elif len(parent.prompt.text) > 2 * len(task.seed_prompt.text):
                 out.append((lambda n: shorten(task, parent.prompt, n, meta=meta), 1))
@@ -351,7 +361,7 @@ class _Colony:
             self.summaries[key] = self._said(member, kind, lessons[: self.settings.shown])
         return self.summaries[key]
 
-    def _said(self, member: Member, kind: str, shown: Sequence[Seen]) -> str:
+    def _said(self, member: Member, kind: str, shown: Sequence[ExampleResult]) -> str:
         """Return what the writer says of some episodes of one kind of error (SumLLM)."""
         count = sum(lesson.kind == kind for lesson in member.lessons)
         said = self.run.write(summarise(self.run.task, member.prompt, shown, meta=self.meta))
@@ -359,12 +369,12 @@ class _Colony:
         words = said or [seen.reason for seen in shown[:1]]
         return " ".join([f"{count} of {len(self.run.task.train)} episodes.", *words])
 
-    def _forebears(self, member: Member) -> list[Shown]:
+    def _forebears(self, member: Member) -> list[ScoredPrompt]:
         """Return the prompts that this one descends from, the oldest first."""
-        out: list[Shown] = []
+        out: list[ScoredPrompt] = []
         parent = member.parent
         while parent is not None and parent in self.members:
-            out.append(Shown(parent, self.members[parent].score))
+            out.append(ScoredPrompt(parent, self.members[parent].score))
             parent = self.members[parent].parent
         return out[::-1]
 
@@ -416,5 +426,5 @@ class _Colony:
         return out
 
 
-def _combined(task: Task, pair: Sequence[Shown], meta: MetaPrompts, count: int) -> Context:
+def _combined(task: Task, pair: Sequence[ScoredPrompt], meta: MetaPrompts, count: int) -> Context:
     return combine(task, pair, count, meta=meta)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from promptopt.search.writing.replies import LONGEST, read
+from promptopt.search.writing.replies import MAX_CHARACTERS, parse_proposals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ _MOST_TOKENS = 4_096
 _CHARACTERS = 3  # of a token, on the low side, so that replies have room
 
 
-class Answer(NamedTuple):
+class AskResult(NamedTuple):
     """What came of asking.
 
     Args:
@@ -64,8 +64,8 @@ def ask(
     each: int,
     like: Prompt,
     known: Iterable[Prompt] = (),
-    longest: int = LONGEST,
-) -> Answer:
+    longest: int = MAX_CHARACTERS,
+) -> AskResult:
     """Ask for `count` prompts, and at most twice again for as many as were rejected.
 
     A writer that gives fewer than it was asked for is not asked again for the rest; more are left out.
@@ -83,20 +83,20 @@ def ask(
         BudgetExhaustedError: as `Run.write`.
     """
     known = list(known)
-    out = Answer([], Counter())
+    out = AskResult([], Counter())
     missing = count
     for _ in range(1 + _AGAIN):
         size = min(each, missing)
         lost = Counter(run.unusable)
         tokens = min(_MOST_TOKENS, max(_TOKENS, size * (2 * len(like.text) // _CHARACTERS + 64)))
         replies = run.write(message(size), count=-(-missing // size), max_tokens=tokens)
-        found = read(run.task, replies, like, [*known, *out.prompts], longest)
+        parsed = parse_proposals(run.task, replies, like, [*known, *out.prompts], longest)
         lost = run.unusable - lost
-        out.rejected.update(found.rejected + lost)
-        run.proposed.update(found.rejected + lost)
-        run.proposed["usable"] += len(found.prompts)
-        out.prompts.extend(found.prompts[:missing])
-        missing = min(count - len(out.prompts), found.rejected.total() + size * lost.total())
+        out.rejected.update(parsed.rejected + lost)
+        run.proposed.update(parsed.rejected + lost)
+        run.proposed["usable"] += len(parsed.prompts)
+        out.prompts.extend(parsed.prompts[:missing])
+        missing = min(count - len(out.prompts), parsed.rejected.total() + size * lost.total())
         if not missing:
             break
     return out

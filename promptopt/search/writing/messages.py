@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.replies import Response
 from promptopt.search.writing.metaprompts import MetaPrompts
-from promptopt.search.writing.replies import LONGEST
+from promptopt.search.writing.replies import MAX_CHARACTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,14 +26,14 @@ _BRACES = re.compile(r"(?<!\{)\{\w+\}(?!\})")  # slots; doubled braces are brace
 _MARKS = re.compile(r"<(?=/?(?:prompt|item|criticism)>)")
 
 
-class Shown(NamedTuple):
+class ScoredPrompt(NamedTuple):
     """A prompt with its score, as the writer is shown it."""
 
     prompt: Prompt
     score: float
 
 
-class Seen(NamedTuple):
+class ExampleResult(NamedTuple):
     """An item as the writer is shown it.
 
     Args:
@@ -49,13 +49,13 @@ class Seen(NamedTuple):
     reward: float | None = None
 
 
-def seen(example: Example, reply: Response | Failure, reason: str, reward: float) -> Seen:
+def example_result(example: Example, reply: Response | Failure, reason: str, reward: float) -> ExampleResult:
     """Return an item with what became of it under a prompt."""
-    return Seen(example, reply.text if isinstance(reply, Response) else None, reason, reward)
+    return ExampleResult(example, reply.text if isinstance(reply, Response) else None, reason, reward)
 
 
 def paraphrase(
-    task: Task, prompt: Prompt, count: int = 1, *, meta: MetaPrompts | None = None, longest: int = LONGEST
+    task: Task, prompt: Prompt, count: int = 1, *, meta: MetaPrompts | None = None, longest: int = MAX_CHARACTERS
 ) -> Context:
     """Return the message that asks for other wordings of one prompt."""
     return (meta or _shipped()).message(
@@ -68,7 +68,7 @@ def paraphrase(
 
 
 def shorten(
-    task: Task, prompt: Prompt, count: int = 1, *, meta: MetaPrompts | None = None, longest: int = LONGEST
+    task: Task, prompt: Prompt, count: int = 1, *, meta: MetaPrompts | None = None, longest: int = MAX_CHARACTERS
 ) -> Context:
     """Return the message that asks for shorter wordings of one prompt."""
     return (meta or _shipped()).message(
@@ -82,14 +82,14 @@ def shorten(
 
 def improve(
     task: Task,
-    good: Sequence[Shown],
-    bad: Sequence[Shown],
+    good: Sequence[ScoredPrompt],
+    bad: Sequence[ScoredPrompt],
     count: int,
     *,
-    losses: Sequence[Seen] = (),
-    wins: Sequence[Seen] = (),
+    losses: Sequence[ExampleResult] = (),
+    wins: Sequence[ExampleResult] = (),
     meta: MetaPrompts | None = None,
-    longest: int = LONGEST,
+    longest: int = MAX_CHARACTERS,
 ) -> Context:
     """Return the message that shows scored prompts and items, and asks for better prompts (after Liu et al., CVPR 2024).
 
@@ -115,13 +115,13 @@ def improve(
     )
 
 
-def lists(
+def good_bad_message(
     good: Sequence[Prompt],
     bad: Sequence[Prompt],
     count: int,
     *,
     meta: MetaPrompts | None = None,
-    longest: int = LONGEST,
+    longest: int = MAX_CHARACTERS,
     words: int = 0,
 ) -> Context:
     """Return the message with two lists and nothing else: no scores, no task (code of Liu et al., in our words).
@@ -138,14 +138,14 @@ def lists(
     )
 
 
-def scale(
+def opro_message(
     task: Task,
-    prompts: Sequence[Shown],
+    prompts: Sequence[ScoredPrompt],
     count: int,
     *,
     items: Sequence[Example] = (),
     meta: MetaPrompts | None = None,
-    longest: int = LONGEST,
+    longest: int = MAX_CHARACTERS,
 ) -> Context:
     """Return the message with prompts in ascending order of their scores, from 0 to 100, and items (after OPRO)."""
     hundred = all(0 <= shown.score <= 1 for shown in prompts)
@@ -157,14 +157,14 @@ def scale(
             f"{f'{100 * shown.score:.0f}' if hundred else f'{shown.score:.3g}'}: {_tagged(shown.prompt)}"
             for shown in rising
         ),
-        items="\n".join(_item(Seen(item)) for item in items),
+        items="\n".join(_item(ExampleResult(item)) for item in items),
         wanted=_wanted(count, "better prompt"),
         rules=_rules(longest, [shown.prompt for shown in prompts]),
     )
 
 
-def blind(
-    task: Task, prompts: Sequence[Prompt], count: int, *, meta: MetaPrompts | None = None, longest: int = LONGEST
+def unscored_message(
+    task: Task, prompts: Sequence[Prompt], count: int, *, meta: MetaPrompts | None = None, longest: int = MAX_CHARACTERS
 ) -> Context:
     """Return the message that shows prompts without their scores: the control of what scores are worth to a writer."""
     return (meta or _shipped()).message(
@@ -177,7 +177,12 @@ def blind(
 
 
 def combine(
-    task: Task, prompts: Sequence[Shown], count: int, *, meta: MetaPrompts | None = None, longest: int = LONGEST
+    task: Task,
+    prompts: Sequence[ScoredPrompt],
+    count: int,
+    *,
+    meta: MetaPrompts | None = None,
+    longest: int = MAX_CHARACTERS,
 ) -> Context:
     """Return the message that asks for prompts that join what is best in several."""
     return (meta or _shipped()).message(
@@ -189,7 +194,9 @@ def combine(
     )
 
 
-def summarise(task: Task, prompt: Prompt, errors: Sequence[Seen], *, meta: MetaPrompts | None = None) -> Context:
+def summarise(
+    task: Task, prompt: Prompt, errors: Sequence[ExampleResult], *, meta: MetaPrompts | None = None
+) -> Context:
     """Return the message that asks what in a prompt brought errors about; the reply is a criticism, not a prompt."""
     return (meta or _shipped()).message(
         "summarise", task=_about(task), prompt=_tagged(prompt), items="\n".join(map(_item, errors))
@@ -202,9 +209,9 @@ def edit(
     criticism: str,
     count: int,
     *,
-    lineage: Sequence[Shown] = (),
+    lineage: Sequence[ScoredPrompt] = (),
     meta: MetaPrompts | None = None,
-    longest: int = LONGEST,
+    longest: int = MAX_CHARACTERS,
 ) -> Context:
     """Return the message that shows a prompt with a criticism and asks for mended ones (after ProTeGi)."""
     return (meta or _shipped()).message(
@@ -247,11 +254,11 @@ def _tagged(prompt: Prompt) -> str:
     return f"<prompt>{_MARKS.sub('&lt;', prompt.text)}</prompt>"
 
 
-def _scored(shown: Shown) -> str:
+def _scored(shown: ScoredPrompt) -> str:
     return f"{shown.score:.3g}: {_tagged(shown.prompt)}"
 
 
-def _item(item: Seen) -> str:
+def _item(item: ExampleResult) -> str:
     lines = [f"{name}: {_plain(text)}" for name, text in item.example.inputs.items()]
     if item.example.target is not None:
         lines.append(f"wanted: {_plain(item.example.target)}")

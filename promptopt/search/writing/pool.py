@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def given(prompts: str | Sequence[str]) -> tuple[str, ...]:
+def load_prompt_pool(prompts: str | Sequence[str]) -> tuple[str, ...]:
     """Return the prompts of a user's pool.
 
     Args:

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from promptopt.prompt import Example
     from promptopt.task import Task
 
-LONGEST = 4_000  # characters of a proposal; longer ones are essays, not prompts
+MAX_CHARACTERS = 4_000  # characters of a proposal; longer ones are essays, not prompts
 
 _FENCED = re.compile(r"^```[^\n`]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _RUN = 8  # words in a row that are no accident
 
 
-class Read(NamedTuple):
+class ParsedReplies(NamedTuple):
     """What a reply held.
 
     Args:
@@ -36,13 +36,13 @@ class Read(NamedTuple):
 
 
 def proposals(task: Task, reply: str, like: Prompt, known: Iterable[Prompt] = ()) -> list[Prompt]:
-    """Return the usable prompts in a writer's reply, in order; arguments as of `read`."""
-    return read(task, [reply], like, known).prompts
+    """Return the usable prompts in a writer's reply, in order; arguments as of `parse_proposals`."""
+    return parse_proposals(task, [reply], like, known).prompts
 
 
-def read(
-    task: Task, replies: Iterable[str], like: Prompt, known: Iterable[Prompt] = (), longest: int = LONGEST
-) -> Read:
+def parse_proposals(
+    task: Task, replies: Iterable[str], like: Prompt, known: Iterable[Prompt] = (), longest: int = MAX_CHARACTERS
+) -> ParsedReplies:
     """Return the usable prompts in a writer's replies, and count the others.
 
     Rejected are: "incomplete" (a mark or a train of thought that never ends), "empty", "too long", "slots" (lost, added
@@ -61,7 +61,7 @@ def read(
     seen = {_squeezed(prompt.text) for prompt in (like, *known)}
     copied = _item_runs(task, like)
     slots, relevance = _slots(task, like.text), Relevance(task, like)
-    out = Read([], Counter())
+    out = ParsedReplies([], Counter())
     for text in (text for reply in replies for text in _texts(reply)):
         why = _against(text, longest)
         if not why and text is not None:
