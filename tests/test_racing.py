@@ -132,7 +132,7 @@ def test_what_is_no_confidence_no_guarantee_and_no_place_is_refused() -> None:
         raise AssertionError
 
     items = [Example({"item": "a"}, None, id="a")]
-    with pytest.raises(InputError, match="must lie between 0 and 1, not be 95"):
+    with pytest.raises(InputError, match="confidence must be between 0 and 1, not 95"):
         race(score, [], items, 95)
     with pytest.raises(InputError, match="'average' or 'always', not 'sure'"):
         race(score, [], items, 0.95, guarantee="sure")  # type: ignore[arg-type]

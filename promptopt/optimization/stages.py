@@ -192,7 +192,7 @@ class Stages:
 
     def _widest(self, name: str) -> float:
         """Return the most that one call can use, of those that were made or refused; the writer's aside."""
-        bounds = [Bound(), *(bound for role, bound in self.ledger.widest.items() if role != "writer")]
+        bounds = [Bound(), *(bound for role, bound in self.ledger.largest_bound.items() if role != "writer")]
         return max(float(getattr(bound, name, 0.0)) for bound in bounds)
 
     @property
