@@ -98,7 +98,7 @@ class Compared:
             ["difference, paired", *("the same prompt" if r.test and r.kept else _spanned(r.gain) for r in results)],
             ["less the first run, paired", "", *(_spanned(d.interval) for d in self.differences)],
             ["on common test items", "", *(str(d.items) for d in self.differences)],
-            ["optimism", *(_signed(r.optimism) for r in results)],
+            ["overfitting", *(_signed(r.optimism) for r in results)],
             ["tokens of the chosen prompt", *(f"{r.lengths[1]:,}" for r in results)],
             ["candidates", *(f"{len(r.history):,}" for r in results)],
             ["calls in all", *(f"{sum(s.calls for s in r.used.values()):,}" for r in results)],
