@@ -1,7 +1,7 @@
-"""What a prompt writer is asked, how its replies are read, and how often it is asked again.
+"""Messages to a prompt writer, parsing of its replies, and retries.
 
-Model text is data: a reply becomes a candidate only if it is whole, keeps the slots, copies neither a known prompt nor
-the training items. Knows nothing of models, or of scores beyond the numbers it is given to show.
+Model text is untrusted data: a reply becomes a candidate only if it is complete, keeps the slots, and copies neither a known
+prompt nor the training examples. Knows nothing of models, and of scores only the numbers to show.
 """
 
 from promptopt.search.writing.asking import AskResult as AskResult
