@@ -17,7 +17,7 @@ import numpy as np
 
 from promptopt.errors import InputError
 from promptopt.rewards import LabelMargin
-from promptopt.search.demonstrations import balanced, with_other_demonstrations
+from promptopt.search.demonstrations import stratified_shuffle, with_other_demonstrations
 from promptopt.search.masks import drop_tokens, restore_tokens, token_effects
 from promptopt.statistics.arrays import nanmean, standard_error
 
@@ -180,7 +180,7 @@ class PromptQuine:
         found = with_other_demonstrations(run.task.seed_prompt, run.task.train, self.starts, run.rng)
         reward = reward_of(run, self.fitness)
         shuffled = self.items or self.starts > 1
-        inner = run.restricted_to(balanced(found.items, run.rng) if shuffled else found.items)
+        inner = run.restricted_to(stratified_shuffle(found.items, run.rng) if shuffled else found.items)
         size = min(self.items or len(inner.task.train), len(inner.task.train))
         starts = [Evolution(self, inner, inner.tokens(prompt), reward, size) for prompt in found.prompts]
         rivals = self._fastest(inner, starts, reward)

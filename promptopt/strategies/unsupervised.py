@@ -15,7 +15,13 @@ import numpy as np
 from promptopt.errors import BudgetExhaustedError, InputError
 from promptopt.prompt import Demonstrations
 from promptopt.search.categorical import modal, sample, toward_elite, uniform
-from promptopt.search.pseudo_labels import Believed, confident, cross_entropy, refuse_what_needs_labels, with_words
+from promptopt.search.pseudo_labels import (
+    ExpectedCorrectness,
+    confident,
+    cross_entropy,
+    refuse_what_needs_labels,
+    with_words,
+)
 from promptopt.search.vocabulary import contrastive_vocabulary
 from promptopt.statistics import mean_interval, paired_interval, widen_by_jackknife
 from promptopt.statistics.annotators import (
@@ -233,7 +239,7 @@ class Unsupervised:
         beliefs = book.agreed(check, without=(seed, kept))
         labels = run.task.labels
         known = [replace(book.items[i], target=labels[q.argmax()]) for i, q in zip(check, beliefs, strict=True)]
-        believed = Believed(labels, {item.id: q for item, q in zip(known, beliefs, strict=True)})
+        believed = ExpectedCorrectness(labels, {item.id: q for item, q in zip(known, beliefs, strict=True)})
         # All of this was asked before and is free. The task's own reward meets the agreed labels.
         run.score(judges, known, self.replicates, reward=believed, parents=[None, seed][: len(judges)])
         accuracy = book.judged(
