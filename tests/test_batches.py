@@ -250,7 +250,7 @@ def test_results_that_stay_broken_are_not_paid_for_again(kind: str, tmp_path: Pa
         of(server).broken = 100
         model = model_of(kind, server.url)
         failed = ask(memo, model)
-        assert all("start again to collect it" in str(reply) for reply in failed.values())
+        assert all("run again to collect it" in str(reply) for reply in failed.values())
         of(server).broken = 1
         replies = ask(memo, model)
         assert (len(of(server).created), calls(server, *PLAIN)) == (1, 0)
