@@ -1,7 +1,7 @@
-"""The statistics of comparing prompts: intervals, shrinkage, choosing, and tests for races.
+"""Statistics for comparing prompts: intervals, shrinkage, selection, and tests for races.
 
-Pure functions over rewards; knows nothing of models or prompts. scipy.stats is loaded when an interval is asked for.
-docs/statistics.md says where each method comes from, when it holds, and what simulations showed.
+Pure functions over rewards; knows nothing of models or prompts. scipy.stats is loaded only when an interval is computed.
+docs/statistics.md gives the source, the assumptions and simulations of each method.
 """
 
 from promptopt.statistics.choosing import shortest_within_one_error as shortest_within_one_error

@@ -25,8 +25,8 @@ from promptopt.search.pseudo_labels import (
 from promptopt.search.vocabulary import contrastive_vocabulary
 from promptopt.statistics import mean_interval, paired_interval, widen_by_jackknife
 from promptopt.statistics.annotators import (
-    beyond_chance,
     calibrated,
+    chance_corrected_agreement,
     dawid_skene,
     is_collapsed,
     mutual_information,
@@ -231,7 +231,7 @@ class Unsupervised:
             said = votes_of(book.answers(rival)[check])
             plain = votes_of(calibrated(book.answers(seed))[check])
             # All labels came from the seed prompt: what has nothing to do with its answers is a habit, not knowledge.
-            related = mean_interval(beyond_chance(said, plain, len(run.task.labels)), _SURE)
+            related = mean_interval(chance_corrected_agreement(said, plain, len(run.task.labels)), _SURE)
             collapsed = is_collapsed(said, len(run.task.labels))
             if gain.low > _SMALL and related.low > 0 and not collapsed:
                 kept, judges = rival, [seed, rival]
