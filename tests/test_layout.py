@@ -156,3 +156,21 @@ def test_a_former_name_in_scores_gives_the_class_and_a_warning() -> None:
     assert Former is Response
     with pytest.raises(ImportError, match="Nothing"):
         from promptopt.scores import Nothing  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("promptopt.statistics", "shrunk", "shrunken_means"),
+        ("promptopt.statistics.components", "telling", "discrimination_p_values"),
+        ("promptopt.statistics.annotators", "beyond_chance", "chance_corrected_agreement"),
+        ("promptopt.search.writing", "Shown", "ScoredPrompt"),
+    ],
+)
+def test_former_names_of_functions_and_classes_work_with_a_warning(module: str, old: str, new: str) -> None:
+    loaded = importlib.import_module(module)
+    with pytest.warns(DeprecationWarning, match=f"{module}.{new}; the old name goes") as caught:
+        assert getattr(loaded, old) is getattr(loaded, new)
+    assert caught[0].filename == __file__
+    with pytest.raises(AttributeError, match="no attribute 'never'"):
+        loaded.never  # noqa: B018  the access is the test

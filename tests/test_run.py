@@ -419,3 +419,13 @@ def test_progress_is_watched_at_each_score_and_step(memo: Memo) -> None:
     run.step(best=1.0)
 
     assert seen == [(1, 0), (1, 1)]
+
+
+def test_former_names_of_a_run_warn_and_work(memo: Memo) -> None:
+    run = a_run(memo)
+    with pytest.warns(DeprecationWarning, match="restricted_to"):
+        assert run.on(run.task.train[:1]).task.train == run.task.train[:1]
+    with pytest.warns(DeprecationWarning, match="with_own_history"):
+        assert run.aside().history == {}
+    with pytest.warns(DeprecationWarning, match="top_k"):
+        run.race([Prompt("A {text}")], places=1)

@@ -4,6 +4,7 @@ Pure functions over rewards; knows nothing of models or prompts. scipy.stats is 
 docs/statistics.md gives the source, the assumptions and simulations of each method.
 """
 
+from promptopt._moved import renamed as _renamed
 from promptopt.statistics.choosing import shortest_within_one_error as shortest_within_one_error
 from promptopt.statistics.intervals import Interval as Interval
 from promptopt.statistics.intervals import mean_interval as mean_interval
@@ -13,3 +14,14 @@ from promptopt.statistics.sequential import alpha_spending as alpha_spending
 from promptopt.statistics.sequential import pairwise_p_values as pairwise_p_values
 from promptopt.statistics.sequential import prob_in_top_k as prob_in_top_k
 from promptopt.statistics.shrinkage import shrunken_means as shrunken_means
+
+__getattr__ = _renamed(
+    __name__,
+    {
+        "over_judges": "widen_by_jackknife",
+        "behind": "pairwise_p_values",
+        "chance_of_place": "prob_in_top_k",
+        "spending": "alpha_spending",
+        "shrunk": "shrunken_means",
+    },
+)

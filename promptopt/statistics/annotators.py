@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from promptopt._moved import renamed as _renamed
 from promptopt.statistics.arrays import nanmean
 
 if TYPE_CHECKING:
@@ -129,3 +130,6 @@ def _entropy(shares: Floats) -> Floats:
     terms: Floats = shares * np.log(np.maximum(shares, 1e-300))
     out: Floats = -terms.sum(axis=-1)
     return out
+
+
+__getattr__ = _renamed(__name__, {"beyond_chance": "chance_corrected_agreement"})

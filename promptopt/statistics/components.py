@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from promptopt._moved import renamed as _renamed
 from promptopt.errors import InputError
 from promptopt.statistics import Interval
 from promptopt.statistics.arrays import nanmean
@@ -280,3 +281,6 @@ def _difference(first: float, dof: float, second: float, other: float, confidenc
     up = (h1 * first) ** 2 + (g2 * second) ** 2 + h12 * first * second
     estimate = first - second
     return Interval(estimate, estimate - math.sqrt(max(0.0, down)), estimate + math.sqrt(max(0.0, up)))
+
+
+__getattr__ = _renamed(__name__, {"shrunk": "shrunken_covariance", "telling": "discrimination_p_values"})

@@ -4,6 +4,7 @@ Model text is untrusted data: a reply becomes a candidate only if it is complete
 prompt nor the training examples. Knows nothing of models, and of scores only the numbers to show.
 """
 
+from promptopt._moved import renamed as _renamed
 from promptopt.search.writing.asking import AskResult as AskResult
 from promptopt.search.writing.asking import ask as ask
 from promptopt.search.writing.asking import by_reason as by_reason
@@ -27,3 +28,20 @@ from promptopt.search.writing.replies import MAX_CHARACTERS as MAX_CHARACTERS
 from promptopt.search.writing.replies import ParsedReplies as ParsedReplies
 from promptopt.search.writing.replies import parse_proposals as parse_proposals
 from promptopt.search.writing.replies import proposals as proposals
+
+__getattr__ = _renamed(
+    __name__,
+    {
+        "Answer": "AskResult",
+        "Seen": "ExampleResult",
+        "Shown": "ScoredPrompt",
+        "Read": "ParsedReplies",
+        "LONGEST": "MAX_CHARACTERS",
+        "blind": "unscored_message",
+        "lists": "good_bad_message",
+        "scale": "opro_message",
+        "seen": "example_result",
+        "given": "load_prompt_pool",
+        "read": "parse_proposals",
+    },
+)
