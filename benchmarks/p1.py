@@ -28,7 +28,7 @@ from promptopt.randomness import named_generator
 from promptopt.search.subsets import best_subset, held_out_score
 from promptopt.statistics import paired_interval
 from promptopt.statistics.arrays import Floats
-from promptopt.statistics.components import components, shrunk
+from promptopt.statistics.components import components, shrunken_covariance
 from promptopt.strategies import P1
 from promptopt.strategies.p1 import probe
 
@@ -84,7 +84,7 @@ def one_choice(draw: Draw, replies: int, rng: np.random.Generator) -> list[float
     base = rng.uniform(0.3, 0.7, USERS)
     chance = np.clip(base + draw(rng, SYSTEMS), 0.02, 0.98)
     seen = (rng.random((SYSTEMS, USERS, REPLIES)) < chance[..., None]).astype(np.float64)
-    matrix = shrunk(seen)
+    matrix = shrunken_covariance(seen)
     everything = tuple(range(USERS))
     subsets = [
         everything,

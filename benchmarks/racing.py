@@ -68,7 +68,7 @@ def landscape(rng: np.random.Generator, prompts: int, items: int, kind: Kind, na
     return rewards[best, SEARCH_ITEMS:]
 
 
-def raced(rewards: Floats, guarantee: Guarantee, places: int = 1) -> tuple[list[int], int]:
+def raced(rewards: Floats, guarantee: Guarantee, top_k: int = 1) -> tuple[list[int], int]:
     """Race rows of [P, E]; return the survivors and the cells run."""
     prompts = [Prompt(str(p)) for p in range(len(rewards))]
     examples = [Example({"item": str(e)}, None, id=str(e)) for e in range(rewards.shape[1])]
@@ -80,7 +80,7 @@ def raced(rewards: Floats, guarantee: Guarantee, places: int = 1) -> tuple[list[
         empty: list[list[list[str]]] = [[] for _ in rows]
         return Scores(tuple(rows), tuple(items), rewards[numbers, : len(items), None], [[] for _ in rows], empty)
 
-    survivors = race(score, prompts, examples, 1 - ALPHA, guarantee=guarantee, places=places).survivors
+    survivors = race(score, prompts, examples, 1 - ALPHA, guarantee=guarantee, top_k=top_k).survivors
     return survivors, int(met.sum())
 
 
@@ -138,7 +138,7 @@ def rules(prompts: int, width: float) -> dict[str, Callable[[Floats], tuple[list
     """Return the ways to race."""
     return {
         "average": lambda rewards: raced(rewards, "average"),
-        "average, 4 places": lambda rewards: raced(rewards, "average", 4),
+        "average, top 4": lambda rewards: raced(rewards, "average", 4),
         "always": lambda rewards: raced(rewards, "always"),
         "normal mixture": lambda rewards: sequence(rewards, mixture(prompts)),
         "empirical Bernstein": lambda rewards: sequence(rewards, bernstein(prompts, width)),

@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import ModuleType
 
 MODULES = {
@@ -53,6 +53,23 @@ def of_scores(name: str) -> Any:
         raise AttributeError(f"module 'promptopt.scores' has no attribute {name!r}")
     _warn(f"promptopt.scores.{name}", f"{_OF_SCORES[name]}.{name}")
     return getattr(importlib.import_module(_OF_SCORES[name]), name)
+
+
+def renamed(module: str, new_names: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a `__getattr__` for a module in which some names changed.
+
+    Args:
+        module: full name of the module.
+        new_names: former name -> new name.
+    """
+
+    def getattr_renamed(name: str) -> Any:
+        if name not in new_names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        _warn(f"{module}.{name}", f"{module}.{new_names[name]}")
+        return getattr(importlib.import_module(module), new_names[name])
+
+    return getattr_renamed
 
 
 class _Finder(MetaPathFinder):

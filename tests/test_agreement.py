@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from promptopt.statistics.annotators import (
-    beyond_chance,
     calibrated,
+    chance_corrected_agreement,
     dawid_skene,
     is_collapsed,
     mutual_information,
@@ -110,8 +110,8 @@ def test_mutual_information_is_nothing_for_one_answer_and_largest_for_sure_and_b
 def test_agreement_beyond_chance_is_none_for_strangers_and_much_for_twins() -> None:
     rng = np.random.default_rng(0)
     first, second = rng.integers(3, size=(2, 5000))
-    found = beyond_chance(first, second, 3)
+    found = chance_corrected_agreement(first, second, 3)
 
     assert np.nanmean(found) == pytest.approx(0.0, abs=0.03)
-    assert np.nanmean(beyond_chance(first, first, 3)) == pytest.approx(2 / 3, abs=0.02)
-    assert np.isnan(beyond_chance(np.array([-1, 0]), np.array([0, 0]), 2)).tolist() == [True, False]
+    assert np.nanmean(chance_corrected_agreement(first, first, 3)) == pytest.approx(2 / 3, abs=0.02)
+    assert np.isnan(chance_corrected_agreement(np.array([-1, 0]), np.array([0, 0]), 2)).tolist() == [True, False]

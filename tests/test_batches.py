@@ -17,7 +17,7 @@ from servers.loopback import Fault, Loopback
 
 from promptopt import FakeModel, Memo
 from promptopt.errors import FinalModelError, InputError, StoppedError
-from promptopt.evaluation.batch_journal import FEWEST, BatchArrival, ask_in_batches
+from promptopt.evaluation.batch_journal import MIN_REQUESTS, BatchArrival, ask_in_batches
 from promptopt.memo.memo import KeyMaker
 from promptopt.models.base import LabelReader, Model, Request
 from promptopt.models.hosted.batches.base import BatchModel
@@ -119,7 +119,7 @@ def test_plain_texts_and_chats_go_into_batches_of_their_own(kind: str, tmp_path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_few_requests_are_asked_one_by_one(kind: str, tmp_path: Path) -> None:
     with Loopback() as server, Memo(tmp_path / "m") as memo:
-        few = MANY[: FEWEST - 1]
+        few = MANY[: MIN_REQUESTS - 1]
         model = model_of(kind, server.url)
         arrivals = list(ask_in_batches(memo, model, keys_of(model, few), few))
         assert all(arrival.share == 1 and not isinstance(arrival, BatchArrival) for arrival in arrivals)
@@ -250,7 +250,7 @@ def test_results_that_stay_broken_are_not_paid_for_again(kind: str, tmp_path: Pa
         of(server).broken = 100
         model = model_of(kind, server.url)
         failed = ask(memo, model)
-        assert all("start again to collect it" in str(reply) for reply in failed.values())
+        assert all("run again to collect it" in str(reply) for reply in failed.values())
         of(server).broken = 1
         replies = ask(memo, model)
         assert (len(of(server).created), calls(server, *PLAIN)) == (1, 0)

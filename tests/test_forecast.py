@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from promptopt.search.surrogate import FEWEST, Change, features, fitted
+from promptopt.search.surrogate import MIN_CHANGES, Change, features, fit_surrogate
 
 WORDS = [f"word{n}" for n in range(30)]
 WORTH = dict(zip(WORDS, np.linspace(-0.15, 0.15, 30).tolist(), strict=True))
@@ -24,12 +24,12 @@ def landscape(count: int, noise: float, seed: int = 0) -> tuple[list[Change], li
 
 
 def test_too_few_changes_say_nothing() -> None:
-    changes, gains = landscape(FEWEST - 1, 0.0)
-    assert fitted(changes, gains) is None
+    changes, gains = landscape(MIN_CHANGES - 1, 0.0)
+    assert fit_surrogate(changes, gains) is None
 
 
 def test_changes_of_known_words_are_foretold() -> None:
-    model = fitted(*landscape(120, 0.02))
+    model = fit_surrogate(*landscape(120, 0.02))
     fresh, gains = landscape(200, 0.0, seed=1)
 
     assert model is not None
@@ -41,7 +41,7 @@ def test_changes_of_known_words_are_foretold() -> None:
 def test_nine_in_ten_stay_below_the_upper_bound() -> None:
     shares = []
     for seed in range(20):
-        model = fitted(*landscape(40, 0.05, seed))
+        model = fit_surrogate(*landscape(40, 0.05, seed))
         fresh, gains = landscape(200, 0.05, seed + 100)
         assert model is not None
         shares.append(float((0.5 + np.array(gains) <= model.upper(fresh)).mean()))
@@ -50,19 +50,19 @@ def test_nine_in_ten_stay_below_the_upper_bound() -> None:
 
 
 def test_the_highest_upper_bounds_are_picked_and_one_by_chance() -> None:
-    model = fitted(*landscape(120, 0.02))
+    model = fit_surrogate(*landscape(120, 0.02))
     fresh, _ = landscape(40, 0.0, seed=1)
     assert model is not None
 
     highest = set(np.argsort(-model.upper(fresh))[:5].tolist())
-    picked = [model.picked(fresh, 5, np.random.default_rng(seed)) for seed in range(200)]
+    picked = [model.select_by_ucb(fresh, 5, np.random.default_rng(seed)) for seed in range(200)]
 
     assert all(highest <= set(places) and len(places) <= 6 and places == sorted(places) for places in picked)
     assert set().union(*picked) == set(range(40)), "each may be the one by chance"
 
 
 def test_what_was_tried_is_surer_than_what_is_new() -> None:
-    model = fitted(*landscape(60, 0.02))
+    model = fit_surrogate(*landscape(60, 0.02))
     tried = Change("word1 word2", "word2", 0.5)
     new = Change("colourless green ideas sleep furiously word2", "word2", 0.5)
 
@@ -70,7 +70,7 @@ def test_what_was_tried_is_surer_than_what_is_new() -> None:
     deviation = model.deviation([tried, new])
     assert 1 <= deviation[0] < deviation[1]
     gap = model.upper([tried, new]) - model.mean([tried, new]) - 0.5
-    assert gap == pytest.approx(model.slack * deviation)
+    assert gap == pytest.approx(model.conformal_margin * deviation)
 
 
 def test_pure_chance_earns_no_trust() -> None:
@@ -78,7 +78,7 @@ def test_pure_chance_earns_no_trust() -> None:
     found = []
     for seed in range(20):
         changes, _ = landscape(60, 0.0, seed)
-        model = fitted(changes, rng.normal(0, 0.1, 60).tolist())
+        model = fit_surrogate(changes, rng.normal(0, 0.1, 60).tolist())
         assert model is not None
         found.append(model.correlation)
 
@@ -87,10 +87,10 @@ def test_pure_chance_earns_no_trust() -> None:
 
 def test_scores_that_never_change_have_no_correlation() -> None:
     changes, _ = landscape(30, 0.0)
-    model = fitted(changes, [0.0] * 30)
+    model = fit_surrogate(changes, [0.0] * 30)
 
     assert model is not None
-    assert (model.correlation, model.slack) == (0.0, 0.0)
+    assert (model.correlation, model.conformal_margin) == (0.0, 0.0)
 
 
 def test_features_are_differences_and_the_same_everywhere() -> None:

@@ -30,7 +30,7 @@ from promptopt import (
 from promptopt.replies import Response
 from promptopt.scores import Scores
 from promptopt.search.run import Run
-from promptopt.statistics import shrunk
+from promptopt.statistics import shrunken_means
 from promptopt.strategies.chain import Chain
 from promptopt.strategies.registry import find_strategy, settings_of
 
@@ -164,7 +164,7 @@ def test_the_pick_by_shrunk_scores_is_better_and_less_flattered() -> None:
     for draw in range(200):
         quality, rewards = measured(np.random.default_rng(draw))
         items = np.nanmean(rewards[:15].mean(axis=0)) - quality[:15].mean()  # the draw's items may be easy for all
-        for way, scores in enumerate((np.nanmean(rewards, axis=1), shrunk(rewards))):
+        for way, scores in enumerate((np.nanmean(rewards, axis=1), shrunken_means(rewards))):
             best = int(np.argmax(scores))
             regrets[way, draw] = quality.max() - quality[best]
             flattery[way, draw] = scores[best] - items - quality[best]
@@ -177,7 +177,7 @@ def test_the_pick_by_shrunk_scores_is_better_and_less_flattered() -> None:
 def test_prompts_that_differ_by_noise_alone_are_all_alike() -> None:
     rewards = np.array([[0.0, 1, 0, 1], [1, 0, 1, 0], [1, 0, 0, 1]])
 
-    assert shrunk(rewards) == pytest.approx(0.5)
+    assert shrunken_means(rewards) == pytest.approx(0.5)
 
 
 def test_without_noise_nothing_is_shrunk_and_easy_items_are_no_merit() -> None:
@@ -185,12 +185,12 @@ def test_without_noise_nothing_is_shrunk_and_easy_items_are_no_merit() -> None:
     shown = rewards.copy()
     shown[0, 1:] = np.nan
 
-    assert shrunk(shown) == pytest.approx(rewards.mean(axis=1))
+    assert shrunken_means(shown) == pytest.approx(rewards.mean(axis=1))
 
 
 @pytest.mark.parametrize("rewards", [[[0.0, 1.0, np.nan]], [[0.2], [0.4]]])
 def test_where_noise_cannot_be_told_the_means_stay(rewards: list[list[float]]) -> None:
-    assert shrunk(np.array(rewards)) == pytest.approx(np.nanmean(rewards, axis=1))
+    assert shrunken_means(np.array(rewards)) == pytest.approx(np.nanmean(rewards, axis=1))
 
 
 # ---------------------------------------------------------------- what it does

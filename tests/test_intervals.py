@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptopt.statistics import Interval, intervals, mean_interval, over_judges, paired_interval
+from promptopt.statistics import Interval, intervals, mean_interval, paired_interval, widen_by_jackknife
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -251,14 +251,14 @@ def test_a_paired_interval_of_replicates_averages_them_within_their_example() ->
 def test_judges_widen_an_interval_by_the_jackknife_over_them() -> None:
     # Means of 3 judges 0.2, 0.5, 0.8: without one 0.65, 0.5, 0.35, error 0.3 / sqrt(3); Student's t of 2 degrees 4.3027.
     half = 4.302653 * 0.3 / math.sqrt(3)
-    found = over_judges(Interval(0.5, 0.4, 0.7), [0.65, 0.5, 0.35])
+    found = widen_by_jackknife(Interval(0.5, 0.4, 0.7), [0.65, 0.5, 0.35])
 
     assert found == pytest.approx((0.5, 0.5 - math.hypot(0.1, half), 0.5 + math.hypot(0.2, half)))
-    assert over_judges(Interval(0.5, 0.4, 0.7), [0.5, 0.5, 0.5]) == pytest.approx((0.5, 0.4, 0.7))
+    assert widen_by_jackknife(Interval(0.5, 0.4, 0.7), [0.5, 0.5, 0.5]) == pytest.approx((0.5, 0.4, 0.7))
 
 
 def test_two_judges_bound_nothing() -> None:
-    assert over_judges(Interval(0.5, 0.4, 0.7), [0.5, 0.5]) == Interval(0.5, -math.inf, math.inf)
+    assert widen_by_jackknife(Interval(0.5, 0.4, 0.7), [0.5, 0.5]) == Interval(0.5, -math.inf, math.inf)
 
 
 @pytest.mark.parametrize("judges", [3, 8])
@@ -272,7 +272,7 @@ def test_intervals_over_judges_and_examples_cover_as_often_as_they_say(judges: i
         over_examples = Interval(mean, mean - half, mean + half)
         left_out = [float(np.delete(said, j, axis=0).mean()) for j in range(judges)]
         covered["examples alone"] += over_examples.holds(0.0)
-        covered["both"] += over_judges(over_examples, left_out).holds(0.0)
+        covered["both"] += widen_by_jackknife(over_examples, left_out).holds(0.0)
 
     assert covered["both"] / DRAWS > 0.95 - 3 * ERROR
     assert covered["examples alone"] / DRAWS < 0.93

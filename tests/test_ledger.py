@@ -156,9 +156,9 @@ def test_tokens_and_dollars_of_a_whole_batch_are_expected_to_be_as_before(limit:
     ledger.record("task", "a", HUNDRED, PRICE, paid=True)
     keys = [str(i) for i in range(fits)]
 
-    ledger.admit("task", keys, by_mean=True)
+    ledger.admit("task", keys, estimate_from_mean=True)
     with pytest.raises(BudgetExhaustedError):
-        ledger.admit("task", [*keys, "one more"], by_mean=True)
+        ledger.admit("task", [*keys, "one more"], estimate_from_mean=True)
 
 
 def test_in_a_whole_batch_a_role_is_expected_to_take_what_it_took_itself() -> None:
@@ -166,18 +166,18 @@ def test_in_a_whole_batch_a_role_is_expected_to_take_what_it_took_itself() -> No
     ledger.record("task", "a", Usage(5, 0, 5), PRICE, paid=True)
     ledger.record("writer", "b", Usage(500, 0, 0), PRICE, paid=True)
 
-    ledger.admit("task", [str(i) for i in range(49)], by_mean=True)
+    ledger.admit("task", [str(i) for i in range(49)], estimate_from_mean=True)
     with pytest.raises(BudgetExhaustedError):
-        ledger.admit("writer", ["c"], by_mean=True)
+        ledger.admit("writer", ["c"], estimate_from_mean=True)
 
 
 def test_the_first_whole_batch_of_a_role_passes_and_the_next_is_weighed() -> None:
     ledger = Ledger(Budget(tokens=10))
-    ledger.admit("task", ["a"], by_mean=True)
+    ledger.admit("task", ["a"], estimate_from_mean=True)
     ledger.record("task", "a", HUNDRED, PRICE, paid=True)
 
     with pytest.raises(BudgetExhaustedError, match="budget exhausted: 10 of 10 tokens used"):
-        ledger.admit("task", ["b"], by_mean=True)
+        ledger.admit("task", ["b"], estimate_from_mean=True)
 
 
 def test_calls_in_flight_hold_back_the_most_that_they_can_use_until_they_are_settled() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptopt.search.masks import dropped, restored, worth
+from promptopt.search.masks import drop_tokens, restore_tokens, token_effects
 from promptopt.statistics.pareto import pareto
 
 LENGTH = 12
@@ -20,7 +20,7 @@ seeds = st.integers(0, 99)
 def test_dropping_takes_so_many_free_tokens_and_leaves_one(
     mask: np.ndarray, free: np.ndarray, count: int, seed: int
 ) -> None:
-    child = dropped(mask, free, count, np.random.default_rng(seed))
+    child = drop_tokens(mask, free, count, np.random.default_rng(seed))
 
     if child is None:
         assert (mask & free).sum() <= count
@@ -34,7 +34,7 @@ def test_dropping_takes_so_many_free_tokens_and_leaves_one(
 def test_restoring_gives_so_many_missing_free_tokens_back(
     mask: np.ndarray, free: np.ndarray, count: int, seed: int
 ) -> None:
-    child = restored(mask, free, count, np.random.default_rng(seed))
+    child = restore_tokens(mask, free, count, np.random.default_rng(seed))
 
     if child is None:
         assert (~mask & free).sum() < count
@@ -47,7 +47,7 @@ def test_restoring_gives_so_many_missing_free_tokens_back(
 def test_no_move_changes_the_mask_it_is_given() -> None:
     mask, free, rng = np.array([True] * 6 + [False] * 6), np.ones(12, dtype=bool), np.random.default_rng(0)
     before = mask.copy()
-    for move in (dropped, restored):
+    for move in (drop_tokens, restore_tokens):
         move(mask, free, 2, rng)
 
     assert (mask == before).all()
@@ -59,7 +59,7 @@ def test_tokens_are_drawn_by_their_chances() -> None:
     lost = [
         int(np.flatnonzero(~child)[0])
         for _ in range(2000)
-        if (child := dropped(mask, mask, 1, rng, chances)) is not None
+        if (child := drop_tokens(mask, mask, 1, rng, chances)) is not None
     ]
 
     assert lost.count(3) / 2000 == pytest.approx(0.7, abs=0.04)
@@ -70,14 +70,14 @@ def test_the_worth_of_tokens_is_found_from_scored_masks() -> None:
     true = np.array([3.0, -3.0, 0.0, 1.0, 0.0])
     masks = rng.random((400, 5)) < 0.7
     masks[:, 4] = True  # a slot
-    found = worth(list(masks), (masks @ true + rng.normal(0, 1, 400)).tolist())
+    found = token_effects(list(masks), (masks @ true + rng.normal(0, 1, 400)).tolist())
 
     assert found is not None
     assert found.mean == pytest.approx(true, abs=0.4)
     assert found.error[:4] == pytest.approx([math.sqrt(1 / (400 * 0.21))] * 4, rel=0.2)
-    assert found.spoils[0] < 0.01
-    assert found.spoils[1] > 0.99
-    assert found.spoils[4] == 0.5
+    assert found.prob_harmful[0] < 0.01
+    assert found.prob_harmful[1] > 0.99
+    assert found.prob_harmful[4] == 0.5
 
 
 def test_the_errors_of_the_worth_cover_the_truth() -> None:
@@ -87,7 +87,7 @@ def test_the_errors_of_the_worth_cover_the_truth() -> None:
     for _ in range(200):
         true = rng.normal(0, 0.5, 8)
         masks = rng.random((60, 8)) < 0.6
-        found = worth(list(masks), (masks @ true + rng.normal(0, 1, 60)).tolist())
+        found = token_effects(list(masks), (masks @ true + rng.normal(0, 1, 60)).tolist())
         assert found is not None
         inside += (np.abs(found.mean - true) < 2 * found.error).tolist()
 
@@ -97,7 +97,7 @@ def test_the_errors_of_the_worth_cover_the_truth() -> None:
 def test_more_tokens_than_masks_still_have_a_worth() -> None:
     rng = np.random.default_rng(3)
     masks = rng.random((10, 50)) < 0.9
-    found = worth(list(masks), rng.normal(0, 1, 10).tolist())
+    found = token_effects(list(masks), rng.normal(0, 1, 10).tolist())
 
     assert found is not None
     assert np.isfinite(found.mean).all()
@@ -107,8 +107,8 @@ def test_more_tokens_than_masks_still_have_a_worth() -> None:
 def test_where_nothing_varies_nothing_is_known() -> None:
     same = [np.ones(4, dtype=bool)] * 3
 
-    assert worth(same, [1.0, 2.0, 3.0]) is None
-    assert worth([np.array([True, False]), np.array([False, True])], [1.0, 1.0]) is None
+    assert token_effects(same, [1.0, 2.0, 3.0]) is None
+    assert token_effects([np.array([True, False]), np.array([False, True])], [1.0, 1.0]) is None
 
 
 def test_the_front_goes_from_the_shortest_to_the_best() -> None:

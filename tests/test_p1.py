@@ -271,7 +271,7 @@ def test_the_papers_filter_is_its_algorithm_1(tmp_path: Path) -> None:
     run = a_run(tmp_path, FakeModel(telling))
     strategy.search(run)
     prompts = [prompt for prompt in run.history if prompt != SEED]  # all from the writer, in answer to one message
-    rewards = probe(run.aside(), prompts, 8, planned=False).rewards
+    rewards = probe(run.with_own_history(), prompts, 8, planned=False).rewards
     p = rewards.mean(axis=2)
 
     def score(pair: tuple[int, int]) -> float:

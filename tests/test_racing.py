@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NAN = math.nan
 
 
-def run(rewards: Floats, guarantee: Guarantee = "average", places: int = 1) -> tuple[list[int], float]:
+def run(rewards: Floats, guarantee: Guarantee = "average", top_k: int = 1) -> tuple[list[int], float]:
     """Race the rows of [P, E]; return the survivors and the share of cells run."""
     met = np.zeros(len(rewards), dtype=int)
 
@@ -34,7 +34,7 @@ def run(rewards: Floats, guarantee: Guarantee = "average", places: int = 1) -> t
 
     prompts = [Prompt(str(p)) for p in range(len(rewards))]
     examples = [Example({"item": str(e)}, None, id=str(e)) for e in range(rewards.shape[1])]
-    end = race(score, prompts, examples, 0.95, guarantee=guarantee, places=places)
+    end = race(score, prompts, examples, 0.95, guarantee=guarantee, top_k=top_k)
     assert end.scores.prompts == tuple(prompts[i] for i in end.survivors)
     return end.survivors, met.sum() / rewards.size
 
@@ -99,7 +99,7 @@ def test_the_best_of_several_places_stay(guarantee: Guarantee) -> None:
     kept = []
     for seed in range(20):
         rewards = landscape(seed, 16, 120, 0.5, binary=False)
-        survivors, cost = run(rewards, guarantee, places=4)
+        survivors, cost = run(rewards, guarantee, top_k=4)
         best = np.argsort(-rewards.mean(axis=1))[:4]
         kept.append(np.isin(best, survivors).sum())
         assert cost < 1
@@ -132,9 +132,9 @@ def test_what_is_no_confidence_no_guarantee_and_no_place_is_refused() -> None:
         raise AssertionError
 
     items = [Example({"item": "a"}, None, id="a")]
-    with pytest.raises(InputError, match="must lie between 0 and 1, not be 95"):
+    with pytest.raises(InputError, match="confidence must be between 0 and 1, not 95"):
         race(score, [], items, 95)
     with pytest.raises(InputError, match="'average' or 'always', not 'sure'"):
         race(score, [], items, 0.95, guarantee="sure")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="places must be at least 1, not 0"):
-        race(score, [], items, 0.95, places=0)
+    with pytest.raises(InputError, match="top_k must be at least 1, not 0"):
+        race(score, [], items, 0.95, top_k=0)

@@ -103,7 +103,15 @@ def test_the_page_has_the_claim_the_prompts_the_account_and_the_way_back() -> No
     text = a_page()
 
     assert f"<h1>{RESULT.headline.replace('>', '&gt;').replace('+', '+')}</h1>" in text
-    for part in ("0.650 to 0.850", "Think.", "price unknown", "500 calls", "a note", "optimism", "$ per 1,000 replies"):
+    for part in (
+        "0.650 to 0.850",
+        "Think.",
+        "price unknown",
+        "500 calls",
+        "a note",
+        "overfitting",
+        "$ per 1,000 replies",
+    ):
         assert part in text
     assert Elements(text).pre[-1] == command(RESULT)
     assert data_of(text)["texts"] == [str(SEED), str(CHOSEN)]

@@ -82,7 +82,7 @@ def test_a_file_that_is_no_result_is_said_to_be_none(tmp_path: Path, name: str) 
     path = tmp_path / "result.json"
     path.write_bytes(GARBAGE[name])
 
-    with pytest.raises(InputError, match=r"result\.json is no saved result"):
+    with pytest.raises(InputError, match=r"result\.json is not a saved result"):
         Result.load(path)
 
 
@@ -98,14 +98,14 @@ def test_a_part_of_the_wrong_kind_is_refused_or_kept_but_never_crashes(name: str
     try:
         Result.from_json(data)
     except InputError as error:
-        assert str(error).startswith("this is no ")  # noqa: PT017  not every part is looked at
+        assert str(error).startswith("cannot read this result")  # noqa: PT017  not every part is looked at
 
 
 @pytest.mark.parametrize("name", sorted(set(a_result().to_json()) - {"run_dir", "prices", "seed_number"}))
 def test_a_part_that_is_missing_is_refused(name: str) -> None:
     data = a_result().to_json()
     del data[name]
-    with pytest.raises(InputError, match="this is no "):
+    with pytest.raises(InputError, match="cannot read this result"):
         Result.from_json(data)
 
 
@@ -268,7 +268,7 @@ def test_the_table_sets_search_beside_test_and_both_prices() -> None:
 
 def test_optimism_is_what_the_gain_lost_between_training_and_test_items() -> None:
     assert a_result().optimism == pytest.approx((0.7 - 0.25) - 0.25)
-    assert "+0.200 (gain on training items less gain on test items)" in str(a_result())
+    assert "+0.200 (training gain minus test gain)" in str(a_result())
     assert a_result(test=None).optimism is None
     assert a_result(history=HISTORY[1:]).optimism is None
 
@@ -325,7 +325,7 @@ def test_outcomes_lie_beside_the_result_and_not_in_it(tmp_path: Path) -> None:
 def test_a_file_without_outcomes_is_said_to_hold_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "test.jsonl").write_text(text)
 
-    with pytest.raises(InputError, match=r"test\.jsonl holds no test replies"):
+    with pytest.raises(InputError, match=r"test\.jsonl does not hold the test replies"):
         read_outcomes(tmp_path / "test.jsonl")
 
 

@@ -221,7 +221,7 @@ def test_the_end_of_a_budget_asks_for_as_many_label_probabilities_as_it_pays_for
 
 def test_a_narrowed_run_repeats_the_votes_for_label_probabilities_too(memo: Memo) -> None:
     run = a_run(memo, labels=("yes", "no"))
-    run.on(ITEMS[:2], repeats=3).label_probabilities([P], replicates=2)
+    run.restricted_to(ITEMS[:2], repeats=3).label_probabilities([P], replicates=2)
 
     assert calls_of(run) == {"task": 2 * 3 * 2}
 
@@ -239,7 +239,7 @@ def test_prompts_scored_before_are_scored_beyond_the_budget(memo: Memo) -> None:
     run.score([P])
 
     assert run.score([P]).mean.tolist() == [1.0]
-    with pytest.raises(BudgetExhaustedError, match="the budget paid for 1 of 2 prompts"):
+    with pytest.raises(BudgetExhaustedError, match="budget exhausted: 1 of 2 prompts scored"):
         run.score([P, Q])
 
 
@@ -254,7 +254,7 @@ def test_a_race_drops_losers_and_pairs_the_others(memo: Memo) -> None:
         return "no" if int(item.removeprefix("item")) < wrong[prompt] else "yes"
 
     run = a_run(memo, FakeModel(handler), train=ITEMS)
-    end = run.race([R, P, Q], places=2)
+    end = run.race([R, P, Q], top_k=2)
 
     assert end.survivors == [1, 2]
     assert end.scores.prompts == (P, Q)
@@ -419,3 +419,13 @@ def test_progress_is_watched_at_each_score_and_step(memo: Memo) -> None:
     run.step(best=1.0)
 
     assert seen == [(1, 0), (1, 1)]
+
+
+def test_former_names_of_a_run_warn_and_work(memo: Memo) -> None:
+    run = a_run(memo)
+    with pytest.warns(DeprecationWarning, match="restricted_to"):
+        assert run.on(run.task.train[:1]).task.train == run.task.train[:1]
+    with pytest.warns(DeprecationWarning, match="with_own_history"):
+        assert run.aside().history == {}
+    with pytest.warns(DeprecationWarning, match="top_k"):
+        run.race([Prompt("A {text}")], places=1)

@@ -204,7 +204,7 @@ def test_a_text_model_votes(memo: Memo) -> None:
 def test_another_reward_may_be_met_by_the_same_replies(memo: Memo) -> None:
     made = scorer(memo, FakeLabelModel(likely), labels=MOOD)
     margin = made.score(PROMPTS, ITEMS, reward=LabelMargin(MOOD))
-    own = made.meet(margin.prompts, ITEMS, margin.replies, Label(MOOD))
+    own = made.apply_reward(margin.prompts, ITEMS, margin.replies, Label(MOOD))
 
     assert margin.rewards[0, :, 0].tolist() == pytest.approx([-0.8 * 180, 0.8 * 200, -0.8 * 180])
     assert own.rewards.tolist() == made.score(PROMPTS, ITEMS).rewards.tolist()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from promptopt.evaluation.racing import sizes
-from promptopt.statistics import behind, chance_of_place, spending
+from promptopt.statistics import alpha_spending, pairwise_p_values, prob_in_top_k
 
 if TYPE_CHECKING:
     from promptopt.statistics.arrays import Floats
@@ -24,15 +24,15 @@ def pair(won: int, lost: int, both: int) -> Floats:
 
 
 def test_the_looks_spend_the_error_and_no_more() -> None:
-    shares = spending([8, 16, 32], 0.05)
+    shares = alpha_spending([8, 16, 32], 0.05)
 
     assert sum(shares) == pytest.approx(0.05)
     assert shares[0] == pytest.approx(0.05 * math.log(1 + (math.e - 1) / 4))
-    assert spending([], 0.05) == []
+    assert alpha_spending([], 0.05) == []
 
 
 def test_without_end_the_p_value_is_mcnemars_one_sided() -> None:
-    found = behind(pair(9, 1, 6), 10**9)
+    found = pairwise_p_values(pair(9, 1, 6), 10**9)
 
     assert found[0, 1] == pytest.approx(11 / 1024, rel=1e-6)
     assert found[1, 0] == 1
@@ -46,7 +46,7 @@ def test_a_known_end_makes_it_nearly_the_hypergeometric_one(won: int, lost: int,
 
     half = round((won + lost) * total / n / 2)
     exact = hypergeom.sf(won - 1, 2 * half, half, won + lost)
-    found = behind(pair(won, lost, n - won - lost), total)[0, 1]
+    found = pairwise_p_values(pair(won, lost, n - won - lost), total)[0, 1]
 
     assert exact / 2 < found < 2 * exact
 
@@ -55,22 +55,22 @@ def test_a_few_examples_that_differ_prove_little_however_equal_the_gaps() -> Non
     first = np.array([*[0.5] * 12, 0.1, 0.2, 0.3, 0.4])
     second = first + np.array([*[0.0] * 12, 0.3, 0.3, 0.3, 0.3])
 
-    assert behind(np.array([first, second]), 10**9)[0, 1] == pytest.approx(0.5**4)
+    assert pairwise_p_values(np.array([first, second]), 10**9)[0, 1] == pytest.approx(0.5**4)
 
 
 def test_a_gap_without_spread_a_row_without_rewards_and_the_last_example_are_handled() -> None:
     first = np.arange(1, 9) / 10
 
-    assert (behind(np.array([first, first + 0.1]), 64) == 1).all()
-    assert (behind(np.array([first, np.full(8, NAN)]), 64) == 1).all()
-    assert behind(pair(3, 1, 4), 8)[0, 1] == 0  # all is known
+    assert (pairwise_p_values(np.array([first, first + 0.1]), 64) == 1).all()
+    assert (pairwise_p_values(np.array([first, np.full(8, NAN)]), 64) == 1).all()
+    assert pairwise_p_values(pair(3, 1, 4), 8)[0, 1] == 0  # all is known
 
 
 def sequential_errors(total: int, kind: str, draws: int) -> float:
     """Return how often a row as good as another is found to be behind it, over all looks of a race."""
     rng = np.random.default_rng(total)
     looks = sizes(total)[:-1]
-    levels = spending(looks, 0.05)
+    levels = alpha_spending(looks, 0.05)
     wrong = 0
     for _ in range(draws):
         if kind == "binary":
@@ -80,7 +80,9 @@ def sequential_errors(total: int, kind: str, draws: int) -> float:
             gap = rng.exponential(size=total) if kind == "skewed" else rng.normal(size=total)
             rows = np.array([np.zeros(total), gap - gap.mean()])  # exactly as good on all examples
         rows = rows[:, rng.permutation(total)]
-        wrong += any(behind(rows[:, :n], total)[0, 1] <= level for n, level in zip(looks, levels, strict=True))
+        wrong += any(
+            pairwise_p_values(rows[:, :n], total)[0, 1] <= level for n, level in zip(looks, levels, strict=True)
+        )
     return wrong / draws
 
 
@@ -103,24 +105,24 @@ def test_chances_add_up_to_the_places() -> None:
     rewards = np.random.default_rng(0).random((6, 12))
     rewards[2] = NAN
     rewards[3, 8:] = NAN
-    for places in (1, 3):
-        chances = chance_of_place(rewards, 40, places)
-        assert np.nansum(chances) == pytest.approx(places)
+    for top_k in (1, 3):
+        chances = prob_in_top_k(rewards, 40, top_k)
+        assert np.nansum(chances) == pytest.approx(top_k)
         assert np.isnan(chances).tolist() == [False, False, True, False, False, False]
-    assert np.nansum(chance_of_place(rewards, 40, 5)) == 5
+    assert np.nansum(prob_in_top_k(rewards, 40, 5)) == 5
 
 
 def test_equal_rows_have_equal_chances() -> None:
-    assert chance_of_place(np.ones((4, 8)), 64).tolist() == [0.25] * 4
-    twins = chance_of_place(np.array([[1.0, 0.0] * 8] * 2 + [[0.0, 0.0] * 8]), 64)
+    assert prob_in_top_k(np.ones((4, 8)), 64).tolist() == [0.25] * 4
+    twins = prob_in_top_k(np.array([[1.0, 0.0] * 8] * 2 + [[0.0, 0.0] * 8]), 64)
     assert twins[0] == pytest.approx(twins[1], abs=0.03)
 
 
 def test_a_few_equal_gaps_are_no_proof_and_many_are() -> None:
     level = np.linspace(0, 1, 8)
 
-    assert chance_of_place(np.array([level, level - 0.1]), 800)[1] > 0.01
-    assert chance_of_place(np.array([np.zeros(64), np.ones(64)]), 128)[0] < 1e-3
+    assert prob_in_top_k(np.array([level, level - 0.1]), 800)[1] > 0.01
+    assert prob_in_top_k(np.array([np.zeros(64), np.ones(64)]), 128)[0] < 1e-3
 
 
 @pytest.mark.parametrize("total", [16, 50, 200])
@@ -132,7 +134,7 @@ def test_a_chance_is_as_often_right_as_it_says(total: int, spread: float) -> Non
     for _ in range(60):
         quality = rng.normal(0, spread / math.sqrt(total), size=(8, 1))
         rewards = quality + rng.normal(0, 2, size=total) + rng.normal(size=(8, total))
-        said += chance_of_place(rewards[:, : total // 2], total).tolist()
+        said += prob_in_top_k(rewards[:, : total // 2], total).tolist()
         had += (np.arange(8) == rewards.mean(axis=1).argmax()).tolist()
     chances, right = np.array(said), np.array(had)
     for low, high in ((0.0, 0.05), (0.05, 0.2), (0.2, 0.5), (0.5, 1.01)):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from promptopt import Demonstrations, Example, FakeLabelModel, Prompt, PromptQuine, Task, optimize
-from promptopt.search.demonstrations import balanced, with_other_demonstrations
+from promptopt.search.demonstrations import stratified_shuffle, with_other_demonstrations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,7 +129,7 @@ def test_the_first_items_have_about_their_share_of_each_target() -> None:
         for target, count in (("a", 60), ("b", 30), ("c", 10))
         for i in range(count)
     )
-    orders = [balanced(items, np.random.default_rng(seed)) for seed in range(20)]
+    orders = [stratified_shuffle(items, np.random.default_rng(seed)) for seed in range(20)]
 
     for order in orders:
         assert sorted(item.id for item in order) == sorted(item.id for item in items)
@@ -141,7 +141,7 @@ def test_the_first_items_have_about_their_share_of_each_target() -> None:
 
 def test_items_without_targets_are_shuffled() -> None:
     items = tuple(Example({"text": str(i)}, None, str(i)) for i in range(50))
-    order = balanced(items, np.random.default_rng(0))
+    order = stratified_shuffle(items, np.random.default_rng(0))
 
     assert sorted(order, key=items.index) == list(items)
     assert order != items

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from promptopt.statistics import shortest_within_one_error, shrunk
+from promptopt.statistics import shortest_within_one_error, shrunken_means
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +76,7 @@ def test_shrunk_scores_are_nearer_the_truth_and_flatter_the_best_no_longer(items
     for seed in range(120):
         truth, rewards = landscape(seed, 16, items, spread)
         centred = truth - truth.mean()
-        scores = shrunk(rewards)
+        scores = shrunken_means(rewards)
         measured = rewards.mean(axis=1)
         errors += [((s - s.mean() - centred) ** 2).mean() for s in (measured, scores)]
         best = int(scores.argmax())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from promptopt.errors import InputError
 from promptopt.prompt import Demonstrations, Example, Layout, Message, Prompt
-from promptopt.search.tokens import cut, sections, words
+from promptopt.search.tokens import sections, tokenize, words
 
 LAYOUT = Layout(("text", "hint"), "Review: {text}", "completion")
 SLOTS = ("{text}", "{hint}")
@@ -31,7 +31,7 @@ def test_words_and_marks_stand_alone_with_the_space_before_them() -> None:
 
 @given(texts)
 def test_tokens_join_to_the_text_and_the_slots_alone_are_frozen(text: str) -> None:
-    tokens = cut(Prompt(text), LAYOUT, words)
+    tokens = tokenize(Prompt(text), LAYOUT, words)
 
     assert tokens.prompt(tokens.full()) == Prompt(text)
     assert "".join(tokens.pieces) == LAYOUT.flatten(Prompt(text)).text
@@ -44,7 +44,7 @@ def test_tokens_join_to_the_text_and_the_slots_alone_are_frozen(text: str) -> No
 
 @given(texts, st.integers(0))
 def test_no_mask_takes_a_slot_away(text: str, seed: int) -> None:
-    tokens = cut(Prompt(text), LAYOUT, words)
+    tokens = tokenize(Prompt(text), LAYOUT, words)
     mask = np.random.default_rng(seed).random(len(tokens)) < 0.5
     slots = [piece for piece in tokens.pieces if piece in SLOTS]
 
@@ -53,7 +53,7 @@ def test_no_mask_takes_a_slot_away(text: str, seed: int) -> None:
 
 
 def test_a_mask_keeps_the_tokens_that_it_marks() -> None:
-    tokens = cut(Prompt("Is {text} good ?"), LAYOUT, words)
+    tokens = tokenize(Prompt("Is {text} good ?"), LAYOUT, words)
     mask = tokens.full()
     mask[3] = False
 
@@ -64,14 +64,14 @@ def test_a_mask_keeps_the_tokens_that_it_marks() -> None:
 
 
 def test_a_prompt_without_slots_gets_the_template() -> None:
-    tokens = cut(Prompt("Judge."), LAYOUT, words)
+    tokens = tokenize(Prompt("Judge."), LAYOUT, words)
 
     assert "".join(tokens.pieces) == "Judge.\n\nReview: {text}"
 
 
 def test_demonstrations_are_written_out_and_may_be_taken_away() -> None:
     prompt = Prompt("{text} is", Demonstrations((GOOD, BAD)))
-    tokens = cut(prompt, LAYOUT, words)
+    tokens = tokenize(prompt, LAYOUT, words)
 
     assert tokens.prompt(tokens.full()) == prompt
     assert "".join(tokens.pieces) == "fine film is positive\n\ndull film is negative\n\n{text} is"
@@ -79,7 +79,7 @@ def test_demonstrations_are_written_out_and_may_be_taken_away() -> None:
 
 
 def test_a_models_own_pieces_are_cut_around_the_slots() -> None:
-    tokens = cut(Prompt("ab{text}c{hint}"), LAYOUT, list)
+    tokens = tokenize(Prompt("ab{text}c{hint}"), LAYOUT, list)
 
     assert tokens.pieces == ("a", "b", "{text}", "c", "{hint}")
     assert tokens.frozen.tolist() == [False, False, True, False, True]
@@ -87,7 +87,7 @@ def test_a_models_own_pieces_are_cut_around_the_slots() -> None:
 
 def test_demonstrations_that_differ_from_example_to_example_cannot_be_cut() -> None:
     with pytest.raises(InputError, match="give fixed ones instead"):
-        cut(Prompt("{text}", Demonstrations((GOOD, BAD), nearest=1)), LAYOUT, words)
+        tokenize(Prompt("{text}", Demonstrations((GOOD, BAD), nearest=1)), LAYOUT, words)
 
 
 CHAT = Layout(("text", "hint"), "Review: {text}", "chat")
@@ -95,12 +95,12 @@ SHOWN = Prompt("Judge well.", Demonstrations((GOOD, BAD)))
 
 
 def without(prompt: Prompt, *gone: str) -> Prompt:
-    tokens = cut(prompt, CHAT, words)
+    tokens = tokenize(prompt, CHAT, words)
     return tokens.prompt(np.array([piece.strip() not in gone for piece in tokens.pieces]))
 
 
 def test_the_seed_prompt_of_a_chat_is_one_candidate_and_its_turns_are_what_is_cut() -> None:
-    tokens = cut(SHOWN, CHAT, words)
+    tokens = tokenize(SHOWN, CHAT, words)
 
     assert tokens.prompt(tokens.full()) is SHOWN
     assert "".join(tokens.pieces) == "Judge well.Review: fine filmpositiveReview: dull filmnegativeReview: {text}"
@@ -127,7 +127,7 @@ def test_a_pruned_chat_stays_a_chat_and_a_demonstration_without_one_of_its_sides
 
 def test_a_pruned_chat_is_pruned_again_as_the_chat_that_it_is() -> None:
     once = without(SHOWN, "well")
-    again = cut(once, CHAT, words)
+    again = tokenize(once, CHAT, words)
 
     assert again.prompt(again.full()) is once
     assert CHAT.render(without(once, "positive"), BAD)[1:] == (

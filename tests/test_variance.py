@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from promptopt import InputError
 from promptopt.search.subsets import _greedy, alignment, best_subset, held_out_score, subset_score
-from promptopt.statistics.components import cells, components, covariance, shrunk, telling
+from promptopt.statistics.components import cells, components, covariance, discrimination_p_values, shrunken_covariance
 
 if TYPE_CHECKING:
     from promptopt.statistics.arrays import Floats
@@ -156,7 +156,7 @@ def test_shrinking_brings_the_matrix_nearer_to_the_truth() -> None:
     near, far = [], []
     for draw in simulated(10, 12, 4, system=0.1, interaction=0.2, noise=0.5, draws=100):
         truth = 0.01 + 0.04 * np.eye(12)
-        near.append(((shrunk(draw) - truth) ** 2).sum())
+        near.append(((shrunken_covariance(draw) - truth) ** 2).sum())
         far.append(((covariance(draw) - truth) ** 2).sum())
 
     assert np.mean(near) < 0.3 * np.mean(far)
@@ -168,8 +168,8 @@ def test_shrinking_keeps_what_is_there() -> None:
     loading = np.array([0.4, 0.4, *[0.0] * 10])
     rewards = (rng.normal(size=(16, 1)) * loading)[..., None] + rng.normal(0, 0.3, (16, 12, 8))
 
-    assert best_subset(shrunk(rewards), 2) == (0, 1)
-    assert shrunk(rewards)[0, 1] > 0.5 * 0.16
+    assert best_subset(shrunken_covariance(rewards), 2) == (0, 1)
+    assert shrunken_covariance(rewards)[0, 1] > 0.5 * 0.16
 
 
 # ---------------------------------------------------------------- subsets
@@ -230,7 +230,7 @@ def test_the_guard_refuses_a_minority_of_opposed_taste() -> None:
 def test_unmeasured_user_prompts_are_never_chosen() -> None:
     rewards = coins(8, 5, 2)[0]
     rewards[:, 2] = np.nan
-    matrix = shrunk(rewards)
+    matrix = shrunken_covariance(rewards)
 
     assert np.isnan(matrix[2, 2])
     assert 2 not in (best_subset(matrix, 4, aligned=False) or ())
@@ -260,9 +260,9 @@ def test_user_prompts_that_tell_prompts_apart_are_found_and_others_are_not() -> 
     chance[:8, 4], chance[8:, 4] = 0.05, 0.95
     rewards = (rng.random((16, 20, 16)) < chance[..., None]).astype(float)
 
-    assert np.flatnonzero(telling(rewards) < 0.01).tolist() == [4]
-    assert np.flatnonzero(telling(rewards + 0.3 * rng.random(rewards.shape)) < 0.01).tolist() == [4]
-    alarms = [(telling(draw) < 0.05).any() for draw in coins(16, 10, 8)[:300]]
+    assert np.flatnonzero(discrimination_p_values(rewards) < 0.01).tolist() == [4]
+    assert np.flatnonzero(discrimination_p_values(rewards + 0.3 * rng.random(rewards.shape)) < 0.01).tolist() == [4]
+    alarms = [(discrimination_p_values(draw) < 0.05).any() for draw in coins(16, 10, 8)[:300]]
     assert np.mean(alarms) < 0.09
 
 
@@ -270,4 +270,4 @@ def test_without_noise_any_difference_tells() -> None:
     rewards = np.ones((4, 3, 2))
     rewards[1, 2] = 0
 
-    assert telling(rewards).tolist() == [1, 1, 0]
+    assert discrimination_p_values(rewards).tolist() == [1, 1, 0]

@@ -74,25 +74,25 @@ def _turn(task: Task, model: Answering, memo: Memo, prompts: Sequence[Prompt]) -
     contexts = rows["render"]
     stage("key", lambda: [make({"context": context, "labels": list(LABELS)}) for context in contexts])
     keys = rows["key"]
-    stage("look up, not there", lambda: scorer.caller.stored(keys))
+    stage("look up, not there", lambda: scorer.caller.replies_in_memo(keys))
     stage("(the fake itself)", lambda: [arrival.reply for arrival in model.label_logprobs(contexts, LABELS)])
     replies: list[Response] = rows["(the fake itself)"]
     stage(
         "pack and store",
         lambda: memo.put_many({key: reply.to_json() for key, reply in zip(keys, replies, strict=True)}),
     )
-    stage("look up, there", lambda: scorer.caller.stored(keys))
+    stage("look up, there", lambda: scorer.caller.replies_in_memo(keys))
     stage("account", lambda: _account(keys, replies))
     cells = [[[reply] for reply in replies[p * ITEMS : (p + 1) * ITEMS]] for p in range(len(prompts))]
-    stage("reward by label", lambda: scorer.meet(prompts, task.train, cells, Label(LABELS)))
-    stage("reward by margin", lambda: scorer.meet(prompts, task.train, cells, LabelMargin(LABELS)))
+    stage("reward by label", lambda: scorer.apply_reward(prompts, task.train, cells, Label(LABELS)))
+    stage("reward by margin", lambda: scorer.apply_reward(prompts, task.train, cells, LabelMargin(LABELS)))
     stage("history", lambda: _history(task, prompts))
     return out
 
 
 def _account(keys: Sequence[str], replies: Sequence[Response]) -> None:
     ledger = Ledger()
-    ledger.admit("task", keys, by_mean=True)
+    ledger.admit("task", keys, estimate_from_mean=True)
     for key, reply in zip(keys, replies, strict=True):
         ledger.record("task", key, reply.usage, Answering.price, paid=True)
     ledger.release(keys)

@@ -1,1 +1,1 @@
-"""From prompts to rewards: the scorer, the one way to a model, budgets, episodes, races."""
+"""From prompts to rewards: scorer, caller, budgets, episodes and races."""

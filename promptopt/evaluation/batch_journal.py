@@ -1,8 +1,8 @@
-"""Many requests at once through a model's batch endpoint, such that a killed run finds its batches again.
+"""Sends many requests through a model's batch endpoint, and makes sure that a killed run finds its batches again.
 
-Beside each request's reply the memo keeps where the request stands: before a batch is created, that it is about to be;
-after, the provider's name for it; and once its replies were taken, neither. So whoever asks for any of these requests
-next, in whatever company, meets the batch that is paid for. Knows nothing of prompts, budgets or providers.
+A request has one of three states, kept in the memo beside its reply: submitting, in batch N, none. It is "submitting" before a
+batch is created, "in batch N" afterwards, and "none" once its reply was collected. A later run that asks for it, alone or
+among other requests, collects batch N, which is already paid for. Knows nothing of prompts, budgets or providers.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-FEWEST = 10
-"""Fewer requests than this are not worth waiting for: they are asked one by one."""
+MIN_REQUESTS = 10
+"""Fewer requests than this are sent one by one: a batch is not worth the wait."""
 
-_ROUNDS = 2  # batches that a request goes into before it counts as failed
-_FEW = 0.1  # share of the requests that may be asked again at full price
+_MAX_ROUNDS = 2  # batches in which a request may fail before it is sent on its own
+_MAX_FULL_PRICE_SHARE = 0.1  # share of the requests that may be sent again at full price
 
 
 class BatchArrival(Arrival):
-    """A reply that came through a batch, for half the price."""
+    """A reply from a batch, at half the price."""
 
     __slots__ = ()
 
     @property
     def share(self) -> float:
-        """Half, at OpenAI as at Anthropic."""
+        """Share of the list price: half, at both OpenAI and Anthropic."""
         return 0.5
 
 
@@ -53,63 +53,63 @@ def ask_in_batches(
     *,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[Arrival]:
-    """Yield the reply to each request, in any order; the caller stores each before it takes the next.
+    """Yield the reply to each request, in any order; the caller must store each reply before it takes the next.
 
-    What fails in a batch goes into a second one; what fails there is asked one by one at full price, if it is little, and
-    else stays a failure. Where a batch cannot be waited for to its end, its requests are failures for now: it stays in the
-    journal, and asking again collects it. Batches finish within a day, often within the hour; `logging` says how far they are.
+    Requests that fail in a batch go into a second batch. Requests that fail again are sent one by one at full price if they
+    are few; otherwise they remain failures. If the wait for a batch is cut short, its requests are failures for now: the batch
+    stays in the journal, and asking again collects it. Batches finish within a day, often within the hour; progress is logged.
 
     Args:
-        memo: where the journal is kept.
-        model: who is asked.
-        keys: the requests' names in the memo, all different.
-        requests: as many.
-        check: called about every second; may raise to end the waiting. The batches go on, and stay in the journal.
+        memo: stores the journal.
+        model: the model to ask.
+        keys: memo keys of the requests, all different.
+        requests: the requests, one per key.
+        check: called about every second; may raise to stop waiting. The batches keep running and stay in the journal.
 
     Raises:
-        FinalModelError: no later call can work either; what had arrived was yielded before.
+        FinalModelError: the model failed permanently; replies that arrived before were yielded.
     """
-    numbers = {key: number for number, key in enumerate(keys)}
-    asking = _Asking(memo, model, dict(zip(keys, requests, strict=True)), check)
-    for key, reply in asking.replies():
-        yield BatchArrival(numbers[key], reply)
-    left = asking.left
-    if len(left) >= FEWEST and len(left) > _FEW * len(keys):
-        yield from (Arrival(numbers[key], failure) for key, failure in left.items() if failure is not None)
+    index_of = {key: index for index, key in enumerate(keys)}
+    session = _BatchSession(memo, model, dict(zip(keys, requests, strict=True)), check)
+    for key, reply in session.replies():
+        yield BatchArrival(index_of[key], reply)
+    unanswered = session.unanswered
+    if len(unanswered) >= MIN_REQUESTS and len(unanswered) > _MAX_FULL_PRICE_SHARE * len(keys):
+        yield from (Arrival(index_of[key], failure) for key, failure in unanswered.items() if failure is not None)
         return
-    places = [numbers[key] for key in left]
-    for number, reply in model.generate([requests[place] for place in places]):
-        yield Arrival(places[number], reply)
+    indices = [index_of[key] for key in unanswered]
+    for number, reply in model.generate([requests[index] for index in indices]):
+        yield Arrival(indices[number], reply)
 
 
 class _Journal:
-    """Where each request stands: in a batch, in a submission of which it is not known whether it led to one, or nowhere."""
+    """The state of each request: in a batch, in a submission whose outcome is unknown, or none."""
 
     def __init__(self, memo: ReplyCache, fingerprint: Mapping[str, Any]) -> None:
         self._memo = memo
-        self._name = KeyMaker(fingerprint, "batch")
+        self._journal_key = KeyMaker(fingerprint, "batch")
 
     def read(self, keys: Iterable[str]) -> dict[str, str | Submission]:
         """Return the batch or the submission of each request that has one."""
-        names = {self._name(key): key for key in keys}
+        key_of = {self._journal_key(key): key for key in keys}
         out: dict[str, str | Submission] = {}
-        for name, value in self._memo.get_many(list(names)).items():
+        for entry, value in self._memo.get_many(list(key_of)).items():
             match value:
                 case {"batch": str(batch)}:
-                    out[names[name]] = batch
+                    out[key_of[entry]] = batch
                 case {"batch": None, "begun": [str(tag), int() | float() as since, int(size)]}:
-                    out[names[name]] = Submission(tag, since, size)
+                    out[key_of[entry]] = Submission(tag, since, size)
         return out
 
-    def write(self, keys: Iterable[str], where: str | Submission | None) -> None:
-        """Note where requests stand now, all of them or none."""
-        value = {"batch": None, "begun": list(where)} if isinstance(where, Submission) else {"batch": where}
-        self._memo.put_many({self._name(key): value for key in keys})
+    def write(self, keys: Iterable[str], state: str | Submission | None) -> None:
+        """Set the state of all the requests in one transaction."""
+        value = {"batch": None, "begun": list(state)} if isinstance(state, Submission) else {"batch": state}
+        self._memo.put_many({self._journal_key(key): value for key in keys})
 
 
 @dataclass
-class _Asking:
-    """One call of `ask_in_batches`; `left` are the requests still without a reply, with the reason if there is one."""
+class _BatchSession:
+    """One call of `ask_in_batches`. `unanswered` maps each request without a reply to its failure, if it has one."""
 
     memo: ReplyCache
     model: BatchModel
@@ -118,90 +118,92 @@ class _Asking:
 
     def __post_init__(self) -> None:
         self.journal = _Journal(self.memo, self.model.fingerprint)
-        self.left: dict[str, Failure | None] = dict.fromkeys(self.requests)
+        self.unanswered: dict[str, Failure | None] = dict.fromkeys(self.requests)
 
     def replies(self) -> Iterator[tuple[str, Reply]]:
-        """Yield what comes out of batches: of those that the journal knows, and of new ones."""
-        batches, unknown = self._resumed()
-        yield from self._given_up(unknown)
-        for _ in range(_ROUNDS):
-            inside = {key for keys in batches.values() for key in keys}
-            fresh = {key: self.requests[key] for key in self.left if key not in inside}
-            if len(fresh) >= FEWEST:
-                created, unknown = self._submitted(fresh)
-                yield from self._given_up(unknown)
+        """Yield the replies from batches in the journal and from new ones."""
+        batches, unknown = self._resume()
+        yield from self._give_up(unknown)
+        for _ in range(_MAX_ROUNDS):
+            in_batches = {key for keys in batches.values() for key in keys}
+            fresh = {key: self.requests[key] for key in self.unanswered if key not in in_batches}
+            if len(fresh) >= MIN_REQUESTS:
+                created, unknown = self._submit(fresh)
+                yield from self._give_up(unknown)
                 batches |= created
             for batch, keys in batches.items():
-                yield from self._collected(batch, keys)
+                yield from self._collect(batch, keys)
             batches = {}
 
-    def _given_up(self, failures: Mapping[str, Failure]) -> Iterator[tuple[str, Reply]]:
-        """Yield failures that must not be asked again now."""
+    def _give_up(self, failures: Mapping[str, Failure]) -> Iterator[tuple[str, Reply]]:
+        """Yield failures that must not be retried in this session."""
         for key, failure in failures.items():
-            del self.left[key]
+            del self.unanswered[key]
             yield key, failure
 
-    def _resumed(self) -> tuple[dict[str, list[str]], dict[str, Failure]]:
-        """Return the batches that requests are in already, and failures where that cannot be found out."""
+    def _resume(self) -> tuple[dict[str, list[str]], dict[str, Failure]]:
+        """Return existing batches with their requests, and failures for requests whose state cannot be determined."""
         batches: dict[str, list[str]] = {}
-        begun: dict[Submission, list[str]] = {}
+        submissions: dict[Submission, list[str]] = {}
         failures: dict[str, Failure] = {}
-        for key, where in self.journal.read(self.requests).items():
-            if isinstance(where, Submission):
-                begun.setdefault(where, []).append(key)
+        for key, state in self.journal.read(self.requests).items():
+            if isinstance(state, Submission):
+                submissions.setdefault(state, []).append(key)
             else:
-                batches.setdefault(where, []).append(key)
-        for submission, keys in begun.items():
+                batches.setdefault(state, []).append(key)
+        for submission, keys in submissions.items():
             try:
                 batch = self.model.find(submission, keys, self.check)
             except PassingModelError as error:
-                failures |= dict.fromkeys(keys, Failure(f"{error}; whether they are in a batch already is not known"))
+                failures |= dict.fromkeys(
+                    keys, Failure(f"{error}; cannot tell whether these requests are in a batch already")
+                )
                 continue
             self.journal.write(keys, batch)
             if batch is not None:
                 batches.setdefault(batch, []).extend(keys)
         for batch, members in batches.items():
-            _log.info("batch %s: found again, with %d of the requests", batch, len(members))
+            _log.info("batch %s: resumed, with %d of the requests", batch, len(members))
         return batches, failures
 
-    def _submitted(self, requests: Mapping[str, Request]) -> tuple[dict[str, list[str]], dict[str, Failure]]:
-        """Create batches, each in the journal before and after; return them, and failures where that did not work."""
+    def _submit(self, requests: Mapping[str, Request]) -> tuple[dict[str, list[str]], dict[str, Failure]]:
+        """Create batches and record each in the journal before and after; return them, and failures if that did not work."""
         batches: dict[str, list[str]] = {}
         failures: dict[str, Failure] = {}
-        for part in self.model.chunk(requests):
+        for chunk in self.model.chunk(requests):
             self.check()
-            submission = Submission(uuid.uuid4().hex, time.time(), len(part))
-            self.journal.write(part, submission)
+            submission = Submission(uuid.uuid4().hex, time.time(), len(chunk))
+            self.journal.write(chunk, submission)
             try:
-                batch = self.model.submit(submission, part, self.check)
+                batch = self.model.submit(submission, chunk, self.check)
             except PassingModelError as error:
-                failures |= dict.fromkeys(part, Failure(f"no batch was created: {error}"))
+                failures |= dict.fromkeys(chunk, Failure(f"no batch was created: {error}"))
                 continue
-            self.journal.write(part, batch)
-            batches[batch] = list(part)
-            _log.info("batch %s: created, with %d requests", batch, len(part))
+            self.journal.write(chunk, batch)
+            batches[batch] = list(chunk)
+            _log.info("batch %s: created, with %d requests", batch, len(chunk))
         return batches, failures
 
-    def _collected(self, batch: str, keys: list[str]) -> Iterator[tuple[str, Reply]]:
-        """Yield the replies of a batch, note failures in `left`, and take the batch out of the journal."""
-        wanted = {key: self.requests[key] for key in keys if key in self.left}
-        refusal: FinalModelError | None = None
+    def _collect(self, batch: str, keys: list[str]) -> Iterator[tuple[str, Reply]]:
+        """Yield the replies of a batch, record failures in `unanswered`, and remove the batch from the journal."""
+        wanted = {key: self.requests[key] for key in keys if key in self.unanswered}
+        fatal: FinalModelError | None = None
         try:
             for key, reply in self.model.collect(batch, wanted, self.check):
-                if isinstance(reply, Response) or reply.refused:  # it would be again
-                    del self.left[key]
+                if isinstance(reply, Response) or reply.refused:  # a refusal would only be repeated
+                    del self.unanswered[key]
                     yield key, reply
                 else:
-                    self.left[key] = reply
+                    self.unanswered[key] = reply
         except FinalModelError as error:
-            refusal = error
+            fatal = error
         except PassingModelError as error:
-            reason = f"{error}; the batch {batch} is remembered: start again to collect it"
-            yield from self._given_up({key: Failure(reason) for key in keys if key in self.left})
+            reason = f"{error}; batch {batch} is kept in the journal: run again to collect it"
+            yield from self._give_up({key: Failure(reason) for key in keys if key in self.unanswered})
             return
-        self.journal.write(keys, None)  # others may still be reading the rest of it
-        if refusal is not None:
-            raise refusal
+        self.journal.write(keys, None)  # other runs may still be collecting the rest of the batch
+        if fatal is not None:
+            raise fatal
         for key in keys:
-            if key in self.left and self.left[key] is None:
-                self.left[key] = Failure(f"the batch {batch} holds no reply to this request")
+            if key in self.unanswered and self.unanswered[key] is None:
+                self.unanswered[key] = Failure(f"batch {batch} has no reply to this request")

@@ -1,7 +1,7 @@
-"""Budgets and what was used of them: calls, tokens, dollars.
+"""Budgets and usage: calls, tokens, dollars.
 
-Counts *logical* use, which is what the run would cost with an empty memo, so that a replay stops where the run
-stopped; what was really paid is kept beside it. Knows nothing of models beyond their price.
+Budgets count *logical* usage, which is what the run would cost with an empty memo, so that a replay stops where the run
+stopped. Actual spending is recorded separately. Knows nothing of models beyond their price.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _FACTORS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that a run may use, over all roles; None is no limit.
+    """Limits of a run over all roles; None is no limit.
 
     Args:
-        calls: replies asked of models; a scored label query is one call.
+        calls: number of model replies; scoring the labels of one context is one call.
         tokens: input and output tokens.
-        dollars: by the models' prices.
+        dollars: cost at the models' prices.
     """
 
     calls: float | None = None
@@ -60,13 +60,13 @@ class Budget:
         return cls(**limits)
 
     def __str__(self) -> str:
-        given = [f"{value:,.10g} {name}" for name, value in asdict(self).items() if value is not None]
-        return ", ".join(given) or "no limit"
+        limits = [f"{value:,.10g} {name}" for name, value in asdict(self).items() if value is not None]
+        return ", ".join(limits) or "no limit"
 
 
 @dataclass
 class Spending:
-    """What one role, or all of them, used: cached and written tokens are parts of the input, dollars of known prices."""
+    """Usage of one role or of all roles. Cached and written tokens are part of the input; dollars cover known prices only."""
 
     calls: int = 0
     input_tokens: int = 0
@@ -81,7 +81,7 @@ class Spending:
         return self.input_tokens + self.output_tokens
 
     def add(self, usage: Usage, price: Price | None, share: float = 1.0) -> None:
-        """Count one call, for a share of the price."""
+        """Add one call, at a share of its price."""
         self.calls += 1
         self.input_tokens += usage.input
         self.cached_tokens += usage.cached
@@ -101,22 +101,22 @@ class Spending:
 
 @dataclass
 class Ledger:
-    """One account over all roles of a run (task model, writer, judge).
+    """The usage of a run over all roles (task model, writer, judge), and its limit.
 
     Args:
-        limit: what may be used so far; the harness raises it from stage to stage.
-        logical: what the run would cost with an empty memo, by role.
-        paid: what was asked of the models, by role.
-        widest: the most that one call could use so far, by role.
-        unreported: keys of the calls whose tokens the server did not say, or that cannot be true, by role: each counts as the
-            most that it can take.
-        stage: of the run, for whoever looks.
+        limit: current limit; it is raised from stage to stage.
+        logical: usage that the run would have with an empty memo, by role.
+        paid: usage of the calls that were actually made, by role.
+        largest_bound: largest upper bound of a single call so far, by role.
+        unreported: keys of calls whose token counts the server did not report, or reported implausibly, by role; each counts
+            as its upper bound.
+        stage: current stage of the run, for display.
     """
 
     limit: Budget = field(default_factory=Budget)
     logical: dict[str, Spending] = field(default_factory=dict)
     paid: dict[str, Spending] = field(default_factory=dict)
-    widest: dict[str, Bound] = field(default_factory=dict)
+    largest_bound: dict[str, Bound] = field(default_factory=dict)
     unreported: dict[str, set[str]] = field(default_factory=dict)
     stage: str = ""
     _asked: set[str] = field(default_factory=set)
@@ -126,33 +126,33 @@ class Ledger:
 
     @property
     def failed(self) -> int:
-        """Number of calls that never got a reply, however often they were tried."""
+        """Number of calls that got no reply after all retries."""
         return len(self._failed)
 
     @property
-    def weighs(self) -> bool:
-        """Whether tokens or dollars are limited, so that each call has to be weighed."""
+    def meters_tokens(self) -> bool:
+        """Whether tokens or dollars are limited, so that each call must reserve its upper bound."""
         return self.limit.tokens is not None or self.limit.dollars is not None
 
-    def admit(self, role: str, keys: Sequence[str], *, by_mean: bool = False) -> None:
-        """Let the calls behind `keys` pass, or refuse all of them, by their number.
+    def admit(self, role: str, keys: Sequence[str], *, estimate_from_mean: bool = False) -> None:
+        """Check that the budget covers a number of calls, all or none.
 
-        A key that this run asked for before costs nothing.
+        A key that this run has asked for before costs nothing.
 
         Args:
-            role: who asks.
-            keys: of the calls.
-            by_mean: weigh tokens and dollars too, taken to be what this role's calls took on average.
+            role: role of the model.
+            keys: keys of the calls.
+            estimate_from_mean: check tokens and dollars too, estimated from the mean of this role's calls so far.
 
         Raises:
-            BudgetExhaustedError: they would overstep the limit.
+            BudgetExhaustedError: the calls would exceed the limit.
         """
         new = sum(key not in self._asked for key in dict.fromkeys(keys))
-        used, mine = self.total(self.logical), self.logical.get(role, Spending())
+        used, of_role = self.total(self.logical), self.logical.get(role, Spending())
         wanted = {"calls": float(new)}
-        if by_mean:
-            share = new / max(mine.calls, 1)
-            wanted |= {"tokens": share * mine.tokens, "dollars": share * mine.dollars}
+        if estimate_from_mean:
+            share = new / max(of_role.calls, 1)
+            wanted |= {"tokens": share * of_role.tokens, "dollars": share * of_role.dollars}
         for name, more in wanted.items():
             limit: float | None = getattr(self.limit, name)
             spent = getattr(used, name)
@@ -162,17 +162,19 @@ class Ledger:
                 )
 
     def reserve(self, role: str, key: str, bound: Bound) -> None:
-        """Hold back the most that a call can use until `record` says what it did use.
+        """Reserve the upper bound of a call until `record` replaces it by the actual usage.
 
-        A reply that this run has costs nothing.
+        A reply that this run already has costs nothing.
 
         Raises:
-            BudgetExhaustedError: with what is used and what others hold back it could overstep the limit.
+            BudgetExhaustedError: usage, reservations and this bound together exceed the limit.
         """
         if key in self._asked and key not in self._failed:
             return
-        widest = self.widest.get(role, Bound())
-        self.widest[role] = Bound(max(widest.tokens, bound.tokens), max(widest.dollars, bound.dollars))
+        largest_bound = self.largest_bound.get(role, Bound())
+        self.largest_bound[role] = Bound(
+            max(largest_bound.tokens, bound.tokens), max(largest_bound.dollars, bound.dollars)
+        )
         for name, limit in (("tokens", self.limit.tokens), ("dollars", self.limit.dollars)):
             if limit is None:
                 continue
@@ -188,21 +190,21 @@ class Ledger:
         self._held = Bound(self._held.tokens + bound.tokens, self._held.dollars + bound.dollars)
 
     def release(self, keys: Iterable[str]) -> None:
-        """Give back what calls held that will not be recorded."""
+        """Release the reservations of calls that will not be recorded."""
         for key in keys:
             bound = self._reserved.pop(key, None)
             if bound is not None:
                 self._held = Bound(self._held.tokens - bound.tokens, self._held.dollars - bound.dollars)
 
     def record(self, role: str, key: str, usage: Usage, price: Price | None, *, paid: bool, share: float = 1.0) -> None:
-        """Count one reply: logically the first time that this run has it, as paid if it came from the model.
+        """Count one reply: as logical usage the first time in this run, and as paid if it came from the model.
 
-        `share` of the price was paid, as in batches.
+        `share` is the share of the price that was paid, below 1 for batches.
         """
         if key in self._reserved:
             self.release([key])
         mine = self.logical.setdefault(role, Spending())
-        if key in self._failed:  # its call is counted, its tokens are not
+        if key in self._failed:  # its call was counted, its tokens were not
             self._failed.remove(key)
             mine.calls -= 1
             mine.add(usage, price)
@@ -213,7 +215,7 @@ class Ledger:
             self.paid.setdefault(role, Spending()).add(usage, price, share)
 
     def record_failure(self, role: str, key: str) -> None:
-        """Count one call without a reply: it takes a call and no tokens."""
+        """Count a call without a reply: one call, no tokens."""
         self.record(role, key, Usage(), None, paid=True)
         self._failed.add(key)
 
@@ -222,13 +224,13 @@ class Ledger:
         return sum(roles.values(), Spending())
 
     def left(self) -> dict[str, float]:
-        """Return what is left of each limit that there is."""
+        """Return the remaining amount of each limit that is set."""
         used = self.total(self.logical)
         limits = asdict(self.limit)
         return {name: max(limit - getattr(used, name), 0.0) for name, limit in limits.items() if limit is not None}
 
     def notes(self) -> list[str]:
-        """Return what a reader of the account should know: calls of a model whose tokens are not the server's count."""
+        """Return notes for the reader: calls whose token counts are upper bounds."""
         return [
             f"{len(keys)} of {self.logical[role].calls} replies of the {role} model came without a believable count of "
             "tokens: each counts as the most that it could have taken, so tokens and dollars are an upper bound"
@@ -236,7 +238,7 @@ class Ledger:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the logical account by role."""
+        """Return the logical usage by role."""
         return {role: asdict(spending) for role, spending in self.logical.items()}
 
 
@@ -247,9 +249,9 @@ def _exhausted(name: str, what: str, used: float, limit: float, wanted: str) -> 
 
 
 def _parse_limit(part: str) -> tuple[str, float]:
-    found = re.fullmatch(r"\s*(\$?)\s*(\d+(?:\.\d+)?)\s*([kKmMbB]?)\s*([A-Za-z$]*)\s*", part.replace("_", ""))
-    if found is not None:
-        unit = _UNITS.get(found[4].lower() or found[1])
-        if unit is not None and (unit == "dollars" or not found[1]):
-            return unit, float(found[2]) * _FACTORS[found[3].lower()]
+    match = re.fullmatch(r"\s*(\$?)\s*(\d+(?:\.\d+)?)\s*([kKmMbB]?)\s*([A-Za-z$]*)\s*", part.replace("_", ""))
+    if match is not None:
+        unit = _UNITS.get(match[4].lower() or match[1])
+        if unit is not None and (unit == "dollars" or not match[1]):
+            return unit, float(match[2]) * _FACTORS[match[3].lower()]
     raise InputError(f"cannot read the budget {part.strip()!r}: write '500 calls', '1M tokens' or '2 dollars'")

@@ -1,6 +1,6 @@
-"""Racing: score prompts on growing blocks of examples and drop those that will not be the best on all of them.
+"""Racing: score prompts on growing blocks of examples and drop those that are unlikely to be the best on all of them.
 
-Knows a scoring function and nothing below it; used by strategies (`run.race`) and by the harness on validation data.
+Depends only on a scoring function. Used by strategies (`run.race`) and, on validation data, by the selection stage.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from promptopt.errors import BudgetExhaustedError, InputError
-from promptopt.statistics import behind, chance_of_place, spending
+from promptopt.statistics import alpha_spending, pairwise_p_values, prob_in_top_k
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 Guarantee: TypeAlias = Literal["average", "always"]
 
-_FIRST_BLOCK = 8  # examples before anyone may be dropped
+_FIRST_BLOCK = 8  # examples before any prompt may be dropped
 
 
 class Race(NamedTuple):
     """How a race ended.
 
     Args:
-        survivors: indices of the prompts that were not dropped, in order.
-        scores: of the survivors, in that order, on all the examples that were run.
+        survivors: indices of the prompts that were not dropped, in increasing order.
+        scores: scores of the survivors, in that order, on all examples that were run.
     """
 
     survivors: list[int]
@@ -46,51 +46,54 @@ def race(
     confidence: float,
     *,
     guarantee: Guarantee = "average",
-    places: int = 1,
+    top_k: int = 1,
 ) -> Race:
-    """Run a race; blocks double from 8 examples, and after each but the last prompts may be dropped.
+    """Run a race: blocks double from 8 examples, and after each block but the last, prompts may be dropped.
 
-    What is promised is that the prompt with the highest mean over all examples is not dropped, all looks and all prompts
-    counted together. "average" drops prompts as long as their chances to be that one, summed over the race, stay below
-    1 - confidence: the promise holds on average over races whose prompts differ as these seem to. "always" drops a prompt
-    when another is ahead of it by a paired test, with the error shared out among looks (Pocock's spending function) and
-    rivals (Bonferroni): it holds for every set of prompts, at a higher price. The last one runs to the end, so that it is
-    known on all examples. Where the budget ends first, the race ends with the blocks that were run.
+    Guarantee: the prompt with the highest mean over all examples is not dropped, with all looks and all prompts counted
+    together. "average" drops prompts while their probabilities of being the best, summed over the race, stay below
+    1 - confidence: the guarantee holds on average over races whose prompts differ as much as these appear to. "always" drops
+    a prompt when another one is ahead of it by a paired test, with the error split among looks (Pocock's spending function)
+    and rivals (Bonferroni): the guarantee holds for every set of prompts, at a higher cost. The last surviving prompt runs
+    on all examples, so that its score is complete. If the budget runs out, the race ends with the blocks that were run.
 
     Args:
-        score: scores prompts on examples; examples of earlier blocks come again and must cost nothing.
+        score: scores prompts on examples; examples of earlier blocks are passed again and must cost nothing.
         prompts: [P].
-        examples: [E], in the order of the blocks; it must have nothing to do with the rewards.
-        confidence: that the best prompt is not dropped, in (0, 1).
-        guarantee: what that is the probability of.
-        places: how many of the best are wanted.
+        examples: [E], in the order of the blocks; the order must be independent of the rewards.
+        confidence: probability that the best prompt is not dropped, in (0, 1).
+        guarantee: whether `confidence` holds on "average" over races or "always".
+        top_k: number of best prompts to keep.
+
+    Returns:
+        The surviving prompts and their scores.
 
     Raises:
-        BudgetExhaustedError: not even the first block fits the budget.
-        InputError: there are no examples, or the confidence or the guarantee is none.
+        BudgetExhaustedError: the budget does not cover the first block.
+        InputError: there are no examples, or `confidence`, `guarantee` or `top_k` is invalid.
     """
     if not examples:
         raise InputError("a race needs at least one example")
     if not 0 < confidence < 1:
-        raise InputError(f"the confidence of a race must lie between 0 and 1, not be {confidence}")
+        raise InputError(f"confidence must be between 0 and 1, not {confidence}")
     if guarantee not in ("average", "always"):
         raise InputError(f"guarantee must be 'average' or 'always', not {guarantee!r}")
-    if places < 1:
-        raise InputError(f"places must be at least 1, not {places}")
+    if top_k < 1:
+        raise InputError(f"top_k must be at least 1, not {top_k}")
     blocks = sizes(len(examples))
-    errors = spending(blocks[:-1], 1 - confidence)
-    table: Floats = np.full((len(prompts), len(examples)), np.nan)
+    errors = alpha_spending(blocks[:-1], 1 - confidence)
+    rewards: Floats = np.full((len(prompts), len(examples)), np.nan)
     alive, unspent = list(range(len(prompts))), 0.0
     out = Race(alive, score(prompts, examples[: blocks[0]]))
     for size, after, error in zip(blocks, blocks[1:], errors, strict=False):
-        table[alive, :size] = out.scores.per_example
+        rewards[alive, :size] = out.scores.per_example
         if guarantee == "always":
-            level = error / (places * max(len(prompts) - 1, 1))
-            dropped = _beaten(behind(table[alive, :size], len(examples)) <= level, places)
+            level = error / (top_k * max(len(prompts) - 1, 1))
+            dropped = _beaten(pairwise_p_values(rewards[alive, :size], len(examples)) <= level, top_k)
         else:
-            chances = chance_of_place(table, len(examples), places)[alive]
-            dropped = _unlikely(chances, unspent + error, places)
-            unspent += error - float(chances[dropped].sum())
+            probabilities = prob_in_top_k(rewards, len(examples), top_k)[alive]
+            dropped = _unlikely(probabilities, unspent + error, top_k)
+            unspent += error - float(probabilities[dropped].sum())
         kept = [n for n in range(len(alive)) if n not in dropped]
         alive = [alive[n] for n in kept]
         out = Race(alive, out.scores.rows(kept))
@@ -102,21 +105,21 @@ def race(
 
 
 def sizes(examples: int) -> list[int]:
-    """Return how many examples have been met after each block."""
+    """Return the cumulative number of examples after each block."""
     out = [min(_FIRST_BLOCK, examples)]
     while out[-1] < examples:
         out.append(min(2 * out[-1], examples))
     return out
 
 
-def _beaten(by: Flags, places: int) -> list[int]:
-    """Return the rows behind as many others as there are places."""
-    return np.flatnonzero(by.sum(axis=1) >= places).tolist()
+def _beaten(is_behind: Flags, top_k: int) -> list[int]:
+    """Return the rows that are behind at least `top_k` others; `is_behind` is [P, P]."""
+    return np.flatnonzero(is_behind.sum(axis=1) >= top_k).tolist()
 
 
-def _unlikely(chances: Floats, allowed: float, places: int) -> list[int]:
-    """Return the rows least likely to have a place, as many as the error allows; the likeliest stay."""
-    known = np.flatnonzero(~np.isnan(chances))
-    order = known[np.argsort(chances[known], kind="stable")][: max(len(known) - places, 0)]
-    out: list[int] = order[np.cumsum(chances[order]) <= allowed].tolist()
+def _unlikely(probabilities: Floats, allowed: float, top_k: int) -> list[int]:
+    """Return the rows least likely to be in the top k, as many as the error allows; the k likeliest stay."""
+    known = np.flatnonzero(~np.isnan(probabilities))
+    order = known[np.argsort(probabilities[known], kind="stable")][: max(len(known) - top_k, 0)]
+    out: list[int] = order[np.cumsum(probabilities[order]) <= allowed].tolist()
     return out

@@ -1,7 +1,7 @@
-"""Episodes: every prompt acts in every instance, all live episodes in lock-step, each round one batch.
+"""Runs episodes: every prompt acts in every instance. All active episodes advance in lock-step, one batch per round.
 
-A model that gives log-probabilities chooses among the actions where the environment can name them; any other writes.
-Knows nothing of rewards or strategies; memo and budget are the caller's, call by call.
+A model with log-probabilities chooses among the actions if the environment can list them; any other model writes its action.
+Knows nothing of rewards or strategies; memo and budget belong to the caller.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from promptopt.prompt import Context, Prompt
     from promptopt.task import Task
 
-_MOST_TURNS = 1_000  # an environment that never ends is a mistake
+_MAX_TURNS = 1_000  # guards against environments that never end
 
 
 @dataclass
@@ -35,29 +35,31 @@ class _Episode:
     environment: Environment
     prompt: Prompt
     replicate: int
-    seen: str = ""
+    observation: str = ""
     turns: list[Turn] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
-    over: Reply | None = None
+    outcome: Reply | None = None
 
     def act(self, reply: Reply) -> None:
-        """Take the model's reply; an error of the environment is a failure of this episode alone."""
+        """Apply the model's reply. An exception in the environment fails this episode only."""
         if isinstance(reply, Failure):
-            self.over = Failure(f"round {len(self.turns) + 1}: {reply.reason}")
+            self.outcome = Failure(f"round {len(self.turns) + 1}: {reply.reason}")
             return
-        self.usage = Usage(*(mine + its for mine, its in zip(self.usage, reply.usage, strict=True)))
+        self.usage = Usage(*(total + new for total, new in zip(self.usage, reply.usage, strict=True)))
         try:
             step = self.environment.step(reply.text)
-            self.turns.append(Turn(self.seen, reply.text, step.events))
-            self.seen = step.observation
-            if step.done or reply.truncated_before_text:
-                whole = Trajectory(tuple(self.turns), self.seen, float(self.environment.score()))
-                text = "" if reply.truncated_before_text and len(self.turns) == 1 else str(whole)
-                self.over = Response(text, usage=self.usage, finish_reason=reply.finish_reason, trajectory=whole)
-            elif len(self.turns) == _MOST_TURNS:
-                self.over = Failure(f"no end after {_MOST_TURNS} rounds: an environment must end its episodes")
+            self.turns.append(Turn(self.observation, reply.text, step.events))
+            self.observation = step.observation
+            if step.done or reply.speechless:
+                trajectory = Trajectory(tuple(self.turns), self.observation, float(self.environment.score()))
+                text = "" if reply.speechless and len(self.turns) == 1 else str(trajectory)
+                self.outcome = Response(
+                    text, usage=self.usage, finish_reason=reply.finish_reason, trajectory=trajectory
+                )
+            elif len(self.turns) == _MAX_TURNS:
+                self.outcome = Failure(f"no end after {_MAX_TURNS} rounds: an environment must end its episodes")
         except Exception as error:  # noqa: BLE001  whatever the user's environment raises
-            self.over = Failure(f"round {len(self.turns) + 1}: the environment raised {error!r}")
+            self.outcome = Failure(f"round {len(self.turns) + 1}: the environment raised {error!r}")
 
 
 def roll_out(
@@ -67,25 +69,25 @@ def roll_out(
     caller: Caller,
     cells: Sequence[tuple[Prompt, Example, int]],
 ) -> list[Reply]:
-    """Play one episode for each (prompt, instance, replicate) to its end.
+    """Run one complete episode for each (prompt, instance, replicate).
 
     Args:
-        task: how observations are shown and replies asked for.
-        make: a new environment.
-        model: that acts.
-        caller: the way to it.
-        cells: [N].
+        task: supplies layout and sampling settings.
+        make: returns a new environment.
+        model: the model that acts.
+        caller: sends requests to the model.
+        cells: [N] prompts, instances and replicate numbers.
 
     Returns:
-        [N] responses with a trajectory, whose text is the episode to read and whose usage is that of all rounds; or the
-        failure that ended it.
+        [N] responses with the trajectory, its transcript as text and the usage of all rounds; or the failure that ended the
+        episode.
 
     Raises:
-        BudgetExhaustedError, FinalModelError, StoppedError: as `Caller.generate`. What was asked is in the memo.
+        BudgetExhaustedError, FinalModelError, StoppedError: as for `Caller.generate`. Earlier replies are in the memo.
     """
-    episodes = [_begun(make, *cell) for cell in cells]
-    while live := [episode for episode in episodes if episode.over is None]:
-        for choices, group in _by_choices(live, model):
+    episodes = [_start_episode(make, *cell) for cell in cells]
+    while active := [episode for episode in episodes if episode.outcome is None]:
+        for choices, group in _by_choices(active, model):
             contexts = [_context(task, episode) for episode in group]
             replies = (
                 _chosen(model, caller, contexts, choices)
@@ -94,28 +96,28 @@ def roll_out(
             )
             for episode, reply in zip(group, replies, strict=True):
                 episode.act(reply)
-    return [episode.over or Failure("never begun") for episode in episodes]
+    return [episode.outcome or Failure("never begun") for episode in episodes]
 
 
 def most_rounds(examples: Sequence[Example]) -> float:
-    """Return the mean of the rounds that the instances allow (`cap`, a whole number), 0 where one does not say."""
+    """Return the mean of the instances' round limits (`cap`, an integer), or 0 if an instance has none."""
     caps = [json.loads(example.inputs["instance"]).get("cap") for example in examples]
     return sum(caps) / len(caps) if all(isinstance(cap, int) for cap in caps) else 0.0
 
 
-def _begun(make: Callable[[], Environment], prompt: Prompt, example: Example, replicate: int) -> _Episode:
+def _start_episode(make: Callable[[], Environment], prompt: Prompt, example: Example, replicate: int) -> _Episode:
     episode = _Episode(make(), prompt, replicate)
     try:
-        episode.seen = episode.environment.reset(json.loads(example.inputs["instance"]), replicate)
-    except Exception as error:  # noqa: BLE001  as above
-        episode.over = Failure(f"the environment could not begin {example.id!r}: {error!r}")
+        episode.observation = episode.environment.reset(json.loads(example.inputs["instance"]), replicate)
+    except Exception as error:  # noqa: BLE001  user code may raise anything
+        episode.outcome = Failure(f"the environment could not begin {example.id!r}: {error!r}")
     return episode
 
 
-def _by_choices(live: Sequence[_Episode], model: Model) -> list[tuple[tuple[str, ...], list[_Episode]]]:
-    """Group episodes by the actions that the model is to choose among; () where it writes."""
+def _by_choices(active: Sequence[_Episode], model: Model) -> list[tuple[tuple[str, ...], list[_Episode]]]:
+    """Group episodes by the actions that the model chooses among; () if it writes its action."""
     groups: dict[tuple[str, ...], list[_Episode]] = defaultdict(list)
-    for episode in live:
+    for episode in active:
         environment = episode.environment
         choosing = isinstance(model, LabelModel) and isinstance(environment, Choosing)
         groups[environment.actions() if choosing and isinstance(environment, Choosing) else ()].append(episode)
@@ -123,7 +125,7 @@ def _by_choices(live: Sequence[_Episode], model: Model) -> list[tuple[tuple[str,
 
 
 def _chosen(model: LabelModel, caller: Caller, contexts: Sequence[Context], choices: tuple[str, ...]) -> list[Reply]:
-    """Return the action of the highest mean log-probability a token: summed, the shortest would always win."""
+    """Return the action with the highest mean log-probability per token; sums would favour short actions."""
     lengths = [len(model.pieces(f" {choice}")) if isinstance(model, TokenModel) else 1 for choice in choices]
 
     def best(reply: Reply) -> Reply:
@@ -151,8 +153,12 @@ def _requests(task: Task, contexts: Sequence[Context], group: Sequence[_Episode]
 
 
 def _context(task: Task, episode: _Episode) -> Context:
-    """Return what the model is shown: the prompt, the last rounds, and what is seen now."""
+    """Return the request context: the prompt, the last rounds and the current observation."""
     recent = episode.turns[-task.history :] if task.history else []
     rounds = [f"You saw: {turn.observation}\nYou said: {turn.reply}" for turn in recent]
-    text = "\n\n".join(["What happened so far:", *rounds, "Now you see:", episode.seen]) if rounds else episode.seen
+    text = (
+        "\n\n".join(["What happened so far:", *rounds, "Now you see:", episode.observation])
+        if rounds
+        else episode.observation
+    )
     return task.layout.render(episode.prompt, Example({"observation": text}, None, ""))

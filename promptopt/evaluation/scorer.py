@@ -1,7 +1,7 @@
-"""The scorer: prompts x examples x replicates -> Scores, in one batch a call.
+"""The scorer: prompts x examples x replicates -> Scores, in one batch per call.
 
-Labels are scored by log-probability where the model can, else by the text that it writes (a vote for each replicate).
-Knows nothing of strategies; memo, budget and dispatch are the caller's.
+Labels are scored by log-probability if the model supports it, else by the text that it writes (one vote per replicate).
+Knows nothing of strategies; memo, budget and dispatch belong to the caller.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Scorer:
     """Scores prompts on a task with one model.
 
     Args:
-        task: whose examples are rendered and whose reward is met.
+        task: supplies layout, sampling settings and reward.
         model: the task model.
-        caller: the way to it.
-        first_failure: which example's reply failed first, and why; "" while none did.
-        refused: examples of which a request was refused for what it holds.
-        tally: of labels that the replies name.
-        silence: replies without text.
+        caller: sends requests to models.
+        first_failure: the first example whose reply failed, and why; "" if none has.
+        refused: ids of examples whose request was refused because of its content.
+        tally: counts of replies that name no label.
+        silence: counts of replies without text.
     """
 
     task: Task
@@ -73,9 +73,9 @@ class Scorer:
         Args:
             prompts: [P].
             examples: [E].
-            replicates: R, samples of each cell; log-probabilities are the same in each.
-            reward: in place of the task's own.
-            written: whether replies are written where labels could be scored.
+            replicates: R samples per prompt and example; log-probabilities are the same in each.
+            reward: replaces the task's own reward.
+            written: whether the model writes its replies even if labels could be scored.
 
         Returns:
             Scores with rewards [P, E, R].
@@ -92,17 +92,17 @@ class Scorer:
         flat = [cell for row in cells for column in row for cell in column]
         self.tally.add(prompts, examples, cells)
         self.silence += Silence.of(flat)
-        own = cast("Reward | Judge", self.task.reward)  # a task that was given none has made one
-        return self.meet(prompts, examples, cells, own if reward is None else reward)
+        own = cast("Reward | Judge", self.task.reward)  # `Task` sets a default reward
+        return self.apply_reward(prompts, examples, cells, own if reward is None else reward)
 
-    def meet(
+    def apply_reward(
         self,
         prompts: Sequence[Prompt],
         examples: Sequence[Example],
         cells: Sequence[Sequence[Sequence[Reply]]],
         reward: Reward | Judge,
     ) -> Scores:
-        """Let a reward meet replies [P][E][R] that are already there."""
+        """Return the scores of replies [P][E][R] under `reward`, without asking the task model."""
         flat = [(e, cell) for row in cells for e, column in zip(examples, row, strict=True) for cell in column]
         failures = (f"example {e.id!r}: {cell.reason}" for e, cell in flat if isinstance(cell, Failure))
         self.first_failure = self.first_failure or next(failures, "")
@@ -115,17 +115,17 @@ class Scorer:
 
     @property
     def chooses(self) -> bool:
-        """As `chooses_labels`, of this task and model."""
+        """`chooses_labels` for this task and model."""
         return chooses_labels(self.task, self.model)
 
     @property
     def tests_text(self) -> bool:
-        """Whether a test reads what the model writes where the search chooses among the labels."""
+        """Whether the test reads text although the search chooses among the labels."""
         return self.chooses and self.task.read == "text"
 
     @property
     def _scored_labels(self) -> tuple[str, ...]:
-        """The labels whose log-probabilities are wanted."""
+        """The labels whose log-probabilities are requested."""
         return self.task.labels if self.task.logprobs else ()
 
     def _replies(
@@ -134,34 +134,34 @@ class Scorer:
         if self.task.environment is not None:
             cells = [(p, e, r) for p in prompts for e in examples for r in range(replicates)]
             flat = roll_out(self.task, self.task.environment, self.model, self.caller, cells)
-            return _in_shape(flat, len(examples), replicates)
+            return _reshaped(flat, len(examples), replicates)
         if isinstance(self.model, CaptionModel) != (self.task.format == "caption"):
             raise InputError(
-                "a task with format = 'caption' needs a model that compares images with captions, such as local-clip:NAME, "
-                "and such a model that format"
+                "format = 'caption' and models that compare images with captions (local-clip:NAME) only work together: "
+                "change the task's format or the model"
             )
         contexts = [self.task.layout.render(prompt, example) for prompt in prompts for example in examples]
         if self.chooses and isinstance(self.model, LabelModel) and not written:
-            once = self.caller.label_logprobs("task", self.model, contexts, self._scored_labels)
-            flat = [reply for reply in once for _ in range(replicates)]
+            per_context = self.caller.label_logprobs("task", self.model, contexts, self._scored_labels)
+            flat = [reply for reply in per_context for _ in range(replicates)]
         else:
             flat = self._sampled(contexts, replicates)
-        return _in_shape(flat, len(examples), replicates)
+        return _reshaped(flat, len(examples), replicates)
 
     def _sampled(self, contexts: Sequence[Context], replicates: int) -> list[Reply]:
-        """Return replies [contexts * replicates]; at temperature 0 one with log-probabilities stands for all replicates."""
+        """Return replies [contexts * replicates]; at temperature 0, one reply with log-probabilities serves all replicates."""
         first: list[Reply] = []
         if isinstance(self.model, LabelReader) and self._scored_labels:
             first = self.caller.generate("task", self.model, [self._request(c, 0) for c in contexts])
         cells = [(i, r) for i in range(len(contexts)) for r in range(replicates)]
-        certain = [
+        deterministic = [
             isinstance(reply, Response) and reply.label_logprobs is not None and not self.task.temperature
             for reply in first
         ]
-        known = {(i, r): first[i] for i, r in cells if first and (r == 0 or certain[i])}
-        asked = [cell for cell in cells if cell not in known]
-        rest = self.caller.generate("task", self.model, [self._request(contexts[i], r) for i, r in asked])
-        known |= dict(zip(asked, rest, strict=True))
+        known = {(i, r): first[i] for i, r in cells if first and (r == 0 or deterministic[i])}
+        unknown = [cell for cell in cells if cell not in known]
+        rest = self.caller.generate("task", self.model, [self._request(contexts[i], r) for i, r in unknown])
+        known |= dict(zip(unknown, rest, strict=True))
         return [known[cell] for cell in cells]
 
     def _request(self, context: Context, replicate: int) -> Request:
@@ -178,24 +178,27 @@ class Scorer:
         )
 
     def _judged(self, cells: Sequence[tuple[Example, Reply]], judge: Judge) -> list[Verdict]:
-        asked = [(i, example, reply) for i, (example, reply) in enumerate(cells) if isinstance(reply, Response)]
+        to_judge = [(i, example, reply) for i, (example, reply) in enumerate(cells) if isinstance(reply, Response)]
         requests = [
-            Request(context=judge.context(example, reply), max_tokens=_JUDGE_TOKENS) for _, example, reply in asked
+            Request(context=judge.context(example, reply), max_tokens=_JUDGE_TOKENS) for _, example, reply in to_judge
         ]
         out: list[Verdict] = [(np.nan, reply.reason if isinstance(reply, Failure) else "") for _, reply in cells]
-        for (i, _, _), said in zip(asked, self.caller.generate("judge", judge.model, requests), strict=True):
-            read = judge.read(said.text) if isinstance(said, Response) else None
-            out[i] = read or (np.nan, said.reason if isinstance(said, Failure) else f"no score in: {said.text[:200]}")
+        for (i, _, _), opinion in zip(to_judge, self.caller.generate("judge", judge.model, requests), strict=True):
+            parsed = judge.read(opinion.text) if isinstance(opinion, Response) else None
+            out[i] = parsed or (
+                np.nan,
+                opinion.reason if isinstance(opinion, Failure) else f"no score in: {opinion.text[:200]}",
+            )
         return out
 
 
 def chooses_labels(task: Task, model: Model) -> bool:
-    """Whether a model's answers are chosen among the labels by log-probability, not read from what it writes."""
+    """Whether answers are chosen among the labels by log-probability, not read from text."""
     return isinstance(model, LabelModel) and bool(task.labels) and task.logprobs and task.environment is None
 
 
-def _in_shape(flat: list[Reply], examples: int, replicates: int) -> list[list[list[Reply]]]:
-    """Return replies [P][E][R]."""
+def _reshaped(flat: list[Reply], examples: int, replicates: int) -> list[list[list[Reply]]]:
+    """Reshape flat replies to [P][E][R]."""
     return [
         [flat[start + e * replicates : start + (e + 1) * replicates] for e in range(examples)]
         for start in range(0, len(flat), examples * replicates)

@@ -1,4 +1,4 @@
-"""How many replies hold no text, and why: counted as they are scored, and said in words."""
+"""Counts replies without text, by cause, and reports them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
     from promptopt.replies import Failure
 
-_CUT_OFF_SHARE = 0.01  # of replies that were cut off before any text, above which it is said
-_SILENT_SHARE = 0.1  # of replies without text, from which it is said, and in the headline too
+_MAX_CUT_OFF_SHARE = 0.01  # report truncated replies above this share
+_SILENT_SHARE = 0.1  # report replies without text from this share on, in the headline too
 
 
 @dataclass(frozen=True, kw_only=True)
 class Silence:
-    """Replies, and those of them without any text.
+    """Counts of replies without text.
 
     Args:
-        replies: that came.
-        cut_off: at their length limit, as happens to models that think first.
-        empty: whole, but without text.
-        filtered: declined, or emptied by a content filter.
+        replies: all replies, without failures.
+        cut_off: empty replies that reached the length limit, as happens to reasoning models.
+        empty: complete replies without text.
+        filtered: replies that were declined, or emptied by a content filter.
     """
 
     replies: int = 0
@@ -34,11 +34,11 @@ class Silence:
 
     @classmethod
     def of(cls, replies: Iterable[Response | Failure]) -> Silence:
-        """Count some replies; failures are none."""
-        came = [reply for reply in replies if isinstance(reply, Response)]
-        finishes = [reply.finish_reason for reply in came if not reply.text.strip()]
+        """Count replies; failures are ignored."""
+        responses = [reply for reply in replies if isinstance(reply, Response)]
+        finishes = [reply.finish_reason for reply in responses if not reply.text.strip()]
         return cls(
-            replies=len(came),
+            replies=len(responses),
             cut_off=finishes.count("length"),
             empty=finishes.count("stop"),
             filtered=finishes.count("refusal"),
@@ -50,22 +50,22 @@ class Silence:
 
     @property
     def silent(self) -> int:
-        """Replies without any text."""
+        """Number of replies without text."""
         return self.cut_off + self.empty + self.filtered
 
     @property
     def mostly_silent(self) -> bool:
-        """Whether so many replies hold no text that a mean over them says little of the prompt."""
+        """Whether so many replies have no text that their mean reward says little about the prompt."""
         return self.silent > 0 and self.silent >= _SILENT_SHARE * self.replies
 
     @property
     def headline(self) -> str:
-        """What must stand beside any mean over these replies, or ""."""
+        """The caveat for a mean over these replies, or ""."""
         return f"{self.silent:,} of {self.replies:,} replies hold no text." if self.mostly_silent else ""
 
     def notes(self, max_tokens: int) -> list[str]:
-        """Return what to say of them, with what may help."""
-        if not self.mostly_silent and self.cut_off <= _CUT_OFF_SHARE * self.replies:
+        """Return notes on these replies, with possible fixes."""
+        if not self.mostly_silent and self.cut_off <= _MAX_CUT_OFF_SHARE * self.replies:
             return []
         kinds = [
             (self.cut_off, f"cut off at {max_tokens} tokens, before any text (raise the task's max_tokens)"),
@@ -75,5 +75,5 @@ class Silence:
             ),
             (self.filtered, "declined or emptied by a content filter (look at the items and the prompt)"),
         ]
-        said = "; ".join(f"{count:,} {kind}" for count, kind in kinds if count)
-        return [f"{self.silent:,} of {self.replies:,} replies hold no text: {said}"]
+        causes = "; ".join(f"{count:,} {kind}" for count, kind in kinds if count)
+        return [f"{self.silent:,} of {self.replies:,} replies hold no text: {causes}"]

@@ -1,4 +1,4 @@
-"""What the replies of a run were like, counted while they are scored."""
+"""Counts the replies of a run that name no label."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from promptopt.prompt import Example, Prompt
     from promptopt.task import Task
 
-_MOST_SHOWN = 3
-_LONGEST_SHOWN = 80
+_MAX_SHOWN = 3
+_MAX_SHOWN_CHARACTERS = 80
 
 
 @dataclass
 class Tally:
-    """Counts the replies that name no label, each cell once.
+    """Counts the replies that name no label; each cell counts once.
 
     Args:
-        labels: that replies are to name; () where none is read from a text.
-        unnamed: replies that name none of them.
-        shown: the first few of these that differ, cut and with control characters escaped.
+        labels: labels that replies should name; () if the reward reads none from text.
+        unnamed: number of replies that name none of them.
+        shown: the first few distinct ones, truncated and with control characters escaped.
     """
 
     labels: tuple[str, ...]
     unnamed: int = 0
     shown: list[str] = field(default_factory=list)
     _numbers: dict[Prompt, int] = field(default_factory=dict)
-    _read: set[tuple[int, str, int]] = field(default_factory=set)
+    _counted_cells: set[tuple[int, str, int]] = field(default_factory=set)
 
     @classmethod
     def of(cls, task: Task) -> Tally:
@@ -46,7 +46,7 @@ class Tally:
         examples: Sequence[Example],
         cells: Sequence[Sequence[Sequence[Response | Failure]]],
     ) -> None:
-        """Count replies [P][E][R] whose label is read from their text."""
+        """Add replies [P][E][R] whose label is read from their text."""
         for prompt, row in zip(prompts, cells if self.labels else (), strict=False):
             number = self._numbers.setdefault(prompt, len(self._numbers))
             for example, column in zip(examples, row, strict=True):
@@ -56,19 +56,19 @@ class Tally:
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know of the replies, in words."""
+        """Notes for the user."""
         if not self.unnamed:
             return []
         shown = ", ".join(self.shown)
-        counts = f"{self.unnamed} of {len(self._read)}"
+        counts = f"{self.unnamed} of {len(self._counted_cells)}"
         return [f"{counts} replies named no label, such as {shown}: let the prompt ask for one of the labels alone"]
 
     def _count(self, cell: tuple[int, str, int], text: str) -> None:
-        if cell in self._read:
+        if cell in self._counted_cells:
             return
-        self._read.add(cell)
+        self._counted_cells.add(cell)
         if named_label(text, self.labels) is None:
             self.unnamed += 1
-            excerpt = repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
-            if len(self.shown) < _MOST_SHOWN and excerpt not in self.shown:
+            excerpt = repr(text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}...")
+            if len(self.shown) < _MAX_SHOWN and excerpt not in self.shown:
                 self.shown.append(excerpt)

@@ -1,4 +1,4 @@
-"""A reward's verdict on one reply: a finite number and its words, or an error that names reward, item and reply.
+"""Applies a reward to one reply: a finite number and an explanation, or an error that names reward, example and reply.
 
 Knows nothing of models or of how replies are obtained.
 """
@@ -29,16 +29,16 @@ _short.maxstring = _short.maxother = 80  # characters of a reply or a value in a
 
 
 def verdict(reward: Reward, example: Example, reply: Response | Failure) -> Verdict:
-    """Return (reward, the reward's words); NaN and the reason for a failure.
+    """Return (reward, explanation); for a failure, NaN and its reason.
 
     Raises:
-        RewardError: the reward raised, or returned what is no finite number.
-        InputError: the reward cannot be used with this item, in its own words.
+        RewardError: the reward raised an exception, or did not return a finite number.
+        InputError: raised by the reward itself, if it cannot be used with this example.
     """
     if isinstance(reply, Failure):
         return math.nan, reply.reason
     try:
-        given: Any = reward(example, reply)
+        returned: Any = reward(example, reply)
     except InputError:
         raise
     except Exception as error:
@@ -46,7 +46,7 @@ def verdict(reward: Reward, example: Example, reply: Response | Failure) -> Verd
             f"{_call(reward, reply)} raised {type(error).__name__} ({error}) for example {example.id!r}{_line(error)}: let it "
             "return a number for every reply"
         ) from error
-    value, why = given if isinstance(given, tuple) and len(given) == 2 else (given, "")  # noqa: PLR2004  a pair
+    value, why = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, "")  # noqa: PLR2004  a pair
     number = _number(value)
     if not math.isfinite(number):
         raise RewardError(
@@ -57,14 +57,14 @@ def verdict(reward: Reward, example: Example, reply: Response | Failure) -> Verd
 
 
 def _number(value: Any) -> float:
-    """Return a number as float; NaN for what is none."""
+    """Return a number as a float; NaN for anything else."""
     if isinstance(value, np.ndarray) and not value.shape:
         value = value.item()
     if not isinstance(value, Real | np.bool_):
         return math.nan
     try:
         return float(value)
-    except OverflowError:  # a whole number of 400 digits
+    except OverflowError:  # an integer of 400 digits
         return math.nan
 
 
@@ -74,6 +74,6 @@ def _call(reward: Reward, reply: Response) -> str:
 
 
 def _line(error: Exception) -> str:
-    """Return where in the user's code it was raised, as far as that is known."""
+    """Return the place in the user's code that raised the error, or ""."""
     frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is the call above
     return f", in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""

@@ -19,7 +19,7 @@ from promptopt.optimization.job import read_budget, read_model, read_task
 from promptopt.randomness import named_generator
 from promptopt.search.run import Run
 from promptopt.statistics.arrays import nanmean
-from promptopt.statistics.components import components, covariance, shrunk, telling
+from promptopt.statistics.components import components, covariance, discrimination_p_values, shrunken_covariance
 from promptopt.strategies import P1
 from promptopt.strategies.p1 import Probe, probe, pruned_candidates, varied_candidates
 
@@ -192,7 +192,7 @@ class Diagnosis:
                 {"prompt": prompt.text, "reward": _finite(mean)}
                 for prompt, mean in zip(self.probe.prompts, self.means.tolist(), strict=True)
             ],
-            "telling": [
+            "discrimination_p_values": [
                 {"id": self.ids[k], "p": float(self.p_values[k]), "variance": _finite(self.prompt_variances[k])}
                 for k in range(len(self.ids))
             ],
@@ -278,7 +278,7 @@ def diagnosis(probed: Probe, task: Task, min_effect_sd: float, calls: int) -> Di
         min_effect_sd: smallest standard deviation of prompt quality that is worth a search.
         calls: model calls made.
     """
-    matrix, shrunken = covariance(probed.rewards), shrunk(probed.rewards)
+    matrix, shrunken = covariance(probed.rewards), shrunken_covariance(probed.rewards)
     off_diagonal = shrunken - np.diag(np.diag(shrunken))
     p1 = P1(inner="random", subset=min(2, len(task.train)))
     subset = p1.choose(probed.rewards)
@@ -286,7 +286,7 @@ def diagnosis(probed: Probe, task: Task, min_effect_sd: float, calls: int) -> Di
         probe=probed,
         components=components(probed.rewards),
         ids=tuple(example.id for example in task.train),
-        p_values=telling(probed.rewards),
+        p_values=discrimination_p_values(probed.rewards),
         prompt_variances=np.diag(matrix).copy(),
         agreement=off_diagonal.sum(axis=1) / (len(matrix) - 1),
         subset=tuple(task.train[k].id for k in subset or ()),

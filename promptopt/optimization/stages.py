@@ -200,7 +200,7 @@ class Stages:
 
     def _largest_bound(self, name: str) -> float:
         """Return the most that any call, made or refused, can use, except the writer's."""
-        bounds = [Bound(), *(bound for role, bound in self.ledger.widest.items() if role != "writer")]
+        bounds = [Bound(), *(bound for role, bound in self.ledger.largest_bound.items() if role != "writer")]
         return max(float(getattr(bound, name, 0.0)) for bound in bounds)
 
     @property

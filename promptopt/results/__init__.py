@@ -1,1 +1,1 @@
-"""What a run found, and what follows from it."""
+"""The results of a run."""

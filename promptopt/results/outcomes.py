@@ -1,4 +1,4 @@
-"""The one claim of a run, and the evidence behind it: what the two prompts did on each test item.
+"""The test of a run: the comparison of seed and chosen prompt, and both replies to each test example.
 
 Plain values; knows nothing of how they were obtained.
 """
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from promptopt.scores import Scores
 
 FILE = "test.jsonl"
-"""Name of the outcomes' file in the folder of a run: one line of JSON an item."""
+"""Name of the outcomes file in the run's folder: one line of JSON per example."""
 
 SAME = Interval(0.0, 0.0, 0.0)
-"""The difference of a prompt to itself: none, whatever its replies were."""
+"""The difference between a prompt and itself."""
 
-_Z_SHOWN = 1.960 + 0.842  # normal quantiles of 97.5 % and 80 %: a two-sided test of 5 % with power 0.8
-_FEWEST = 8  # items below which no difference is shown, however even
+_Z_POWER = 1.960 + 0.842  # normal quantiles of 97.5 % and 80 %: two-sided 5 % test with power 0.8
+_MIN_EXAMPLES = 8  # fewer examples never confirm a difference
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One prompt's reply to one test item.
+    """One prompt's reply to one test example.
 
     Args:
-        text: the reply; of an episode, all of it, to read; of a failure, "".
-        reward: of the reply, None where it never came.
-        reason: the reward's own words, or why the reply never came.
-        finish: "stop", "length" or "refusal" as of a response, "failed" for a reply that never came.
-        events: what happened in an episode, in order.
+        text: the reply; for an episode its transcript, for a failure "".
+        reward: reward of the reply, None for a failure.
+        reason: the reward's explanation, or why the call failed.
+        finish: "stop", "length" or "refusal" as in a response, "failed" for a failure.
+        events: events of an episode, in order.
     """
 
     text: str
@@ -53,11 +53,11 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the two prompts did on one test item.
+    """Both prompts' replies to one test example.
 
     Args:
-        id: of the item.
-        inputs: its fields.
+        id: id of the example.
+        inputs: its input fields.
         target: the right answer, or None.
         seed: the seed prompt's reply.
         chosen: the chosen prompt's reply.
@@ -71,7 +71,7 @@ class Outcome:
 
     @property
     def difference(self) -> float | None:
-        """Reward of the chosen prompt less that of the seed prompt; None where one of them has none."""
+        """Reward of the chosen prompt minus that of the seed prompt; None if either is missing."""
         if self.seed.reward is None or self.chosen.reward is None:
             return None
         return self.chosen.reward - self.seed.reward
@@ -79,13 +79,13 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class ByLabels:
-    """The same test with each answer chosen among the labels by log-probability, where the claim reads what is written.
+    """The test repeated with each answer chosen among the labels by log-probability, when the main test reads text.
 
     Args:
         seed: mean test reward of the seed prompt, with its 95 % interval.
-        chosen: the same of the chosen prompt.
-        seed_apart: the seed prompt's reward by choosing less that by its text, paired, with its 95 % interval.
-        chosen_apart: the same of the chosen prompt.
+        chosen: the same for the chosen prompt.
+        seed_apart: the seed prompt's reward by labels minus its reward by text, paired, with its 95 % interval.
+        chosen_apart: the same for the chosen prompt.
     """
 
     seed: Interval
@@ -96,20 +96,20 @@ class ByLabels:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The chosen prompt against the seed prompt, once, paired, on test items that no search saw.
+    """One paired comparison of chosen and seed prompt, on test examples that the search never used.
 
     Args:
         seed: mean test reward of the seed prompt, with its 95 % interval.
-        chosen: the same of the chosen prompt.
-        difference: chosen less seed, paired, with its 95 % interval.
-        examples: items that both have.
+        chosen: the same for the chosen prompt.
+        difference: chosen minus seed, paired, with its 95 % interval.
+        examples: number of examples with replies to both prompts.
         spread: standard deviation of the paired differences; None in results of earlier versions.
-        costs: dollars for a thousand such replies, by the seed prompt and by the chosen one; None where the price is not
-            known. The judge's part is left out.
-        read: "labels" where each answer was chosen among the labels by log-probability, "text" where it was written while
-            the search chose among the labels, "" where the search read texts too.
-        by_labels: beside "text", what choosing among the labels gives on the same items.
-        outcomes: what both did on each item; a loaded result has none, they lie beside it in `test.jsonl`.
+        costs: dollars per thousand replies, for the seed prompt and the chosen prompt, without the judge; None if the price is
+            unknown.
+        read: how answers were read: "labels" if chosen among the labels by log-probability; "text" if the model wrote them
+            although the search chose among the labels; "" if search and test both read text.
+        by_labels: if `read` is "text", the result of choosing among the labels on the same examples.
+        outcomes: both replies to each example; () in a loaded result, whose outcomes are in `test.jsonl`.
     """
 
     seed: Interval
@@ -124,20 +124,20 @@ class Comparison:
 
     @property
     def items_wanted(self) -> int | None:
-        """About how many more items would show the difference, four times in five, were it as large as it looks here.
+        """About how many more test examples would confirm the difference with power 0.8, if it is as large as measured.
 
-        By the normal approximation, from the spread of the paired differences; None where no number would, the difference
-        being no gain, or where the spread is not known.
+        Normal approximation from the spread of the paired differences. None if the difference is not a gain, or if the spread
+        is unknown.
         """
         gain = self.difference.estimate
         if self.spread is None or not gain > 0:
             return None
-        return max(math.ceil((_Z_SHOWN * self.spread / gain) ** 2), _FEWEST, self.examples + 1) - self.examples
+        return max(math.ceil((_Z_POWER * self.spread / gain) ** 2), _MIN_EXAMPLES, self.examples + 1) - self.examples
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Comparison:
-        """Read back what a result's JSON holds; results of earlier versions have neither costs, spread nor reading."""
-        costs, labelled = data.get("costs"), data.get("by_labels")
+        """Return the comparison in a result's JSON. Results of earlier versions lack costs, spread and `read`."""
+        costs, by_labels = data.get("costs"), data.get("by_labels")
         return cls(
             seed=_interval(data["seed"]),
             chosen=_interval(data["chosen"]),
@@ -146,12 +146,12 @@ class Comparison:
             spread=data.get("spread"),
             costs=None if costs is None else (costs[0], costs[1]),
             read=data.get("read", ""),
-            by_labels=ByLabels(**{name: _interval(part) for name, part in labelled.items()}) if labelled else None,
+            by_labels=ByLabels(**{name: _interval(part) for name, part in by_labels.items()}) if by_labels else None,
         )
 
 
 def outcomes(scores: Scores) -> tuple[Outcome, ...]:
-    """Return the outcomes of scores of the seed prompt and of the chosen one, if it is another, with one reply each."""
+    """Return the outcomes from scores of the seed prompt and, if different, the chosen prompt, with one reply each."""
     return tuple(
         Outcome(
             id=example.id,
@@ -164,17 +164,17 @@ def outcomes(scores: Scores) -> tuple[Outcome, ...]:
     )
 
 
-def write_outcomes(found: Sequence[Outcome], path: Path) -> None:
-    """Write the outcomes, one line each; the file is there whole or not at all."""
-    lines = [json.dumps(asdict(one), ensure_ascii=False, allow_nan=False) + "\n" for one in found]
+def write_outcomes(outcomes: Sequence[Outcome], path: Path) -> None:
+    """Write the outcomes, one line each, atomically."""
+    lines = [json.dumps(asdict(outcome), ensure_ascii=False, allow_nan=False) + "\n" for outcome in outcomes]
     write_private(path, "".join(lines))
 
 
 def read_outcomes(path: Path) -> tuple[Outcome, ...]:
-    """Read what `write_outcomes` wrote; () where there is no such file, as in runs without a test.
+    """Return the outcomes that `write_outcomes` wrote; () if there is no file, as in runs without a test.
 
     Raises:
-        InputError: the file holds something else.
+        InputError: the file does not hold outcomes.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -182,17 +182,19 @@ def read_outcomes(path: Path) -> tuple[Outcome, ...]:
     except FileNotFoundError:
         return ()
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} holds no test replies of a run ({error!r}): run again to write it anew") from error
+        raise InputError(
+            f"{path} does not hold the test replies of a run ({error!r}): run again to rewrite it"
+        ) from error
 
 
 def _answer(scores: Scores, prompt: int, example: int) -> Answer:
     reply: Response | Failure = scores.replies[prompt][example][0]
     reward, reason = float(scores.rewards[prompt, example, 0]), scores.reasons[prompt][example][0]
-    shown = None if math.isnan(reward) else reward
+    known_reward = None if math.isnan(reward) else reward
     if isinstance(reply, Failure):
-        return Answer(text="", reward=shown, reason=reason, finish="failed")
+        return Answer(text="", reward=known_reward, reason=reason, finish="failed")
     events = tuple(event.name for event in reply.trajectory.events) if reply.trajectory else ()
-    return Answer(text=reply.text, reward=shown, reason=reason, finish=reply.finish_reason, events=events)
+    return Answer(text=reply.text, reward=known_reward, reason=reason, finish=reply.finish_reason, events=events)
 
 
 def _read(data: dict[str, Any]) -> Outcome:

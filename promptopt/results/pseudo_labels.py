@@ -1,4 +1,4 @@
-"""Pseudo-labels: choosing the sure ones, rewards and losses by them, and their way into fine-tuning. No model is asked."""
+"""Pseudo-labels of a result, and their export as fine-tuning data. No model is asked."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class PseudoLabel(NamedTuple):
-    """What a search without labels took an item for.
+    """The label that an unsupervised search gave to a training example.
 
     Args:
-        id: of the training item.
-        label: the likeliest.
+        id: id of the training example.
+        label: the likeliest label.
         confidence: its probability.
     """
 
@@ -31,41 +31,41 @@ class PseudoLabel(NamedTuple):
 
 
 def pseudo_labels(result: Result) -> list[PseudoLabel]:
-    """Return the labels that an unsupervised strategy gave the training items, in their order.
+    """Return the labels that an unsupervised strategy gave to the training examples, in their order.
 
     Raises:
-        InputError: the result is of another strategy, or of a run that did not come so far.
+        InputError: the result comes from another strategy, or from a run that ended too early.
     """
-    found = [step["pseudo_labels"] for step in result.steps if "pseudo_labels" in step]
-    if not found:
+    pseudo_label_steps = [step["pseudo_labels"] for step in result.steps if "pseudo_labels" in step]
+    if not pseudo_label_steps:
         raise InputError(f"the result of {result.strategy.get('name')} holds no pseudo-labels: use 'unsupervised'")
-    return [PseudoLabel(*row) for row in json.loads(found[-1])]
+    return [PseudoLabel(*row) for row in json.loads(pseudo_label_steps[-1])]
 
 
 def write_fine_tuning(path: Path | str, task: Task, labels: Sequence[PseudoLabel], least: float = 0.9) -> int:
-    """Write the sure items as fine-tuning data, a chat a line: `{"messages": [...]}`, as OpenAI and others read it.
+    """Write confident examples as fine-tuning data, one chat per line: `{"messages": [...]}`, as OpenAI and others read it.
 
     Args:
-        path: of the file, ending in .jsonl; overwritten.
-        task: whose seed prompt and items are shown.
-        labels: what the assistant answers.
-        least: confidence below which an item is left out.
+        path: the .jsonl file to write; overwritten.
+        task: supplies the seed prompt and the training examples.
+        labels: the assistant's answers.
+        least: minimum confidence of an example.
 
     Returns:
         The number of lines.
 
     Raises:
-        InputError: no item is that sure.
+        InputError: no example is that confident.
     """
-    sure = {label.id: label.label for label in labels if label.confidence >= least}
-    layout = Layout(task.fields, task.template)  # turns of a chat, whatever the task's own format
+    confident = {label.id: label.label for label in labels if label.confidence >= least}
+    layout = Layout(task.fields, task.template)  # always a chat, whatever the task's format
     chats = [
-        [*layout.render(task.seed_prompt, item), Message("assistant", sure[item.id])]
-        for item in task.train
-        if item.id in sure
+        [*layout.render(task.seed_prompt, example), Message("assistant", confident[example.id])]
+        for example in task.train
+        if example.id in confident
     ]
     if not chats:
-        raise InputError(f"no item has a confidence of {least}: lower `least`, or mistrust the labels")
+        raise InputError(f"no example has a confidence of {least} or more: lower `least`")
     lines = [json.dumps({"messages": [turn._asdict() for turn in chat]}, ensure_ascii=False) for chat in chats]
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(lines)

@@ -1,7 +1,7 @@
 """What a run found, as a value that can be saved, loaded, compared and read.
 
-Knows nothing of how it was found. Seconds, what was really paid and where files lie are left out of comparisons: they
-differ between a run and its replay, and nothing else may.
+Knows nothing of how it was found. Equality ignores seconds, actual spending and file paths: these may differ between a run and
+its replay, and nothing else may.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from promptopt.utils.files import make_private_folder, write_private
 if TYPE_CHECKING:
     from promptopt.statistics import Interval
 
-SPENDING = ("role", "calls", "saved", "input", "of it cached", "output", "dollars", "dollars saved")
-"""Heads of the table that `Result.spending` gives: calls, tokens and dollars spent, and what memo and batches saved."""
+SPENDING = ("role", "calls", "saved", "input", "cached input", "output", "dollars", "dollars saved")
+"""Column headings of `Result.spending`: calls, tokens and dollars spent, and what memo and batches saved."""
 
 CHOSEN = "each answer was chosen among the labels by log-probability, not read from what the model writes"
-"""What a reader must know of rewards of a model that scores labels."""
+"""Caveat for the rewards of a model that scores labels."""
 
 FILE = "result.json"
 """Name of the result's file in the folder of a run."""
@@ -43,18 +43,18 @@ class Record:
 
     Args:
         number: in order of first appearance.
-        prompt: itself.
-        length: its tokens, as the model would see it; words where its tokenizer is not at hand.
-        parent: number of the candidate that it was made from, or None.
-        step: of the search, at which it was first scored.
-        fitness: mean of what the strategy searched by, None where nothing came back.
+        prompt: the prompt.
+        length: its length in tokens, as the model sees it; in words if the tokenizer is not available.
+        parent: number of the candidate it was made from, or None.
+        step: search step at which it was first scored.
+        fitness: mean of what the strategy maximised, None if every reply failed.
         reward: mean of the task's own reward over the same cells.
-        cells: replies behind the two.
-        failed: cells without a reply, in neither mean.
-        validation: mean reward on the validation items that it was raced on, None where it was not shortlisted.
-        validated: how many validation items those were.
-        calls: that the run had used when it was first scored, logically; None in results of earlier versions.
-        dollars: the same in dollars, of the models whose price is known.
+        cells: number of replies in the two means.
+        failed: number of cells without a reply; they are in neither mean.
+        validation: mean reward on the validation examples it was raced on, None if it was not shortlisted.
+        validated: number of these validation examples.
+        calls: logical calls that the run had used when it was first scored; None in results of earlier versions.
+        dollars: the same in dollars, for models with a known price.
     """
 
     number: int
@@ -78,31 +78,30 @@ class Result:
 
     Args:
         task: the task's name.
-        prompt: the chosen prompt; the seed prompt where nothing better was seen.
-        seed_prompt: where the search started.
-        test: the one claim, or None where there was no test data or the run did not come that far.
-        history: every candidate, in order of appearance.
-        steps: the numbers that the strategy reported, one record a step.
-        lengths: tokens of the seed prompt and of the chosen one, in that order.
-        used: what each role used, logically.
-        failed: replies that never came.
+        prompt: the chosen prompt; the seed prompt if nothing better was found.
+        seed_prompt: the prompt that the search started from.
+        test: the test of the chosen prompt, or None without test data or if the run ended before it.
+        history: every candidate, in order of first appearance.
+        steps: the facts that the strategy reported, one record per step.
+        lengths: lengths in tokens of the seed prompt and of the chosen prompt.
+        used: logical usage of each role.
+        failed: number of calls that got no reply.
         unfinished: why the run is not finished, or "".
-        notes: what a reader should know beside the numbers.
-        warnings: sentences without which the numbers mislead; part of the headline.
-        strategy: its name and settings.
+        notes: remarks on the numbers.
+        warnings: caveats without which the numbers mislead; part of the headline.
+        strategy: the strategy's name and settings.
         models: role -> fingerprint.
-        seed: of all randomness.
-        budget: as given, in words.
-        versions: of what decided the numbers.
-        prices: role -> dollars per million tokens, None where it is not known.
-        seed_number: of the candidate that says what the seed prompt says, its demonstrations perhaps written out; None
-            where the search did not score it.
-        paid: what each role used beyond the memo, in this process.
-        seconds: that this process took.
-        run_dir: where the run's files lie, or "".
-        digest: the same for the same run, and for no other; "" in results of earlier versions.
-        request: what is sent beside the prompt, as the task's settings name it: without it the claim is of another prompt.
-            {} in results of earlier versions.
+        seed: random seed.
+        budget: the budget as text.
+        versions: versions of the packages that affect the numbers.
+        prices: role -> dollars per million tokens, None if unknown.
+        seed_number: number of the candidate equivalent to the seed prompt, perhaps with its demonstrations written out; None
+            if the search did not score it.
+        paid: usage of each role in this process that the memo did not cover.
+        seconds: wall time of this process.
+        run_dir: folder of the run's files, or "".
+        digest: identifies the run; "" in results of earlier versions.
+        request: the task's settings sent with the prompt; the test holds for these only. {} in results of earlier versions.
     """
 
     task: str
@@ -132,48 +131,48 @@ class Result:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end with (nearly) all replies."""
+        """Whether the run completed, with nearly all replies."""
         return not self.unfinished
 
     @property
     def kept(self) -> bool:
-        """Whether the seed prompt was kept: the chosen prompt is the same."""
+        """Whether the seed prompt was kept as the chosen prompt."""
         return self.prompt == self.seed_prompt
 
     @property
     def gain(self) -> Interval | None:
-        """The paired test difference of the chosen prompt to the seed prompt; exactly 0 where that was kept."""
+        """Paired test difference, chosen minus seed; exactly 0 if the seed prompt was kept."""
         if self.test is None:
             return None
         return SAME if self.kept else self.test.difference
 
     @property
     def improved(self) -> bool:
-        """Whether the whole interval of the paired test difference lies above 0."""
+        """Whether the interval of the paired test difference is entirely above 0."""
         return self.gain is not None and self.gain.low > 0
 
     @property
     def front(self) -> tuple[Record, ...]:
-        """The candidates that no other beats both in length and in training reward, from the shortest to the best.
+        """Pareto front of length and training reward, from the shortest candidate to the best.
 
-        Of those that were tried on as many cells as any other. Training rewards of the best of many are too high: test
-        what is taken from here.
+        Only candidates scored on the largest number of cells are compared. Training rewards of the best of many candidates
+        are biased upwards: test a prompt before you use it.
         """
         most = max((record.cells + record.failed for record in self.history), default=0)
-        whole = [r for r in self.history if r.cells + r.failed == most and r.reward is not None]
-        found = pareto([record.reward or 0.0 for record in whole], [record.length for record in whole])
-        return tuple(whole[i] for i in found)
+        complete = [r for r in self.history if r.cells + r.failed == most and r.reward is not None]
+        indices = pareto([record.reward or 0.0 for record in complete], [record.length for record in complete])
+        return tuple(complete[i] for i in indices)
 
     @property
     def headline(self) -> str:
         """The outcome in one sentence."""
-        said = f"Unfinished ({self.unfinished}). {self._outcome}" if self.unfinished else self._outcome
+        outcome = f"Unfinished ({self.unfinished}). {self._outcome}" if self.unfinished else self._outcome
         failed = [f"Failed replies: {self.failed}."] if self.failed and not self.unfinished else []
-        return " ".join([said, *failed, *self._reading, *self.warnings])
+        return " ".join([outcome, *failed, *self._reading, *self.warnings])
 
     @property
     def _reading(self) -> list[str]:
-        """How the answers of the test were read, where that is not what users read."""
+        """How test answers were read, if they are not the text that the model writes."""
         if self.test is None or not self.test.read:
             return []
         if self.test.by_labels is None:
@@ -205,7 +204,7 @@ class Result:
 
     @property
     def _nothing_better(self) -> str:
-        """Why the seed prompt was kept, as far as anything was compared with it."""
+        """Why the seed prompt was kept."""
         others = [record for record in self.history if record is not self.seed_record and record.reward is not None]
         if not others:
             return "Nothing was compared: the search scored no other prompt, and your prompt was kept."
@@ -224,7 +223,7 @@ class Result:
 
     @staticmethod
     def _wanted(test: Comparison) -> str:
-        """Return what would show an improvement, as a sentence after the others."""
+        """Return a sentence on whether more test examples would help."""
         if test.items_wanted is not None:
             return f" To confirm a difference this small you would need about {test.items_wanted:,} more test items."
         if test.difference.estimate <= 0:
@@ -233,21 +232,21 @@ class Result:
 
     @property
     def seed_record(self) -> Record | None:
-        """The seed prompt as a candidate, None where the search did not score it."""
-        if self.seed_number is None:  # as in results of earlier versions
+        """The seed prompt as a candidate, None if the search did not score it."""
+        if self.seed_number is None:  # results of earlier versions
             return self._record(self.seed_prompt)
         return self.history[self.seed_number]
 
     @property
     def chosen_record(self) -> Record | None:
-        """The chosen prompt as a candidate, None where the search did not score it."""
+        """The chosen prompt as a candidate, None if the search did not score it."""
         return self.seed_record if self.kept else self._record(self.prompt)
 
     @property
     def optimism(self) -> float | None:
-        """How much the search flattered the chosen prompt: its gain on training items less its gain on test items.
+        """How much the search overfitted: the chosen prompt's training gain minus its test gain.
 
-        Gains, not rewards: what is easier about one set of items both prompts have.
+        Gains over the seed prompt, because one set of examples may be easier than the other.
         """
         seed, chosen = self.seed_record, self.chosen_record
         if self.test is None or seed is None or chosen is None or seed.reward is None or chosen.reward is None:
@@ -259,7 +258,7 @@ class Result:
         return next((record for record in self.history if record.prompt == prompt), None)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Return the table of seed prompt beside chosen prompt, as (name, seed, chosen)."""
+        """Return the table that compares seed and chosen prompt, as rows (name, seed, chosen)."""
         seed, chosen = self.seed_record, self.chosen_record
         out = [
             ("training reward", _shown(seed.reward if seed else None), _shown(chosen.reward if chosen else None)),
@@ -299,10 +298,10 @@ class Result:
         ]
 
     def facts(self) -> list[tuple[str, str]]:
-        """Return what the run took, as (name, value)."""
+        """Return the effort of the run, as rows (name, value)."""
         used, paid = sum(self.used.values(), Spending()), sum(self.paid.values(), Spending())
         out = [
-            ("candidates", f"{len(self.history):,} looked at"),
+            ("candidates", f"{len(self.history):,} scored"),
             ("calls", f"{used.calls:,} ({paid.calls:,} made now, {used.calls - paid.calls:,} from the memo)"),
             ("tokens", f"{used.tokens:,}"),
         ]
@@ -313,7 +312,7 @@ class Result:
             out.append(("dollars", f"{paid.dollars:.4f} spent, {saved:.4f} saved{without}"))
         out.append(("seconds", f"{self.seconds:.1f}"))
         if self.optimism is not None:
-            out.insert(1, ("optimism", f"{self.optimism:+.3f} (gain on training items less gain on test items)"))
+            out.insert(1, ("overfitting", f"{self.optimism:+.3f} (training gain minus test gain)"))
         if self.failed:
             out.append(("failed replies", str(self.failed)))
         if self.run_dir:
@@ -321,7 +320,7 @@ class Result:
         return out
 
     def spending(self) -> list[tuple[str, ...]]:
-        """Return what was spent and what memo and batches saved, as rows under `SPENDING`, one a role."""
+        """Return spending and savings by role, as rows under the headings `SPENDING`."""
         return [self._spent(role, used, self.paid.get(role, Spending())) for role, used in self.used.items()]
 
     def _spent(self, role: str, used: Spending, paid: Spending) -> tuple[str, ...]:
@@ -343,7 +342,7 @@ class Result:
         return printable("\n".join(lines))
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values that `from_json` reads back; NaN and infinities become null, outcomes are left out."""
+        """Return JSON values for `from_json`. NaN and infinities become null; outcomes are left out."""
         out: dict[str, Any] = _plain(asdict(self) | {"format": _FORMAT})
         out["prompt"], out["seed_prompt"] = self.prompt.to_json(), self.seed_prompt.to_json()
         for record, mine in zip(out["history"], self.history, strict=True):
@@ -355,25 +354,25 @@ class Result:
                     del out["test"][name]  # as in results of earlier versions
         for name in ("warnings", "digest", "request"):
             if not out[name]:
-                del out[name]  # likewise
+                del out[name]  # as above
         return out
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Result:
-        """Read back what `to_json` gave.
+        """Return the result that `to_json` wrote.
 
         Raises:
-            InputError: another format, or no result at all.
+            InputError: the data has another format, or is not a complete result.
         """
-        found = data.get("format") if isinstance(data, dict) else None
-        if found != _FORMAT:
+        data_format = data.get("format") if isinstance(data, dict) else None
+        if data_format != _FORMAT:
             raise InputError(
-                f"this is no result of format {_FORMAT} but {found!r}: read it with the version that wrote it"
+                f"cannot read this result: its format is {data_format!r}, not {_FORMAT}; use the promptopt version that wrote it"
             )
         try:
             return cls._from_format_1(data)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"this is no whole result ({error!r}): save it again by running again") from error
+            raise InputError(f"cannot read this result: it is incomplete ({error!r}); run again to save it") from error
 
     @classmethod
     def _from_format_1(cls, data: dict[str, Any]) -> Result:
@@ -386,14 +385,14 @@ class Result:
         values["warnings"] = tuple(data.get("warnings", ()))
         for name in ("used", "paid"):
             values[name] = {role: Spending(**spent) for role, spent in data[name].items()}
-        given = data.get("prices", {})  # results of earlier versions have none
-        values["prices"] = {role: None if price is None else Price(*price) for role, price in given.items()}
+        prices = data.get("prices", {})  # missing in results of earlier versions
+        values["prices"] = {role: None if price is None else Price(*price) for role, price in prices.items()}
         if data["test"] is not None:
             values["test"] = Comparison.from_json(data["test"])
         return cls(**values)
 
     def save(self, path: Path | str) -> None:
-        """Write the result as JSON; the file is there whole or not at all."""
+        """Write the result as JSON, atomically."""
         target = Path(path)
         make_private_folder(target.parent)
         write_private(target, json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False))
@@ -403,18 +402,18 @@ class Result:
         """Read a saved result.
 
         Args:
-            path: of the file, or of the run's folder that holds it as `result.json`.
+            path: the file, or the run's folder with its `result.json`.
 
         Raises:
-            InputError: the file is not there, or holds none.
+            InputError: the file cannot be read, or is not a result.
         """
         try:
             file = Path(path) / FILE if Path(path).is_dir() else Path(path)
             return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
         except OSError as error:
-            raise InputError(f"cannot read {path} ({error}): name a result.json of a run") from error
-        except ValueError as error:  # of JSON, of UTF-8, or our own
-            raise InputError(f"{path} is no saved result: {error}") from error
+            raise InputError(f"cannot read {path} ({error}): give the result.json of a run") from error
+        except ValueError as error:  # from JSON, UTF-8 or `from_json`
+            raise InputError(f"{path} is not a saved result: {error}") from error
 
 
 def _shown(value: float | None) -> str:
@@ -432,7 +431,7 @@ def _record(data: dict[str, Any]) -> Record:
 
 
 def _plain(value: Any) -> Any:
-    """Return JSON values: tuples as lists, numbers that JSON lacks as None."""
+    """Return JSON values: tuples become lists, numbers that are not finite become None."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,6 @@
-"""Searching over sequences of discrete tokens, each position with its own categorical distribution p [n, N].
+"""Search over sequences of discrete tokens; each position has its own categorical distribution p [n, N].
 
-Pure functions; knows nothing of prompts. Chosen tokens are [I, n], one row a sequence; losses are [I], lower is better.
+Pure functions; knows nothing of prompts. Sampled token ids are [I, n], one row per sequence; losses are [I], lower is better.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Chosen: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def uniform(positions: int, tokens: int) -> Floats:
-    """Return p [n, N] that prefers nothing."""
+    """Return uniform distributions p [n, N]."""
     return np.full((positions, tokens), 1.0 / tokens)
 
 
@@ -38,9 +38,8 @@ def policy_gradient(p: Floats, chosen: Chosen, losses: Floats) -> Floats:
     """Variance-reduced policy gradient of the expected loss (BDPL, Diao et al. 2023), [n, N].
 
     sum_k (L_k - mean L) / (I - 1) * d log p(t_k) / dp, with d log p / dp = 1/p at the chosen token and 0 elsewhere.
-    The released code also puts -1/p at all others, which doubles the centred sum and divides by zero once a
-    projection has set a token to 0; a chosen token's probability never is 0, so that this form is always finite.
-    Losses that are NaN are left out.
+    The released code also puts -1/p at all other tokens, which doubles the centred sum and divides by zero once a projection
+    has set a token to 0. A chosen token's probability is never 0, so this form is always finite. NaN losses are left out.
     """
     known = ~np.isnan(losses)
     chosen, losses = chosen[known], losses[known]
@@ -53,16 +52,16 @@ def policy_gradient(p: Floats, chosen: Chosen, losses: Floats) -> Floats:
 
 
 def clipped(gradient: Floats, norm: float) -> Floats:
-    """Return the gradient, shortened to `norm` where it is longer."""
-    length = float(np.linalg.norm(gradient))
-    shortened: Floats = gradient * (norm / max(length, norm))
-    return shortened
+    """Return the gradient, scaled down to `norm` if it is longer."""
+    current_norm = float(np.linalg.norm(gradient))
+    scaled: Floats = gradient * (norm / max(current_norm, norm))
+    return scaled
 
 
 def project_to_simplex(rows: Floats) -> Floats:
-    """Return the nearest points [n, N] whose entries are not negative and sum to 1 in each row (Duchi et al. 2008, fig. 1).
+    """Return the Euclidean projection of each row [n, N] onto the simplex (Duchi et al. 2008, fig. 1).
 
-    Exact, by sorting; BDPL halves an interval 20 times, and cannot raise a row that sums to less than 1.
+    Exact, by sorting. BDPL bisects 20 times instead, and cannot raise a row that sums to less than 1.
     """
     largest_first = -np.sort(-rows, axis=1)
     excess = np.cumsum(largest_first, axis=1) - 1.0
@@ -78,11 +77,11 @@ def toward_elite(p: Floats, chosen: Chosen, losses: Floats, share: float, rate: 
     """One step of the cross-entropy method: move p [n, N] toward the token frequencies of the best sequences.
 
     Args:
-        p: distributions.
-        chosen: sequences drawn from them, [I, n].
-        losses: [I]; NaN is never among the best.
-        share: of the sequences, that are the elite.
-        rate: 1 replaces p, 0 leaves it.
+        p: [n, N] distributions.
+        chosen: [I, n] sequences drawn from them.
+        losses: [I]; sequences with NaN are never in the elite.
+        share: share of the sequences in the elite.
+        rate: learning rate; 1 replaces p, 0 leaves it unchanged.
     """
     known = int((~np.isnan(losses)).sum())
     if not known:

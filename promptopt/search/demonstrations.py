@@ -1,6 +1,6 @@
-"""What a search may start from: other demonstrations for a prompt, and items in an order in which the first few are fair.
+"""Starting points of a search: prompts with other demonstrations, and examples in a stratified random order.
 
-Pure functions over prompts and labelled items; knows nothing of models or scores.
+Pure functions over prompts and labelled examples; knows nothing of models or scores.
 """
 
 from __future__ import annotations
@@ -17,68 +17,73 @@ if TYPE_CHECKING:
 
     from promptopt.prompt import Example, Prompt
 
-_RESERVED = 4  # one in so many items may be shown; the others are left to score on
-_TRIES = 10  # draws for each prompt that is wanted, before fewer are given
+_DEMONSTRATION_SHARE = 4  # one example in four may be a demonstration; the others are for scoring
+_DRAWS_PER_PROMPT = 10  # random draws per requested prompt before fewer are returned
 
 
-class Starts(NamedTuple):
-    """Prompts to start from, the given one first, and the items that none of the others shows."""
+class StartingPrompts(NamedTuple):
+    """Prompts to start from, the original first, and the examples that none of the new ones shows."""
 
     prompts: list[Prompt]
     items: tuple[Example, ...]
 
 
-def with_other_demonstrations(prompt: Prompt, items: Sequence[Example], count: int, rng: np.random.Generator) -> Starts:
-    """Return the prompt, and the same with other items shown, in any order: as many of each target as it shows.
+def with_other_demonstrations(
+    prompt: Prompt, items: Sequence[Example], count: int, rng: np.random.Generator
+) -> StartingPrompts:
+    """Return the prompt and variants with other demonstrations, in random order, with as many of each target.
 
-    A target that no item has, as in generation, is stood in for by any labelled item. What is shown must not be scored
-    on: a prompt would be given the answer. A quarter of the items at most is drawn from.
+    If no example has a demonstration's target, as in generation, any labelled example replaces it. Examples that are shown
+    must not be used for scoring, because the prompt would contain the answer. At most a quarter of the examples is drawn from.
 
     Args:
-        prompt: with written-out demonstrations; without, or with the nearest ones, it is the only start.
-        items: labelled ones to draw from.
-        count: prompts wanted, the given one among them; fewer where the items do not suffice.
-        rng: the chance.
+        prompt: a prompt with written-out demonstrations; without them, or with nearest ones, it is the only one returned.
+        items: labelled examples to draw from.
+        count: number of prompts, including the original; fewer are returned if there are too few examples.
+        rng: random number generator.
     """
     shown = prompt.demonstrations
     if shown is None or shown.nearest is not None or count < 2:  # noqa: PLR2004  it alone
-        return Starts([prompt], tuple(items))
+        return StartingPrompts([prompt], tuple(items))
     order = [items[i] for i in rng.permutation(len(items)).tolist() if items[i].target is not None]
-    known = {item.target for item in order}
-    kinds = [item.target if item.target in known else None for item in shown.items]
-    rooms = {kind: len(items) // _RESERVED * kinds.count(kind) // len(kinds) for kind in dict.fromkeys(kinds)}
+    available = {item.target for item in order}
+    targets = [item.target if item.target in available else None for item in shown.items]
+    quotas = {
+        target: len(items) // _DEMONSTRATION_SHARE * targets.count(target) // len(targets)
+        for target in dict.fromkeys(targets)
+    }
     drawn: dict[str | None, list[Example]] = {}
     used: set[str] = set()
-    for kind, room in rooms.items():
-        fitting = [item for item in order if item.id not in used and kind in (None, item.target)]
-        drawn[kind] = fitting[:room]
-        used |= {item.id for item in drawn[kind]}
-    if any(len(drawn[kind]) < kinds.count(kind) for kind in drawn):
-        return Starts([prompt], tuple(items))
+    for target, quota in quotas.items():
+        matching = [item for item in order if item.id not in used and target in (None, item.target)]
+        drawn[target] = matching[:quota]
+        used |= {item.id for item in drawn[target]}
+    if any(len(drawn[target]) < targets.count(target) for target in drawn):
+        return StartingPrompts([prompt], tuple(items))
     out = [prompt]
-    for _ in range(_TRIES * count):
+    for _ in range(_DRAWS_PER_PROMPT * count):
         if len(out) == count:
             break
-        groups = [(drawn[kind], kinds.count(kind)) for kind in drawn]
+        groups = [(drawn[target], targets.count(target)) for target in drawn]
         chosen = [group[i] for group, n in groups for i in rng.choice(len(group), size=n, replace=False).tolist()]
-        mixed = tuple(chosen[i] for i in rng.permutation(len(chosen)).tolist())
-        other = replace(prompt, demonstrations=Demonstrations(mixed))
-        if other not in out:
-            out.append(other)
+        shuffled = tuple(chosen[i] for i in rng.permutation(len(chosen)).tolist())
+        variant = replace(prompt, demonstrations=Demonstrations(shuffled))
+        if variant not in out:
+            out.append(variant)
     shown_ids = {item.id for start in out[1:] if start.demonstrations for item in start.demonstrations.items}
-    return Starts(out, tuple(item for item in items if item.id not in shown_ids))
+    return StartingPrompts(out, tuple(item for item in items if item.id not in shown_ids))
 
 
-def balanced(items: Sequence[Example], rng: np.random.Generator) -> tuple[Example, ...]:
-    """Return the items shuffled such that among the first of them, however many, each target has about its share.
+def stratified_shuffle(items: Sequence[Example], rng: np.random.Generator) -> tuple[Example, ...]:
+    """Return the examples in a random order in which every prefix has about the overall shares of the targets.
 
     Args:
-        items: without targets, or each with another, they are only shuffled.
-        rng: the chance.
+        items: the examples; without targets, or with all targets different, they are only shuffled.
+        rng: random number generator.
     """
     members: dict[str | None, list[Example]] = {}
     for i in rng.permutation(len(items)).tolist():
         members.setdefault(items[i].target, []).append(items[i])
-    places = [(j + float(rng.random())) / len(group) for group in members.values() for j in range(len(group))]
+    positions = [(j + float(rng.random())) / len(group) for group in members.values() for j in range(len(group))]
     flat = [item for group in members.values() for item in group]
-    return tuple(flat[i] for i in sorted(range(len(flat)), key=places.__getitem__))
+    return tuple(flat[i] for i in sorted(range(len(flat)), key=positions.__getitem__))

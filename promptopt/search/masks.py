@@ -1,7 +1,7 @@
-"""Moves over token masks, what each token seems to be worth, and the front of length and score.
+"""Moves over token masks, and estimates of each token's effect on the score.
 
-Pure functions over boolean arrays; knows nothing of prompts, models or scores. A mask [T] marks the tokens that are
-kept; `free` [T] marks those that a move may take or give back.
+Pure functions over boolean arrays; knows nothing of prompts or models. A mask [T] marks the tokens that are kept; `free` [T]
+marks the tokens that a move may drop or restore.
 """
 
 from __future__ import annotations
@@ -16,57 +16,61 @@ if TYPE_CHECKING:
     from promptopt.search.tokens import Mask
     from promptopt.statistics.arrays import Floats
 
-_PENALTIES = np.logspace(-2, 3, 11)  # of the ridge, times the variance of one token's presence
+_PENALTIES = np.logspace(-2, 3, 11)  # ridge penalties, in units of the variance of one token's presence
 
 
-def dropped(mask: Mask, free: Mask, count: int, rng: np.random.Generator, chances: Floats | None = None) -> Mask | None:
-    """Return the mask less `count` of its free tokens, or None where none of them would be left.
+def drop_tokens(
+    mask: Mask, free: Mask, count: int, rng: np.random.Generator, weights: Floats | None = None
+) -> Mask | None:
+    """Return the mask without `count` of its free tokens, or None if no free token would remain.
 
     Args:
-        mask: [T].
-        free: [T].
-        count: tokens to take.
-        rng: the chance.
-        chances: [T] above 0, how likely each token is to be drawn beside the others; None draws all alike.
+        mask: [T] tokens kept.
+        free: [T] tokens that may be dropped.
+        count: number of tokens to drop.
+        rng: random number generator.
+        weights: [T] positive sampling weights; None samples uniformly.
     """
     kept = np.flatnonzero(mask & free)
-    return None if count >= kept.size else _flipped(mask, kept, count, rng, chances)
+    return None if count >= kept.size else _flip_random(mask, kept, count, rng, weights)
 
 
-def restored(
-    mask: Mask, free: Mask, count: int, rng: np.random.Generator, chances: Floats | None = None
+def restore_tokens(
+    mask: Mask, free: Mask, count: int, rng: np.random.Generator, weights: Floats | None = None
 ) -> Mask | None:
-    """Return the mask with `count` of its missing free tokens back, or None where fewer are missing.
+    """Return the mask with `count` of its missing free tokens restored, or None if fewer are missing.
 
-    Args: as of `dropped`.
+    Args: as for `drop_tokens`.
     """
     missing = np.flatnonzero(~mask & free)
-    return None if count > missing.size else _flipped(mask, missing, count, rng, chances)
+    return None if count > missing.size else _flip_random(mask, missing, count, rng, weights)
 
 
-class Worth(NamedTuple):
-    """What keeping each token adds to the score, as far as scored masks tell.
+class TokenEffects(NamedTuple):
+    """Estimated effect of keeping each token on the score.
 
     Args:
-        mean: [T] of the linear coefficients; 0 for a token that was always kept or never.
-        error: [T] their standard errors.
+        mean: [T] linear coefficients; 0 for tokens that were always or never kept.
+        error: [T] standard errors of the coefficients; infinite for tokens that were always or never kept.
     """
 
     mean: Floats
     error: Floats
 
     @property
-    def spoils(self) -> Floats:
-        """[T] probability that the score is better without the token (the logistic curve nearest the normal's)."""
+    def prob_harmful(self) -> Floats:
+        """[T] probability that the score is better without the token (logistic approximation of the normal CDF)."""
         out: Floats = 1 / (1 + np.exp(np.clip(1.702 * self.mean / self.error, -30, 30)))
         return out
 
 
-def worth(masks: Sequence[Mask], values: Sequence[float]) -> Worth | None:
-    """Fit a ridge regression of scores on masks, its penalty chosen by leave-one-out, or None where nothing varies.
+def token_effects(masks: Sequence[Mask], values: Sequence[float]) -> TokenEffects | None:
+    """Fit a ridge regression of scores on masks, or return None if masks or scores never vary.
+
+    The penalty is chosen by leave-one-out error.
 
     Args:
-        masks: [N] of [T].
+        masks: N masks [T].
         values: [N] finite scores.
     """
     x, y = np.array(masks, dtype=np.float64), np.array(values, dtype=np.float64)
@@ -76,30 +80,30 @@ def worth(masks: Sequence[Mask], values: Sequence[float]) -> Worth | None:
     if not varying.size or not y.any():
         return None
     rows, columns = x.shape
-    size, axes = np.linalg.eigh(x[:, varying].T @ x[:, varying])
-    size = size.clip(0)
-    along = x[:, varying] @ axes  # [N, V] the masks in the axes' frame
-    target = along.T @ y
+    eigenvalues, axes = np.linalg.eigh(x[:, varying].T @ x[:, varying])
+    eigenvalues = eigenvalues.clip(0)
+    rotated = x[:, varying] @ axes  # [N, V] masks in the eigenbasis
+    projected = rotated.T @ y
     best = (np.inf, 0.0, 0.0)
-    for penalty in _PENALTIES * size.mean() / rows:
-        leverage = (along**2 / (size + penalty)).sum(axis=1) + 1 / rows
-        left_out = (y - along @ (target / (size + penalty))) / (1 - leverage).clip(1e-6)
-        best = min(best, (float((left_out**2).mean()), float(penalty), float((left_out**2).mean())))
+    for penalty in _PENALTIES * eigenvalues.mean() / rows:
+        leverage = (rotated**2 / (eigenvalues + penalty)).sum(axis=1) + 1 / rows
+        residuals = (y - rotated @ (projected / (eigenvalues + penalty))) / (1 - leverage).clip(1e-6)
+        best = min(best, (float((residuals**2).mean()), float(penalty), float((residuals**2).mean())))
     _, penalty, noise = best
     mean, error = np.zeros(columns), np.full(columns, np.inf)
-    mean[varying] = axes @ (target / (size + penalty))
-    error[varying] = np.sqrt(noise * (axes**2 / (size + penalty)).sum(axis=1))
-    return Worth(mean, error)
+    mean[varying] = axes @ (projected / (eigenvalues + penalty))
+    error[varying] = np.sqrt(noise * (axes**2 / (eigenvalues + penalty)).sum(axis=1))
+    return TokenEffects(mean, error)
 
 
-def _flipped(
+def _flip_random(
     mask: Mask,
-    among: np.ndarray[Any, np.dtype[np.intp]],
+    positions: np.ndarray[Any, np.dtype[np.intp]],
     count: int,
     rng: np.random.Generator,
-    chances: Floats | None,
+    weights: Floats | None,
 ) -> Mask:
     child = mask.copy()
-    shares = None if chances is None else chances[among] / chances[among].sum()
-    child[rng.choice(among, size=count, replace=False, p=shares)] ^= True
+    probabilities = None if weights is None else weights[positions] / weights[positions].sum()
+    child[rng.choice(positions, size=count, replace=False, p=probabilities)] ^= True
     return child

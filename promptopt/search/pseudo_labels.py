@@ -1,4 +1,4 @@
-"""Pseudo-labels in a search: choosing the sure ones, rewards and losses by them. No model is asked."""
+"""Pseudo-labels in a search: selecting confident ones, and rewards and losses based on them. Asks no model."""
 
 from __future__ import annotations
 
@@ -21,77 +21,79 @@ if TYPE_CHECKING:
     from promptopt.task import Task
 
 
-FEWEST = 24  # items: eight to learn on, eight to be labelled and eight to check with are too few already
+MIN_EXAMPLES = 24  # eight each to learn from, to label and to check with
 
 
-_SMALL = 1e-6
+_MIN_PROBABILITY = 1e-6
 
 
 @dataclass(frozen=True)
-class Believed:
-    """A reward for items without targets: how likely the label that a reply names is to be right.
+class ExpectedCorrectness:
+    """A reward for examples without targets: the posterior probability of the label that a reply names.
 
     Args:
         labels: all labels of the task.
-        beliefs: item id -> probability of each.
+        label_posteriors: example id -> [L] probability of each label.
     """
 
     labels: tuple[str, ...]
-    beliefs: Mapping[str, Floats]
+    label_posteriors: Mapping[str, Floats]
 
     def __call__(self, example: Example, response: Response) -> float:
         logprobs = response.logprobs_of(self.labels)
-        said = named_label(response.text, self.labels) if logprobs is None else self.labels[int(np.argmax(logprobs))]
-        return 0.0 if said is None else float(self.beliefs[example.id][self.labels.index(said)])
+        predicted = (
+            named_label(response.text, self.labels) if logprobs is None else self.labels[int(np.argmax(logprobs))]
+        )
+        return 0.0 if predicted is None else float(self.label_posteriors[example.id][self.labels.index(predicted)])
 
 
-def confident(beliefs: Floats, share: float) -> list[list[int]]:
-    """Return, for each label, the numbers of the items that are surest to have it, most sure first.
+def confident(label_posteriors: Floats, share: float) -> list[list[int]]:
+    """Return, for each label, the indices of the most confident examples, most confident first.
 
-    Every label has the same quota, a share of the items in all, and at least one item, so that no label can vanish.
+    All labels have the same quota, and at least one example each, so that no label vanishes.
 
     Args:
-        beliefs: [E, L].
-        share: of the items.
+        label_posteriors: [E, L].
+        share: share of the examples to return, over all labels.
     """
-    quota = max(1, round(share * len(beliefs) / beliefs.shape[1]))
+    quota = max(1, round(share * len(label_posteriors) / label_posteriors.shape[1]))
     out = []
-    for y, column in enumerate(np.nan_to_num(beliefs).T):
+    for y, column in enumerate(np.nan_to_num(label_posteriors).T):
         order = np.argsort(-column, kind="stable").tolist()
-        own = [i for i in order if np.isfinite(beliefs[i]).all() and beliefs[i].argmax() == y]
-        out.append(own[:quota] or order[:1])
+        predicted = [i for i in order if np.isfinite(label_posteriors[i]).all() and label_posteriors[i].argmax() == y]
+        out.append(predicted[:quota] or order[:1])
     return out
 
 
-def cross_entropy(answers: Floats, beliefs: Floats) -> Floats:
-    """Return the mean over items of -sum_y q(y) ln p(y), [P]; answers [P, B, L] that are NaN are left out."""
-    each = -(beliefs[None] * np.log(np.maximum(answers, _SMALL))).sum(axis=2)
-    return nanmean(each, axis=1)
+def cross_entropy(answers: Floats, label_posteriors: Floats) -> Floats:
+    """Return the mean over items of -sum_y q(y) ln p(y), [P]; NaN answers [P, B, L] are left out."""
+    per_example = -(label_posteriors[None] * np.log(np.maximum(answers, _MIN_PROBABILITY))).sum(axis=2)
+    return nanmean(per_example, axis=1)
 
 
 def with_words(prompt: Prompt, words: Sequence[str]) -> Prompt:
-    """Return the prompt with words before its text."""
+    """Return the prompt with `words` before its text."""
     return Prompt(f"{' '.join(words)}\n{prompt.text}".rstrip(), prompt.demonstrations)
 
 
 def refuse_what_needs_labels(task: Task) -> None:
-    """Refuse a task that has no label words, too few items, or a reward that will need a target and find none.
+    """Refuse a task without labels, with too few examples, or with a reward that needs missing targets.
 
     Raises:
-        InputError: says which, and the mend.
+        InputError: names the problem and the fix.
     """
     if not task.labels:
         raise InputError("learning without labelled items needs to know the labels that there are: give labels")
-    if len(task.train) < FEWEST:
+    if len(task.train) < MIN_EXAMPLES:
         raise InputError(
-            f"{len(task.train)} training items are too few to learn from without labels: give at least {FEWEST}, "
+            f"{len(task.train)} training items are too few to learn from without labels: give at least {MIN_EXAMPLES}, "
             "better some hundreds"
         )
     if isinstance(task.reward, Label | LabelMargin):
         for split in ("validation", "test"):
-            bare = [item.id for item in getattr(task, split) if item.target is None]
-            if bare:
+            unlabelled = [item.id for item in getattr(task, split) if item.target is None]
+            if unlabelled:
                 raise InputError(
-                    f"{split} item {bare[0]!r} has no label: label the {split} items, or give training items alone (in a "
+                    f"{split} item {unlabelled[0]!r} has no label: label the {split} items, or give training items alone (in a "
                     "task file, [data] names train and no other file)"
                 )

@@ -1,12 +1,13 @@
 """What a strategy may do: `Run` is all it sees.
 
-Every prompt that is scored becomes a candidate of the run's history; a strategy picks no winner. Budget, memo, batching
-and progress lie below; choosing and claiming lie above.
+Every prompt that is scored becomes a candidate in the run's history; a strategy picks no winner. Budget, memo, batching
+and progress are handled by lower layers; selection and the test are handled by higher ones.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from promptopt.evaluation.racing import race
 from promptopt.models.base import Request, TokenModel
 from promptopt.replies import Response
 from promptopt.rewards import Judge, named_label, softmax
-from promptopt.search.tokens import Tokens, cut, sections, words
+from promptopt.search.tokens import Tokens, sections, tokenize, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,22 +35,22 @@ if TYPE_CHECKING:
     from promptopt.task import Task
 
 _UNUSABLE = {"length": "cut off", "refusal": "declined"}
-_SEED_BITS = 20  # replicate numbers of a writer's samples: the seed, then the count
+_SEED_BITS = 20  # a writer's replicate number is (seed << 20) + count
 
 
 @dataclass
 class Candidate:
-    """A prompt that was scored, and what the search saw of it.
+    """A prompt that was scored, with its means so far.
 
     Args:
         number: in order of first appearance.
-        prompt: itself.
-        parent: number of the candidate that it was made from, or None.
-        step: of the search, at which it was first scored.
-        fitness: mean of what the strategy searched by, over the cells seen so far.
-        reward: mean of the task's own reward over the same cells; NaN until a judge has seen one of them.
-        cells: replies behind the fitness.
-        calls: that the run had used when its first scores were there, logically.
+        prompt: the prompt.
+        parent: number of the candidate it was made from, or None.
+        step: search step at which it was first scored.
+        fitness: mean of what the strategy maximises, over the cells scored so far.
+        reward: mean of the task's own reward over the same cells; NaN until a judge has scored one of them.
+        cells: number of replies in the fitness.
+        calls: logical calls that the run had used when the prompt was first scored.
         dollars: the same in dollars.
     """
 
@@ -62,37 +63,37 @@ class Candidate:
     cells: int = 0
     calls: int = 0
     dollars: float = 0.0
-    _seen: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
-    _rewarded: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
+    _scored_cells: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
+    _rewarded_cells: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
     _failed: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
 
     @property
     def items(self) -> int:
-        """Examples behind the reward."""
-        return len({example for example, _ in self._rewarded})
+        """Number of examples in the reward."""
+        return len({example for example, _ in self._rewarded_cells})
 
     @property
     def failed(self) -> int:
-        """Cells without a reply, in neither mean."""
+        """Number of cells without a reply; they are in neither mean."""
         return len(self._failed)
 
     def add(self, cell: tuple[str, int], fitness: float, reward: float) -> None:
-        """Take one (example id, replicate) into the means; a cell seen before is not counted twice.
+        """Add one cell (example id, replicate) to the means; a cell is never counted twice.
 
-        `reward` is NaN where the task's judge was not asked, as in a search by another fitness.
+        `reward` is NaN if the task's judge was not asked, as in a search with another fitness.
         """
-        if not math.isnan(fitness) and not math.isnan(reward) and cell not in self._rewarded:
-            self._rewarded.add(cell)
-            self.reward = _moved(self.reward, reward, len(self._rewarded))
-        if cell in self._seen:
+        if not math.isnan(fitness) and not math.isnan(reward) and cell not in self._rewarded_cells:
+            self._rewarded_cells.add(cell)
+            self.reward = _updated_mean(self.reward, reward, len(self._rewarded_cells))
+        if cell in self._scored_cells:
             return
         if math.isnan(fitness):
             self._failed.add(cell)
             return
         self._failed.discard(cell)
-        self._seen.add(cell)
+        self._scored_cells.add(cell)
         self.cells += 1
-        self.fitness = _moved(self.fitness, fitness, self.cells)
+        self.fitness = _updated_mean(self.fitness, fitness, self.cells)
 
 
 @dataclass
@@ -100,17 +101,17 @@ class Run:
     """One search over one task.
 
     Args:
-        task: the task; a strategy looks at `task.train`, `seed_prompt`, `labels`, `description`.
-        rng: the strategy's own random numbers.
-        seed: of the run; the writer's samples differ from seed to seed, the scores' do not.
+        task: the task; a strategy uses its `train`, `seed_prompt`, `labels` and `description`.
+        rng: the strategy's random number generator.
+        seed: the run's seed; the writer's samples depend on it, the task model's replies do not.
         scorer: scores prompts.
-        writer: the model behind `write`, or None.
+        writer: the model used by `write`, or None.
         watch: called after each step and score, to show progress.
         history: the candidates so far, by prompt.
-        steps: the numbers that the strategy reported, one record a step.
-        repeats: every cell is sampled so many times as often as a strategy asks for.
-        unusable: the writer's replies that `write` left out, counted by reason.
-        proposed: the writer's proposals: "usable", or the reason why not, counted.
+        steps: the facts that the strategy reported, one record per step.
+        repeats: multiplies the replicates that a strategy asks for.
+        unusable: counts, by reason, of the writer's replies that `write` left out.
+        proposed: counts of the writer's proposals: "usable", or the reason for rejection.
     """
 
     task: Task
@@ -126,18 +127,28 @@ class Run:
     proposed: Counter[str] = field(default_factory=Counter)
     _written: dict[Context, int] = field(default_factory=dict)
 
-    def on(self, examples: Sequence[Example], repeats: int = 1) -> Run:
-        """Return the same run, narrowed: its training items are these; history, budget and random numbers stay shared.
+    def restricted_to(self, examples: Sequence[Example], repeats: int = 1) -> Run:
+        """Return the same run with fewer training examples; history, budget and random numbers stay shared.
 
         Args:
-            examples: the training items.
-            repeats: samples of each cell where a strategy asks for one: with few items, as many replies as with all.
+            examples: the training examples to keep.
+            repeats: replicates for each one that a strategy asks for, to get as many replies from fewer examples.
         """
         return replace(self, task=replace(self.task, train=tuple(examples)), repeats=self.repeats * repeats)
 
-    def aside(self) -> Run:
-        """Return the same run with a history of its own, for measurements not to be ranked among the candidates."""
+    def with_own_history(self) -> Run:
+        """Return the same run with an empty history, for measurements that must not become candidates."""
         return replace(self, history={})
+
+    def on(self, examples: Sequence[Example], repeats: int = 1) -> Run:
+        """Return `restricted_to(examples, repeats)`; deprecated."""
+        _warn_renamed("Run.on", "Run.restricted_to")
+        return self.restricted_to(examples, repeats)
+
+    def aside(self) -> Run:
+        """Return `with_own_history()`; deprecated."""
+        _warn_renamed("Run.aside", "Run.with_own_history")
+        return self.with_own_history()
 
     def score(
         self,
@@ -148,21 +159,21 @@ class Run:
         reward: Reward | Judge | None = None,
         parents: Sequence[Prompt | None] | None = None,
     ) -> Scores:
-        """Score prompts and enter them into the history.
+        """Score prompts and add them to the history.
 
         Args:
             prompts: [P].
-            examples: [E]; the training items by default.
+            examples: [E]; the training examples by default.
             replicates: R.
-            reward: what the search goes by, if not the task's reward.
-            parents: [P] what each prompt was made from.
+            reward: the fitness, if it is not the task's reward.
+            parents: [P] the prompt that each one was made from.
 
         Returns:
             Scores with rewards [P, E, R].
 
         Raises:
-            BudgetExhaustedError: they would overstep the budget. The first prompts, as many as it pays for, are scored
-                and in the history all the same, so that the end of a budget is not wasted.
+            BudgetExhaustedError: the budget does not cover all prompts. The first ones, as many as it covers, are still
+                scored and added to the history, so that the rest of the budget is not wasted.
         """
         examples = self.task.train if examples is None else examples
         replicates *= self.repeats
@@ -175,50 +186,50 @@ class Run:
                     candidate.add((example.id, r), float(scores.rewards[p, e, r]), float(rewards[p, e, r]))
         self.watch()
         if len(scores.prompts) < len(prompts):
-            raise BudgetExhaustedError(f"the budget paid for {len(scores.prompts)} of {len(prompts)} prompts")
+            raise BudgetExhaustedError(f"budget exhausted: {len(scores.prompts)} of {len(prompts)} prompts scored")
         return scores
 
     def label_probabilities(
         self, prompts: Sequence[Prompt], examples: Sequence[Example] | None = None, replicates: int = 1
     ) -> Floats:
-        """Return how likely each label is under each prompt; no target is looked at, and nothing enters the history.
+        """Return the label probabilities under each prompt. Targets are not used, and the history does not change.
 
         Args:
             prompts: [P].
-            examples: [E]; the training items by default.
-            replicates: R votes of each cell, where the model gives no log-probabilities.
+            examples: [E]; the training examples by default.
+            replicates: R votes per prompt and example, if the model gives no log-probabilities.
 
         Returns:
-            float64 [P, E, L], each row summing to 1: log-probabilities normalised over the labels, else the shares of the
-            votes. A text that names no label is a vote for all alike; a cell whose replies all failed is NaN.
+            float64 [P, E, L], each row summing to 1: log-probabilities normalised over the labels, else shares of votes. A
+            text that names no label votes for all labels equally; a row whose replies all failed is NaN.
 
         Raises:
             InputError: the task has no labels, or there are no examples.
-            BudgetExhaustedError: they would overstep the budget. The first prompts, as many as it pays for, were asked all the
-                same: asked again, they cost nothing.
+            BudgetExhaustedError: the budget does not cover all prompts. The first ones, as many as it covers, were still
+                run; asking for them again costs nothing.
         """
         if not self.task.labels:
-            raise InputError("the task has no labels, between which probabilities could be shared out: give labels")
+            raise InputError("label probabilities need a task with labels: give labels")
         examples = self.task.train if examples is None else examples
-        scores = self._affordable(prompts, examples, replicates * self.repeats, _worthless)
+        scores = self._affordable(prompts, examples, replicates * self.repeats, zero_reward)
         self.watch()
         if len(scores.prompts) < len(prompts):
-            raise BudgetExhaustedError(f"the budget paid for {len(scores.prompts)} of {len(prompts)} prompts")
+            raise BudgetExhaustedError(f"budget exhausted: {len(scores.prompts)} of {len(prompts)} prompts scored")
         return np.array([[label_shares(cell, self.task.labels) for cell in row] for row in scores.replies])
 
     def _task_rewards(self, scores: Scores, reward: Reward | Judge | None) -> Floats:
-        """Return the task's own rewards [P, E, R] of what was scored by `reward`; NaN where only its judge could tell."""
-        own = self.task.reward
-        if reward is None or own is None or reward is own:
+        """Return the task's own rewards [P, E, R] of replies scored by `reward`; NaN if they would need the task's judge."""
+        task_reward = self.task.reward
+        if reward is None or task_reward is None or reward is task_reward:
             return scores.rewards
-        if isinstance(own, Judge):
+        if isinstance(task_reward, Judge):
             return np.full_like(scores.rewards, np.nan)
-        return self.scorer.meet(scores.prompts, scores.examples, scores.replies, own).rewards
+        return self.scorer.apply_reward(scores.prompts, scores.examples, scores.replies, task_reward).rewards
 
     def _affordable(
         self, prompts: Sequence[Prompt], examples: Sequence[Example], replicates: int, reward: Reward | Judge | None
     ) -> Scores:
-        """Score all the prompts, or as many of the first ones as the budget pays for."""
+        """Score all prompts, or as many of the first ones as the budget covers."""
         try:
             return self.scorer.score(prompts, examples, replicates, reward)
         except BudgetExhaustedError:
@@ -241,47 +252,59 @@ class Run:
         *,
         confidence: float = 0.95,
         guarantee: Guarantee = "average",
-        places: int = 1,
+        top_k: int = 1,
+        places: int | None = None,
         parents: Sequence[Prompt | None] | None = None,
     ) -> Race:
-        """Score prompts on growing blocks of examples, common to all, and drop those that will not be the best.
+        """Score prompts on growing blocks of shared examples, and drop those that are unlikely to be the best.
 
         Args:
             prompts: [P].
-            examples: [E]; the training items by default. Order is the order of the blocks: not one sorted by label.
+            examples: [E]; the training examples by default. Blocks follow their order, which must not be sorted by label.
             replicates: R.
-            confidence: that the prompt with the highest mean over all examples is not dropped, in the whole race.
-            guarantee: whether that holds on "average" over races, or "always", whatever the prompts, at a higher price.
-            places: how many of the best are wanted.
-            parents: [P] what each prompt was made from.
+            confidence: probability that the prompt with the highest mean over all examples survives the whole race.
+            guarantee: whether that holds on "average" over races, or "always", for any set of prompts, at a higher cost.
+            top_k: number of best prompts to keep.
+            places: former name of `top_k`, deprecated.
+            parents: [P] the prompt that each one was made from.
+
+        Returns:
+            The surviving prompts and their scores.
 
         Raises:
-            BudgetExhaustedError: not even the first block fits the budget.
+            BudgetExhaustedError: the budget does not cover the first block.
         """
+        if places is not None:
+            _warn_renamed("Run.race(places=...)", "Run.race(top_k=...)")
+            top_k = places
         made_from = dict(zip(prompts, parents, strict=True)) if parents else {}
 
         def score(prompts: Sequence[Prompt], examples: Sequence[Example]) -> Scores:
             return self.score(prompts, examples, replicates, parents=[made_from.get(prompt) for prompt in prompts])
 
         examples = self.task.train if examples is None else examples
-        return race(score, prompts, examples, confidence, guarantee=guarantee, places=places)
+        return race(score, prompts, examples, confidence, guarantee=guarantee, top_k=top_k)
 
     def write(self, context: Context, *, count: int = 1, max_tokens: int = 512, temperature: float = 1.0) -> list[str]:
-        """Ask the prompt writer, and return the texts that came back whole; the others are counted in `unusable`.
+        """Ask the prompt writer, and return its complete replies; the others are counted in `unusable`.
 
-        Asked the same again, it gives new samples, so that a search can go on; a repeated run gives the same ones.
+        Calling it again with the same message gives new samples; repeating the run gives the same ones.
 
         Args:
             context: the message.
-            count: samples wanted.
-            max_tokens: longest text.
-            temperature: of the writer.
+            count: number of samples.
+            max_tokens: length limit of a reply.
+            temperature: sampling temperature.
+
+        Returns:
+            The texts of the complete replies, at most `count`.
 
         Raises:
-            BudgetExhaustedError: they would overstep the budget; what was sent before it ended is in the memo.
+            BudgetExhaustedError: the budget does not cover them; replies received before it ended are in the memo.
+            InputError: the run has no writer.
         """
         if self.writer is None:
-            raise InputError("this strategy writes prompts and needs a writer: give writer=, or --writer")
+            raise InputError("this strategy needs a writer model: give writer=, or --writer")
         start = (self.seed << _SEED_BITS) + self._written.get(context, 0)
         self._written[context] = self._written.get(context, 0) + count
         requests = [
@@ -298,52 +321,53 @@ class Run:
         return texts
 
     def tokens(self, prompt: Prompt) -> Tokens:
-        """Cut a prompt into the task model's tokens, or into words and punctuation where its tokenizer is not at hand."""
+        """Split a prompt into the task model's tokens, or into words and punctuation if its tokenizer is not available."""
         model = self.scorer.model
-        return cut(prompt, self.task.layout, model.pieces if isinstance(model, TokenModel) else words)
+        return tokenize(prompt, self.task.layout, model.pieces if isinstance(model, TokenModel) else words)
 
     def length(self, prompt: Prompt) -> int:
-        """Return the number of tokens (or words) of a prompt as the model would see it."""
+        """Return the length of a prompt in tokens (or words), as the model sees it."""
         model = self.scorer.model
         pieces = model.pieces if isinstance(model, TokenModel) else words
         texts = [turn.content for turn in sections(prompt, self.task.layout)] if _is_fixed(prompt) else [prompt.text]
         return sum(len(pieces(text)) for text in texts if text)
 
     def step(self, **facts: float | str) -> None:
-        """End one step of the search and report numbers about it, such as `best=0.9, length=31`.
+        """End one step of the search and report facts about it, such as `best=0.9, length=31`.
 
-        A number that is not finite is kept as None, as JSON has none.
+        Numbers that are not finite are stored as None, because JSON cannot represent them.
         """
         self.steps.append({name: _plain(fact) for name, fact in facts.items()})
         self.watch()
 
     def _candidate(self, prompt: Prompt, parent: Prompt | None) -> Candidate:
         if prompt not in self.history:
-            number = None if parent is None or parent not in self.history else self.history[parent].number
+            parent_number = None if parent is None or parent not in self.history else self.history[parent].number
             ledger = self.scorer.caller.ledger
             used = ledger.total(ledger.logical)
             self.history[prompt] = Candidate(
-                len(self.history), prompt, number, len(self.steps), calls=used.calls, dollars=used.dollars
+                len(self.history), prompt, parent_number, len(self.steps), calls=used.calls, dollars=used.dollars
             )
         return self.history[prompt]
 
 
 def label_shares(replies: Sequence[Response | Failure], labels: Sequence[str]) -> list[float]:
-    """Return one share a label, of the replicates of one cell; NaN where none came back."""
-    came = [reply for reply in replies if isinstance(reply, Response)]
-    shares = [math.nan] * len(labels) if not came else [0.0] * len(labels)
-    for reply in came:
+    """Return the share of votes for each label, over the replicates of one prompt and example; NaN if all replies failed."""
+    responses = [reply for reply in replies if isinstance(reply, Response)]
+    shares = [math.nan] * len(labels) if not responses else [0.0] * len(labels)
+    for reply in responses:
         logprobs = reply.logprobs_of(labels)
         if logprobs is not None:
             vote = softmax(logprobs)
         else:
-            said = named_label(reply.text, labels)
-            vote = [1.0 / len(labels) if said is None else float(label == said) for label in labels]
-        shares = [share + one / len(came) for share, one in zip(shares, vote, strict=True)]
+            named = named_label(reply.text, labels)
+            vote = [1.0 / len(labels) if named is None else float(label == named) for label in labels]
+        shares = [share + weight / len(responses) for share, weight in zip(shares, vote, strict=True)]
     return shares
 
 
-def _worthless(example: Example, response: Response) -> float:  # noqa: ARG001  a reward's signature
+def zero_reward(example: Example, response: Response) -> float:  # noqa: ARG001  a reward's signature
+    """Return 0: for replies whose reward is not needed."""
     return 0.0
 
 
@@ -356,6 +380,10 @@ def _plain(fact: float | str | np.generic) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _moved(mean: float, value: float, count: int) -> float:
-    """Return the mean after its `count`-th value."""
+def _updated_mean(mean: float, value: float, count: int) -> float:
+    """Return the running mean after its `count`-th value."""
     return value if count == 1 else mean + (value - mean) / count
+
+
+def _warn_renamed(old: str, new: str) -> None:
+    warnings.warn(f"{old} is now {new}; the old name goes with the next release", DeprecationWarning, stacklevel=3)

@@ -73,13 +73,13 @@ class Tokens:
         return Prompt(query, turns=turns)
 
 
-def cut(prompt: Prompt, layout: Layout, pieces: Callable[[str], Sequence[str]]) -> Tokens:
-    """Cut a prompt, its demonstrations written out, into tokens; slots become one frozen token each.
+def tokenize(prompt: Prompt, layout: Layout, pieces: Callable[[str], Sequence[str]]) -> Tokens:
+    """Split a prompt and its written-out demonstrations into tokens; each slot becomes one frozen token.
 
     Args:
-        prompt: what to cut.
-        layout: whose slots are frozen.
-        pieces: cuts text into strings that join to it again: a model's tokenizer, or `words`.
+        prompt: the prompt to split.
+        layout: defines the slots.
+        pieces: splits a text into strings that concatenate to it: a model's tokenizer, or `words`.
 
     Raises:
         InputError: the demonstrations depend on the example.

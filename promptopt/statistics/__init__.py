@@ -1,15 +1,27 @@
-"""The statistics of comparing prompts: intervals, shrinkage, choosing, and tests for races.
+"""Statistics for comparing prompts: intervals, shrinkage, selection, and tests for races.
 
-Pure functions over rewards; knows nothing of models or prompts. scipy.stats is loaded when an interval is asked for.
-docs/statistics.md says where each method comes from, when it holds, and what simulations showed.
+Pure functions over rewards; knows nothing of models or prompts. scipy.stats is loaded only when an interval is computed.
+docs/statistics.md gives the source, the assumptions and simulations of each method.
 """
 
+from promptopt._moved import renamed as _renamed
 from promptopt.statistics.choosing import shortest_within_one_error as shortest_within_one_error
 from promptopt.statistics.intervals import Interval as Interval
 from promptopt.statistics.intervals import mean_interval as mean_interval
-from promptopt.statistics.intervals import over_judges as over_judges
 from promptopt.statistics.intervals import paired_interval as paired_interval
-from promptopt.statistics.sequential import behind as behind
-from promptopt.statistics.sequential import chance_of_place as chance_of_place
-from promptopt.statistics.sequential import spending as spending
-from promptopt.statistics.shrinkage import shrunk as shrunk
+from promptopt.statistics.intervals import widen_by_jackknife as widen_by_jackknife
+from promptopt.statistics.sequential import alpha_spending as alpha_spending
+from promptopt.statistics.sequential import pairwise_p_values as pairwise_p_values
+from promptopt.statistics.sequential import prob_in_top_k as prob_in_top_k
+from promptopt.statistics.shrinkage import shrunken_means as shrunken_means
+
+__getattr__ = _renamed(
+    __name__,
+    {
+        "over_judges": "widen_by_jackknife",
+        "behind": "pairwise_p_values",
+        "chance_of_place": "prob_in_top_k",
+        "spending": "alpha_spending",
+        "shrunk": "shrunken_means",
+    },
+)

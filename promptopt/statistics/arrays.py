@@ -1,4 +1,4 @@
-"""Arrays of rewards in which what is unknown is NaN: means, standard errors, paired differences."""
+"""Means, standard errors and paired differences of reward arrays in which NaN marks missing values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def nanmean(values: Floats, axis: int) -> Floats:
-    """Mean over the entries that are numbers; NaN, without a warning, where there are none."""
+    """Return the mean over entries that are not NaN; NaN, without a warning, if there are none."""
     present = ~np.isnan(values)
     count = present.sum(axis=axis)
     total = np.where(present, values, 0.0).sum(axis=axis)
@@ -20,7 +20,7 @@ def nanmean(values: Floats, axis: int) -> Floats:
 
 
 def standard_error(per_example: Floats) -> Floats:
-    """Standard error of the row means of [P, E], entries that are NaN left out, [P]."""
+    """Return the standard errors of the row means of [P, E], ignoring NaN, [P]."""
     count = (~np.isnan(per_example)).sum(axis=1)
     centred = per_example - nanmean(per_example, axis=1)[:, None]
     squares = np.nansum(centred**2, axis=1)
@@ -30,6 +30,6 @@ def standard_error(per_example: Floats) -> Floats:
 
 
 def paired_difference(first: Floats, second: Floats) -> Floats:
-    """Difference of two [E, R] rewards, over the cells that both have, one number for each example that is left."""
+    """Return the mean difference of two [E, R] rewards per example, over pairs without NaN; [at most E]."""
     difference = nanmean(first - second, axis=1)
     return difference[~np.isnan(difference)]

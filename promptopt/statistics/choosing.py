@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def shortest_within_one_error(per_example: Floats, lengths: Sequence[int]) -> int:
-    """The one-standard-error rule: the shortest row that is at most one standard error behind the best.
+    """Return the shortest row at most one standard error behind the best: the one-standard-error rule.
 
     The error is that of the paired difference to the best row. Ties go to the higher mean, then to the earlier row.
 
@@ -25,7 +25,7 @@ def shortest_within_one_error(per_example: Floats, lengths: Sequence[int]) -> in
     """
     means = nanmean(per_example, axis=1)
     best = int(np.nanargmax(means))
-    behind = per_example[best] - per_example
-    gap, error = nanmean(behind, axis=1), standard_error(behind)
-    near = [i for i in range(len(means)) if i == best or gap[i] <= 0 or (error[i] > 0 and gap[i] <= error[i])]
-    return min(near, key=lambda i: (lengths[i], -means[i], i))
+    deficit = per_example[best] - per_example
+    gap, error = nanmean(deficit, axis=1), standard_error(deficit)
+    eligible = [i for i in range(len(means)) if i == best or gap[i] <= 0 or (error[i] > 0 and gap[i] <= error[i])]
+    return min(eligible, key=lambda i: (lengths[i], -means[i], i))

@@ -1,4 +1,4 @@
-"""Intervals of means and of paired differences, and the exact test of two prompts on the same items."""
+"""Confidence intervals of means and of paired differences."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from promptopt.statistics.arrays import Floats
 
 _RESAMPLES = 9_999
-_FEWEST = 8  # values below which a bootstrap interval is far too narrow: of 2 it covers the mean half of the time
-_FEWEST_JUDGES = 3
-_ROUNDING = 1e-12  # of the largest value; differences of equal gaps, such as 0.4 - 0.3 and 0.3 - 0.2, vary by less
+_MIN_VALUES = 8  # a bootstrap of fewer is far too narrow: with 2 values it covers the mean half of the time
+_MIN_ANNOTATORS = 3
+_ROUNDING = 1e-12  # relative to the largest value; equal gaps, such as 0.4 - 0.3 and 0.3 - 0.2, differ by less
 
 
 class Interval(NamedTuple):
@@ -34,19 +34,19 @@ class Interval(NamedTuple):
 
 
 def mean_interval(rewards: Floats, confidence: float = 0.95) -> Interval:
-    """Interval of a mean reward over independent examples.
+    """Return the confidence interval of a mean reward over independent examples.
 
-    Wilson's for rewards of 0 and 1, else bootstrap (BCa); seeded, so that the same data give the same interval. Replicates
-    are clustered by example: Wilson's interval is then that of the effective sample size p (1 - p) / SE^2 (Korn and
-    Graubard 1998), with the standard error between examples; the bootstrap is over examples. Fewer than 8 examples whose
-    rewards are not 0 and 1 bound nothing: the ends are infinite. So are those of equal rewards outside 0 to 1, of which
-    no range is known; equal rewards inside it get the interval that rests on nothing but that range (see `_bounded`).
+    Wilson's interval for rewards of 0 and 1, else a BCa bootstrap with a fixed seed. Replicates are clustered by example:
+    Wilson's interval then uses the effective sample size p (1 - p) / SE^2 (Korn and Graubard 1998), with the standard error
+    between examples; the bootstrap resamples examples. With fewer than 8 examples and rewards other than 0 and 1, the
+    bounds are infinite. They are also infinite for equal rewards outside 0 to 1, whose range is unknown; equal rewards
+    inside it get the interval that follows from that range alone (see `_bounded`).
 
-    A bootstrap of few skewed rewards is too narrow: of 16 it covers 0.89 to 0.93 where it says 0.95.
+    A bootstrap of few skewed rewards is too narrow: with 16 it covers 0.89 to 0.93 at a nominal 0.95.
 
     Args:
         rewards: [E], or [E, R] with replicates; NaN entries are left out.
-        confidence: of the interval.
+        confidence: confidence level.
     """
     table = rewards.reshape(len(rewards), -1)
     values = nanmean(table, axis=1)
@@ -62,27 +62,27 @@ def mean_interval(rewards: Floats, confidence: float = 0.95) -> Interval:
 
 
 def paired_interval(first: Floats, second: Floats, confidence: float = 0.95) -> Interval:
-    """Interval of mean(first - second) over the examples that both have.
+    """Return the confidence interval of mean(first - second) over the examples that both have.
 
-    For rewards of 0 and 1 the adjusted Wald interval of Bonett and Price (2012), which keeps its width where the two
-    never differ; else bootstrap (BCa) of the differences, with infinite ends below 8 of them. Replicates are averaged
-    within their example first. Where all differences are equal, the interval rests on the range of the rewards alone if
-    all lie in 0 to 1, and has infinite ends otherwise.
+    For rewards of 0 and 1, the adjusted Wald interval of Bonett and Price (2012), which has positive width even if the two
+    never differ; else a BCa bootstrap of the differences, with infinite bounds below 8 of them. Replicates are first averaged
+    within each example. If all differences are equal, the interval follows from the range of the rewards if they are in 0
+    to 1, and has infinite bounds otherwise.
 
     Args:
-        first: [E], or [E, R] with replicates, paired with
-        second: of the same shape; NaN in either takes the cell out.
-        confidence: of the interval.
+        first: [E], or [E, R] with replicates.
+        second: rewards paired with `first`, of the same shape; NaN in either drops the pair.
+        confidence: confidence level.
     """
     both = ~(np.isnan(first) | np.isnan(second))
     a, b = first[both], second[both]
     if not a.size:
         return Interval(math.nan, -math.inf, math.inf)
     if first.ndim > 1 or not (_binary(a) and _binary(b)):
-        known = float(min(a.min(), b.min())) >= 0 and float(max(a.max(), b.max())) <= 1
+        bounded = float(min(a.min(), b.min())) >= 0 and float(max(a.max(), b.max())) <= 1
         shape = (len(first), -1)
         differences = paired_difference(first.reshape(shape), second.reshape(shape))
-        return _bootstrap(differences, confidence, (-1.0, 1.0) if known else None)
+        return _bootstrap(differences, confidence, (-1.0, 1.0) if bounded else None)
     n = a.size
     won, lost = (float((a > b).sum()) + 1) / (n + 2), (float((a < b).sum()) + 1) / (n + 2)
     half = _z(confidence) * math.sqrt((won + lost - (won - lost) ** 2) / (n + 2))
@@ -90,21 +90,21 @@ def paired_interval(first: Floats, second: Floats, confidence: float = 0.95) -> 
     return Interval(estimate, max(-1.0, min(estimate, won - lost - half)), min(1.0, max(estimate, won - lost + half)))
 
 
-def over_judges(interval: Interval, left_out: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Widen an interval over examples for those who judged them, where these are a sample too: the jackknife.
+def widen_by_jackknife(interval: Interval, left_out: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Widen an interval over examples for the variance over annotators, estimated by the jackknife.
 
-    The variance over M judges is (M - 1) / M times the squared differences of the estimates with one judge left out from
-    their mean (Efron and Tibshirani 1993, equation 11.5), with Student's t of M - 1 degrees; it adds to that over
-    examples. Fewer than 3 judges bound nothing: without one of them nobody can agree. What all judges have in common
-    it cannot see.
+    The variance over M annotators is (M - 1) / M times the sum of squared deviations of the leave-one-out estimates from their
+    mean (Efron and Tibshirani 1993, equation 11.5), with Student's t of M - 1 degrees of freedom; it is added to the variance
+    over examples. With fewer than 3 annotators the bounds are infinite: without one of them there is no agreement. Errors
+    shared by all annotators are not covered.
 
     Args:
-        interval: of the estimate by all judges, over examples.
-        left_out: the estimate without each judge in turn, [M].
-        confidence: of the interval.
+        interval: interval over examples, for the estimate with all annotators.
+        left_out: [M] the estimate without each annotator in turn.
+        confidence: confidence level.
     """
     values = np.array(left_out)
-    if values.size < _FEWEST_JUDGES:
+    if values.size < _MIN_ANNOTATORS:
         return Interval(interval.estimate, -math.inf, math.inf)
     from scipy.special import stdtrit  # noqa: PLC0415  loaded when used: importing the package stays light
 
@@ -115,11 +115,11 @@ def over_judges(interval: Interval, left_out: Sequence[float], confidence: float
 
 
 def _effective(values: Floats, cells: int) -> float:
-    """Return how many independent rewards of 0 and 1 tell as much as these means over replicates."""
+    """Return the effective sample size of means over replicates, in independent rewards of 0 and 1."""
     if cells == len(values):
         return float(cells)
     mean, square = float(values.mean()), float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
-    # Where the standard error is 0, nothing shows that replicates add anything.
+    # With a standard error of 0 there is no evidence that replicates add information.
     return min(max(mean * (1 - mean) / square, 1.0), float(cells)) if square > 0 else float(len(values))
 
 
@@ -134,10 +134,10 @@ def _z(confidence: float) -> float:
 
 
 def _bounded(value: float, n: int, confidence: float, span: tuple[float, float] | None) -> Interval:
-    """Interval of a mean where all of n values are equal.
+    """Return the interval of a mean when all n values are equal.
 
-    As many others as would show up among n with a chance of (1 - confidence) / 2 may lie at either end of the span: a
-    share of at most 1 - ((1 - confidence) / 2)^(1 / n), 3.6 / n for 95 %.
+    Other values, at either end of the span, may have a share of at most 1 - ((1 - confidence) / 2)^(1 / n), about 3.6 / n for
+    95 %: with a larger share, one would appear among n values with a probability above (1 + confidence) / 2.
     """
     if span is None or not span[0] - _ROUNDING <= value <= span[1] + _ROUNDING:
         return Interval(value, -math.inf, math.inf)
@@ -147,13 +147,13 @@ def _bounded(value: float, n: int, confidence: float, span: tuple[float, float] 
 
 def _bootstrap(values: Floats, confidence: float, span: tuple[float, float] | None) -> Interval:
     mean = float(values.mean())
-    if values.size < _FEWEST:
+    if values.size < _MIN_VALUES:
         return Interval(mean, -math.inf, math.inf)
     if np.ptp(values) <= _ROUNDING * max(1.0, float(np.abs(values).max())):
         return _bounded(mean, values.size, confidence, span)
     from scipy.stats import bootstrap  # noqa: PLC0415  takes a second to load
 
-    found = bootstrap(
+    bootstrapped = bootstrap(
         (values,),
         np.mean,
         n_resamples=_RESAMPLES,
@@ -161,4 +161,4 @@ def _bootstrap(values: Floats, confidence: float, span: tuple[float, float] | No
         method="BCa",
         rng=named_generator(0, "bootstrap"),
     ).confidence_interval
-    return Interval(mean, float(found.low), float(found.high))
+    return Interval(mean, float(bootstrapped.low), float(bootstrapped.high))

@@ -1,4 +1,4 @@
-"""The front of length and score."""
+"""The Pareto front of length and score."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def pareto(values: Sequence[float], lengths: Sequence[int]) -> list[int]:
-    """Return the rows that no other beats in both: from the shortest to the one of the highest value.
+    """Return the indices of the Pareto front, from the shortest to the one with the highest value.
 
     Args:
-        values: [N]; NaN entries are on no front.
+        values: [N]; NaN entries are never on the front.
         lengths: [N].
     """
     front: list[int] = []

@@ -13,9 +13,9 @@ import numpy as np
 
 from promptopt.replies import Response
 from promptopt.rewards import LabelMargin
-from promptopt.search.surrogate import Change, Forecast, fitted
-from promptopt.search.writing import Shown, seen
-from promptopt.statistics import shrunk
+from promptopt.search.surrogate import Change, Surrogate, fit_surrogate
+from promptopt.search.writing import ScoredPrompt, example_result
+from promptopt.statistics import shrunken_means
 from promptopt.statistics.arrays import nanmean
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from promptopt.prompt import Example, Prompt
     from promptopt.scores import Scores
     from promptopt.search.run import Run
-    from promptopt.search.writing import Seen
+    from promptopt.search.writing import ExampleResult
     from promptopt.statistics.arrays import Floats
 
 _DIGITS = 9  # scores are rounded, so that floating-point noise changes neither a ranking nor the message to the writer
@@ -78,13 +78,13 @@ class Chain:
         """Return the measured mean reward, without shrinkage."""
         return float(nanmean(self.evaluated[prompt].rewards[None], axis=1)[0])
 
-    def ranked(self) -> list[Shown]:
+    def ranked(self) -> list[ScoredPrompt]:
         """Return the prompts that have a score, best first: by shrunken score, then label margin, then measured mean.
 
         The first is always the best of those evaluated on the most examples: a high mean on a few examples may be luck.
         """
         prompts, rewards = self._reward_table()
-        scores = (shrunk(rewards).round(_DIGITS) + 0.0).tolist()  # no -0
+        scores = (shrunken_means(rewards).round(_DIGITS) + 0.0).tolist()  # no -0
         means = nanmean(rewards, axis=1).tolist()
         keys = [
             (-score, -self.evaluated[prompt].margin, -mean)
@@ -93,7 +93,7 @@ class Chain:
         order = sorted(range(len(prompts)), key=keys.__getitem__)
         example_counts = [len(self.evaluated[prompt].scores.examples) for prompt in prompts]
         first = max(order, key=example_counts.__getitem__, default=None)  # `max` keeps the first of equals
-        return [Shown(prompts[p], scores[p]) for p in sorted(order, key=lambda p: p != first)]
+        return [ScoredPrompt(prompts[p], scores[p]) for p in sorted(order, key=lambda p: p != first)]
 
     def ahead(self, prompts: Sequence[Prompt], rival: Prompt, count: int) -> list[Prompt]:
         """Return at most `count` prompts that beat a rival, best first.
@@ -121,9 +121,9 @@ class Chain:
             if not math.isnan(rival_mean + gain):
                 self.gains.append((Change(prompt.text, rival.text, rival_mean), gain))
 
-    def forecast(self) -> Forecast | None:
+    def forecast(self) -> Surrogate | None:
         """Return a surrogate of the gains, or None while it does not predict the measured gains."""
-        model = fitted([change for change, _ in self.gains], [gain for _, gain in self.gains])
+        model = fit_surrogate([change for change, _ in self.gains], [gain for _, gain in self.gains])
         return model if model and model.trusted else None
 
     def _gains_over(self, rival: Prompt, prompts: Sequence[Prompt]) -> Floats:
@@ -131,7 +131,7 @@ class Chain:
         rewards = np.array([self.evaluated[prompt].rewards for prompt in prompts])
         return nanmean(rewards - self.evaluated[rival].rewards, axis=1).round(_DIGITS)
 
-    def contrast(self, run: Run, prompt: Prompt, count: int) -> tuple[list[Seen], list[Seen]]:
+    def contrast(self, run: Run, prompt: Prompt, count: int) -> tuple[list[ExampleResult], list[ExampleResult]]:
         """Return at most `count` examples that a prompt loses, and as many on which it beats the other prompts' mean.
 
         Examples with the largest difference from the other prompts' mean come first; ties are broken at random.
@@ -168,13 +168,13 @@ class Chain:
         size = min(count, len(self.examples))
         return [self.examples[i] for i in run.rng.choice(len(self.examples), size=size, replace=False)]
 
-    def _example_result(self, prompt: Prompt, e: int, pick: Callable[[Floats], np.intp]) -> Seen:
+    def _example_result(self, prompt: Prompt, e: int, pick: Callable[[Floats], np.intp]) -> ExampleResult:
         """Return example `e` with one replicate of the prompt's replies, picked by its reward."""
         scores, row, *_ = self.evaluated[prompt]
         e = scores.examples.index(self.examples[e])
         r = int(pick(scores.rewards[row, e]))
         cell = scores.replies[row][e][r], scores.reasons[row][e][r], float(scores.rewards[row, e, r])
-        return seen(scores.examples[e], *cell)
+        return example_result(scores.examples[e], *cell)
 
     def _reward_table(self) -> tuple[list[Prompt], Floats]:
         """Return the prompts that have a score, [P], and their rewards [P, E]; NaN where not evaluated."""

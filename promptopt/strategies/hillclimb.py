@@ -14,17 +14,17 @@ from promptopt.parsing.slots import check_slots
 from promptopt.prompt import Prompt
 from promptopt.search.surrogate import Change
 from promptopt.search.writing import (
-    LONGEST,
+    MAX_CHARACTERS,
     MetaPrompts,
     ask,
-    blind,
     edit,
-    given,
+    good_bad_message,
     improve,
-    lists,
+    load_prompt_pool,
+    opro_message,
     paraphrase,
-    scale,
     summarise,
+    unscored_message,
 )
 from promptopt.strategies.chain import Chain
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from promptopt.prompt import Context, Example
     from promptopt.search.run import Run
-    from promptopt.search.writing import Shown
+    from promptopt.search.writing import ScoredPrompt
 
 _FIRST_EXAMPLES = 3  # scored before any proposal may be dropped
 _PARAPHRASES_PER_MESSAGE = 8  # for the pool, at least
@@ -106,7 +106,7 @@ class HillClimb:
     control: Literal["", "paraphrase", "random"] = ""
     patience: int = 6
     racing: bool = True
-    longest: int = LONGEST
+    longest: int = MAX_CHARACTERS
     words: int = 0
     meta: str = ""
 
@@ -121,7 +121,7 @@ class HillClimb:
             raise InputError(f"style must be 'contrastive', 'lists', 'scale' or 'criticism', not {self.style!r}")
         if self.control not in ("", "paraphrase", "random"):
             raise InputError(f"control must be 'paraphrase', 'random' or '', not {self.control!r}")
-        given(self.prompts)
+        load_prompt_pool(self.prompts)
         MetaPrompts(self.meta)
 
     @classmethod
@@ -170,7 +170,7 @@ class HillClimb:
     def _starting_pool(self, run: Run, chain: Chain) -> Chain:
         """Return the chain with its starting prompts scored: the seed prompt, and the user's or the writer's prompts."""
         seed = run.task.seed_prompt
-        texts = given(self.prompts)
+        texts = load_prompt_pool(self.prompts)
         for text in texts:
             check_slots(text, run.task.fields, f"the prompt {text[:60]!r} of the pool", run.task.template)
         if texts:
@@ -214,7 +214,7 @@ class HillClimb:
             mostly_rejected = not mostly_rejected and answer.rejected.total() > len(new)
             if surrogate and len(new) > self.proposals:
                 changes = [Change(prompt.text, best.text, chain.mean(best)) for prompt in new]
-                new = [new[i] for i in surrogate.picked(changes, max(1, self.proposals - 1), run.rng)]
+                new = [new[i] for i in surrogate.select_by_ucb(changes, max(1, self.proposals - 1), run.rng)]
             if new:
                 parent = best if self.control != "random" else run.task.seed_prompt
                 self._score(run, chain, new, parent, best, shown_examples=shown_examples)
@@ -231,7 +231,7 @@ class HillClimb:
         return max_messages
 
     def _message(
-        self, run: Run, chain: Chain, ranked: Sequence[Shown], *, mostly_rejected: bool
+        self, run: Run, chain: Chain, ranked: Sequence[ScoredPrompt], *, mostly_rejected: bool
     ) -> tuple[Callable[[int], Context], Sequence[Example]]:
         """Return a function that builds the message for a number of proposals, and the lost examples that it shows.
 
@@ -249,16 +249,20 @@ class HillClimb:
         if self.control == "random":
             size = min(len(ranked), self.good + self.bad)
             random_prompts = [ranked[i].prompt for i in run.rng.choice(len(ranked), size=size, replace=False)]
-            return lambda count: blind(task, random_prompts, count, meta=meta, longest=longest), []
+            return lambda count: unscored_message(task, random_prompts, count, meta=meta, longest=longest), []
         if self.style == "lists":
             best_prompts, worst_prompts = ([shown.prompt for shown in part] for part in (good, bad))
             max_words = self.words
             return (
-                lambda count: lists(best_prompts, worst_prompts, count, meta=meta, longest=longest, words=max_words)
+                lambda count: good_bad_message(
+                    best_prompts, worst_prompts, count, meta=meta, longest=longest, words=max_words
+                )
             ), []
         if self.style == "scale":
             sampled = chain.sample_examples(run, self.items)
-            return lambda count: scale(task, ranked[: self.good], count, items=sampled, meta=meta, longest=longest), []
+            return lambda count: opro_message(
+                task, ranked[: self.good], count, items=sampled, meta=meta, longest=longest
+            ), []
         losses, wins = chain.contrast(run, best, self.items)
         shown_examples = [seen.example for seen in losses]
         if self.style == "criticism":
@@ -269,7 +273,7 @@ class HillClimb:
             lambda count: improve(task, good, bad, count, losses=losses, wins=wins, meta=meta, longest=longest)
         ), shown_examples
 
-    def _best_and_worst(self, ranked: Sequence[Shown]) -> tuple[Sequence[Shown], Sequence[Shown]]:
+    def _best_and_worst(self, ranked: Sequence[ScoredPrompt]) -> tuple[Sequence[ScoredPrompt], Sequence[ScoredPrompt]]:
         """Return the best and the worst prompts; the two never share a prompt."""
         good = ranked[: max(1, min(self.good, len(ranked) - len(ranked) // 2))]
         worst = min(self.bad, len(ranked) - len(good))

@@ -16,8 +16,8 @@ import numpy as np
 from promptopt.errors import BudgetExhaustedError, InputError, nearest
 from promptopt.replies import Response
 from promptopt.search.subsets import best_subset, held_out_score
-from promptopt.search.writing import Shown, ask, blind, by_reason, improve, paraphrase
-from promptopt.statistics.components import Components, components, covariance, shrunk
+from promptopt.search.writing import ScoredPrompt, ask, by_reason, improve, paraphrase, unscored_message
+from promptopt.statistics.components import Components, components, covariance, shrunken_covariance
 from promptopt.strategies.base import Strategy, needs_no_labels
 from promptopt.strategies.registry import BUILT_IN
 
@@ -206,7 +206,7 @@ class P1:
 
     def choose(self, rewards: Floats) -> tuple[int, ...] | None:
         """Return the best subset by rewards [N, K, M] (algorithm 1), or None if no subset is aligned."""
-        matrix = shrunk(rewards) if self.noise == "unbiased" else covariance(rewards, "plug-in")
+        matrix = shrunken_covariance(rewards) if self.noise == "unbiased" else covariance(rewards, "plug-in")
         measured = int(np.isfinite(np.diag(matrix)).sum())
         return best_subset(matrix, self.subset, aligned=self.aligned) if measured >= self.subset else None
 
@@ -234,7 +234,7 @@ def varied_candidates(run: Run, count: int) -> tuple[Prompt, ...]:
     paraphrases = (seed, *_proposals(run, lambda n: paraphrase(task, seed, n), (count + 1) // 2 - 1, [seed]))
     score = run.score([seed]).mean.item()
     improvements = _proposals(
-        run, lambda n: improve(task, [Shown(seed, score)], (), n), count - len(paraphrases), paraphrases
+        run, lambda n: improve(task, [ScoredPrompt(seed, score)], (), n), count - len(paraphrases), paraphrases
     )
     return (*paraphrases, *improvements)
 
@@ -245,7 +245,7 @@ def one_message_candidates(run: Run, count: int) -> tuple[Prompt, ...]:
     The seed prompt is not among them. Fewer than `count` if too many of the writer's proposals are rejected.
     """
     task, seed = run.task, run.task.seed_prompt
-    return tuple(_proposals(run, lambda n: blind(task, [seed], n), count, [seed]))
+    return tuple(_proposals(run, lambda n: unscored_message(task, [seed], n), count, [seed]))
 
 
 def _rejected(run: Run) -> dict[str, float | str]:

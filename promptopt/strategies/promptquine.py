@@ -17,8 +17,8 @@ import numpy as np
 
 from promptopt.errors import InputError
 from promptopt.rewards import LabelMargin
-from promptopt.search.demonstrations import balanced, with_other_demonstrations
-from promptopt.search.masks import dropped, restored, worth
+from promptopt.search.demonstrations import stratified_shuffle, with_other_demonstrations
+from promptopt.search.masks import drop_tokens, restore_tokens, token_effects
 from promptopt.statistics.arrays import nanmean, standard_error
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from promptopt.prompt import Example, Prompt
     from promptopt.rewards import Reward
-    from promptopt.search.masks import Worth
+    from promptopt.search.masks import TokenEffects
     from promptopt.search.run import Run
     from promptopt.search.tokens import Mask, Tokens
     from promptopt.statistics.arrays import Floats
@@ -90,7 +90,7 @@ class PromptQuine:
         swap: share of children that lose some tokens and regain others (paper: 0).
         guide: weight, in the probability of removing or restoring a token, of a ridge regression over the scored masks;
             the rest is uniform (paper: 0).
-        items: training examples that the search starts on, balanced by target; they double after three generations without
+        items: training examples that the search starts on, stratified_shuffle by target; they double after three generations without
             a new best. 0 uses all from the start (paper: 0).
         block: number of these examples on which children are scored first; the number then doubles, and children clearly
             worse than the mean survivor are dropped. 0 scores on all at once (paper: 0).
@@ -183,7 +183,7 @@ class PromptQuine:
         variants = with_other_demonstrations(run.task.seed_prompt, run.task.train, self.starts, run.rng)
         reward = reward_of(run, self.fitness)
         shuffled = self.items or self.starts > 1
-        inner = run.on(balanced(variants.items, run.rng) if shuffled else variants.items)
+        inner = run.on(stratified_shuffle(variants.items, run.rng) if shuffled else variants.items)
         size = min(self.items or len(inner.task.train), len(inner.task.train))
         starts = [Evolution(self, inner, inner.tokens(prompt), reward, size) for prompt in variants.prompts]
         evolutions = self._best_starts(inner, starts, reward)
@@ -249,7 +249,7 @@ class Evolution:
     pool: list[Genome] = field(default_factory=list)
     best: list[Genome] = field(default_factory=list)
     scored: list[tuple[Mask, float]] = field(default_factory=list)
-    token_effects: Worth | None = None
+    token_effects: TokenEffects | None = None
     evaluated: set[Prompt] = field(default_factory=set)
     eliminated: set[Prompt] = field(default_factory=set)
     stale: int = 0
@@ -282,7 +282,7 @@ class Evolution:
         s = self.settings
         best_before, evaluated_before = self.best[0].fitness, len(self.evaluated)
         if s.guide:
-            self.token_effects = worth(*zip(*self.scored, strict=True)) if len(self.scored) > 1 else None
+            self.token_effects = token_effects(*zip(*self.scored, strict=True)) if len(self.scored) > 1 else None
         grown, scored_children = self._with_children()
         if len(self.evaluated) == evaluated_before:
             self.exhausted = True
@@ -366,14 +366,14 @@ class Evolution:
         mask, rng, free, guide = parent.mask, self.run.rng, ~self.tokens.frozen, self.settings.guide
         drop_weights = restore_weights = None
         if self.token_effects is not None:  # mixes a uniform weight and the probability that dropping the token helps
-            drop_weights = (1 - guide) / 2 + guide * self.token_effects.spoils
+            drop_weights = (1 - guide) / 2 + guide * self.token_effects.prob_harmful
             restore_weights = 1 - drop_weights
         if move == _MOVES.index("restore"):
-            return restored(mask, free, count, rng, restore_weights)
-        fewer = dropped(mask, free, count, rng, drop_weights)
+            return restore_tokens(mask, free, count, rng, restore_weights)
+        fewer = drop_tokens(mask, free, count, rng, drop_weights)
         if move != _MOVES.index("swap") or fewer is None:
             return fewer
-        more = restored(mask, free, count, rng, restore_weights)
+        more = restore_tokens(mask, free, count, rng, restore_weights)
         return None if more is None else fewer | (more & ~mask)
 
     def _score(self, children: Sequence[Child]) -> list[Genome]:

@@ -19,8 +19,18 @@ import numpy as np
 from promptopt.environment import advice
 from promptopt.errors import InputError
 from promptopt.replies import Response
-from promptopt.search.surrogate import Change, fitted
-from promptopt.search.writing import MetaPrompts, Seen, Shown, ask, by_reason, combine, edit, shorten, summarise
+from promptopt.search.surrogate import Change, fit_surrogate
+from promptopt.search.writing import (
+    ExampleResult,
+    MetaPrompts,
+    ScoredPrompt,
+    ask,
+    by_reason,
+    combine,
+    edit,
+    shorten,
+    summarise,
+)
 from promptopt.statistics.arrays import nanmean
 
 if TYPE_CHECKING:
@@ -31,7 +41,7 @@ if TYPE_CHECKING:
     from promptopt.prompt import Context, Prompt
     from promptopt.scores import Scores
     from promptopt.search.run import Run
-    from promptopt.search.surrogate import Forecast
+    from promptopt.search.surrogate import Surrogate
     from promptopt.statistics.arrays import Floats
     from promptopt.task import Task
 
@@ -48,7 +58,7 @@ class ErrorCase(NamedTuple):
     """One kind of error in one episode, with the reward lost in that episode."""
 
     kind: str
-    seen: Seen
+    seen: ExampleResult
     lost_reward: float
 
 
@@ -279,13 +289,15 @@ class _PopulationSearch:
                 continue
             reason = scores.reasons[row][e][0]
             if reply.trajectory is None:
-                errors.append(ErrorCase("wrong", Seen(example, reply.text, reason, reward), best_reward - reward))
+                errors.append(
+                    ErrorCase("wrong", ExampleResult(example, reply.text, reason, reward), best_reward - reward)
+                )
                 continue
             turns = reply.trajectory.turns[-_LAST_ROUNDS:]
             transcript = "\n".join(f"seen: {turn.observation}\nsaid: {turn.reply}" for turn in turns)
             advice_by_kind = {event.name: words for event, words in advice(reply.trajectory, self.rules).items()}
             for kind, words in (advice_by_kind or {"wrong": reason}).items():
-                errors.append(ErrorCase(kind, Seen(example, transcript, words, reward), best_reward - reward))
+                errors.append(ErrorCase(kind, ExampleResult(example, transcript, words, reward), best_reward - reward))
         return tuple(sorted(errors, key=lambda error: -error.lost_reward))
 
     def _children(self, parents: Sequence[Member], count: int) -> tuple[list[tuple[Prompt, Member]], Counter[str]]:
@@ -311,7 +323,7 @@ class _PopulationSearch:
             others = [other for other in parents if other.prompt != parent.prompt]
             if others:
                 other = others[int(run.rng.integers(len(others)))]
-                pair = [Shown(parent.prompt, parent.score), Shown(other.prompt, other.score)]
+                pair = [ScoredPrompt(parent.prompt, parent.score), ScoredPrompt(other.prompt, other.score)]
                 messages.append((partial(_combine, task, pair, meta), 1))
             elif len(parent.prompt.text) > 2 * len(task.seed_prompt.text):
                 messages.append((lambda n: shorten(task, parent.prompt, n, meta=meta), 1))
@@ -360,7 +372,7 @@ class _PopulationSearch:
             self.summaries[key] = self._summarise(member, kind, results[: self.settings.shown])
         return self.summaries[key]
 
-    def _summarise(self, member: Member, kind: str, shown: Sequence[Seen]) -> str:
+    def _summarise(self, member: Member, kind: str, shown: Sequence[ExampleResult]) -> str:
         """Ask the writer to summarise some episodes with one kind of error (SumLLM)."""
         count = sum(error.kind == kind for error in member.errors)
         replies = self.run.write(summarise(self.run.task, member.prompt, shown, meta=self.meta))
@@ -368,17 +380,17 @@ class _PopulationSearch:
         summary = replies or [seen.reason for seen in shown[:1]]
         return " ".join([f"{count} of {len(self.run.task.train)} episodes.", *summary])
 
-    def _ancestors(self, member: Member) -> list[Shown]:
+    def _ancestors(self, member: Member) -> list[ScoredPrompt]:
         """Return the prompts that this one descends from, oldest first."""
-        ancestors: list[Shown] = []
+        ancestors: list[ScoredPrompt] = []
         parent = member.parent
         while parent is not None and parent in self.members:
-            ancestors.append(Shown(parent, self.members[parent].score))
+            ancestors.append(ScoredPrompt(parent, self.members[parent].score))
             parent = self.members[parent].parent
         return ancestors[::-1]
 
     def _prefilter(
-        self, children: Sequence[tuple[Prompt, Member]], generation: int, surrogate: Forecast | None
+        self, children: Sequence[tuple[Prompt, Member]], generation: int, surrogate: Surrogate | None
     ) -> tuple[list[tuple[Prompt, Member]], dict[str, float]]:
         """Return the children that are worth scoring, and the surrogate's quality for the step."""
         changes = [Change(child.text, parent.prompt.text, parent.score) for child, parent in children]
@@ -388,10 +400,10 @@ class _PopulationSearch:
             return list(children), {}
         if surrogate is None:
             return list(children), {}
-        facts = {"correlation": surrogate.correlation, "error": surrogate.error, "slack": surrogate.slack}
+        facts = {"correlation": surrogate.correlation, "error": surrogate.error, "slack": surrogate.conformal_margin}
         if not children or not surrogate.trusted:
             return list(children), facts
-        kept = surrogate.picked(changes, -(-len(children) // 2), self.run.rng)
+        kept = surrogate.select_by_ucb(changes, -(-len(children) // 2), self.run.rng)
         return [children[i] for i in kept], facts
 
     def _by_equation_3(
@@ -402,7 +414,7 @@ class _PopulationSearch:
         rng, fits = self.run.rng, []
         for _ in range(5):
             training = rng.permutation(len(measured))[: max(1, 4 * len(measured) // 5)]  # 4 : 1 (paper)
-            fits.append(fitted([measured[i][0] for i in training], [measured[i][1] for i in training]))
+            fits.append(fit_surrogate([measured[i][0] for i in training], [measured[i][1] for i in training]))
         models = [model for model in fits if model is not None]
         if not models:
             return list(children), {}
@@ -412,9 +424,9 @@ class _PopulationSearch:
         kept = scores.mean(axis=0) + scores.var(axis=0) + error >= threshold
         return [child for child, keep in zip(children, kept, strict=True) if keep], {"error": error}
 
-    def _fit_surrogate(self) -> Forecast | None:
+    def _fit_surrogate(self) -> Surrogate | None:
         measured = self._measured_changes()
-        return fitted([change for change, _ in measured], [gain for _, gain in measured])
+        return fit_surrogate([change for change, _ in measured], [gain for _, gain in measured])
 
     def _measured_changes(self) -> list[tuple[Change, float]]:
         """Return the changes from scored parents to their scored children, with their gains."""
@@ -427,5 +439,5 @@ class _PopulationSearch:
         return measured
 
 
-def _combine(task: Task, pair: Sequence[Shown], meta: MetaPrompts, count: int) -> Context:
+def _combine(task: Task, pair: Sequence[ScoredPrompt], meta: MetaPrompts, count: int) -> Context:
     return combine(task, pair, count, meta=meta)

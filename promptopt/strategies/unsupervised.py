@@ -15,12 +15,18 @@ import numpy as np
 from promptopt.errors import BudgetExhaustedError, InputError
 from promptopt.prompt import Demonstrations
 from promptopt.search.categorical import modal, sample, toward_elite, uniform
-from promptopt.search.pseudo_labels import Believed, confident, cross_entropy, refuse_what_needs_labels, with_words
+from promptopt.search.pseudo_labels import (
+    ExpectedCorrectness,
+    confident,
+    cross_entropy,
+    refuse_what_needs_labels,
+    with_words,
+)
 from promptopt.search.vocabulary import contrastive_vocabulary
-from promptopt.statistics import mean_interval, over_judges, paired_interval
+from promptopt.statistics import mean_interval, paired_interval, widen_by_jackknife
 from promptopt.statistics.annotators import (
-    beyond_chance,
     calibrated,
+    chance_corrected_agreement,
     dawid_skene,
     is_collapsed,
     mutual_information,
@@ -233,7 +239,7 @@ class Unsupervised:
             votes = votes_of(table.answers(rival)[check])
             seed_votes = votes_of(calibrated(table.answers(seed))[check])
             # All pseudo-labels derive from the seed prompt's answers: a rival unrelated to them has learnt an artefact.
-            related = mean_interval(beyond_chance(votes, seed_votes, len(run.task.labels)), _CONFIDENCE)
+            related = mean_interval(chance_corrected_agreement(votes, seed_votes, len(run.task.labels)), _CONFIDENCE)
             collapsed = is_collapsed(votes, len(run.task.labels))
             if gain.low > _SMALL and related.low > 0 and not collapsed:
                 kept, to_score = rival, [seed, rival]
@@ -241,7 +247,7 @@ class Unsupervised:
         beliefs = table.consensus(check, without=(seed, kept))
         labels = run.task.labels
         labelled = [replace(table.examples[i], target=labels[q.argmax()]) for i, q in zip(check, beliefs, strict=True)]
-        reward = Believed(labels, {example.id: q for example, q in zip(labelled, beliefs, strict=True)})
+        reward = ExpectedCorrectness(labels, {example.id: q for example, q in zip(labelled, beliefs, strict=True)})
         # All of these requests are in the memo, so scoring is free.
         run.score(to_score, labelled, self.replicates, reward=reward, parents=[None, seed][: len(to_score)])
         accuracy = table.interval_over_annotators(
@@ -339,7 +345,7 @@ class _AnswerTable:
             interval_of(self.consensus(indices, (*without, annotator))).estimate
             for annotator in self._annotators(indices, without)
         ]
-        return over_judges(interval_of(self.consensus(indices, without)), leave_one_out, _CONFIDENCE)
+        return widen_by_jackknife(interval_of(self.consensus(indices, without)), leave_one_out, _CONFIDENCE)
 
     def _annotators(self, indices: Sequence[int], without: Sequence[Prompt]) -> list[Prompt]:
         return [prompt for prompt in self.probabilities if prompt not in without and self.has(prompt, indices)]

@@ -122,10 +122,10 @@ class RecordingLedger(Ledger):
     repeatable_count: int = 0
     refused: bool = False
 
-    def admit(self, role: str, keys: Sequence[str], *, by_mean: bool = False) -> None:
+    def admit(self, role: str, keys: Sequence[str], *, estimate_from_mean: bool = False) -> None:
         """See `Ledger`."""
         try:
-            super().admit(role, keys, by_mean=by_mean)
+            super().admit(role, keys, estimate_from_mean=estimate_from_mean)
         except BudgetExhaustedError:
             self.refused = True
             raise

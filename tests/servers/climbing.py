@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from forked import Forked
 
 from promptopt import Memo, Request, Result
-from promptopt.evaluation.caller import _body
+from promptopt.evaluation.caller import _request_key
 from promptopt.memo import memo_key
 from promptopt.prompt import Message
 
@@ -183,4 +183,4 @@ class Climb:
             temperature=body["temperature"],
         )
         fingerprint = {"provider": "openai", "endpoint": f"{self.url}/v1", "model": body["model"]}
-        return memo_key(fingerprint, "generate", _body(request))
+        return memo_key(fingerprint, "generate", _request_key(request))

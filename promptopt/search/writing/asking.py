@@ -1,11 +1,11 @@
-"""Asking a prompt writer for so many prompts, and again for those that were no use. Sees of a search only `Run`."""
+"""Asks a prompt writer for a number of prompts, and again for rejected ones. Depends on the search only through `Run`."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from promptopt.search.writing.replies import LONGEST, read
+from promptopt.search.writing.replies import MAX_CHARACTERS, parse_proposals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -13,42 +13,42 @@ if TYPE_CHECKING:
     from promptopt.prompt import Context, Prompt
     from promptopt.search.run import Run
 
-_AGAIN = 2  # times that what was rejected is asked for again
-_FEW = 2  # rejected proposals that are not worth a note
-_TOKENS = 512  # of a reply, at least
-_MOST_TOKENS = 4_096
-_CHARACTERS = 3  # of a token, on the low side, so that replies have room
+_MAX_RETRIES = 2  # times that replacements for rejected proposals are requested
+_IGNORED_REJECTIONS = 2  # rejected proposals that need no note
+_MIN_TOKENS = 512  # reply length limit, at least
+_MAX_TOKENS = 4_096  # and at most
+_CHARACTERS_PER_TOKEN = 3  # a low estimate, so that replies have room
 
 
-class Answer(NamedTuple):
-    """What came of asking.
+class AskResult(NamedTuple):
+    """The outcome of `ask`.
 
     Args:
-        prompts: usable and new, as many as were asked for or fewer.
-        rejected: proposals and whole replies that were no use, counted by reason.
+        prompts: new, usable prompts; at most as many as requested.
+        rejected: counts of rejected proposals and replies, by reason.
     """
 
     prompts: list[Prompt]
     rejected: Counter[str]
 
     def facts(self) -> dict[str, float | str]:
-        """Return what a step reports about it."""
+        """Return the facts that a step reports about it."""
         return {"new": len(self.prompts), "rejected": self.rejected.total(), "why": by_reason(self.rejected)}
 
 
 def by_reason(rejected: Counter[str]) -> str:
-    """Return counts in words, such as "copy 3, slots 1"."""
+    """Return the counts as text, such as "copy 3, slots 1"."""
     return ", ".join(f"{reason} {count}" for reason, count in sorted(rejected.items()))
 
 
 def rejections(proposed: Counter[str]) -> str:
-    """Return a note on a run's proposals where most of them were rejected, else "".
+    """Return a note if most of a run's proposals were rejected, else "".
 
     Args:
-        proposed: proposals by reason, as `Run.proposed`.
+        proposed: counts of proposals by reason, as in `Run.proposed`.
     """
     rejected = Counter({reason: count for reason, count in proposed.items() if reason != "usable"})
-    if rejected.total() <= max(proposed["usable"], _FEW):
+    if rejected.total() <= max(proposed["usable"], _IGNORED_REJECTIONS):
         return ""
     return (
         f"most of the writer's proposals could not be used: {rejected.total()} of {proposed.total()} were rejected "
@@ -64,39 +64,42 @@ def ask(
     each: int,
     like: Prompt,
     known: Iterable[Prompt] = (),
-    longest: int = LONGEST,
-) -> Answer:
-    """Ask for `count` prompts, and at most twice again for as many as were rejected.
+    longest: int = MAX_CHARACTERS,
+) -> AskResult:
+    """Ask for `count` prompts, and at most twice more for replacements of rejected ones.
 
-    A writer that gives fewer than it was asked for is not asked again for the rest; more are left out.
+    If the writer gives too few prompts, the rest is not requested again; surplus prompts are dropped.
 
     Args:
-        run: whose writer is asked.
-        message: the message that asks for so many prompts.
-        count: prompts wanted.
-        each: of them in one message.
-        like: the prompt that gives the demonstrations and the slots to keep.
-        known: prompts that are no news.
-        longest: characters of a prompt.
+        run: the run whose writer is asked.
+        message: returns the message that asks for a given number of prompts.
+        count: number of prompts to request.
+        each: prompts per message.
+        like: the prompt whose demonstrations and slots new prompts keep.
+        known: prompts that do not count as new.
+        longest: maximum characters of a prompt.
+
+    Returns:
+        The new prompts, and counts of the rejected proposals.
 
     Raises:
-        BudgetExhaustedError: as `Run.write`.
+        BudgetExhaustedError: as for `Run.write`.
     """
     known = list(known)
-    out = Answer([], Counter())
+    out = AskResult([], Counter())
     missing = count
-    for _ in range(1 + _AGAIN):
+    for _ in range(1 + _MAX_RETRIES):
         size = min(each, missing)
-        lost = Counter(run.unusable)
-        tokens = min(_MOST_TOKENS, max(_TOKENS, size * (2 * len(like.text) // _CHARACTERS + 64)))
+        unusable_before = Counter(run.unusable)
+        tokens = min(_MAX_TOKENS, max(_MIN_TOKENS, size * (2 * len(like.text) // _CHARACTERS_PER_TOKEN + 64)))
         replies = run.write(message(size), count=-(-missing // size), max_tokens=tokens)
-        found = read(run.task, replies, like, [*known, *out.prompts], longest)
-        lost = run.unusable - lost
-        out.rejected.update(found.rejected + lost)
-        run.proposed.update(found.rejected + lost)
-        run.proposed["usable"] += len(found.prompts)
-        out.prompts.extend(found.prompts[:missing])
-        missing = min(count - len(out.prompts), found.rejected.total() + size * lost.total())
+        parsed = parse_proposals(run.task, replies, like, [*known, *out.prompts], longest)
+        unusable = run.unusable - unusable_before
+        out.rejected.update(parsed.rejected + unusable)
+        run.proposed.update(parsed.rejected + unusable)
+        run.proposed["usable"] += len(parsed.prompts)
+        out.prompts.extend(parsed.prompts[:missing])
+        missing = min(count - len(out.prompts), parsed.rejected.total() + size * unusable.total())
         if not missing:
             break
     return out

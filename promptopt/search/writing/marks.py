@@ -1,4 +1,4 @@
-"""Texts between marks such as <prompt> and </prompt>, in one pass. Knows nothing of what they hold."""
+"""Extracts texts between marks such as <prompt> and </prompt>, in one pass."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 
 class Marked(NamedTuple):
-    """A text, taken apart at its marks.
+    """A text split at its marks.
 
     Args:
         inside: the texts between an opening mark and the next closing one, in order.
-        outside: what is left without them.
-        is_open: whether an opening mark is left that is never closed.
+        outside: the rest of the text.
+        is_open: whether the last opening mark is never closed.
     """
 
     inside: list[str]
@@ -20,9 +20,9 @@ class Marked(NamedTuple):
 
 
 def between(text: str, opening: str, closing: str) -> Marked:
-    """Take `text` apart. Of opening marks in a row the last counts, as the others were only spoken of.
+    """Split `text` at its marks. Of several opening marks in a row the last one counts; earlier ones are only mentions.
 
-    The time is linear in the length of the text, whatever marks it holds.
+    Takes linear time in the length of the text.
     """
     inside, outside, position = list[str](), list[str](), 0
     while (start := text.find(opening, position)) >= 0 and (end := text.find(closing, start)) >= 0:

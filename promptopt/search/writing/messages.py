@@ -1,6 +1,6 @@
-"""The messages to a prompt writer, one function a job: what fills the slots of the meta-prompts.
+"""Messages to a prompt writer, one function per job: each fills the slots of a meta-prompt.
 
-Everything that comes from data or models stands between marks, and holds none of these marks itself.
+All text from data or models is enclosed in tags, and tags inside that text are escaped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.replies import Response
 from promptopt.search.writing.metaprompts import MetaPrompts
-from promptopt.search.writing.replies import LONGEST
+from promptopt.search.writing.replies import MAX_CHARACTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from promptopt.replies import Failure
     from promptopt.task import Task
 
-_FIELD = 600  # characters of an item's field, a reply or a reason; what is longer is shown in part
-_CRITICISM = 6_000  # of what a writer said itself, of several kinds of error
-_BRACES = re.compile(r"(?<!\{)\{\w+\}(?!\})")  # slots; doubled braces are braces
-_MARKS = re.compile(r"<(?=/?(?:prompt|item|criticism)>)")
+_MAX_FIELD = 600  # characters shown of an example's field, a reply or a reason
+_MAX_CRITICISM = 6_000  # characters shown of the writer's own criticism, over several kinds of error
+_BRACES = re.compile(r"(?<!\{)\{\w+\}(?!\})")  # slots; doubled braces are literal braces
+_TAGS = re.compile(r"<(?=/?(?:prompt|item|criticism)>)")
 
 
-class Shown(NamedTuple):
-    """A prompt with its score, as the writer is shown it."""
+class ScoredPrompt(NamedTuple):
+    """A prompt with its score, as shown to the writer."""
 
     prompt: Prompt
     score: float
 
 
-class Seen(NamedTuple):
-    """An item as the writer is shown it.
+class ExampleResult(NamedTuple):
+    """An example and the reply to it, as shown to the writer.
 
     Args:
-        example: itself.
-        reply: the task model's, or None to show the item alone.
-        reason: the reward's own words, or "".
-        reward: of the reply, or None.
+        example: the example.
+        reply: the task model's reply, or None to show the example alone.
+        reason: the reward's explanation, or "".
+        reward: reward of the reply, or None.
     """
 
     example: Example
@@ -49,15 +49,15 @@ class Seen(NamedTuple):
     reward: float | None = None
 
 
-def seen(example: Example, reply: Response | Failure, reason: str, reward: float) -> Seen:
-    """Return an item with what became of it under a prompt."""
-    return Seen(example, reply.text if isinstance(reply, Response) else None, reason, reward)
+def example_result(example: Example, reply: Response | Failure, reason: str, reward: float) -> ExampleResult:
+    """Return an example with the reply and reward it got under a prompt."""
+    return ExampleResult(example, reply.text if isinstance(reply, Response) else None, reason, reward)
 
 
 def paraphrase(
-    task: Task, prompt: Prompt, count: int = 1, *, meta: MetaPrompts | None = None, longest: int = LONGEST
+    task: Task, prompt: Prompt, count: int = 1, *, meta: MetaPrompts | None = None, longest: int = MAX_CHARACTERS
 ) -> Context:
-    """Return the message that asks for other wordings of one prompt."""
+    """Return the message that asks for paraphrases of a prompt."""
     return (meta or _shipped()).message(
         "paraphrase",
         task=_about(task),
@@ -68,9 +68,9 @@ def paraphrase(
 
 
 def shorten(
-    task: Task, prompt: Prompt, count: int = 1, *, meta: MetaPrompts | None = None, longest: int = LONGEST
+    task: Task, prompt: Prompt, count: int = 1, *, meta: MetaPrompts | None = None, longest: int = MAX_CHARACTERS
 ) -> Context:
-    """Return the message that asks for shorter wordings of one prompt."""
+    """Return the message that asks for shorter versions of a prompt."""
     return (meta or _shipped()).message(
         "shorten",
         task=_about(task),
@@ -82,51 +82,51 @@ def shorten(
 
 def improve(
     task: Task,
-    good: Sequence[Shown],
-    bad: Sequence[Shown],
+    good: Sequence[ScoredPrompt],
+    bad: Sequence[ScoredPrompt],
     count: int,
     *,
-    losses: Sequence[Seen] = (),
-    wins: Sequence[Seen] = (),
+    losses: Sequence[ExampleResult] = (),
+    wins: Sequence[ExampleResult] = (),
     meta: MetaPrompts | None = None,
-    longest: int = LONGEST,
+    longest: int = MAX_CHARACTERS,
 ) -> Context:
-    """Return the message that shows scored prompts and items, and asks for better prompts (after Liu et al., CVPR 2024).
+    """Return the message that shows scored prompts and examples, and asks for better prompts (after Liu et al., CVPR 2024).
 
     Args:
-        task: described, with its labels.
-        good: prompts that work well, the best first.
-        bad: prompts that work badly.
-        count: prompts wanted.
-        losses: items on which the first good prompt falls short.
-        wins: items on which it does better than the others.
-        meta: the wording.
-        longest: characters of a prompt.
+        task: supplies description and labels.
+        good: prompts with high scores, the best first.
+        bad: prompts with low scores.
+        count: number of prompts to request.
+        losses: examples on which the first good prompt falls short.
+        wins: examples on which it does better than the others.
+        meta: meta-prompts to use; None for the shipped ones.
+        longest: maximum characters of a prompt.
     """
     return (meta or _shipped()).message(
         "improve",
         task=_about(task),
         good="\n".join(map(_scored, good)),
         bad="\n".join(map(_scored, bad)),
-        losses="\n".join(map(_item, losses)),
-        wins="\n".join(map(_item, wins)),
+        losses="\n".join(map(_example, losses)),
+        wins="\n".join(map(_example, wins)),
         wanted=_wanted(count, "better prompt"),
         rules=_rules(longest, [shown.prompt for shown in (*good, *bad)]),
     )
 
 
-def lists(
+def good_bad_message(
     good: Sequence[Prompt],
     bad: Sequence[Prompt],
     count: int,
     *,
     meta: MetaPrompts | None = None,
-    longest: int = LONGEST,
+    longest: int = MAX_CHARACTERS,
     words: int = 0,
 ) -> Context:
-    """Return the message with two lists and nothing else: no scores, no task (code of Liu et al., in our words).
+    """Return the message with lists of good and bad prompts, without scores or task (reworded from the code of Liu et al.).
 
-    Where `words` is above 0 it asks for fewer words than that a prompt.
+    If `words` is above 0, the message asks for prompts of fewer words than that.
     """
     short = f" Use fewer than {words} words a prompt." if words else ""
     return (meta or _shipped()).message(
@@ -138,35 +138,35 @@ def lists(
     )
 
 
-def scale(
+def opro_message(
     task: Task,
-    prompts: Sequence[Shown],
+    prompts: Sequence[ScoredPrompt],
     count: int,
     *,
     items: Sequence[Example] = (),
     meta: MetaPrompts | None = None,
-    longest: int = LONGEST,
+    longest: int = MAX_CHARACTERS,
 ) -> Context:
-    """Return the message with prompts in ascending order of their scores, from 0 to 100, and items (after OPRO)."""
-    hundred = all(0 <= shown.score <= 1 for shown in prompts)
-    rising = sorted(prompts, key=lambda shown: shown.score)
+    """Return the message with prompts in ascending order of score, from 0 to 100, and examples (after OPRO)."""
+    as_percent = all(0 <= shown.score <= 1 for shown in prompts)
+    ascending = sorted(prompts, key=lambda shown: shown.score)
     return (meta or _shipped()).message(
         "scale",
         task=_about(task),
         prompts="\n".join(
-            f"{f'{100 * shown.score:.0f}' if hundred else f'{shown.score:.3g}'}: {_tagged(shown.prompt)}"
-            for shown in rising
+            f"{f'{100 * shown.score:.0f}' if as_percent else f'{shown.score:.3g}'}: {_tagged(shown.prompt)}"
+            for shown in ascending
         ),
-        items="\n".join(_item(Seen(item)) for item in items),
+        items="\n".join(_example(ExampleResult(item)) for item in items),
         wanted=_wanted(count, "better prompt"),
         rules=_rules(longest, [shown.prompt for shown in prompts]),
     )
 
 
-def blind(
-    task: Task, prompts: Sequence[Prompt], count: int, *, meta: MetaPrompts | None = None, longest: int = LONGEST
+def unscored_message(
+    task: Task, prompts: Sequence[Prompt], count: int, *, meta: MetaPrompts | None = None, longest: int = MAX_CHARACTERS
 ) -> Context:
-    """Return the message that shows prompts without their scores: the control of what scores are worth to a writer."""
+    """Return the message that shows prompts without scores: the control for the effect of scores on the writer."""
     return (meta or _shipped()).message(
         "blind",
         task=_about(task),
@@ -177,9 +177,14 @@ def blind(
 
 
 def combine(
-    task: Task, prompts: Sequence[Shown], count: int, *, meta: MetaPrompts | None = None, longest: int = LONGEST
+    task: Task,
+    prompts: Sequence[ScoredPrompt],
+    count: int,
+    *,
+    meta: MetaPrompts | None = None,
+    longest: int = MAX_CHARACTERS,
 ) -> Context:
-    """Return the message that asks for prompts that join what is best in several."""
+    """Return the message that asks for prompts that combine the strengths of several."""
     return (meta or _shipped()).message(
         "combine",
         task=_about(task),
@@ -189,10 +194,12 @@ def combine(
     )
 
 
-def summarise(task: Task, prompt: Prompt, errors: Sequence[Seen], *, meta: MetaPrompts | None = None) -> Context:
-    """Return the message that asks what in a prompt brought errors about; the reply is a criticism, not a prompt."""
+def summarise(
+    task: Task, prompt: Prompt, errors: Sequence[ExampleResult], *, meta: MetaPrompts | None = None
+) -> Context:
+    """Return the message that asks why a prompt caused errors; the reply is a criticism, not a prompt."""
     return (meta or _shipped()).message(
-        "summarise", task=_about(task), prompt=_tagged(prompt), items="\n".join(map(_item, errors))
+        "summarise", task=_about(task), prompt=_tagged(prompt), items="\n".join(map(_example, errors))
     )
 
 
@@ -202,17 +209,17 @@ def edit(
     criticism: str,
     count: int,
     *,
-    lineage: Sequence[Shown] = (),
+    lineage: Sequence[ScoredPrompt] = (),
     meta: MetaPrompts | None = None,
-    longest: int = LONGEST,
+    longest: int = MAX_CHARACTERS,
 ) -> Context:
-    """Return the message that shows a prompt with a criticism and asks for mended ones (after ProTeGi)."""
+    """Return the message that shows a prompt with a criticism and asks for corrected prompts (after ProTeGi)."""
     return (meta or _shipped()).message(
         "edit",
         task=_about(task),
         prompt=_tagged(prompt),
         lineage="\n".join(map(_scored, lineage)),
-        criticism=criticism and f"<criticism>{_plain(criticism, _CRITICISM)}</criticism>",
+        criticism=criticism and f"<criticism>{_plain(criticism, _MAX_CRITICISM)}</criticism>",
         wanted=_wanted(count, "better prompt"),
         rules=_rules(longest, [prompt]),
     )
@@ -224,13 +231,13 @@ def _shipped() -> MetaPrompts:
 
 
 def _rules(longest: int, shown: Iterable[Prompt]) -> str:
-    """Return what to keep to; slots are named where there are some, as a small writer that hears of braces makes some up."""
-    each = [set(_BRACES.findall(prompt.text)) for prompt in shown]
-    slots = sorted(set.intersection(*each)) if each else []
-    kept = f"Leave {', '.join(slots)} in place, exactly as written. " if slots else ""
+    """Return the rules for proposals. Slots are named only if there are any: small writers that read about braces invent some."""
+    slot_sets = [set(_BRACES.findall(prompt.text)) for prompt in shown]
+    slots = sorted(set.intersection(*slot_sets)) if slot_sets else []
+    keep_slots = f"Leave {', '.join(slots)} in place, exactly as written. " if slots else ""
     return (
         "Put each prompt between <prompt> and </prompt>, and write nothing else. "
-        f"{kept}At most {longest} characters a prompt."
+        f"{keep_slots}At most {longest} characters a prompt."
     )
 
 
@@ -244,14 +251,14 @@ def _about(task: Task) -> str:
 
 
 def _tagged(prompt: Prompt) -> str:
-    return f"<prompt>{_MARKS.sub('&lt;', prompt.text)}</prompt>"
+    return f"<prompt>{_TAGS.sub('&lt;', prompt.text)}</prompt>"
 
 
-def _scored(shown: Shown) -> str:
+def _scored(shown: ScoredPrompt) -> str:
     return f"{shown.score:.3g}: {_tagged(shown.prompt)}"
 
 
-def _item(item: Seen) -> str:
+def _example(item: ExampleResult) -> str:
     lines = [f"{name}: {_plain(text)}" for name, text in item.example.inputs.items()]
     if item.example.target is not None:
         lines.append(f"wanted: {_plain(item.example.target)}")
@@ -264,7 +271,7 @@ def _item(item: Seen) -> str:
     return "\n".join(["<item>", *lines, "</item>"])
 
 
-def _plain(text: str, most: int = _FIELD) -> str:
-    """Return a text of data or of a model, without marks of ours, and cut where it is long."""
-    shown = text if len(text) <= most else f"{text[:most]} [...]"
-    return _MARKS.sub("&lt;", shown)
+def _plain(text: str, most: int = _MAX_FIELD) -> str:
+    """Return text from data or models with our tags escaped, truncated to `most` characters."""
+    excerpt = text if len(text) <= most else f"{text[:most]} [...]"
+    return _TAGS.sub("&lt;", excerpt)

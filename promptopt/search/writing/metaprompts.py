@@ -1,6 +1,6 @@
-"""Meta-prompts: the texts around what a prompt writer is shown, one file a job, with named slots.
+"""Meta-prompts: templates of the messages to a prompt writer, one file per job, with named slots.
 
-Shipped as `meta/*.txt`; a user's folder may replace any of them. Knows nothing of what fills the slots.
+Shipped as `meta/*.txt`; a user's folder may replace any of them.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 JOBS = ("improve", "lists", "scale", "blind", "paraphrase", "combine", "summarise", "edit", "shorten")
 
 _SLOT = re.compile(r"\{\{(\w+)\}\}")
-_SEAM = "---"  # the line between the system message and the user's
+_SEPARATOR = "---"  # line between system message and user message
 
 
 @dataclass(frozen=True)
 class MetaPrompts:
-    """The meta-prompts, those of a folder in place of the shipped ones of the same name.
+    """The meta-prompts: shipped ones, replaced by files of the same name in a folder.
 
-    A file is the system message, a line `---`, and the user message with slots such as `{{task}}`. A paragraph whose
-    slots are all empty is left out, so that a heading stands in the paragraph of what it heads.
+    A file holds the system message, a line `---`, and the user message with slots such as `{{task}}`. Paragraphs whose slots
+    are all empty are left out, so put a heading into the same paragraph as its content.
 
     Args:
-        folder: with files such as `improve.txt`; "" for the shipped ones alone.
+        folder: folder with files such as `improve.txt`; "" for the shipped ones only.
 
     Raises:
-        InputError: no such folder, a file for no job, a file without the line `---`, an unknown slot or a missing one.
+        InputError: the folder does not exist, a file matches no job or lacks the line `---`, or slots are unknown or missing.
     """
 
     folder: str = ""
@@ -48,7 +48,7 @@ class MetaPrompts:
         object.__setattr__(self, "_texts", texts)
 
     def message(self, job: str, **values: str) -> Context:
-        """Return the turns of a job, all its slots filled in one pass."""
+        """Return the messages of a job with all slots filled."""
         system, user = (_filled(text, values) for text in self._texts[job])
         return (*([Message("system", system)] if system else []), Message("user", user))
 
@@ -56,15 +56,15 @@ class MetaPrompts:
 def _overrides(folder: str) -> list[Path]:
     if not Path(folder).is_dir():
         raise InputError(f"there is no folder {folder!r} of meta-prompts: name one with files such as improve.txt")
-    found = sorted(Path(folder).glob("*.txt"))
-    if not found:
+    meta_files = sorted(Path(folder).glob("*.txt"))
+    if not meta_files:
         raise InputError(f"the folder {folder!r} holds no meta-prompt: its files are named {_names()}")
-    for file in found:
+    for file in meta_files:
         if file.stem not in JOBS:
             raise InputError(
                 f"{file} is a meta-prompt for no job{nearest(file.stem, JOBS)}: files are named {_names()}"
             )
-    return found
+    return meta_files
 
 
 def _names() -> str:
@@ -72,28 +72,28 @@ def _names() -> str:
 
 
 def _checked(file: Path, shipped: tuple[str, str]) -> tuple[str, str]:
-    """Return the parts of a user's file, whose slots must be those of the shipped one."""
+    """Return the parts of a user's file after checking that its slots match the shipped ones."""
     try:
         parts = _parts(file.read_text(encoding="utf-8"), str(file))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the meta-prompt {file} ({error}): give a file of UTF-8 text") from error
-    wanted, given = (set(_SLOT.findall("\n".join(texts))) for texts in (shipped, parts))
-    for slot in sorted(given - wanted):
+    expected, actual = (set(_SLOT.findall("\n".join(texts))) for texts in (shipped, parts))
+    for slot in sorted(actual - expected):
         raise InputError(
-            f"the meta-prompt {file} has the slot {{{{{slot}}}}}, which its job does not fill{nearest(slot, wanted)}; "
-            f"slots: {', '.join(sorted(wanted))}"
+            f"the meta-prompt {file} has the slot {{{{{slot}}}}}, which its job does not fill{nearest(slot, expected)}; "
+            f"slots: {', '.join(sorted(expected))}"
         )
-    for slot in sorted(wanted - given):
+    for slot in sorted(expected - actual):
         raise InputError(f"the meta-prompt {file} lacks the slot {{{{{slot}}}}}: put it where that is to be shown")
     return parts
 
 
 def _parts(text: str, where: str) -> tuple[str, str]:
     lines = text.splitlines()
-    if _SEAM not in lines:
-        raise InputError(f"the meta-prompt {where} lacks the line {_SEAM} between system message and user message")
-    seam = lines.index(_SEAM)
-    return "\n".join(lines[:seam]).strip(), "\n".join(lines[seam + 1 :]).strip()
+    if _SEPARATOR not in lines:
+        raise InputError(f"the meta-prompt {where} lacks the line {_SEPARATOR} between system message and user message")
+    separator = lines.index(_SEPARATOR)
+    return "\n".join(lines[:separator]).strip(), "\n".join(lines[separator + 1 :]).strip()
 
 
 def _filled(text: str, values: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""A user's pool of prompts, as texts or as a file."""
+"""Loads a user's pool of prompts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def given(prompts: str | Sequence[str]) -> tuple[str, ...]:
+def load_prompt_pool(prompts: str | Sequence[str]) -> tuple[str, ...]:
     """Return the prompts of a user's pool.
 
     Args:
-        prompts: a file, with a prompt a line or a JSON list of texts; or the texts; "" for none.
+        prompts: path of a file with one prompt per line or a JSON list of texts; or the texts; "" for none.
 
     Raises:
-        InputError: the file cannot be read, or there is no prompt.
+        InputError: the file cannot be read, or holds no prompts.
     """
     if not prompts:
         return ()
@@ -30,7 +30,7 @@ def given(prompts: str | Sequence[str]) -> tuple[str, ...]:
             texts = (
                 json.loads(text) if prompts.endswith(".json") else [line for line in text.splitlines() if line.strip()]
             )
-        except (OSError, ValueError) as error:  # of UTF-8 or JSON
+        except (OSError, ValueError) as error:  # from UTF-8 or JSON
             raise InputError(
                 f"cannot read the pool of prompts {prompts} ({error}): give a file with a prompt a line, or a JSON list"
             ) from error

@@ -1,6 +1,6 @@
-"""Whether a writer's text can be a prompt for the task at all, or only answers the prompt that it was to rewrite.
+"""Checks whether a writer's text is a prompt for the task, or an answer to the prompt it should rewrite.
 
-Small models often do what a prompt says instead of rewriting it. Pure functions of text; nothing here is a score.
+Small models often follow a prompt instead of rewriting it. Pure functions of text; nothing here is a score.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from promptopt.task import Task
 
 _WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
-"""A word; of scripts that put no space between words, a character."""
+"""A word, or a single character in scripts without spaces between words."""
 
-_STEM = 5  # characters by which "classify" and "classification" are one word
-_FEW = 2  # content words of prompts and description below which a task is too little known for a text to be off it
-_PART = 4  # words in a row of an item that are no accident, where they are the whole proposal
-_REMARK = 30  # words above which a text that states things may be a prompt that describes the task
-_SHORT, _SHORTER = (8, 3), (4, 2)  # a prompt of so many words has none of fewer than so many in its place
+_STEM = 5  # characters compared, so that "classify" matches "classification"
+_MIN_CONTENT = 2  # content words in prompts and description needed to call a text off task
+_COPY_WORDS = 4  # words of an example that make a proposal a copy, if they are all of it
+_MAX_REMARK = 30  # words; a longer statement may be a prompt that describes the task
+_MIN_WORDS = (8, 3), (4, 2)  # a prompt of at least 8 words is replaced by at least 3, one of at least 4 by at least 2
 
 _FUNCTION_WORDS = frozenset(
     _WORD.findall(
@@ -41,7 +41,7 @@ _VERBS = frozenset(
         "summarize tag take tell think translate try use work write "
     )
 )
-_REASONING = frozenset(("think", "step", "caref", "reaso"))  # stems that suit any task: "Let's think step by step."
+_REASONING = frozenset(("think", "step", "caref", "reaso"))  # stems that fit any task: "Let's think step by step."
 _ADDRESS = frozenset(("must", "should", "you"))
 _SUBJECTS = frozenset(
     _WORD.findall("a an he here i it my okay she sorry sure that the there these they this those we your")
@@ -50,10 +50,10 @@ _SUBJECTS = frozenset(
 
 @dataclass(frozen=True)
 class Relevance:
-    """What proposals are measured by.
+    """Tests proposals against the task.
 
     Args:
-        task: whose description, labels, fields and training items are known.
+        task: supplies description, labels, fields and training examples.
         like: the prompt that proposals are made from.
     """
 
@@ -61,23 +61,22 @@ class Relevance:
     like: Prompt
 
     def against(self, text: str) -> str:
-        """Return why a text is no prompt for the task, or "".
+        """Return why a text is not a prompt for the task, or "".
 
-        Only texts without a slot are looked at: what keeps the slots is a prompt. "answer" is a label or a target alone, or
-        a statement, where the seed prompt is an instruction; "training text" a training item or a part of it; "too short"
-        a word or two in place of many; "off task" shares no content word with the prompts, the description, the labels or
-        the field names.
+        Texts with a slot always pass. "answer": only a label or a target, or a statement although the seed prompt is an
+        instruction. "training text": a training example or part of one. "too short": a word or two instead of many. "off task":
+        shares no content word with the prompts, the description, the labels or the field names.
         """
         words = _words(text)
         if self.task.layout.has_slot(text):
             return ""
         if self._answers(text, words):
             return "answer"
-        if self._is_of_an_item(words):
+        if self._copies_example(words):
             return "training text"
         if len(words) < self._fewest and not self._asks_for_labels(text, words):
             return "too short"
-        off = len(_content(_words(" ".join(self._about)))) >= _FEW and (self._known | _REASONING).isdisjoint(
+        off = len(_content(_words(" ".join(self._about)))) >= _MIN_CONTENT and (self._known | _REASONING).isdisjoint(
             _content(words)
         )
         return "off task" if off else ""
@@ -90,23 +89,23 @@ class Relevance:
         named = self._named(words)
         if named and (_content(words) <= _content(" ".join(self._labels).split()) or self._ends_with_label(text)):
             return True
-        remark = 0 < len(words) <= _REMARK and words[0] in _SUBJECTS and self.task.format != "completion"
+        remark = 0 < len(words) <= _MAX_REMARK and words[0] in _SUBJECTS and self.task.format != "completion"
         states = len(named) == 1 or remark
         return states and not _instructs(text)
 
     def _ends_with_label(self, text: str) -> bool:
-        """Whether a text ends as an answered item does: "Sentiment: positive"."""
+        """Whether a text ends like an answered example: "Sentiment: positive"."""
         _, colon, end = text.rpartition(":")
         return bool(colon) and " ".join(_words(end)) in self._labels
 
-    def _is_of_an_item(self, words: list[str]) -> bool:
+    def _copies_example(self, words: list[str]) -> bool:
         part = f" {' '.join(words)} "
         if part in self._own:
             return False
-        return f"\n{part}\n" in self._items or (len(words) >= _PART and part in self._items)
+        return f"\n{part}\n" in self._items or (len(words) >= _COPY_WORDS and part in self._items)
 
     def _asks_for_labels(self, text: str, words: list[str]) -> bool:
-        """Whether a text offers labels to choose from, as "Positive or negative?" does."""
+        """Whether a text offers a choice of labels, such as "Positive or negative?"."""
         return len(self._named(words)) > 1 and ("or" in words or text.rstrip().endswith(("?", ":")))
 
     def _named(self, words: list[str]) -> set[str]:
@@ -116,7 +115,7 @@ class Relevance:
     @property
     def _fewest(self) -> int:
         length = min(len(_words(prompt.text)) for prompt in self._prompts)
-        return next((fewest for least, fewest in (_SHORT, _SHORTER) if length >= least), 1)
+        return next((fewest for at_least, fewest in _MIN_WORDS if length >= at_least), 1)
 
     @property
     def _about(self) -> tuple[str, ...]:
@@ -161,12 +160,12 @@ def _words(text: str) -> list[str]:
 
 
 def _content(words: list[str]) -> set[str]:
-    """Return the stems of the words that say what a text is about."""
+    """Return the stems of the content words."""
     return {word[:_STEM].rstrip("s") for word in words if word not in _FUNCTION_WORDS}
 
 
 def _instructs(text: str) -> bool:
-    """Whether a text asks, addresses somebody, or has a sentence, or a "to", followed by a verb that tells what to do."""
+    """Whether a text asks, addresses the reader, or has an imperative verb at the start of a sentence or after "to"."""
     if "?" in text or text.rstrip().endswith(":"):
         return True
     sentences = [_words(sentence) for sentence in re.split(r"[.!:;,\n]", text)]

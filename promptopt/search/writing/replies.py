@@ -1,4 +1,4 @@
-"""Which parts of a writer's reply are usable prompts, and why the others are not. Pure functions of text."""
+"""Extracts usable prompts from a writer's replies, with reasons for rejecting the others. Pure functions of text."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from promptopt.prompt import Example
     from promptopt.task import Task
 
-LONGEST = 4_000  # characters of a proposal; longer ones are essays, not prompts
+MAX_CHARACTERS = 4_000  # of a proposal; longer ones are essays, not prompts
 
 _FENCED = re.compile(r"^```[^\n`]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
-_RUN = 8  # words in a row that are no accident
+_COPY_WORDS = 8  # identical consecutive words that count as a copy
 
 
-class Read(NamedTuple):
-    """What a reply held.
+class ParsedReplies(NamedTuple):
+    """The proposals in a writer's replies.
 
     Args:
-        prompts: the usable ones, in order.
-        rejected: why the others are not, counted.
+        prompts: usable prompts, in order.
+        rejected: counts of rejected proposals, by reason.
     """
 
     prompts: list[Prompt]
@@ -36,43 +36,43 @@ class Read(NamedTuple):
 
 
 def proposals(task: Task, reply: str, like: Prompt, known: Iterable[Prompt] = ()) -> list[Prompt]:
-    """Return the usable prompts in a writer's reply, in order; arguments as of `read`."""
-    return read(task, [reply], like, known).prompts
+    """Return the usable prompts in a writer's reply, in order; arguments as for `parse_proposals`."""
+    return parse_proposals(task, [reply], like, known).prompts
 
 
-def read(
-    task: Task, replies: Iterable[str], like: Prompt, known: Iterable[Prompt] = (), longest: int = LONGEST
-) -> Read:
+def parse_proposals(
+    task: Task, replies: Iterable[str], like: Prompt, known: Iterable[Prompt] = (), longest: int = MAX_CHARACTERS
+) -> ParsedReplies:
     """Return the usable prompts in a writer's replies, and count the others.
 
-    Rejected are: "incomplete" (a mark or a train of thought that never ends), "empty", "too long", "slots" (lost, added
-    or repeated), "copy" (of a known prompt or an earlier proposal, white space and letter case aside), "training text" (8
-    words in a row from a training item that are not the seed prompt's, the task's or `like`'s own), and what is no prompt
-    for the task by `Relevance`: "answer", "too short", "off task".
+    Reasons for rejection: "incomplete" (an unclosed tag or reasoning block), "empty", "too long", "slots" (missing, added or
+    repeated), "copy" (of a known prompt or an earlier proposal, ignoring white space and case), "training text" (8 consecutive
+    words from a training example that do not occur in the seed prompt, the task or `like`), and the reasons of `Relevance`:
+    "answer", "too short", "off task".
 
     Args:
-        task: whose slots must stay, and whose training items must not be copied.
-        replies: the writer's texts; without <prompt> marks all of a text is one proposal, or, where a text is nothing
-            but fenced blocks, as coding models like to give, each of these.
-        like: the prompt that gives the demonstrations and the slots to keep.
-        known: prompts that are no news.
-        longest: characters of a proposal.
+        task: supplies the slots to keep and the training examples not to copy.
+        replies: the writer's texts. Without <prompt> tags, a text is one proposal; if it consists of fenced blocks only, as
+            coding models often write, each block is a proposal.
+        like: the prompt whose demonstrations and slots new prompts keep.
+        known: prompts that do not count as new.
+        longest: maximum characters of a proposal.
     """
-    seen = {_squeezed(prompt.text) for prompt in (like, *known)}
-    copied = _item_runs(task, like)
+    seen_texts = {_normalized(prompt.text) for prompt in (like, *known)}
+    training_ngrams = _training_ngrams(task, like)
     slots, relevance = _slots(task, like.text), Relevance(task, like)
-    out = Read([], Counter())
+    out = ParsedReplies([], Counter())
     for text in (text for reply in replies for text in _texts(reply)):
-        why = _against(text, longest)
+        why = _basic_rejection(text, longest)
         if not why and text is not None:
             if _slots(task, text) != slots:
                 why = "slots"
-            elif _squeezed(text) in seen:
+            elif _normalized(text) in seen_texts:
                 why = "copy"
-            elif not copied.isdisjoint(_runs(text)):
+            elif not training_ngrams.isdisjoint(_ngrams(text)):
                 why = "training text"
             elif not (why := relevance.against(text)):
-                seen.add(_squeezed(text))
+                seen_texts.add(_normalized(text))
                 out.prompts.append(Prompt(text, like.demonstrations))
         if why:
             out.rejected[why] += 1
@@ -80,22 +80,26 @@ def read(
 
 
 def _texts(reply: str) -> Iterator[str | None]:
-    """Yield the proposals of a reply, None for one that never ends."""
-    answer, _, whole = split_thinking(reply)
-    if not whole:
+    """Yield the proposals in a reply, None for an incomplete one."""
+    answer, _, complete = split_thinking(reply)
+    if not complete:
         yield None
         return
-    said = between(answer, "<prompt>", "</prompt>")
-    yield from (text.strip() for text in said.inside)
-    if said.is_open:
+    marked = between(answer, "<prompt>", "</prompt>")
+    yield from (text.strip() for text in marked.inside)
+    if marked.is_open:
         yield None
-    elif not said.inside and (blocks := _FENCED.findall(said.outside)) and not _FENCED.sub("", said.outside).strip():
+    elif (
+        not marked.inside
+        and (blocks := _FENCED.findall(marked.outside))
+        and not _FENCED.sub("", marked.outside).strip()
+    ):
         yield from (block.strip() for block in blocks)
-    elif not said.inside:
-        yield said.outside.replace("</prompt>", "").strip()
+    elif not marked.inside:
+        yield marked.outside.replace("</prompt>", "").strip()
 
 
-def _against(text: str | None, longest: int) -> str:
+def _basic_rejection(text: str | None, longest: int) -> str:
     if text is None:
         return "incomplete"
     if not text:
@@ -107,14 +111,16 @@ def _slots(task: Task, text: str) -> list[str]:
     return sorted(task.layout.split(text)[1::2])
 
 
-def _squeezed(text: str) -> str:
+def _normalized(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _item_runs(task: Task, like: Prompt) -> set[tuple[str, ...]]:
-    """Return the runs of words by which a copy from the training items is known."""
-    own = (like.text, task.seed_prompt.text, task.template, task.description)
-    return {run for item in task.train for text in _fields(item) for run in _runs(text)}.difference(*map(_runs, own))
+def _training_ngrams(task: Task, like: Prompt) -> set[tuple[str, ...]]:
+    """Return the word n-grams that reveal a copy of a training example."""
+    own_texts = (like.text, task.seed_prompt.text, task.template, task.description)
+    return {ngram for item in task.train for text in _fields(item) for ngram in _ngrams(text)}.difference(
+        *map(_ngrams, own_texts)
+    )
 
 
 def _fields(item: Example) -> Iterator[str]:
@@ -123,6 +129,6 @@ def _fields(item: Example) -> Iterator[str]:
         yield item.target
 
 
-def _runs(text: str) -> set[tuple[str, ...]]:
+def _ngrams(text: str) -> set[tuple[str, ...]]:
     words = re.findall(r"\w+", text.casefold())
-    return {tuple(words[i : i + _RUN]) for i in range(len(words) - _RUN + 1)}
+    return {tuple(words[i : i + _COPY_WORDS]) for i in range(len(words) - _COPY_WORDS + 1)}
