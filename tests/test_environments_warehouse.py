@@ -225,7 +225,7 @@ def test_a_robots_action_is_read_in_many_writings(said: str, meant: str | None) 
 def test_a_warehouse_that_makes_no_sense_is_refused() -> None:
     changes: list[dict[str, Any]] = [{"boxes": boxes} for boxes in ([], [[3, 1]], [[0, 4]], [[0, 0]])]
     for change in [*changes, {"robots": 0}]:
-        with pytest.raises(InputError, match="shelves 0 to 2 in the columns 1 to 3"):
+        with pytest.raises(InputError, match="shelves 0 to 2 in columns 1 to 3"):
             Warehouse().reset({**HOUSE, **change}, 0)
 
 
