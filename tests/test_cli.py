@@ -197,7 +197,7 @@ def test_an_unknown_price_is_noted_and_stands_in_the_table_and_the_report(folder
     done = optimize(folder, "task.toml", "--budget", "900 calls", "--run-dir", "run", model="python:mine:costly")
 
     assert done.returncode == 0, done.stderr
-    assert "note: the price of the task model is not known" in done.stdout
+    assert "note: the price of the task model is unknown" in done.stdout
     assert "price unknown" in done.stdout
     report = (folder / "run" / "report.md").read_text()
     assert "price of the task model: unknown" in report

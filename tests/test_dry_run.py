@@ -195,7 +195,7 @@ def test_an_unknown_price_is_said_and_never_taken_as_zero(tmp_path: Path) -> Non
     needs = estimate(a_task(), model, "random", memo=tmp_path)
 
     assert {row[-1] for row in needs.rows()} == {"price unknown"}
-    assert any("the price of the task model is not known" in note for note in needs.notes)
+    assert any("the price of the task model is unknown" in note for note in needs.notes)
     assert needs.to_json()["prices"]["task"] is None
 
 
@@ -294,7 +294,7 @@ def test_a_run_of_episodes_that_was_begun_is_followed(tmp_path: Path) -> None:
 
     assert needs.known.calls > 20
     assert needs.asked.calls >= whole.paid["task"].calls > 0
-    assert any("took 25% of the rounds" in note for note in needs.notes)
+    assert any("took 25% of their maximum rounds" in note for note in needs.notes)
     assert after.asked.calls == 0
     assert after.known.calls == sum(spent.calls for spent in whole.used.values()) > len(first.history)
 
