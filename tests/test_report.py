@@ -295,7 +295,7 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
     done = promptopt(ROOT, "report", tmp_path / "nothing")
 
     assert done.returncode == 2
-    assert re.search(r"error: cannot read .*result\.json .*: name a result\.json of a run", done.stderr)
+    assert re.search(r"error: cannot read .*result\.json .*: give the result\.json of a run", done.stderr)
 
 
 def test_a_run_leaves_all_that_its_report_needs(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_label_probabilities_of_a_model_of_text_are_shares_of_votes(tmp_path: Pa
 
 
 def test_label_probabilities_need_labels(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the task has no labels"):
+    with pytest.raises(InputError, match="need a task with labels"):
         looked(FakeModel(str), tmp_path, labels=())
 
 
