@@ -50,9 +50,9 @@ class _Episode:
             step = self.environment.step(reply.text)
             self.turns.append(Turn(self.observation, reply.text, step.events))
             self.observation = step.observation
-            if step.done or reply.speechless:
+            if step.done or reply.truncated_before_text:
                 trajectory = Trajectory(tuple(self.turns), self.observation, float(self.environment.score()))
-                text = "" if reply.speechless and len(self.turns) == 1 else str(trajectory)
+                text = "" if reply.truncated_before_text and len(self.turns) == 1 else str(trajectory)
                 self.outcome = Response(
                     text, usage=self.usage, finish_reason=reply.finish_reason, trajectory=trajectory
                 )

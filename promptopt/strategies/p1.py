@@ -149,7 +149,7 @@ class P1:
 
     def search(self, run: Run) -> None:
         """Probe the examples, choose a subset, and search on it."""
-        inner, probe_run, seed = self.strategy(), run.aside(), run.task.seed_prompt
+        inner, probe_run, seed = self.strategy(), run.with_own_history(), run.task.seed_prompt
         if self.unlabelled:
             run.step(filter="no: the inner strategy uses no labels, and examples are chosen by their rewards")
             inner.search(run)
@@ -202,7 +202,7 @@ class P1:
             **{f"{name}{end}": value for name, interval in _named(parts) for end, value in interval},
             best_replicates=parts.replicates,
         )
-        return run if objection or subset is None else run.on([train[k] for k in subset], repeats)
+        return run if objection or subset is None else run.restricted_to([train[k] for k in subset], repeats)
 
     def choose(self, rewards: Floats) -> tuple[int, ...] | None:
         """Return the best subset by rewards [N, K, M] (algorithm 1), or None if no subset is aligned."""

@@ -183,7 +183,7 @@ class PromptQuine:
         variants = with_other_demonstrations(run.task.seed_prompt, run.task.train, self.starts, run.rng)
         reward = reward_of(run, self.fitness)
         shuffled = self.items or self.starts > 1
-        inner = run.on(stratified_shuffle(variants.items, run.rng) if shuffled else variants.items)
+        inner = run.restricted_to(stratified_shuffle(variants.items, run.rng) if shuffled else variants.items)
         size = min(self.items or len(inner.task.train), len(inner.task.train))
         starts = [Evolution(self, inner, inner.tokens(prompt), reward, size) for prompt in variants.prompts]
         evolutions = self._best_starts(inner, starts, reward)
