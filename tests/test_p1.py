@@ -72,9 +72,20 @@ def numbered(request: Request) -> str:
     return f"<prompt>P{request.replicate} {{text}}</prompt>"
 
 
+_OPEN: list[Memo] = []
+
+
+@pytest.fixture(autouse=True)
+def _memos_are_closed() -> Iterator[None]:
+    yield
+    while _OPEN:
+        _OPEN.pop().close()
+
+
 def a_run(tmp_path: Path, model: Model, *, calls: float | None = None, **settings: Any) -> Run:
     task = Task(**{"train": ITEMS, "seed_prompt": SEED, "format": "completion", "temperature": 1.0, **settings})
-    caller = Caller(Memo(tmp_path), Ledger(Budget(calls=calls)))
+    _OPEN.append(Memo(tmp_path))
+    caller = Caller(_OPEN[-1], Ledger(Budget(calls=calls)))
     return Run(task, named_generator(0, "test"), 0, Scorer(task, model, caller), FakeModel(numbered, "writer"))
 
 

@@ -19,7 +19,7 @@ from promptopt.evaluation.ledger import Budget, Ledger
 from promptopt.evaluation.scorer import Scorer
 from promptopt.evaluation.silence import Silence
 from promptopt.memo.memo import Memo
-from promptopt.models import load_model
+from promptopt.models import HOSTED, load_model
 from promptopt.models.base import LabelModel, Price
 from promptopt.optimization.api import run_job
 from promptopt.optimization.estimate import estimate
@@ -99,7 +99,6 @@ RayAddress = Annotated[
     typer.Option("--ray", help="HOST:PORT of the Ray cluster for --replicas, or auto, if not this machine alone."),
 ]
 MemoPlace = Annotated[str | None, typer.Option("--memo", help="Folder of the memo, or redis://HOST:PORT/DB.")]
-HOSTED = ("openai:", "completions:", "anthropic:")
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
 
@@ -124,7 +123,7 @@ class _Pace:
         extra_body: str | None = None,
     ) -> Model:
         """Return the model of that name; models that are not hosted have no use for a pace."""
-        pace = self if spec.startswith(HOSTED) else _Pace(None, None, None, None)
+        pace = self if spec.partition(":")[0] in HOSTED else _Pace(None, None, None, None)
         return load_model(
             spec,
             base_url=base_url,

@@ -1,4 +1,4 @@
-"""Language models that can be called: hosted ones, local ones, replicas of those, and functions that stand in for them."""
+"""Language models: hosted, local, replicas on Ray, and fakes for tests."""
 
 from promptopt.models.loading import HOSTED as HOSTED
 from promptopt.models.loading import KINDS as KINDS

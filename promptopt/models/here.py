@@ -8,6 +8,7 @@ from promptopt.errors import InputError
 from promptopt.models.base import Model
 
 HERE = ("local", "local-clip", "python")
+"""Kinds that send no requests to an endpoint."""
 
 
 def load_here(kind: str, name: str) -> Model:

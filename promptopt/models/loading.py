@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError, nearest
-from promptopt.models.here import load_here
+from promptopt.models.here import HERE, load_here
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,9 +66,9 @@ def load_model(
         raise InputError(
             f"cannot read the model {spec!r}{nearest(kind, KINDS)}: write KIND:NAME, KIND one of {', '.join(KINDS)}"
         )
-    if kind in ("local", "local-clip", "python") and base_url is not None:
+    if kind in HERE and base_url is not None:
         raise InputError(f"{spec!r} has no endpoint: leave out the base URL, or use openai: or anthropic:")
-    if kind not in HOSTED and extra_body:
+    if kind in HERE and extra_body:
         raise InputError(f"{spec!r} sends no requests: leave out the extra body, or use {', '.join(HOSTED)}")
     if kind != "completions" and tokenizer is not None:
         raise InputError(f"{spec!r} has no use for a tokenizer: leave it out, or use completions:")

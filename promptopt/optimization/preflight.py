@@ -1,15 +1,11 @@
-"""What is looked at before a search: the job itself, one call to each model, the seed prompt on the training items."""
+"""Checks before a search: the job itself, one call to each model, the seed prompt on the training items."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from promptopt.data.near_duplicates import near_duplicates
-from promptopt.errors import (
-    BudgetExhaustedError,
-    InputError,
-    PassingModelError,
-)
+from promptopt.errors import BudgetExhaustedError, InputError, PassingModelError
 from promptopt.evaluation.ledger import Budget
 from promptopt.models.base import Request
 from promptopt.optimization.stages import Stages, too_small
@@ -73,7 +69,7 @@ def start(job: Job, scorer: Scorer, stages: Stages) -> None:
 
 
 def _start_reward(job: Job) -> Reward | None:
-    """The reward of the seed prompt on training items before the search: none is read, and labels may be missing."""
+    """Return a reward of zero for strategies that need no labels: the first calls must not need targets."""
     free = needs_no_labels(job.strategy) and not isinstance(job.task.reward, Judge)
     return _unread if free else None
 

@@ -1,4 +1,4 @@
-"""Pseudo-labels in a search: choosing the sure ones, rewards and losses by them. No model is asked."""
+"""Pseudo-labels in a search: choosing the sure ones, and rewards and losses based on them. Calls no model."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     from promptopt.statistics.arrays import Floats
     from promptopt.task import Task
 
-
 FEWEST = 24  # items: eight to learn on, eight to be labelled and eight to check with are too few already
-
-
 _SMALL = 1e-6
 
 

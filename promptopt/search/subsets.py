@@ -1,4 +1,4 @@
-"""Subsets of items by which prompts are told apart. No model is asked."""
+"""Choosing a subset of examples that tells prompts apart. Calls no model."""
 
 from __future__ import annotations
 
@@ -10,20 +10,16 @@ import numpy as np
 
 from promptopt.errors import InputError
 from promptopt.randomness import named_generator
-from promptopt.statistics.components import _mean, covariance
+from promptopt.statistics.arrays import nanmean
+from promptopt.statistics.components import covariance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from promptopt.statistics.arrays import Floats
 
-
 _MOST_SUBSETS = 1_000_000  # looked at one by one; above, the search is greedy
-
-
 _CHUNK = 100_000
-
-
 _SPLITS = 4  # into random halves, the same ones each time
 
 
@@ -87,7 +83,7 @@ def held_out_score(rewards: Floats, choose: Callable[[Floats], tuple[int, ...] |
             subset = choose(one)
             if subset is not None:
                 found.append(subset_score(covariance(other), subset))
-    return _mean(np.array(found))
+    return float(nanmean(np.array([found], dtype=np.float64), axis=1)[0])
 
 
 def _exhaustive(matrix: Floats, size: int, *, aligned: bool) -> list[int] | None:

@@ -1,7 +1,7 @@
 """GGUF files, converted once into files that load at once: a tokenizer, settings, and weights that are mapped into memory.
 
 A GGUF file holds its vocabulary as hundreds of thousands of small records and its weights packed; both take Python half a
-minute and more to read. What is made of it lies in the user's cache, under the digest of the file.
+minute and more to read. The converted files are kept in the user's cache, under the digest of the original.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from promptopt.errors import InputError
 from promptopt.models.base import CaptionModel, LabelModel, TokenModel
-from promptopt.models.here import load_here
+from promptopt.models.here import HERE, load_here
 from promptopt.models.replicas.cut import cut, in_order
 from promptopt.models.replicas.pool import Part, Pool
 from promptopt.replies import Arrival, Failure
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from promptopt.models.base import Model, Price, Request, Unit
     from promptopt.prompt import Context
 
-_KINDS = ("local:", "local-clip:", "python:")
+_KINDS = tuple(f"{kind}:" for kind in HERE)
 
 # Symbols are characters, some four to a token.
 _PART = 32_768  # distinct ones for which a replica gets more than one part: some seconds on a core
