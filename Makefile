@@ -10,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The newest torch that the tests ran with; the package itself allows any from 2.6 on.
 TESTED := "torch<2.14"
-# One thread in each worker: more only wait for one another. A third worker computes while others wait for sockets.
+# One thread per worker: more only compete. A third worker computes while others wait for sockets.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 .PHONY: demo test test-all check bench proofs docs newcomer clean

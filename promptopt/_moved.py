@@ -91,7 +91,7 @@ def _warn(old: str, new: str) -> None:
 
 
 def _depth() -> int:
-    """Count the frames of this module, which are no use in a warning; `warnings` leaves out the import system's."""
+    """Return the stack level of the caller: the frames of this module are skipped, `warnings` skips the import system's."""
     depth, frame = 0, sys._getframe()  # noqa: SLF001  as `warnings` does
     while frame.f_back is not None and (
         "importlib" in frame.f_code.co_filename or frame.f_globals["__name__"] in _OURS

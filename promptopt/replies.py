@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from promptopt.environment import Trajectory
 
-
 Finish: TypeAlias = Literal["stop", "length", "refusal"]
 
 

@@ -19,7 +19,7 @@ settings.load_profile("untimed")
 # What a script starts with `&` ignores Ctrl-C, and so does all that it starts; tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Ray's workers give way to all else (niceness 15); beside other tests that would be to starve.
+# Ray's workers run at niceness 15 by default, and starve beside other tests.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -137,7 +137,7 @@ def test_an_endpoint_that_answers_nothing_is_given_up_after_bounded_tries() -> N
     with pytest.raises(PassingModelError, match=r"does not answer \(it broke; 8 attempts at 2 requests\): run again"):
         plan.run(range(1000), most=8)
 
-    assert len(plan.tries) <= TRIES * 9  # the place of the first that was given up is taken once, before the second is
+    assert len(plan.tries) <= TRIES * 9  # one more request starts before the second is given up
 
 
 def test_an_endpoint_that_dies_on_the_way_is_given_up_after_bounded_tries() -> None:

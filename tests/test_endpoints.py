@@ -529,11 +529,13 @@ def test_further_fields_are_sent_with_every_request_and_make_another_model(
         ({"stream": True}, "'stream', which is set by promptopt"),
         ({"logit_bias": {1, 2}}, "must be a JSON object: .*set"),
         ({"penalty": float("nan")}, "must be a JSON object"),
+        ({"api_key": "another"}, "'api_key', which is set by the environment"),
+        ({"metadata": {"token": KEY}}, "holds the API key"),
     ],
 )
 def test_further_fields_that_cannot_be_sent_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        load_model("openai:some-model", extra_body=fields)
+        OpenAIModel("some-model", api_key=KEY, extra_body=fields)
     with pytest.raises(InputError, match="sends no requests"):
         load_model("local:smollm2", extra_body=fields)
 

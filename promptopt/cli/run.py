@@ -19,7 +19,7 @@ from promptopt.evaluation.ledger import Budget, Ledger
 from promptopt.evaluation.scorer import Scorer
 from promptopt.evaluation.silence import Silence
 from promptopt.memo.memo import Memo
-from promptopt.models import load_model
+from promptopt.models import HOSTED, load_model
 from promptopt.models.base import LabelModel, Price
 from promptopt.optimization.api import run_job
 from promptopt.optimization.estimate import estimate
@@ -105,7 +105,6 @@ RayAddress = Annotated[
 MemoLocation = Annotated[
     str | None, typer.Option("--memo", help="Memo (store of replies): a folder or redis://HOST:PORT/DB.")
 ]
-HOSTED = ("openai:", "completions:", "anthropic:")
 Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON to stdout.")]
 
@@ -130,7 +129,7 @@ class _CallLimits:
         extra_body: str | None = None,
     ) -> Model:
         """Load the model called `spec`; the limits apply to hosted models only."""
-        limits = self if spec.startswith(HOSTED) else _CallLimits(None, None, None, None)
+        limits = self if spec.partition(":")[0] in HOSTED else _CallLimits(None, None, None, None)
         return load_model(
             spec,
             base_url=base_url,

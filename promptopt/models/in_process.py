@@ -7,6 +7,9 @@ import importlib
 from promptopt.errors import InputError
 from promptopt.models.base import Model
 
+IN_PROCESS = ("local", "local-clip", "python")
+"""Kinds of models that send no requests to an endpoint."""
+
 
 def load_in_process(kind: str, name: str) -> Model:
     """Return a model that runs in this process; its weights are loaded at the first call.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError, nearest
-from promptopt.models.in_process import load_in_process
+from promptopt.models.in_process import IN_PROCESS, load_in_process
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,9 +67,9 @@ def load_model(
         raise InputError(
             f"unknown model {spec!r}{nearest(kind, KINDS)}: write KIND:NAME, where KIND is one of {', '.join(KINDS)}"
         )
-    if kind in ("local", "local-clip", "python") and base_url is not None:
+    if kind in IN_PROCESS and base_url is not None:
         raise InputError(f"{spec!r} has no endpoint: omit the base URL, or use openai: or anthropic:")
-    if kind not in HOSTED and extra_body:
+    if kind in IN_PROCESS and extra_body:
         raise InputError(f"{spec!r} sends no requests: omit the extra body, or use {', '.join(HOSTED)}")
     if kind != "completions" and tokenizer is not None:
         raise InputError(f"{spec!r} does not take a tokenizer: omit it, or use completions:")

@@ -222,7 +222,7 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
         if not answered and not isinstance(error, StoppedError):
             raise
         unfinished = str(error)
-    except Exception as error:
+    except Exception as error:  # raised by a strategy or a callback: what was found is saved first
         if not run.history:
             raise
         crash = error

@@ -8,9 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptopt.errors import (
-    InputError,
-)
+from promptopt.errors import InputError
 from promptopt.evaluation.ledger import Budget
 from promptopt.evaluation.scorer import chooses_labels
 from promptopt.models import load_model
@@ -159,8 +157,10 @@ def read_task(given: Task | str | Path) -> Task:
     Raises:
         InputError: it is neither, or the file cannot be used.
     """
+    if isinstance(given, Task):
+        return given
+    if not isinstance(given, str | Path):
+        raise InputError(f"a task is a Task, or the path of a task file, not {given!r}")
     from promptopt.data.task_file import load_task  # noqa: PLC0415  pydantic, only for task files
 
-    if not isinstance(given, Task | str | Path):
-        raise InputError(f"a task is a Task, or the path of a task file, not {given!r}")
-    return given if isinstance(given, Task) else load_task(Path(given))
+    return load_task(Path(given))

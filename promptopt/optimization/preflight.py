@@ -5,11 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from promptopt.data.near_duplicates import near_duplicates
-from promptopt.errors import (
-    BudgetExhaustedError,
-    InputError,
-    PassingModelError,
-)
+from promptopt.errors import BudgetExhaustedError, InputError, PassingModelError
 from promptopt.evaluation.ledger import Budget
 from promptopt.models.base import Request
 from promptopt.optimization.stages import Stages, too_small

@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     from promptopt.statistics.arrays import Floats
     from promptopt.task import Task
 
-
 MIN_EXAMPLES = 24  # eight each to learn from, to label and to check with
-
-
 _MIN_PROBABILITY = 1e-6
 
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from promptopt.errors import InputError
 from promptopt.randomness import named_generator
-from promptopt.statistics.components import _mean, covariance
+from promptopt.statistics.arrays import nanmean
+from promptopt.statistics.components import covariance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from promptopt.statistics.arrays import Floats
-
 
 _MAX_SUBSETS = 1_000_000  # evaluated exhaustively; beyond that the search is greedy
 _CHUNK = 100_000
@@ -85,7 +85,7 @@ def held_out_score(rewards: Floats, choose: Callable[[Floats], tuple[int, ...] |
             subset = choose(chooser)
             if subset is not None:
                 scores.append(subset_score(covariance(scorer), subset))
-    return _mean(np.array(scores))
+    return float(nanmean(np.array([scores], dtype=np.float64), axis=1)[0])
 
 
 def _exhaustive(matrix: Floats, size: int, *, aligned: bool) -> list[int] | None:

@@ -47,6 +47,7 @@ _RESERVED_FIELDS = {  # and what sets them
     **dict.fromkeys(("model", "messages", "prompt", "system"), "the model and the prompts"),
     **dict.fromkeys(("max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k"), "the task"),
     **dict.fromkeys(("stop", "stop_sequences", "logprobs", "top_logprobs", "echo"), "the task"),
+    "api_key": "the environment, because results repeat extra_body",
     **dict.fromkeys(("stream", "n"), "promptopt, which reads one complete reply per request"),
 }
 _HARMLESS: Mapping[bool, Context] = {  # harmless contexts: by whether they are plain text
@@ -82,11 +83,11 @@ class Secret(Protocol):
     def get_secret_value(self) -> str: ...
 
 
-def checked_extra_body(fields: Mapping[str, Any]) -> dict[str, Any]:
+def checked_extra_body(fields: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Return additional request fields after a JSON round trip.
 
     Raises:
-        InputError: a field is not JSON, or is reserved.
+        InputError: a field is not JSON, is reserved, or holds the key.
     """
     for name in fields:
         if name in _RESERVED_FIELDS:
@@ -95,6 +96,8 @@ def checked_extra_body(fields: Mapping[str, Any]) -> dict[str, Any]:
         checked: dict[str, Any] = json.loads(json.dumps(dict(fields), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise InputError(f"extra_body must be a JSON object: {error}") from None
+    if len(key) >= _MIN_KEY_LENGTH and key in json.dumps(checked):
+        raise InputError("extra_body holds the API key, and results repeat extra_body: leave the key out")
     return checked
 
 
@@ -160,7 +163,7 @@ class HostedModel(ABC):
             "endpoint": self.endpoint,
             "model": name,
         }
-        self._extra_body = checked_extra_body(extra_body or {})
+        self._extra_body = checked_extra_body(extra_body or {}, self._key)
         if self._extra_body:
             self.fingerprint["extra_body"] = self._extra_body
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from promptopt.errors import InputError
 from promptopt.models.base import CaptionModel, LabelModel, TokenModel
-from promptopt.models.in_process import load_in_process
+from promptopt.models.in_process import IN_PROCESS, load_in_process
 from promptopt.models.replicas.partition import partition, sort_by_prefix
 from promptopt.models.replicas.pool import Part, Pool
 from promptopt.replies import Arrival, Failure
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from promptopt.models.base import Model, Price, Request, Unit
     from promptopt.prompt import Context
 
-_KINDS = ("local:", "local-clip:", "python:")
+_KINDS = tuple(f"{kind}:" for kind in IN_PROCESS)
 
 # All in distinct characters, i.e. not counting shared prefixes.
 _MAX_PART = 32_768  # above it a replica gets more than one part; takes a few seconds on one core
