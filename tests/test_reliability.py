@@ -250,10 +250,10 @@ def test_faults_that_pass_change_nothing(healthy: Healthy, passing: dict[Any, Ca
     spoiled = sum(seen.spoiled is not None for seen in server.requests)
 
     assert spoiled >= CALLS // fault.every
-    late = len(server.requests) - CALLS - spoiled  # one try more for each that was spoiled
-    assert late == 0 or kind == "hang"  # whose short timeout gives up slow replies of a busy machine, too
     assert max(tries(server).values()) <= TRIES
-    assert server.repeated <= late
+    if kind != "hang":  # whose short timeout gives up slow replies of a busy machine, too
+        assert len(server.requests) == CALLS + spoiled
+        assert server.repeated == 0
     assert ended.code == 0, ended.err
     assert climb.result() == healthy.result
     assert stored(climb) == CALLS
