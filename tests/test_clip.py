@@ -187,7 +187,7 @@ def test_caption_tasks_and_clip_models_are_for_one_another(folder: Path, task: T
     other = replace(task, format="chat", seed_prompt=Prompt("Name the shape."), template="{image}")
     with Memo(tmp_path / "memo") as memo:
         for tried, model in ((task, text), (other, clip)):
-            with pytest.raises(InputError, match="format = 'caption' needs a model that compares"):
+            with pytest.raises(InputError, match="format = 'caption' and models that compare images"):
                 Scorer(tried, model, Caller(memo, Ledger())).score([tried.seed_prompt], tried.train[:1])
 
 

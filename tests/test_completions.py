@@ -297,7 +297,7 @@ def test_batches_of_a_model_that_scores_labels_are_refused(tmp_path: Path) -> No
     done = CliRunner().invoke(app, [*words, "--model", "completions:tiny", "--base-url", "http://127.0.0.1:1/v1"])
 
     assert isinstance(done.exception, InputError)
-    assert "omit --batch" in str(done.exception)
+    assert "remove --batch" in str(done.exception)
 
 
 def test_a_model_without_a_server_and_a_tokenizer_without_a_use_are_refused() -> None:

@@ -402,7 +402,7 @@ def raw(status: int, headers: dict[str, str], body: bytes) -> Generator[str]:
 
 
 def test_a_redirect_is_named_and_the_key_is_not_sent_on() -> None:
-    says = r"redirects \(307\) to https://elsewhere.example, .*--base-url"
+    says = r"redirects \(307\) to https://elsewhere.example; .*--base-url"
     with (
         raw(307, {"location": "https://elsewhere.example/v1/secret?x=1"}, b"") as url,
         pytest.raises(FinalModelError, match=says),

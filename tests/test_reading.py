@@ -118,5 +118,5 @@ def test_the_settings_that_the_claim_depends_on_are_saved_beside_the_prompt(tmp_
     task = replace(TASK, max_tokens=3, stop=("\n",))
     result = search(tmp_path, task)
     assert result.request == {"format": task.format, "max_tokens": 3, "temperature": 0.0, "stop": ["\n"]}
-    assert "Ask with the same settings: " in markdown(result)
+    assert "Use this prompt with the same request settings: " in markdown(result)
     assert Result.from_json(result.to_json()) == result

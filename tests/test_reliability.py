@@ -100,7 +100,7 @@ def kinds(*faults: int | Kind) -> list[Any]:
     return [pytest.param(kind, id=str(kind), marks=[pytest.mark.wide] * (kind in WIDE)) for kind in faults]
 
 
-def run_all(folder: Path, faults: Sequence[Fault], timeout: float = 30.0) -> Iterator[dict[Any, Case]]:
+def run_all(folder: Path, faults: Sequence[Fault], timeout: float = 300.0) -> Iterator[dict[Any, Case]]:
     """Run once against each fault, at the same time, for most of it is waiting; yield the runs by kind of fault."""
     with ExitStack() as stack:
         servers = [stack.enter_context(healthy_server()) for _ in faults]
@@ -108,7 +108,7 @@ def run_all(folder: Path, faults: Sequence[Fault], timeout: float = 30.0) -> Ite
             server.fail(fault)
         hangs = [fault.kind == "hang" for fault in faults]
         climbs = [
-            climb_at(folder / str(fault.kind), server.url, timeout=2.0 if hang else timeout)
+            climb_at(folder / str(fault.kind), server.url, timeout=6.0 if hang else timeout)
             for server, fault, hang in zip(servers, faults, hangs, strict=True)
         ]
         processes = [climb.start() for climb in climbs]

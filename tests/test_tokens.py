@@ -86,7 +86,7 @@ def test_a_models_own_pieces_are_cut_around_the_slots() -> None:
 
 
 def test_demonstrations_that_differ_from_example_to_example_cannot_be_cut() -> None:
-    with pytest.raises(InputError, match="give fixed ones instead"):
+    with pytest.raises(InputError, match="use fixed ones"):
         tokenize(Prompt("{text}", Demonstrations((GOOD, BAD), nearest=1)), LAYOUT, words)
 
 
