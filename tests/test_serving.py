@@ -26,10 +26,9 @@ pytest.importorskip("fastapi", reason="the extra 'serving' is not installed")
 pytest.importorskip("torch", reason="the extra 'local' is not installed")
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from promptopt.models.local import LocalModel
-from promptopt.models.local.converted import tokenizer_folder, weights_folder
+from promptopt.models.local.conversion import tokenizer_folder, weights_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +83,7 @@ class Server(NamedTuple):
 def folder(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2 as one folder, of the parts that the local model keeps."""
     folder = tmp_path_factory.mktemp("smollm2")
-    for part in (tokenizer_folder(smollm2), weights_folder(smollm2, AutoModelForCausalLM, torch.float32)):
+    for part in (tokenizer_folder(smollm2), weights_folder(smollm2, torch.float32)):
         for file in part.iterdir():
             if not (folder / file.name).exists() or file.name == "config.json":
                 (folder / file.name).unlink(missing_ok=True)

@@ -81,7 +81,7 @@ def read_options() -> argparse.Namespace:
 def compare(path: Path, options: argparse.Namespace) -> None:
     """Measure every cell."""
     size: Size = SIZES[options.size]
-    device = choose_device("auto")
+    device = torch.device(choose_device("auto"))
     files = Files(str(path))
     dtypes = [DTYPES[name] for name in options.dtype]
     plain = {dtype: files.network(dtype, device) for dtype in dict.fromkeys((REFERENCE, *dtypes))}
@@ -145,7 +145,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if options.gpu_shape:
             path = Path(folder)
-            write_random(GPU_SHAPES[options.gpu_shape], files.tokenizer, path, choose_device("auto"))
+            write_random(GPU_SHAPES[options.gpu_shape], files.tokenizer, path, torch.device(choose_device("auto")))
         (memory if options.memory else compare)(path, options)
 
 

@@ -87,7 +87,7 @@ class Pass:
 
 
 def attend(
-    module: torch.nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -110,8 +110,7 @@ def attend(
     """
     if s_aux is not None:
         raise NotImplementedError("attention sinks")
-    layer: Any = module.layer_idx
-    stored = promptopt_pass.states.append(layer, key[0], value[0])
+    stored = promptopt_pass.states.append(module.layer_idx, key[0], value[0])
     count, size, columns = promptopt_pass.visible.shape
     tokens, heads = query.shape[2], key.shape[1]
     keys, values = (x.index_select(1, promptopt_pass.keys).view(heads, count, columns, -1) for x in stored)

@@ -21,6 +21,7 @@ import platformdirs
 from promptopt.errors import InputError, PromptoptError, nearest
 from promptopt.utils.files import make_private_folder, write_private
 
+_WORTH_REMEMBERING = 2**22  # bytes: a smaller file is read in some milliseconds
 _DIGEST_LENGTH = 64  # hex digits of a SHA-256
 DIRECTORY_VARIABLE = "PROMPTOPT_DATA_DIR"
 
@@ -108,8 +109,10 @@ def file_digest(path: Path) -> str:
 
 
 def known_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, cached by path, size and modification time."""
+    """Return the SHA-256 of a file; that of a large one is cached by path, size and modification time."""
     status = path.stat()
+    if status.st_size < _WORTH_REMEMBERING:
+        return file_digest(path)
     key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
     cache_file = converted_directory() / "digests" / hashlib.sha256(key.encode()).hexdigest()
     with contextlib.suppress(OSError):

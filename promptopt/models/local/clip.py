@@ -74,7 +74,7 @@ class ClipModel:
 
     def __init__(self, name: str, *, device: str = "auto") -> None:
         self.name = name
-        self.device = choose_device(device)
+        self.device = torch.device(choose_device(device))
         self._files = _ClipFiles(name)
         self._image_features: dict[str, torch.Tensor] = {}
         self._encoded_captions: dict[tuple[str, ...], _Captions] = {}

@@ -1,110 +1,43 @@
-"""Converts GGUF files once into files that load fast: a tokenizer, a config, and memory-mapped weights.
+"""Files of converted models, which load fast: a tokenizer, a config, and weights that are mapped into memory.
 
-A GGUF file stores its vocabulary as hundreds of thousands of small records and its weights quantized; reading them in Python
-takes half a minute or more. Converted files are in the user's cache, under the digest of the GGUF file.
+They are in the user's cache, under the digest of the original file; `conversion` writes them.
 """
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import io
-import logging
-import os
-import shutil
-import tempfile
-from functools import cache, partial
-from pathlib import Path
+import json
 from typing import TYPE_CHECKING, Any
-
-import gguf
-import transformers
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer
 
 from promptopt.models.local.catalog import converted_directory, known_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Mapping
+    from pathlib import Path
 
-    import torch
-
-_log = logging.getLogger(__name__)
-
-
-def load(path: Path, loader: Any, dtype: torch.dtype) -> Any:
-    """Load the network of a GGUF file; slowly if the cache cannot be written."""
-    try:
-        return loader.from_pretrained(weights_folder(path, loader, dtype), dtype=dtype)
-    except (OSError, SafetensorError):
-        return _dequantized(path, loader, dtype)
+VERIFIED = "verified.json"
+"""A file in a converted part: whether it was seen to give the same results without transformers as with it."""
 
 
-def weights_folder(path: Path, loader: Any, dtype: torch.dtype) -> Path:
-    """Return a folder with the network and config of a GGUF file, dequantized to `dtype`.
-
-    Raises:
-        OSError: the cache cannot be written.
-        SafetensorError: the cache cannot be written.
-    """
-
-    def write(folder: Path) -> None:
-        network = _dequantized(path, loader, dtype)
-        network.config.__dict__.pop("quantization_config", None)
-        network.hf_quantizer = None  # it would prevent saving
-        network.save_pretrained(folder)
-
-    return _converted(path, str(dtype).removeprefix("torch."), write)
+def part(path: Path, name: str) -> Path:
+    """Return the folder of one part of a converted file, whether it exists or not."""
+    return converted_directory() / known_digest(path) / name
 
 
-def tokenizer_folder(path: Path) -> Path:
-    """Return a folder with the tokenizer and config of a GGUF file."""
-    try:
-        return _converted(path, "tokenizer", partial(_write_tokenizer, path))
-    except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="promptopt-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        _write_tokenizer(path, folder)
-        return folder
+def is_verified(folder: Path) -> bool:
+    """Whether the part works without transformers."""
+    return (folder / VERIFIED).exists() and bool(_read(folder / VERIFIED))
 
 
-def _write_tokenizer(path: Path, folder: Path) -> None:
-    for kind in (AutoTokenizer, AutoConfig):
-        kind.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+def config_of(folder: Path) -> Mapping[str, Any]:
+    """Return the model's config."""
+    return dict(_read(folder / "config.json"))
 
 
-def _dequantized(path: Path, loader: Any, dtype: torch.dtype) -> Any:
-    """Load a GGUF file directly; weights left quantized would be dequantized in every pass."""
-    config = transformers.GgufConfig(dequantize=True)
-    return loader.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype, quantization_config=config)
+def ends_of(folder: Path) -> frozenset[int]:
+    """Return the tokens that end a reply, of the generation config."""
+    ends = _read(folder / "generation_config.json").get("eos_token_id")
+    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
 
-def _converted(path: Path, part: str, write: Callable[[Path], None]) -> Path:
-    """Return the folder of one part of the conversion; writes it atomically if it does not exist."""
-    target = converted_directory() / known_digest(path) / part
-    if target.exists():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _log.info("converting %s once (%s), into %s", path.name, part, target.parent)
-    unfinished = Path(tempfile.mkdtemp(".partial", f".{part}.", target.parent))
-    try:
-        with _cached_gguf_reading(), contextlib.redirect_stderr(io.StringIO()):
-            write(unfinished)
-        with contextlib.suppress(OSError):  # another process was first
-            os.rename(unfinished, target)  # noqa: PTH104  replaces nothing
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return target
-
-
-@contextlib.contextmanager
-def _cached_gguf_reading() -> Iterator[None]:
-    """Cache two functions of `gguf`: transformers reads the file four times, and looks up names once per layer."""
-    originals = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
-    try:
-        for name, function in originals.items():
-            setattr(gguf, name, cache(function))
-        yield
-    finally:
-        for name, function in originals.items():
-            setattr(gguf, name, function)
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
+from promptopt.models.local.failures import NAN_FAILURE
 from promptopt.models.local.sampling import choose
 from promptopt.randomness import named_generator
-from promptopt.replies import Arrival, Failure, Response, Usage
+from promptopt.replies import Arrival, Response, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from promptopt.replies import Finish
 
 # Results of overflow in a narrow dtype; a token chosen from NaN logits must not end up as a score.
-NAN_FAILURE = Failure("the model's predictions are not numbers (NaN): use a wider dtype")
 _REPLACEMENT = "\ufffd"  # decoded from an incomplete UTF-8 sequence, whose last bytes are in a later token
 
 

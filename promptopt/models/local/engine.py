@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from promptopt.models.local import attention, kernels
 from promptopt.models.local.attention import Pass, States
 from promptopt.models.local.trie import Blocks, blocks, merge, shared_prefixes
 
@@ -37,35 +35,35 @@ _ROWS_PER_BLOCK = 8  # decoding rows that attend as one block: their shared pref
 _MAX_SCORES = 2**26  # attention scores in memory at once: 256 MB in float32
 
 
+class Network(Protocol):
+    """A network that runs passes."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def heads(self) -> int:
+        """Number of attention heads."""
+        ...
+
+    def hidden(self, tokens: torch.Tensor, depths: torch.Tensor, own_pass: Pass, rows: torch.Tensor) -> torch.Tensor:
+        """Return the hidden states of the tokens at `rows`, [rows, hidden]; see `NativeNetwork`."""
+        ...
+
+
 class Engine:
-    """A network that runs tries.
+    """Runs tries through a network.
 
     Args:
-        network: a transformers causal language model; changed in place.
+        network: the network.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Network) -> None:
         self.computed = 0  # tokens
         self._prefix_cache = PrefixCache()
         self._network = network
-        self._device: torch.device = network.device
-        self._heads: int = network.config.get_text_config().num_attention_heads
+        self._device = network.device
         self._pass_tokens = _PASS_TOKENS.get(self._device.type, _PASS_TOKENS["cpu"])
-        self._original_attention: str = network.config._attn_implementation  # noqa: SLF001  transformers has no public name
-        ALL_ATTENTION_FUNCTIONS.register(attention.NAME, attention.attend)
-        network.set_attn_implementation(attention.NAME)
-        self._last_layer_parts = kernels.restrict_last_layer(network.base_model)
-
-    def speed_up(self) -> None:
-        """Replace parts of the network by faster ones, permanently."""
-        if self._device.type == "cpu":
-            kernels.speed_up(self._network)
-
-    def release(self) -> None:
-        """Restore the network's own attention."""
-        self._network.set_attn_implementation(self._original_attention)
-        for part in self._last_layer_parts:
-            part.rows = None
 
     def read(self, trie: Trie, wanted: Ints, all_states: States | None = None) -> Iterator[tuple[Ints, torch.Tensor]]:
         """Yield the wanted nodes and their hidden states [nodes, hidden], one pass at a time.
@@ -149,18 +147,11 @@ class Engine:
         Returns:
             Hidden states [len(output), hidden].
         """
-        rows = self.tensor(output)
-        for part in self._last_layer_parts:
-            part.rows = rows
         columns, *masks = map(self.tensor, plan._replace(columns=np.maximum(plan.columns, 0)))
-        out = self._network.base_model(
-            input_ids=self.tensor(tokens)[None],
-            position_ids=self.tensor(depths)[None],
-            use_cache=False,
-            promptopt_pass=Pass(states, columns.reshape(-1), *masks),
-        )
+        own_pass = Pass(states, columns.reshape(-1), *masks)
+        hidden = self._network.hidden(self.tensor(tokens), self.tensor(depths), own_pass, self.tensor(output))
         self.computed += len(tokens)
-        return torch.as_tensor(out.last_hidden_state[0, rows])
+        return hidden
 
     def decoding_batch(self) -> DecodingBatch:
         """Return an empty batch for decoding."""
@@ -168,7 +159,7 @@ class Engine:
 
     def _size(self, remaining: int, longest: int) -> int:
         """Return the size of the next pass, such that the remaining tokens form passes of similar size."""
-        limit = max(_BLOCK, min(self._pass_tokens, _MAX_SCORES // (self._heads * (longest + _BLOCK))))
+        limit = max(_BLOCK, min(self._pass_tokens, _MAX_SCORES // (self._network.heads * (longest + _BLOCK))))
         return -(-remaining // -(-remaining // limit))
 
     def _halve_passes(self, error: RuntimeError) -> None:

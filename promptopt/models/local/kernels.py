@@ -27,10 +27,8 @@ _pack = torch.ops.mkldnn._reorder_linear_weight  # noqa: SLF001
 
 def speed_up(network: nn.Module) -> None:
     """Replace all supported layers in place, except the output matrix."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return
     output: Any = network
-    packable = _packable(output.dtype)
+    packable = packs(output.dtype)
     if packable:
         _replace(network, _fused_mlp)
     _replace(network, _norm)
@@ -38,8 +36,10 @@ def speed_up(network: nn.Module) -> None:
         _replace(network, lambda module: _packed(module) if module is not output.get_output_embeddings() else None)
 
 
-def _packable(dtype: torch.dtype) -> bool:
+def packs(dtype: torch.dtype) -> bool:
     """Whether this CPU supports packed weights of a dtype; bfloat16 needs AVX-512 or AVX-NE-CONVERT."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
     try:
         _pack(torch.zeros(16, 16, dtype=dtype), _ROWS)
     except RuntimeError:
@@ -62,12 +62,17 @@ def restrict_last_layer(body: nn.Module) -> list[SelectedRows]:
 
 
 class PackedLinear(nn.Module):
-    """A linear layer with packed weights."""
+    """A linear layer with packed weights.
 
-    def __init__(self, layer: nn.Linear) -> None:
+    Args:
+        weight: [out, in].
+        bias: [out].
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
-        self._weight = _pack(layer.weight.data, _ROWS)
-        self._bias = layer.bias
+        self._weight = _pack(weight, _ROWS)
+        self._bias = bias
 
     def forward(self, x: torch.Tensor, activation: tuple[str, str] = ("none", "")) -> torch.Tensor:
         """Return activation(x @ weight + bias), [..., out]."""
@@ -81,10 +86,11 @@ class PackedLinear(nn.Module):
 class FusedMLP(nn.Module):
     """down(activation(gate(x)) * up(x)), with the element-wise steps fused into the products."""
 
-    def __init__(self, mlp: Any, activation: tuple[str, str]) -> None:
+    def __init__(
+        self, gate: PackedLinear, up: PackedLinear, down: PackedLinear, *, activation: tuple[str, str]
+    ) -> None:
         super().__init__()
-        self._gate, self._up, self._down = (PackedLinear(x) for x in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
-        self._activation = activation
+        self._gate, self._up, self._down, self._activation = gate, up, down, activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the layer's output, [..., hidden]."""
@@ -129,7 +135,7 @@ def _replace(network: nn.Module, make_replacement: Callable[[nn.Module], nn.Modu
 
 
 def _packed(module: nn.Module) -> PackedLinear | None:
-    return PackedLinear(module) if type(module) is nn.Linear else None
+    return PackedLinear(module.weight.data, module.bias) if type(module) is nn.Linear else None
 
 
 def _fused_mlp(module: nn.Module) -> FusedMLP | None:
@@ -145,7 +151,9 @@ def _fused_mlp(module: nn.Module) -> FusedMLP | None:
     x = torch.linspace(-5, 5, 101)
     for name, activation in known.items():
         if torch.allclose(children["act_fn"](x), activation(x), atol=1e-6):
-            fused = FusedMLP(module, name)
+            layers: list[Any] = [children[f"{part}_proj"] for part in ("gate", "up", "down")]
+            packed = [PackedLinear(layer.weight.data, layer.bias) for layer in layers]
+            fused = FusedMLP(*packed, activation=name)
             return fused if _equivalent(module, fused, children["gate_proj"]) else None
     return None
 

@@ -1,6 +1,7 @@
-"""Finds a local model's files and loads its tokenizer, config and network through transformers.
+"""Finds a local model's files and loads its tokenizer, config and network.
 
-Knows nothing of how the network is run.
+Converted GGUF files are loaded without transformers, other models by it; both it and torch are imported only when needed,
+because their import takes seconds. Knows nothing of how the network is run.
 """
 
 from __future__ import annotations
@@ -8,18 +9,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError, nearest
 from promptopt.models.local.catalog import KNOWN, known_digest, model_file
+from promptopt.models.local.converted import config_of, ends_of, is_verified, part
+
+if TYPE_CHECKING:
+    import torch
+
+    from promptopt.models.local.engine import Network
+    from promptopt.models.local.head import Head
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _WEIGHTS = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".gguf")
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # of Linux: Nvidia's, Windows Subsystem's, AMD's
 
 
 class Files:
@@ -43,32 +50,65 @@ class Files:
         Raises:
             InputError: the model has only a slow one.
         """
+        if self._gguf_file is not None and is_verified(Path(self._source)):
+            from promptopt.models.local.tokenizer import FastTokenizer  # noqa: PLC0415  the extra, loaded when used
+
+            return FastTokenizer(Path(self._source))
+        from transformers import AutoTokenizer  # noqa: PLC0415
+
         tokenizer = AutoTokenizer.from_pretrained(self._source)
         if not tokenizer.is_fast:
             raise InputError(f"{self.name} has no fast tokenizer, which provides token offsets: use another model")
         return tokenizer
 
+    @property
+    def longest(self) -> int:
+        """Maximum sequence length of the model; recurrent ones have no limit."""
+        if self._gguf_file is not None:
+            longest = config_of(Path(self._source)).get("max_position_embeddings")
+        else:
+            longest = getattr(self.config, "max_position_embeddings", None)
+        return int(longest or sys.maxsize)
+
     @cached_property
     def config(self) -> Any:
-        """The text model's config."""
+        """The text model's config, as an object of transformers."""
         return self._whole_config.get_text_config()
 
     @property
     def is_encoder_decoder(self) -> bool:
-        """Whether the model is an encoder-decoder."""
-        return bool(self._whole_config.is_encoder_decoder)
+        """Whether the model is an encoder-decoder; none of those converted here is."""
+        return self._gguf_file is None and bool(self._whole_config.is_encoder_decoder)
+
+    def native(self, dtype: torch.dtype) -> tuple[Network, Head, frozenset[int]] | None:
+        """Load the network without transformers, its head, and the tokens that end a reply; None if it needs transformers."""
+        if self._gguf_file is None:
+            return None
+        folder = part(self._gguf_file, str(dtype).removeprefix("torch."))
+        if not folder.exists():
+            from promptopt.models.local.conversion import weights_folder  # noqa: PLC0415
+
+            with contextlib.suppress(OSError), contextlib.redirect_stderr(io.StringIO()):
+                weights_folder(self._gguf_file, dtype)
+        if not folder.exists() or not is_verified(folder):
+            return None
+        from promptopt.models.local import native  # noqa: PLC0415
+
+        return *native.load(folder, dtype), ends_of(folder)
 
     def network(self, dtype: torch.dtype, device: torch.device) -> Any:
-        """Load the weights."""
+        """Load the network by transformers."""
+        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM  # noqa: PLC0415
+
         loader = AutoModelForSeq2SeqLM if self.is_encoder_decoder else AutoModelForCausalLM
         # Output of transformers, such as progress bars, would break our own progress line.
         with contextlib.redirect_stderr(io.StringIO()):
             if self._gguf_file is None:
                 network: Any = loader.from_pretrained(self._source, dtype=dtype)
             else:
-                from promptopt.models.local.converted import load  # noqa: PLC0415  only for GGUF files
+                from promptopt.models.local import conversion  # noqa: PLC0415
 
-                network = load(self._gguf_file, loader, dtype)
+                network = conversion.network(self._gguf_file, dtype)
         return network.to(device).eval()
 
     def digest(self) -> str:
@@ -83,6 +123,8 @@ class Files:
 
     @cached_property
     def _whole_config(self) -> Any:
+        from transformers import AutoConfig  # noqa: PLC0415
+
         return AutoConfig.from_pretrained(self._source)
 
     @property
@@ -95,17 +137,29 @@ class Files:
         """The folder or hub name from which tokenizer and config are loaded."""
         if self._gguf_file is None:
             return str(self._location)
-        from promptopt.models.local.converted import tokenizer_folder  # noqa: PLC0415  only for GGUF files
+        folder = part(self._gguf_file, "tokenizer")
+        if not folder.exists():
+            from promptopt.models.local.conversion import tokenizer_folder  # noqa: PLC0415
 
-        return str(tokenizer_folder(self._gguf_file))
-
-
-def choose_device(device: str) -> torch.device:
-    """Return the device; "auto" uses a GPU if there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+            folder = tokenizer_folder(self._gguf_file)
+        return str(folder)
 
 
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+def choose_device(device: str) -> str:
+    """Return "cpu", "cuda" or the like; "auto" uses a GPU if there is one.
+
+    Torch is asked only where there may be one.
+    """
+    if device != "auto":
+        return device
+    if sys.platform == "linux" and not any(Path(name).exists() for name in _GPU_DEVICES):
+        return "cpu"
+    import torch  # noqa: PLC0415
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def choose_dtype(dtype: str, device: str) -> str:
     """Return the dtype; "auto" is bfloat16 if the hardware multiplies it natively, else float32.
 
     On two cores with AVX512-BF16 a bfloat16 product ran at twice the float32 rate.
@@ -116,10 +170,10 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype not in _DTYPES:
         raise InputError(f"unknown dtype {dtype!r}{nearest(dtype, _DTYPES)}; known: {', '.join(_DTYPES)}")
     if dtype != "auto":
-        return getattr(torch, dtype)  # type: ignore[no-any-return]
+        return dtype
     cpu_info = Path("/proc/cpuinfo")
     native = cpu_info.exists() and any(flag in cpu_info.read_text() for flag in ("avx512_bf16", "amx_bf16"))
-    return torch.bfloat16 if device.type == "cuda" or native else torch.float32
+    return "bfloat16" if device.startswith("cuda") or native else "float32"
 
 
 def _find(name: str) -> Path | str:

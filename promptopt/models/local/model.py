@@ -9,38 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import torch
-
 from promptopt.errors import InputError
 from promptopt.models.base import Price
-from promptopt.models.local.decoding import NAN_FAILURE, decode
 from promptopt.models.local.encoding import Encoder, PairEncoder, pieces
-from promptopt.models.local.head import Head
+from promptopt.models.local.failures import NAN_FAILURE, too_long
 from promptopt.models.local.loading import Files, choose_device, choose_dtype
-from promptopt.models.local.trial import engine_for
-from promptopt.models.local.trie import merge
-from promptopt.replies import Arrival, Failure, Response, Usage
+from promptopt.replies import Arrival, Response, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from promptopt.models.base import Request
-    from promptopt.models.local.encoding import Query
-    from promptopt.models.local.trial import AnyEngine
-    from promptopt.models.local.trie import Ints
-    from promptopt.prompt import Context
-    from promptopt.statistics.arrays import Floats
+    import torch
 
-_MAX_TABLE = 2**22  # sequences x longest of one trie: its tables take about 200 MB
-_HEAD_ROWS = 512  # hidden states per product with the output matrix
-_MAX_ROWS = 32  # replies generated at once
-_MAX_STATE_TOKENS = 16_384  # tokens in a batch: about 400 MB of states for a model with 135 million weights in bfloat16
+    from promptopt.models.base import Request
+    from promptopt.models.local.runner import Runner
+    from promptopt.prompt import Context
+    from promptopt.replies import Failure
+    from promptopt.statistics.arrays import Floats
 
 
 class LocalModel:
@@ -62,12 +51,26 @@ class LocalModel:
 
     def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto") -> None:
         self.name = name
-        self.device = choose_device(device)
-        self.dtype = choose_dtype(dtype, self.device)
+        self._device_name = choose_device(device)
+        self._dtype_name = choose_dtype(dtype, self._device_name)
         self._files = Files(name)
 
     def __repr__(self) -> str:
-        return f"LocalModel({self.name!r}, dtype={self.dtype}, device={self.device})"
+        return f"LocalModel({self.name!r}, dtype={self._dtype_name!r}, device={self._device_name!r})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        import torch  # noqa: PLC0415  takes seconds
+
+        return torch.device(self._device_name)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        import torch  # noqa: PLC0415  takes seconds
+
+        return getattr(torch, self._dtype_name)  # type: ignore[no-any-return]
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
@@ -77,7 +80,7 @@ class LocalModel:
     @property
     def computed_tokens(self) -> int:
         """Number of tokens computed by the network; a shared prefix counts once."""
-        return self._parts[0].computed
+        return self._runner.engine.computed
 
     def pieces(self, text: str) -> list[str]:
         """Split `text` into the substrings of its tokens; tokens that share a character stay together."""
@@ -98,7 +101,7 @@ class LocalModel:
         too_long = {query.context for query in queries if len(query.sequence) > self._longest}
         yield from (Arrival(index, self._too_long(lengths[index])) for index in sorted(too_long))
         label_sums: dict[int, dict[int, float]] = {}
-        for query, logprobs in self._logprobs([query for query in queries if query.context not in too_long]):
+        for query, logprobs in self._runner.logprobs([query for query in queries if query.context not in too_long]):
             values = label_sums.setdefault(query.context, {})
             values[query.ending] = float(logprobs.sum())
             if len(values) == len(labels):
@@ -132,7 +135,7 @@ class LocalModel:
         for query in queries:
             if len(query.sequence) > self._longest:
                 raise InputError(f"text {query.context}: {self._too_long(len(query.sequence) + 1).reason}")
-        by_text = {query.context: logprobs for query, logprobs in self._logprobs(queries)}
+        by_text = {query.context: logprobs for query, logprobs in self._runner.logprobs(queries)}
         return [by_text[i] for i in range(len(texts))]
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
@@ -146,76 +149,26 @@ class LocalModel:
         total_tokens = [len(prompt) + request.max_tokens for prompt, request in zip(prompts, requests, strict=True)]
         order = sorted(range(len(requests)), key=lambda i: (prompts[i], i))
         yield from (Arrival(i, self._too_long(total_tokens[i])) for i in order if total_tokens[i] > self._longest)
-        engine, head = self._parts
-        for batch in _batches([i for i in order if total_tokens[i] <= self._longest], total_tokens):
-            replies = decode(
-                [requests[i] for i in batch],
-                [prompts[i] for i in batch],
-                batch=engine.decoding_batch(),
-                head=head,
-                ends=self._ends,
-                tokenizer=self._files.tokenizer,
-            )
-            yield from (Arrival(batch[number], reply) for number, reply in replies)
-
-    def _logprobs(self, queries: Sequence[Query]) -> Iterator[tuple[Query, Floats]]:
-        """Yield each query with its tokens' log-probabilities, as passes finish."""
-        yield from ((query, np.zeros(0)) for query in queries if not query.wanted)  # empty texts
-        for chunk in _chunks([query for query in queries if query.wanted]):
-            yield from self._score(chunk)
-
-    def _score(self, queries: Sequence[Query]) -> Iterator[tuple[Query, Floats]]:
-        engine, head = self._parts
-        trie = merge([query.sequence for query in queries])
-        counts = np.array([len(query.wanted) for query in queries])
-        query_of = np.repeat(np.arange(len(queries)), counts)  # [tokens], the query of each wanted token
-        ends = np.cumsum(counts)
-        # A token is scored at the preceding node.
-        nodes = np.concatenate(
-            [trie.nodes(i)[len(query.sequence) - len(query.wanted) :] for i, query in enumerate(queries)]
-        )
-        tokens = np.concatenate([query.wanted for query in queries])
-        order = np.argsort(nodes, kind="stable")
-        values, remaining, done = np.empty(len(nodes)), counts.copy(), 0
-        for ready_nodes, hidden in _collected(engine.read(trie, np.unique(nodes)), _HEAD_ROWS):
-            stop = int(np.searchsorted(nodes[order], ready_nodes[-1], side="right"))
-            indices, done = order[done:stop], stop
-            rows = torch.from_numpy(np.searchsorted(ready_nodes, nodes[indices])).to(self.device)
-            wanted = torch.from_numpy(tokens[indices]).to(self.device)
-            values[indices] = head.logprobs(hidden, rows, wanted).cpu().numpy()
-            np.subtract.at(remaining, query_of[indices], 1)
-            for i in np.unique(query_of[indices]):
-                if not remaining[i]:
-                    yield queries[i], values[ends[i] - counts[i] : ends[i]]
+        fitting = [i for i in order if total_tokens[i] <= self._longest]
+        yield from self._runner.generate(requests, prompts, fitting, total_tokens)
 
     def _too_long(self, tokens: int) -> Failure:
-        return Failure(
-            f"{tokens} tokens are more than the {self._longest} that {self.name} supports: shorten the prompt or the example"
-        )
+        return too_long(tokens, self._longest, self.name)
 
     @cached_property
     def _encoder(self) -> Encoder | PairEncoder:
         return (PairEncoder if self._files.is_encoder_decoder else Encoder)(self.name, self._files.tokenizer)
 
     @cached_property
-    def _parts(self) -> tuple[AnyEngine, Head]:
-        """The engine and the output head; loads the network."""
-        network = self._files.network(self.dtype, self.device)
-        head = Head.of(network)
-        self._generation = network.generation_config
-        return engine_for(network, head, self.name), head
+    def _runner(self) -> Runner:
+        """Runs the network, which is loaded now."""
+        from promptopt.models.local.runner import load  # noqa: PLC0415  torch, which takes seconds
+
+        return load(self._files, self.dtype, self.device)
 
     @property
     def _longest(self) -> int:
-        """Maximum sequence length of the model; recurrent ones have no limit."""
-        return int(getattr(self._files.config, "max_position_embeddings", None) or sys.maxsize)
-
-    @property
-    def _ends(self) -> frozenset[int]:
-        """Tokens that end a reply."""
-        eos = self._generation.eos_token_id
-        ends = eos if isinstance(eos, list) else [eos]
-        return frozenset(end for end in (*ends, self._files.tokenizer.eos_token_id) if end is not None)
+        return self._files.longest
 
     @cached_property
     def _fingerprint(self) -> Mapping[str, Any]:
@@ -224,44 +177,6 @@ class LocalModel:
             "provider": "local",
             "model": Path(self.name).name if Path(self.name).exists() else self.name,
             "digest": self._files.digest(),
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": self._dtype_name,
             "template": hashlib.sha256(str(template).encode()).hexdigest()[:16],
         }
-
-
-def _chunks(queries: Sequence[Query]) -> Iterator[Sequence[Query]]:
-    """Split queries into consecutive chunks with small tables, so that neighbours with shared prefixes stay together."""
-    start, longest = 0, 0
-    for stop, query in enumerate(queries):
-        longest = max(longest, len(query.sequence))
-        if (stop + 1 - start) * longest > _MAX_TABLE and stop > start:
-            yield queries[start:stop]
-            start, longest = stop, len(query.sequence)
-    if queries:
-        yield queries[start:]
-
-
-def _collected(passes: Iterator[tuple[Ints, torch.Tensor]], enough: int) -> Iterator[tuple[Ints, torch.Tensor]]:
-    """Join the results of passes until there are `enough` rows for one product with the output matrix."""
-    nodes: list[Ints] = []
-    hidden: list[torch.Tensor] = []
-    for pass_nodes, states in passes:
-        nodes.append(pass_nodes)
-        hidden.append(states)
-        if sum(map(len, nodes)) >= enough:
-            yield np.concatenate(nodes), torch.cat(hidden)
-            nodes, hidden = [], []
-    if nodes:
-        yield np.concatenate(nodes), torch.cat(hidden)
-
-
-def _batches(order: Sequence[int], total_tokens: Sequence[int]) -> Iterator[list[int]]:
-    """Split requests into batches whose states fit into memory."""
-    batch: list[int] = []
-    for i in order:
-        if batch and (len(batch) == _MAX_ROWS or sum(total_tokens[j] for j in [*batch, i]) > _MAX_STATE_TOKENS):
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch

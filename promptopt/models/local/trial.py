@@ -13,6 +13,7 @@ import torch
 from promptopt.errors import InputError
 from promptopt.models.local.encoding import BREAK
 from promptopt.models.local.engine import Engine
+from promptopt.models.local.network import TransformersNetwork
 from promptopt.models.local.padded import Padded, start_token
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ AnyEngine: TypeAlias = Engine | Padded
 
 _log = logging.getLogger(__name__)
 
-_SEQUENCES = ((5, 3, 8, 2, 6, 4, 9), (5, 3, 8, 7, 2), (7,))  # two share a prefix, one is a single token
+SEQUENCES = ((5, 3, 8, 2, 6, 4, 9), (5, 3, 8, 7, 2), (7,))  # two share a prefix, one is a single token
 _PAIRS = ((5, 3, 8, BREAK, 2, 6), (5, 3, 8, BREAK, 7), (7, BREAK))
 # Maximum mean absolute difference of log-probabilities; wrong attention gives 1 or more, rounding to bfloat16 about 0.05.
 _TOLERANCE = {torch.float32: 1e-3}
@@ -43,24 +44,25 @@ def engine_for(network: Any, head: Head, name: str) -> AnyEngine:
     Raises:
         InputError: the network's output layer is not supported by `Head`, so that neither reproduces its log-probabilities.
     """
-    expected = _own_logprobs(network)
+    expected = own_logprobs(network)
     reason = "it is not built on transformers' attention interface"
     if network.config.is_encoder_decoder:
         reason = "it is an encoder-decoder"
     elif type(network)._supports_attention_backend:  # noqa: SLF001  transformers has no public name
-        engine = Engine(network)
+        adapted = TransformersNetwork(network)
+        engine = Engine(adapted)
         try:
-            error_size = _logprob_error(engine, head, _SEQUENCES, expected)
+            error_size = _logprob_error(engine, head, SEQUENCES, expected)
         except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotImplementedError) as error:
             reason = (
                 f"{type(error).__name__}: {error}"  # third-party network code may raise anything on unknown arguments
             )
         else:
             if error_size <= _tolerance(network):
-                engine.speed_up()
+                adapted.speed_up()
                 return engine
             reason = f"log-probabilities differ by {error_size:.2g} from the network's own"
-        engine.release()
+        adapted.release()
     _log.warning("%s cannot share prefixes (%s): running whole padded sequences, which is slower", name, reason)
     padded = Padded(network)
     if (error_size := _logprob_error(padded, head, _trial_sequences(network), expected)) > _tolerance(network):
@@ -76,7 +78,7 @@ def _tolerance(network: Any) -> float:
 
 
 @torch.inference_mode()
-def _own_logprobs(network: Any) -> torch.Tensor:
+def own_logprobs(network: Any) -> torch.Tensor:
     """Return the log-probabilities after each trial sequence from the plain forward pass, [sequences, vocabulary]."""
     logits = []
     for ids in _trial_sequences(network):
@@ -91,7 +93,7 @@ def _own_logprobs(network: Any) -> torch.Tensor:
 
 
 def _trial_sequences(network: Any) -> Sequence[Ids]:
-    return _PAIRS if network.config.is_encoder_decoder else _SEQUENCES
+    return _PAIRS if network.config.is_encoder_decoder else SEQUENCES
 
 
 @torch.inference_mode()

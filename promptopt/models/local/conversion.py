@@ -1,0 +1,162 @@
+"""Converts GGUF files once into files that load fast.
+
+A GGUF file stores its vocabulary as hundreds of thousands of small records and its weights quantized; reading them in Python
+takes half a minute or more. Each converted part is run once without transformers, whose import takes seconds; if that gives
+the same results, later runs do without it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gguf
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from promptopt.models.local import native
+from promptopt.models.local.converted import VERIFIED, config_of, part
+from promptopt.models.local.engine import Engine
+from promptopt.models.local.head import Head
+from promptopt.models.local.tokenizer import FastTokenizer
+from promptopt.models.local.trial import SEQUENCES, engine_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_log = logging.getLogger(__name__)
+
+_TEXTS = (
+    "",
+    " ",
+    "a",
+    "Review: it's a good-looking film,\n\n\tsaid 1,234 of 5 people.  Sentiment:",
+    "naïve café 北京 🙂 e\u0301",
+    "<s>[INST] <|im_start|>user\nHi<|im_end|></s>",
+)
+_CHATS = (
+    [("user", " Hello. ")],
+    [("system", "Be brief."), ("user", "Hello.")],
+    [("user", "One?"), ("assistant", "1"), ("user", "Two?")],
+)
+
+
+def weights_folder(path: Path, dtype: torch.dtype) -> Path:
+    """Return the folder with the network and config of a GGUF file, dequantized to `dtype`; written if it does not exist.
+
+    Raises:
+        OSError: the cache cannot be written.
+        SafetensorError: the cache cannot be written.
+    """
+    return _converted(path, str(dtype).removeprefix("torch."), partial(_write_network, path, dtype))
+
+
+def tokenizer_folder(path: Path) -> Path:
+    """Return the folder with the tokenizer and config of a GGUF file; a temporary one if the cache cannot be written."""
+    try:
+        return _converted(path, "tokenizer", partial(_write_tokenizer, path))
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="promptopt-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        _write_tokenizer(path, folder)
+        return folder
+
+
+def network(path: Path, dtype: torch.dtype) -> Any:
+    """Return transformers' network of a GGUF file; loaded slowly if the cache cannot be written."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(weights_folder(path, dtype), dtype=dtype)
+    except (OSError, SafetensorError):
+        return _dequantized(path, dtype)
+
+
+def _write_tokenizer(path: Path, folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    tokenizer.save_pretrained(folder)
+    AutoConfig.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+    same = tokenizer.is_fast and _shown_by(FastTokenizer(folder)) == _shown_by(AutoTokenizer.from_pretrained(folder))
+    (folder / VERIFIED).write_text(json.dumps(same), encoding="utf-8")
+
+
+def _shown_by(tokenizer: Any) -> list[Any]:
+    """Return all that a tokenizer says of some texts and chats."""
+    shown: list[Any] = [tokenizer.bos_token, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.chat_template]
+    for special in (True, False):
+        encoded = tokenizer(list(_TEXTS), add_special_tokens=special, return_offsets_mapping=True)
+        shown += [encoded["input_ids"], [list(map(tuple, row)) for row in encoded["offset_mapping"]]]
+        shown += [tokenizer.decode(ids, skip_special_tokens=special) for ids in encoded["input_ids"]]
+    for chat in _CHATS if tokenizer.chat_template else ():
+        turns = [{"role": role, "content": content} for role, content in chat]
+        try:
+            shown.append(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # noqa: BLE001  a template may raise anything
+            shown.append(type(error).__name__)
+    return shown
+
+
+def _write_network(path: Path, dtype: torch.dtype, folder: Path) -> None:
+    whole = _dequantized(path, dtype)
+    whole.config.__dict__.pop("quantization_config", None)
+    whole.hf_quantizer = None  # it would prevent saving
+    whole.save_pretrained(folder)
+    same = native.supports(config_of(folder)) and _same_states(whole.eval(), folder, dtype)
+    (folder / VERIFIED).write_text(json.dumps(same), encoding="utf-8")
+
+
+@torch.inference_mode()
+def _same_states(whole: Any, folder: Path, dtype: torch.dtype) -> bool:
+    """Whether both networks give the same hidden states for a few tokens, to the bit."""
+    engine, (ours, _) = engine_for(whole, Head.of(whole), folder.name), native.load(folder, dtype)
+    if not isinstance(engine, Engine):
+        return False
+    return torch.equal(engine.decoding_batch().start(SEQUENCES), Engine(ours).decoding_batch().start(SEQUENCES))
+
+
+def _dequantized(path: Path, dtype: torch.dtype) -> Any:
+    """Load a GGUF file directly; weights left quantized would be dequantized in every pass."""
+    config = transformers.GgufConfig(dequantize=True)
+    return AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=dtype, quantization_config=config
+    )
+
+
+def _converted(path: Path, name: str, write: Callable[[Path], None]) -> Path:
+    """Return the folder of one part of the conversion; writes it atomically if it does not exist."""
+    target = part(path, name)
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _log.info("converting %s once (%s): later runs load it in seconds", path.name, name)
+    unfinished = Path(tempfile.mkdtemp(".partial", f".{name}.", target.parent))
+    try:
+        with _cached_gguf_reading(), contextlib.redirect_stderr(io.StringIO()):
+            write(unfinished)
+        with contextlib.suppress(OSError):  # another process was first
+            os.rename(unfinished, target)  # noqa: PTH104  replaces nothing
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return target
+
+
+@contextlib.contextmanager
+def _cached_gguf_reading() -> Iterator[None]:
+    """Cache two functions of `gguf`: transformers reads the file four times, and looks up names once per layer."""
+    originals = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    try:
+        for name, function in originals.items():
+            setattr(gguf, name, cache(function))
+        yield
+    finally:
+        for name, function in originals.items():
+            setattr(gguf, name, function)
