@@ -163,7 +163,10 @@ def test_a_reward_of_ones_own_by_name(folder: Path) -> None:
         (["optimize", "task.toml", "--model", "openai:x", "--price", "cheap", "--budget", "9 calls"], "INPUT,OUTPUT"),
         (["optimize", "task.toml", "--model", "openai:x", "--price", "1", "--budget", "9 calls"], "INPUT,OUTPUT"),
         (["optimize", "task.toml", "--model", "openai:x", "--price", "1,2,3,4,5", "--budget", "9 calls"], "WRITTEN"),
-        (["optimize", "task.toml", "--model", "openai:x", "--price", "1,-2", "--budget", "9 calls"], "must be finite and not negative"),
+        (
+            ["optimize", "task.toml", "--model", "openai:x", "--price", "1,-2", "--budget", "9 calls"],
+            "must be finite and not negative",
+        ),
         (["optimize", "task.toml", "--model", "openai:x", "--price", "1,nan", "--budget", "9 calls"], "finite"),
         (["score", "task.toml", "--model", "python:mine:costly", "--budget", "$2"], "needs the price"),
         (["models", "fetch", "smollm3"], "did you mean 'smollm2'"),
