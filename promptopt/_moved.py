@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any
 
@@ -72,12 +71,15 @@ def renamed(module: str, new_names: Mapping[str, str]) -> Callable[[str], Any]:
     return getattr_renamed
 
 
-class _Finder(MetaPathFinder):
+class _Finder:  # not importlib.abc's, whose import takes longer than this package's
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:  # noqa: ARG002  as the protocol has it
         return ModuleSpec(name, _Renamed()) if name in MODULES else None
 
 
-class _Renamed(Loader):
+class _Renamed:
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Return None: the import system makes an empty module."""
+
     def exec_module(self, module: ModuleType) -> None:
         """Put the module of the new name into the place of this empty one."""
         _warn(module.__name__, MODULES[module.__name__])
