@@ -105,13 +105,14 @@ _NAMES = {  # module -> what it gives to the package; the same as above, which a
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 
+if not _typing.TYPE_CHECKING:  # so that type checkers find misspelled names
 
-def __getattr__(name: str) -> _typing.Any:
-    """Load a name."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'promptopt' has no attribute {name!r}")
-    value = globals()[name] = getattr(_importlib.import_module(_MODULE_OF[name]), name)
-    return value
+    def __getattr__(name: str) -> _typing.Any:
+        """Load a name."""
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module 'promptopt' has no attribute {name!r}")
+        value = globals()[name] = getattr(_importlib.import_module(_MODULE_OF[name]), name)
+        return value
 
 
 def __dir__() -> list[str]:
