@@ -73,7 +73,7 @@ def renamed(module: str, new_names: Mapping[str, str]) -> Callable[[str], Any]:
 
 class _Finder:  # not importlib.abc's, whose import takes longer than this package's
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:  # noqa: ARG002  as the protocol has it
-        return ModuleSpec(name, _Renamed()) if name in MODULES else None  # type: ignore[arg-type]  enough of a loader
+        return ModuleSpec(name, _Renamed()) if name in MODULES else None  # type: ignore[arg-type]  # enough of a loader
 
 
 class _Renamed:
