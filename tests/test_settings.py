@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+import toys
 
-from promptopt import InputError, Strategy
-from promptopt.strategies.registry import find_strategy, known_strategies, settings_of
+from promptopt import InputError, Run, Strategy
+from promptopt.randomness import named_generator
+from promptopt.strategies.registry import (
+    BUILT_IN,
+    find_strategy,
+    known_strategies,
+    name_of,
+    random_numbers,
+    settings_of,
+)
+from promptopt.tracking import run_started
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
 MODULE = """
@@ -55,3 +67,51 @@ def test_settings_change_a_strategy_that_was_made_already() -> None:
     strategy = find_strategy(find_strategy("random"), {"prompts": 9})
 
     assert settings_of(strategy) == {"prompts": 9, "batch": 8}
+
+
+NAMES = {  # what results, run digests and random streams have always called them
+    "hillclimb": "HillClimb",
+    "p1": "P1",
+    "promptquine": "PromptQuine",
+    "promst": "Promst",
+    "random": "RandomSearch",
+    "steepest": "SteepestAscent",
+    "tapruning": "TAPruning",
+    "unsupervised": "Unsupervised",
+    "unsupervised.paper": "PPD",
+}
+
+
+@contextmanager
+def moved_and_renamed(cls: type) -> Generator[None]:
+    names = cls.__module__, cls.__qualname__, cls.__name__
+    cls.__module__, cls.__qualname__, cls.__name__ = "promptopt.elsewhere", "Renamed", "Renamed"
+    yield
+    cls.__module__, cls.__qualname__, cls.__name__ = names
+
+
+@pytest.mark.parametrize("registered", BUILT_IN)
+def test_a_strategy_is_known_by_the_same_name_whatever_its_class_is_called(registered: str) -> None:
+    strategy = find_strategy(registered)
+    expected = NAMES.get(registered) or NAMES[registered.partition(".")[0]]
+    events = [run_started(toys.TASK, strategy, {}, 3, "9 calls")]
+    with moved_and_renamed(type(strategy)):
+        name, draw = name_of(strategy), random_numbers(strategy, 3).random()
+        events.append(run_started(toys.TASK, strategy, {}, 3, "9 calls"))
+
+    assert name == events[0].strategy["name"] == expected
+    assert draw == named_generator(3, f"strategy {expected}").random()
+    assert events[0] == events[1]
+
+
+def test_a_strategy_of_ones_own_has_the_name_that_it_states_or_that_of_its_class() -> None:
+    class Mine:
+        writes = False
+
+        def search(self, run: Run) -> None: ...
+
+    class Renamed(Mine):
+        name = "Mine"
+
+    assert name_of(Mine()) == name_of(Renamed()) == "Mine"
+    assert random_numbers(Mine(), 5).random() == random_numbers(Renamed(), 5).random()

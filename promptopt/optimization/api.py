@@ -32,8 +32,8 @@ from promptopt.optimization.run_folder import open_folder, save, spare_descripto
 from promptopt.optimization.selection import by_search, select
 from promptopt.optimization.signals import stop_on_signals
 from promptopt.optimization.stages import Stages
-from promptopt.randomness import named_generator
 from promptopt.search.run import Run
+from promptopt.strategies.registry import name_of, random_numbers
 from promptopt.tracking import EventEmitter, RunFinished, study
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
 
 
 def _new_run(job: Job, caller: Caller) -> Run:
-    rng = named_generator(job.seed, f"strategy {type(job.strategy).__name__}")
+    rng = random_numbers(job.strategy, job.seed)
     return Run(job.task, rng, job.seed, Scorer(job.task, job.model, caller), job.roles.get("writer"))
 
 
@@ -266,6 +266,4 @@ def _search(job: Job, run: Run) -> None:
         if not run.history:
             raise InputError(f"the budget of {job.budget} is too small to begin the search: {error}") from error
     if not run.history:
-        raise InputError(
-            f"the strategy {type(job.strategy).__name__} scored nothing: its search method must call run.score"
-        )
+        raise InputError(f"the strategy {name_of(job.strategy)} scored nothing: its search method must call run.score")

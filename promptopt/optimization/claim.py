@@ -17,7 +17,7 @@ from promptopt.results.outcomes import SAME, ByLabels, Comparison, outcomes
 from promptopt.results.result import Record, Result
 from promptopt.search.writing import rejections
 from promptopt.statistics import mean_interval, paired_interval
-from promptopt.strategies.registry import settings_of
+from promptopt.strategies.registry import description_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,7 +129,7 @@ def result_of(
         unfinished=unfinished or too_many_failures(run),
         notes=(*notes, *ledger.notes(), *_notes_on_replies(run)),
         warnings=(scorer.silence.headline,) if scorer.silence.headline else (),
-        strategy={"name": type(job.strategy).__name__, "settings": settings_of(job.strategy)},
+        strategy=description_of(job.strategy),
         prices={role: model.price for role, model in job.roles.items()},
         models={role: dict(model.fingerprint) for role, model in job.roles.items()},
         seed=job.seed,

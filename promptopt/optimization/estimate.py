@@ -17,7 +17,7 @@ from promptopt.optimization.api import run_stages
 from promptopt.optimization.job import Job, prepare
 from promptopt.optimization.preflight import check
 from promptopt.optimization.simulation import Overlay, SimulatedCaller, longest_episodes
-from promptopt.strategies.registry import settings_of
+from promptopt.strategies.registry import description_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -161,7 +161,7 @@ def _estimate_job(job: Job, caller: SimulatedCaller, notes: tuple[str, ...]) -> 
     return Estimate(
         needs=tuple(Need(*stage_and_role, *usage) for stage_and_role, usage in caller.needs.items()),
         prices=result.prices,
-        strategy={"name": type(job.strategy).__name__, "settings": settings_of(job.strategy)},
+        strategy=description_of(job.strategy),
         budget=str(job.budget),
         notes=(*notes, *result.notes),
     )

@@ -13,6 +13,7 @@ from promptopt.prompt import Message
 from promptopt.replies import Failure, Response
 from promptopt.rewards import REWARDS_WITH_TARGET, Exact, Judge
 from promptopt.strategies.base import needs_no_labels
+from promptopt.strategies.registry import name_of
 
 if TYPE_CHECKING:
     from promptopt.evaluation.scorer import Scorer
@@ -31,7 +32,7 @@ def check(job: Job) -> None:
     unlabelled = next((example for example in job.task.train if example.target is None), None)
     if unlabelled and isinstance(job.task.reward, REWARDS_WITH_TARGET) and not needs_no_labels(job.strategy):
         raise InputError(
-            f"training example {unlabelled.id!r} has no label, but {type(job.strategy).__name__} needs labels: label the "
+            f"training example {unlabelled.id!r} has no label, but {name_of(job.strategy)} needs labels: label the "
             "training examples, or use --strategy unsupervised"
         )
     for role, model in job.roles.items():

@@ -8,7 +8,7 @@ import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from promptopt.strategies.registry import known_strategies, settings_of
+from promptopt.strategies.registry import known_strategies, name_of, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -121,7 +121,7 @@ def _strategy(result: Result) -> tuple[str, dict[str, Any]]:
     matches = []
     for name, make in known_strategies().items():
         strategy = make()
-        if type(strategy).__name__ == result.strategy["name"]:
+        if name_of(strategy) == result.strategy["name"]:
             defaults = settings_of(strategy)
             changed = {k: v for k, v in result.strategy["settings"].items() if k in defaults and defaults[k] != v}
             matches.append((len(changed), name, {k: v for k, v in changed.items() if v is not None}))

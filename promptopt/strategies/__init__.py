@@ -7,10 +7,11 @@ from functools import partial
 from promptopt.strategies.base import Strategy as Strategy
 from promptopt.strategies.hillclimb import HillClimb as HillClimb
 from promptopt.strategies.p1 import P1 as P1
+from promptopt.strategies.ppd import PPD as PPD
 from promptopt.strategies.promptquine import PromptQuine as PromptQuine
 from promptopt.strategies.promst import Promst as Promst
 from promptopt.strategies.randomsearch import RandomSearch as RandomSearch
-from promptopt.strategies.registry import BUILT_IN
+from promptopt.strategies.registry import BUILT_IN, IDENTITIES
 from promptopt.strategies.tapruning import SteepestAscent as SteepestAscent
 from promptopt.strategies.tapruning import TAPruning as TAPruning
 from promptopt.strategies.unsupervised import Unsupervised as Unsupervised
@@ -34,5 +35,18 @@ BUILT_IN.update(
         "promst.paper": Promst.paper,
         "p1": P1,
         "p1.paper": P1.paper,
+    }
+)
+IDENTITIES.update(
+    {
+        PromptQuine: "promptopt.strategies.promptquine.PromptQuine",
+        TAPruning: "promptopt.strategies.tapruning.TAPruning",
+        SteepestAscent: "promptopt.strategies.tapruning.SteepestAscent",
+        HillClimb: "promptopt.strategies.hillclimb.HillClimb",
+        RandomSearch: "promptopt.strategies.randomsearch.RandomSearch",
+        Unsupervised: "promptopt.strategies.unsupervised.Unsupervised",
+        PPD: "promptopt.strategies.ppd.PPD",
+        Promst: "promptopt.strategies.promst.Promst",
+        P1: "promptopt.strategies.p1.P1",
     }
 )

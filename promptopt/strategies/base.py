@@ -1,4 +1,4 @@
-"""The strategy protocol."""
+"""The strategy protocol, and what a strategy may state about itself."""
 
 from __future__ import annotations
 
@@ -23,6 +23,18 @@ class Strategy(Protocol):
     def search(self, run: Run) -> None:
         """Score prompts with `run.score` until the search is done; selection happens afterwards, outside the strategy."""
         ...
+
+
+@runtime_checkable
+class Named(Strategy, Protocol):
+    """A strategy that states its name, so that renaming its class changes neither results nor random numbers.
+
+    Attributes:
+        name: in results and run names; a run's random numbers depend on it.
+    """
+
+    @property
+    def name(self) -> str: ...
 
 
 @runtime_checkable

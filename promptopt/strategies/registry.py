@@ -7,14 +7,19 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError, nearest
-from promptopt.strategies.base import Strategy
+from promptopt.randomness import named_generator
+from promptopt.strategies.base import Named, Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import numpy as np
+
 GROUP = "promptopt.strategies"
 BUILT_IN: dict[str, Callable[[], Strategy]] = {}
 """Filled by the package, so that a strategy may look up another by its name."""
+IDENTITIES: dict[type, str] = {}
+"""Class -> module and name by which results, run digests and random streams know it. Filled by the package; never changed."""
 
 
 def known_strategies() -> dict[str, Callable[[], Strategy]]:
@@ -53,6 +58,26 @@ def settings_of(strategy: Strategy) -> dict[str, Any]:
     return {f.name: value for f in fields(strategy) if _is_plain(value := vars(strategy)[f.name])}
 
 
+def name_of(strategy: Strategy) -> str:
+    """Return the name of a strategy in results and run names; it also selects the run's random numbers.
+
+    Built-in strategies keep theirs when a class is renamed or moved; others state one as `name`, or have that of their class.
+    """
+    if type(strategy) in IDENTITIES:
+        return IDENTITIES[type(strategy)].rpartition(".")[2]
+    return strategy.name if isinstance(strategy, Named) else type(strategy).__name__
+
+
+def description_of(strategy: Strategy) -> dict[str, Any]:
+    """Return name and settings as plain values, as in a result."""
+    return {"name": name_of(strategy), "settings": settings_of(strategy)}
+
+
+def random_numbers(strategy: Strategy, seed: int) -> np.random.Generator:
+    """Return the generator of a strategy's search, which depends only on its name and the seed of the run."""
+    return named_generator(seed, f"strategy {name_of(strategy)}")
+
+
 def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
@@ -60,7 +85,7 @@ def _is_plain(value: object) -> bool:
 def _changed(strategy: Strategy, settings: Mapping[str, Any]) -> Strategy:
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415  a tenth of a second, and only for given settings
 
-    name = type(strategy).__name__
+    name = name_of(strategy)
     if not is_dataclass(strategy):
         raise InputError(f"{name} takes no settings by name: set them where it is made")
     known = {f.name: f.type for f in fields(strategy)}

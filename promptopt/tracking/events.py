@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from promptopt.errors import InputError
-from promptopt.strategies.registry import settings_of
+from promptopt.strategies.registry import description_of, name_of
 from promptopt.tracking.identity import digest_of, task_identity
 
 if TYPE_CHECKING:
@@ -112,13 +112,13 @@ def run_started(
     task: Task, strategy: Strategy, models: Mapping[str, Mapping[str, Any]], seed: int, budget: str
 ) -> RunStarted:
     """Return the first event of a run."""
-    name, settings = type(strategy).__name__, settings_of(strategy)
+    name = name_of(strategy)
     fingerprints = {role: dict(fingerprint) for role, fingerprint in models.items()}
     digest = digest_of([task_identity(task), name, strategy, fingerprints, seed, budget])[:10]
     return RunStarted(
         name=f"{task.name} {name} seed {seed} {digest}",
         task=task.name,
-        strategy={"name": name, "settings": settings},
+        strategy=description_of(strategy),
         models=fingerprints,
         seed=seed,
         budget=budget,

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from promptopt.strategies.registry import IDENTITIES
+
 if TYPE_CHECKING:
     from promptopt.task import Task
 
@@ -81,6 +83,8 @@ def _code_identity(thing: Any) -> list[Any]:
     """Describe a function, a method or a class."""
     owner = getattr(thing, "__self__", None)
     bound = [] if owner is None or inspect.ismodule(owner) else [owner]
+    if isinstance(thing, type) and thing in IDENTITIES:
+        return [*IDENTITIES[thing].rpartition(".")[::2]]
     module = str(getattr(thing, "__module__", ""))
     if module.partition(".")[0] == "promptopt":
         return [module, thing.__qualname__, *bound]
