@@ -171,7 +171,7 @@ class CappedRun(Run):
     ) -> Scores:
         """Score as many of the prompts as the cap allows; raise where it is not all."""
         items = len(self.task.train if examples is None else examples) * replicates
-        left = self.cap - sum(candidate.cells for candidate in self.history.values())
+        left = self.cap - sum(candidate.cells for candidate in self.archive.values())
         fit = int(min(len(prompts), left // items))
         if fit < 1:
             raise BudgetExhaustedError(f"the cap of {self.cap:,.0f} sequences is reached")

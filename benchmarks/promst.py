@@ -104,7 +104,7 @@ class Watched:
         """Search, and look at the history after every step."""
 
         def look() -> None:
-            whole = [c for c in run.history.values() if c.cells == len(run.task.train)]
+            whole = [c for c in run.archive.values() if c.cells == len(run.task.train)]
             best = max(whole, key=lambda c: c.fitness, default=None)
             if best is None or (self.path and self.path[-1][1] == best.prompt):
                 return

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pytest
 import toys
 
@@ -45,7 +46,7 @@ from promptopt.optimization.claim import compare
 from promptopt.optimization.job import Job
 from promptopt.optimization.selection import choose, shortlist
 from promptopt.replies import NO_USAGE
-from promptopt.search.run import Candidate
+from promptopt.search.archive import Archive, Candidate
 from promptopt.search.tokens import words
 
 if TYPE_CHECKING:
@@ -406,10 +407,7 @@ def words_of(prompt: Prompt) -> int:
 
 
 def candidate(number: int, text: str, reward: float, cells: int = 16) -> Candidate:
-    out = Candidate(number, Prompt(text), None, 0)
-    for cell in range(cells):
-        out.add((f"item{cell}", 0), reward, reward)
-    return out
+    return Candidate(number, Prompt(text), fitness=reward, reward=reward, cells=cells, examples=cells)
 
 
 @pytest.mark.parametrize(
@@ -457,7 +455,7 @@ def test_the_shortlist_is_of_the_best_that_were_measured_well(tmp_path: Path) ->
         run = Run(scorer.task, None, 0, scorer)  # type: ignore[arg-type]  # no randomness here
         run.score([Prompt(f"{name} {{text}}") for name in ("bad", "fair", "seed", "good")])
         run.score([Prompt("lucky {text}")], items[:4])
-        listed = shortlist(run.history.values(), Prompt("seed {text}"), size=2)
+        listed = shortlist(run.archive, Prompt("seed {text}"), size=2)
 
     assert [candidate.prompt for candidate in listed] == [Prompt("good {text}"), Prompt("fair {text}")]
 
@@ -465,11 +463,10 @@ def test_the_shortlist_is_of_the_best_that_were_measured_well(tmp_path: Path) ->
 def test_the_shortlist_is_by_fitness_and_by_reward_in_turn() -> None:
     """A search may go by a margin; what has the best one may be at chance by the task's own reward."""
     seen = {"sure": (90, 0.5), "surer": (95, 0.4), "right": (10, 0.9), "fair": (20, 0.8), "unknown": (30, math.nan)}
-    history = [
-        Candidate(number, Prompt(f"{name} {{text}}"), None, 0, fitness=fitness, reward=reward, cells=16)
-        for number, (name, (fitness, reward)) in enumerate(seen.items())
-    ]
-    listed = [candidate.prompt.text.split()[0] for candidate in shortlist(history, Prompt("seed {text}"), size=4)]
+    archive, example = Archive(), Example({"text": ""}, None, "0")
+    for name, (fitness, reward) in seen.items():
+        archive.add([Prompt(name)], [example], np.array([[[reward]]]), np.array([[[fitness]]]))
+    listed = [candidate.prompt.text for candidate in shortlist(archive, Prompt("seed"), size=4)]
 
     assert listed == ["surer", "right", "sure", "fair"]
 

@@ -116,13 +116,13 @@ def test_the_search_is_narrowed_to_the_examples_that_tell_prompts_apart(tmp_path
 
     assert inner.run is not None
     assert [example.id for example in inner.run.task.train] == ["e3", "e7"]
-    assert inner.run.history is run.history
+    assert inner.run.archive is run.archive
     assert run.steps[0]["filter"] == "yes"
     assert run.steps[0]["chosen"] == "e3 e7"
     assert 0.1 < run.steps[0]["held_out"] < 0.4
     # as many replies for a prompt as on all twelve examples; the probe's prompts are candidates on the same terms
-    assert {candidate.cells for candidate in run.history.values()} == {12}
-    assert run.history[Prompt("P1 {text}")].fitness > run.history[Prompt("P2 {text}")].fitness
+    assert {candidate.cells for candidate in run.archive.values()} == {12}
+    assert run.archive[Prompt("P1 {text}")].fitness > run.archive[Prompt("P2 {text}")].fitness
 
 
 def test_where_prompts_do_not_differ_the_search_gets_all_examples(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_where_prompts_do_not_differ_the_search_gets_all_examples(tmp_path: Path
 
     assert inner.run is run
     assert run.steps[0]["filter"].startswith("no: candidates differ by less than 0.02")
-    assert {candidate.cells for candidate in run.history.values()} == {12}
+    assert {candidate.cells for candidate in run.archive.values()} == {12}
 
 
 @pytest.mark.parametrize(("aligned", "chosen"), [(True, {0, 1, 2, 3, 4, 5, 6, 7, 8}), (False, {9, 10, 11})])
@@ -254,9 +254,9 @@ def test_what_a_small_budget_paid_for_is_a_candidate_all_the_same(tmp_path: Path
     with pytest.raises(BudgetExhaustedError):
         P1(inner=Seen()).search(run)
 
-    assert SEED in run.history
-    assert len(run.history) >= 3
-    assert {candidate.cells for candidate in run.history.values()} == {12}
+    assert SEED in run.archive
+    assert len(run.archive) >= 3
+    assert {candidate.cells for candidate in run.archive.values()} == {12}
     assert calls_of(run) <= 100
 
 
@@ -281,8 +281,8 @@ def test_the_papers_filter_is_its_algorithm_1(tmp_path: Path) -> None:
     strategy = replace(P1.paper(), replicates=8, inner=Seen())
     run = a_run(tmp_path, FakeModel(telling))
     strategy.search(run)
-    prompts = [prompt for prompt in run.history if prompt != SEED]  # all from the writer, in answer to one message
-    rewards = probe(run.with_own_history(), prompts, 8, planned=False).rewards
+    prompts = [prompt for prompt in run.archive if prompt != SEED]  # all from the writer, in answer to one message
+    rewards = probe(run.with_own_archive(), prompts, 8, planned=False).rewards
     p = rewards.mean(axis=2)
 
     def score(pair: tuple[int, int]) -> float:
@@ -310,7 +310,7 @@ def test_the_papers_candidates_are_answers_to_one_message_without_a_score(tmp_pa
     assert [request.replicate for request in asked] == list(range(16))
     assert {request.temperature for request in asked} == {1.0}
     assert "score" not in toys.text_of(asked[0].context)
-    assert len(run.history) == 17
+    assert len(run.archive) == 17
 
 
 @pytest.mark.parametrize(("strategy", "cut"), [(P1(), math.nan), (P1.paper(), 0.0)])

@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from promptopt import (
     Arrival,
@@ -89,7 +87,7 @@ def test_candidates_are_numbered_as_they_appear_with_parent_and_step(memo: Memo)
     run.step(best=1.0)
     run.score([Q], parents=[R])
 
-    assert [(c.number, c.prompt, c.parent, c.step) for c in run.history.values()] == [
+    assert [(c.number, c.prompt, c.parent, c.step) for c in run.archive.values()] == [
         (0, P, None, 0),
         (1, Q, 0, 1),
         (2, R, None, 1),
@@ -101,7 +99,7 @@ def test_a_prompt_may_be_the_child_of_one_scored_beside_it(memo: Memo) -> None:
     run = a_run(memo)
     run.score([P, Q], parents=[None, P])
 
-    assert run.history[Q].parent == 0
+    assert run.archive[Q].parent == 0
 
 
 def test_means_are_over_distinct_cells(memo: Memo) -> None:
@@ -114,29 +112,9 @@ def test_means_are_over_distinct_cells(memo: Memo) -> None:
     run.score([P], ITEMS[:4])
     run.score([P], ITEMS[:2], replicates=2)
 
-    candidate = run.history[P]
+    candidate = run.archive[P]
     assert candidate.cells == 6
     assert candidate.fitness == candidate.reward == pytest.approx(3 / 6)
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.0, 0.25, 1.0, math.nan])), max_size=30))
-def test_a_candidates_mean_is_that_of_the_first_reply_in_each_cell(cells: list[tuple[int, float]]) -> None:
-    from promptopt.search.run import Candidate
-
-    candidate = Candidate(0, P, None, 0)
-    first: dict[int, float] = {}
-    for cell, value in cells:
-        candidate.add((str(cell), 0), value, 2 * value)
-        if not math.isnan(value):
-            first.setdefault(cell, value)
-
-    assert candidate.cells == len(first)
-    assert candidate.failed == len({cell for cell, _ in cells} - set(first))
-    if first:
-        assert candidate.fitness == pytest.approx(np.mean(list(first.values())))
-        assert candidate.reward == pytest.approx(2 * candidate.fitness)
-    else:
-        assert math.isnan(candidate.fitness)
 
 
 def test_a_search_by_another_reward_keeps_the_tasks_own_beside_it(memo: Memo) -> None:
@@ -145,9 +123,9 @@ def test_a_search_by_another_reward_keeps_the_tasks_own_beside_it(memo: Memo) ->
     run = a_run(memo, model, labels=labels)
     scores = run.score([P, Q], reward=LabelMargin(labels))
 
-    assert scores.mean.tolist() == [run.history[P].fitness, run.history[Q].fitness]
-    assert run.history[Q].fitness == pytest.approx(0.4 * 200)
-    assert (run.history[P].reward, run.history[Q].reward) == (0, 1)
+    assert scores.mean.tolist() == [run.archive[P].fitness, run.archive[Q].fitness]
+    assert run.archive[Q].fitness == pytest.approx(0.4 * 200)
+    assert (run.archive[P].reward, run.archive[Q].reward) == (0, 1)
 
 
 def test_a_judges_reward_is_unknown_until_the_judge_was_asked(memo: Memo) -> None:
@@ -156,13 +134,13 @@ def test_a_judges_reward_is_unknown_until_the_judge_was_asked(memo: Memo) -> Non
     run = a_run(memo, FakeLabelModel(lambda *_: [math.log(0.7), math.log(0.3)]), labels=labels, reward=judge)
     run.score([P], reward=LabelMargin(labels))
 
-    assert run.history[P].fitness == pytest.approx(0.4 * 200)
-    assert run.history[P].items == 0
-    assert math.isnan(run.history[P].reward)
+    assert run.archive[P].fitness == pytest.approx(0.4 * 200)
+    assert run.archive[P].examples == 0
+    assert math.isnan(run.archive[P].reward)
     run.score([P], ITEMS[:2])
-    assert run.history[P].fitness == pytest.approx(0.4 * 200)
-    assert run.history[P].reward == pytest.approx(0.7)
-    assert run.history[P].items == 2
+    assert run.archive[P].fitness == pytest.approx(0.4 * 200)
+    assert run.archive[P].reward == pytest.approx(0.7)
+    assert run.archive[P].examples == 2
 
 
 def test_a_failed_cell_is_in_no_mean_and_counts_as_failed_until_it_comes(memo: Memo) -> None:
@@ -178,7 +156,7 @@ def test_a_failed_cell_is_in_no_mean_and_counts_as_failed_until_it_comes(memo: M
     run = a_run(memo, model)
     for _ in range(2):
         scores = run.score([P])
-        candidate = run.history[P]
+        candidate = run.archive[P]
         assert scores.failed == 1
         assert (candidate.fitness, candidate.cells, candidate.failed) == (1.0, 3, 1)
 
@@ -200,8 +178,8 @@ def test_the_end_of_a_budget_scores_as_many_prompts_as_it_pays_for(memo: Memo, c
         with pytest.raises(BudgetExhaustedError):
             run.score(prompts)
 
-    assert list(run.history) == prompts[: calls // 4]
-    assert all(candidate.cells == 4 for candidate in run.history.values())
+    assert list(run.archive) == prompts[: calls // 4]
+    assert all(candidate.cells == 4 for candidate in run.archive.values())
     assert calls_of(run).get("task", 0) == 4 * (calls // 4)
 
 
@@ -261,8 +239,8 @@ def test_a_race_drops_losers_and_pairs_the_others(memo: Memo) -> None:
     assert end.scores.examples == ITEMS
     assert end.scores.mean.tolist() == [1.0, 39 / 40]
     assert len(end.scores.paired_difference(0, 1)) == 40
-    assert run.history[R].cells < 40
-    assert calls_of(run)["task"] == 80 + run.history[R].cells
+    assert run.archive[R].cells < 40
+    assert calls_of(run)["task"] == 80 + run.archive[R].cells
 
 
 def test_blocks_double_and_end_with_all_items() -> None:
@@ -414,7 +392,7 @@ def test_steps_keep_plain_values(memo: Memo) -> None:
 def test_progress_is_watched_at_each_score_and_step(memo: Memo) -> None:
     seen: list[tuple[int, int]] = []
     run = a_run(memo)
-    run.watch = lambda: seen.append((len(run.history), len(run.steps)))
+    run.watch = lambda: seen.append((len(run.archive), len(run.steps)))
     run.score([P])
     run.step(best=1.0)
 
@@ -425,7 +403,9 @@ def test_former_names_of_a_run_warn_and_work(memo: Memo) -> None:
     run = a_run(memo)
     with pytest.warns(DeprecationWarning, match="restricted_to"):
         assert run.on(run.task.train[:1]).task.train == run.task.train[:1]
-    with pytest.warns(DeprecationWarning, match="with_own_history"):
-        assert run.aside().history == {}
+    with pytest.warns(DeprecationWarning, match="archive"):
+        assert run.history is run.archive
+    with pytest.warns(DeprecationWarning, match="with_own_archive"):
+        assert run.aside().archive == {}
     with pytest.warns(DeprecationWarning, match="top_k"):
         run.race([Prompt("A {text}")], places=1)

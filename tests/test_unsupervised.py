@@ -180,7 +180,7 @@ class Look:
 
     def search(self, run: Run) -> None:
         self.found.append(run.label_probabilities([run.task.seed_prompt], replicates=2))
-        assert not run.history
+        assert not run.archive
         run.score([run.task.seed_prompt], run.task.test[:1])
 
 

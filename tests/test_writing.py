@@ -446,7 +446,7 @@ def test_replies_that_are_cut_off_or_declined_are_counted_and_asked_for_again(me
 
 def test_a_narrowed_run_counts_unusable_replies_with_the_whole(memo: Memo) -> None:
     run = a_run(memo, lambda _: Response("", finish_reason="length"))
-    run.restricted_to(TASK.train[:1]).with_own_history().write(numbered(1))
+    run.restricted_to(TASK.train[:1]).with_own_archive().write(numbered(1))
 
     assert run.unusable == Counter({"cut off": 1})
 

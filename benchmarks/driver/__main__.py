@@ -54,7 +54,7 @@ def driver_of(turns: int) -> Driver:
     cut = cutting(turns).get("cut for 64 replicas")
     before = each["render"] + each["key"] + each["look up, not there"] + (cut.processor if cut else _CUT)
     storing = each["pack and store"]
-    after = each["reward by label"] + each["history"]
+    after = each["reward by label"] + each["archive"]
     known = before - (cut.processor if cut else _CUT) + storing + after + each["(the fake itself)"]
     arriving = max(cold - known, each["account"])  # with all that no stage names
     print(

@@ -30,7 +30,7 @@ class Driver(NamedTuple):
         before: to render, look up, account and cut.
         arriving: to take a reply in.
         storing: in the one transaction of a memo, which other runs wait for.
-        after: to judge, and to enter into the history.
+        after: to judge, and to enter into the archive.
         link: on the network.
     """
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from promptopt import Label, LabelMargin, Memo, Run, load_model
 from promptopt.errors import InputError
 from promptopt.evaluation.caller import Caller
@@ -18,7 +20,7 @@ from promptopt.evaluation.ledger import Ledger
 from promptopt.evaluation.scorer import Scorer
 from promptopt.memo.memo import KeyMaker
 from promptopt.randomness import named_generator
-from promptopt.search.run import Candidate
+from promptopt.search.archive import Archive
 
 from .work import ITEMS, LABELS, PROMPTS, Answering, prompts_of, task_of
 
@@ -86,7 +88,7 @@ def _turn(task: Task, model: Answering, memo: Memo, prompts: Sequence[Prompt]) -
     cells = [[[reply] for reply in replies[p * ITEMS : (p + 1) * ITEMS]] for p in range(len(prompts))]
     stage("reward by label", lambda: scorer.apply_reward(prompts, task.train, cells, Label(LABELS)))
     stage("reward by margin", lambda: scorer.apply_reward(prompts, task.train, cells, LabelMargin(LABELS)))
-    stage("history", lambda: _history(task, prompts))
+    stage("archive", lambda: _archive(task, prompts))
     return out
 
 
@@ -98,12 +100,10 @@ def _account(keys: Sequence[str], replies: Sequence[Response]) -> None:
     ledger.release(keys)
 
 
-def _history(task: Task, prompts: Sequence[Prompt]) -> list[Candidate]:
-    candidates = [Candidate(number, prompt, None, 0) for number, prompt in enumerate(prompts)]
-    for candidate in candidates:
-        for item in task.train:
-            candidate.add((item.id, 0), 1.0, 1.0)
-    return candidates
+def _archive(task: Task, prompts: Sequence[Prompt]) -> Archive:
+    archive = Archive()
+    archive.add(prompts, task.train, np.ones((len(prompts), len(task.train), 1)))
+    return archive
 
 
 def whole(model: Answering, turns: int, count: int = PROMPTS) -> dict[str, Timed]:

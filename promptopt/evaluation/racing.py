@@ -33,10 +33,14 @@ class Race(NamedTuple):
     Args:
         survivors: indices of the prompts that were not dropped, in increasing order.
         scores: scores of the survivors, in that order, on all examples that were run.
+        rewards: [P, E] of all prompts, averaged over replicates; NaN where they were not run, or failed.
+        examples: [P] number of examples that each prompt was run on, the first ones.
     """
 
     survivors: list[int]
     scores: Scores
+    rewards: Floats
+    examples: list[int]
 
 
 def race(
@@ -66,7 +70,7 @@ def race(
         top_k: number of best prompts to keep.
 
     Returns:
-        The surviving prompts and their scores.
+        The surviving prompts, their scores, and the table of all rewards.
 
     Raises:
         BudgetExhaustedError: the budget does not cover the first block.
@@ -83,10 +87,10 @@ def race(
     blocks = sizes(len(examples))
     errors = alpha_spending(blocks[:-1], 1 - confidence)
     rewards: Floats = np.full((len(prompts), len(examples)), np.nan)
-    alive, unspent = list(range(len(prompts))), 0.0
-    out = Race(alive, score(prompts, examples[: blocks[0]]))
+    run, alive, unspent = np.zeros(len(prompts), dtype=int), list(range(len(prompts))), 0.0
+    scores = score(prompts, examples[: blocks[0]])
     for size, after, error in zip(blocks, blocks[1:], errors, strict=False):
-        rewards[alive, :size] = out.scores.per_example
+        rewards[alive, :size], run[alive] = scores.per_example, size
         if guarantee == "always":
             level = error / (top_k * max(len(prompts) - 1, 1))
             dropped = _beaten(pairwise_p_values(rewards[alive, :size], len(examples)) <= level, top_k)
@@ -95,13 +99,14 @@ def race(
             dropped = _unlikely(probabilities, unspent + error, top_k)
             unspent += error - float(probabilities[dropped].sum())
         kept = [n for n in range(len(alive)) if n not in dropped]
-        alive = [alive[n] for n in kept]
-        out = Race(alive, out.scores.rows(kept))
+        alive, scores = [alive[n] for n in kept], scores.rows(kept)
         try:
-            out = Race(alive, score([prompts[i] for i in alive], examples[:after]))
+            scores = score([prompts[i] for i in alive], examples[:after])
         except BudgetExhaustedError:
             break
-    return out
+    size = len(scores.examples)
+    rewards[alive, :size], run[alive] = scores.per_example, size
+    return Race(alive, scores, rewards, run.tolist())
 
 
 def sizes(examples: int) -> list[int]:

@@ -223,7 +223,7 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
             raise
         unfinished = str(error)
     except Exception as error:  # raised by a strategy or a callback: what was found is saved first
-        if not run.history:
+        if not run.archive:
             raise
         crash = error
         unfinished = str(error) if isinstance(error, PromptoptError) else f"{type(error).__name__}: {error}"
@@ -263,7 +263,7 @@ def _search(job: Job, run: Run) -> None:
     try:
         job.strategy.search(run)
     except BudgetExhaustedError as error:
-        if not run.history:
+        if not run.archive:
             raise InputError(f"the budget of {job.budget} is too small to begin the search: {error}") from error
-    if not run.history:
+    if not run.archive:
         raise InputError(f"the strategy {name_of(job.strategy)} scored nothing: its search method must call run.score")

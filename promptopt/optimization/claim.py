@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from promptopt.optimization.stages import Stages
     from promptopt.prompt import Example, Prompt
     from promptopt.scores import Scores
-    from promptopt.search.run import Candidate, Run
+    from promptopt.search.archive import Candidate
+    from promptopt.search.run import Run
     from promptopt.statistics.arrays import Floats
 
 _FAILED_SHARE = 0.01  # above this share of failed replies a run is unfinished (design, decision 4)
@@ -120,7 +121,7 @@ def result_of(
         prompt=choice.prompt,
         seed_prompt=job.task.seed_prompt,
         test=test,
-        history=tuple(record(run, c, choice.validated.get(c.prompt)) for c in run.history.values()),
+        history=tuple(record(run, c, choice.validated.get(c.prompt)) for c in run.archive.values()),
         seed_number=_seed_number(run),
         steps=tuple(run.steps),
         lengths=(run.length(job.task.seed_prompt), run.length(choice.prompt)),
@@ -161,8 +162,8 @@ def too_many_failures(run: Run) -> str:
         advice = f"; leave out items that the endpoint refuses: {', '.join(refused[:_SHOWN_IDS])}" if refused else ""
         return f"{share}{advice}; run again to ask for them again{first and f'. The first was {first}'}"
     # A judge's reply may contain no score.
-    empty = sum(candidate.failed for candidate in run.history.values())
-    cells = empty + sum(candidate.cells for candidate in run.history.values())
+    empty = sum(candidate.failed for candidate in run.archive.values())
+    cells = empty + sum(candidate.cells for candidate in run.archive.values())
     if empty > _FAILED_SHARE * cells:
         return f"{empty} of {cells} replies have no score, more than {_FAILED_SHARE:.0%}; look at what the judge says"
     return ""
@@ -188,7 +189,7 @@ def record(run: Run, candidate: Candidate, seen: Validated | None = None) -> Rec
 
 
 def _seed_number(run: Run) -> int | None:
-    candidate = run.history.get(run.task.seed_prompt)
+    candidate = run.archive.get(run.task.seed_prompt)
     return candidate.number if candidate else None
 
 

@@ -1,4 +1,4 @@
-"""Selection among the best candidates on validation data. Depends on the scorer and the history, not on the strategy."""
+"""Selection among the best candidates on validation data. Depends on the scorer and the archive, not on the strategy."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from promptopt.errors import BudgetExhaustedError
 from promptopt.evaluation.racing import race
 from promptopt.optimization.reserves import SHORTLIST
 from promptopt.statistics import shortest_within_one_error
+from promptopt.statistics.arrays import nanmean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
+    from promptopt.evaluation.racing import Race
     from promptopt.evaluation.scorer import Scorer
     from promptopt.optimization.stages import Stages
     from promptopt.prompt import Example, Prompt
-    from promptopt.scores import Scores
-    from promptopt.search.run import Candidate, Run
+    from promptopt.search.archive import Archive, Candidate
+    from promptopt.search.run import Run
     from promptopt.statistics.arrays import Floats
 
 _CONFIDENCE = 0.95
@@ -46,22 +48,16 @@ class Choice(NamedTuple):
     shorter: Prompt | None = None
 
 
-def shortlist(history: Iterable[Candidate], seed: Prompt, size: int = SHORTLIST) -> list[Candidate]:
+def shortlist(archive: Archive, seed: Prompt, size: int = SHORTLIST) -> list[Candidate]:
     """Return the best candidates except the seed prompt, alternately by fitness and by the task's reward, best first.
 
     A search may maximise another fitness than the task's reward, such as a margin; the best by one on a few examples may
-    be at chance level by the other. Candidates with less than half of the maximum number of cells are excluded: a race
-    dropped them early, and a high mean on few examples may be luck. The maximum is relative, so that there is a shortlist
-    even if the budget ended before any candidate was scored on all examples.
+    be at chance level by the other.
     """
-    ranked = [c for c in history if not math.isnan(c.fitness) and c.prompt != seed]
-    most = max((c.cells for c in ranked), default=0)
-    well_measured = [c for c in ranked if 2 * c.cells >= most]
-    by_fitness = sorted(well_measured, key=lambda c: (-c.fitness, c.number))
+    by_fitness = archive.ranked(prompt for prompt in archive if prompt != seed)
     by_reward = sorted(by_fitness, key=lambda c: -math.inf if math.isnan(c.reward) else c.reward, reverse=True)
-    in_turn = dict.fromkeys(c.number for pair in zip(by_fitness, by_reward, strict=True) for c in pair)
-    known = {c.number: c for c in well_measured}
-    return [known[number] for number in in_turn][:size]
+    in_turn = dict.fromkeys(c.prompt for pair in zip(by_fitness, by_reward, strict=True) for c in pair)
+    return [archive[prompt] for prompt in in_turn][:size]
 
 
 def choose(
@@ -81,23 +77,14 @@ def choose(
     Raises:
         BudgetExhaustedError: the budget does not cover the first block.
     """
-    validated: dict[Prompt, Validated] = {}
-
-    def score(rows: Sequence[Prompt], items: Sequence[Example]) -> Scores:
-        scores = scorer.score(rows, items)
-        means = scores.mean.tolist()
-        validated.update({row: Validated(mean, len(items)) for row, mean in zip(rows, means, strict=True)})
-        return scores
-
-    end = race(
-        score, [seed, *(candidate.prompt for candidate in candidates)], examples, _CONFIDENCE, guarantee="always"
-    )
+    known = {candidate.prompt: candidate for candidate in candidates}
+    end = race(scorer.score, [seed, *known], examples, _CONFIDENCE, guarantee="always")
+    validated = {prompt: _validated(end, p) for p, prompt in enumerate([seed, *known])}
     means = end.scores.mean
     floor = next((means[i] for i, prompt in enumerate(end.scores.prompts) if prompt == seed), -math.inf)
     rivals = [i for i, mean in enumerate(means) if mean > floor]
     if not rivals:
         return Choice(seed, validated)
-    known = {candidate.prompt: candidate for candidate in candidates}
     prompts, per_example = [end.scores.prompts[i] for i in rivals], end.scores.per_example[rivals]
     lengths = [length(prompt) for prompt in prompts]
     together = [_together(known[prompt], row) for prompt, row in zip(prompts, per_example, strict=True)]
@@ -106,25 +93,30 @@ def choose(
     return Choice(prompts[best], validated, prompts[near] if lengths[near] < lengths[best] else None)
 
 
+def _validated(end: Race, row: int) -> Validated:
+    run = end.examples[row]
+    return Validated(float(nanmean(end.rewards[row, :run], axis=0)), run)
+
+
 def _together(candidate: Candidate, validation: Floats) -> float:
     """Return the mean reward over training and validation examples, weighted equally."""
     rewards = validation[~np.isnan(validation)]
     if math.isnan(candidate.reward):
         return float(rewards.mean())
-    train_examples = candidate.items
-    return (candidate.reward * train_examples + float(rewards.sum())) / (train_examples + rewards.size)
+    total = candidate.reward * candidate.examples + float(rewards.sum())
+    return total / (candidate.examples + rewards.size)
 
 
 def select(run: Run, stages: Stages, notes: list[str]) -> Choice:
     """Choose from the shortlist by validation, within the budget; without validation, by the search's scores.
 
     Args:
-        run: supplies the history of candidates.
+        run: supplies the candidates.
         stages: sets the budget of validation.
         notes: receives notes on the choice.
     """
     task, search_choice = run.task, by_search(run)
-    listed = shortlist(run.history.values(), task.seed_prompt)
+    listed = shortlist(run.archive, task.seed_prompt)
     if not listed:
         return search_choice
     if not task.validation:
@@ -140,7 +132,7 @@ def select(run: Run, stages: Stages, notes: list[str]) -> Choice:
         return search_choice
     if choice.shorter is not None:
         notes.append(
-            f"candidate {run.history[choice.shorter].number} has {run.length(choice.shorter)} tokens in place "
+            f"candidate {run.archive[choice.shorter].number} has {run.length(choice.shorter)} tokens in place "
             f"of {run.length(choice.prompt)} and was within one standard error on validation items"
         )
     return choice
@@ -149,11 +141,11 @@ def select(run: Run, stages: Stages, notes: list[str]) -> Choice:
 def by_search(run: Run) -> Choice:
     """Return the choice by the search's scores: its best prompt if that beats the seed prompt, else the seed prompt."""
     seed = run.task.seed_prompt
-    listed, start = shortlist(run.history.values(), seed), run.history.get(seed)
+    listed, start = shortlist(run.archive, seed), run.archive.get(seed)
     better = listed and (start is None or listed[0].fitness > start.fitness)
     return Choice(listed[0].prompt if better else seed, {})
 
 
 def cells_measured(run: Run, choice: Choice) -> int:
     """Return the number of cells measured by search and validation."""
-    return sum(c.cells + c.failed for c in run.history.values()) + sum(v.examples for v in choice.validated.values())
+    return sum(c.cells + c.failed for c in run.archive.values()) + sum(v.examples for v in choice.validated.values())

@@ -8,6 +8,7 @@ import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from promptopt.search.archive import well_measured
 from promptopt.strategies.registry import known_strategies, name_of, settings_of
 
 if TYPE_CHECKING:
@@ -48,14 +49,12 @@ class Kind(NamedTuple):
 def best_so_far(history: Iterable[Record]) -> list[Point]:
     """Return the best training reward by calls used, one point per improvement.
 
-    Candidates with fewer than half as many cells as the most-scored one are left out, as in the selection: a mean over few
-    examples can be high by luck. Candidates of earlier versions, which did not count calls, are left out too.
+    Candidates with few cells are left out, as in the selection, and those of earlier versions, which did not count calls.
     """
-    scored = [record for record in history if record.reward is not None]
-    max_cells = max((record.cells for record in scored), default=0)
     points: list[Point] = []
-    for record in sorted(scored, key=lambda r: (r.calls or 0, r.number)):
-        if record.calls is None or record.reward is None or 2 * record.cells < max_cells:
+    measured = well_measured(record for record in history if record.reward is not None)
+    for record in sorted(measured, key=lambda r: (r.calls or 0, r.number)):
+        if record.calls is None or record.reward is None:
             continue
         if not points or record.reward > points[-1].reward:
             points.append(Point(record.number, record.calls, record.dollars or 0.0, record.reward))

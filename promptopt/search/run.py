@@ -1,6 +1,6 @@
 """What a strategy may do: `Run` is all it sees.
 
-Every prompt that is scored becomes a candidate in the run's history; a strategy picks no winner. Budget, memo, batching
+Every prompt that is scored becomes a candidate in the run's archive; a strategy picks no winner. Budget, memo, batching
 and progress are handled by lower layers; selection and the test are handled by higher ones.
 """
 
@@ -19,10 +19,11 @@ from promptopt.evaluation.racing import race
 from promptopt.models.base import Request, TokenModel
 from promptopt.replies import Response
 from promptopt.rewards import Judge, named_label, softmax
+from promptopt.search.archive import Archive
 from promptopt.search.tokens import Tokens, sections, tokenize, words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from promptopt.evaluation.racing import Guarantee, Race
     from promptopt.evaluation.scorer import Scorer
@@ -31,69 +32,12 @@ if TYPE_CHECKING:
     from promptopt.replies import Failure
     from promptopt.rewards import Reward
     from promptopt.scores import Scores
+    from promptopt.search.archive import Candidate
     from promptopt.statistics.arrays import Floats
     from promptopt.task import Task
 
 _UNUSABLE = {"length": "cut off", "refusal": "declined"}
 _SEED_BITS = 20  # a writer's replicate number is (seed << 20) + count
-
-
-@dataclass
-class Candidate:
-    """A prompt that was scored, with its means so far.
-
-    Args:
-        number: in order of first appearance.
-        prompt: the prompt.
-        parent: number of the candidate it was made from, or None.
-        step: search step at which it was first scored.
-        fitness: mean of what the strategy maximises, over the cells scored so far.
-        reward: mean of the task's own reward over the same cells; NaN until a judge has scored one of them.
-        cells: number of replies in the fitness.
-        calls: logical calls that the run had used when the prompt was first scored.
-        dollars: the same in dollars.
-    """
-
-    number: int
-    prompt: Prompt
-    parent: int | None
-    step: int
-    fitness: float = math.nan
-    reward: float = math.nan
-    cells: int = 0
-    calls: int = 0
-    dollars: float = 0.0
-    _scored_cells: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
-    _rewarded_cells: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
-    _failed: set[tuple[str, int]] = field(default_factory=set, repr=False, compare=False)
-
-    @property
-    def items(self) -> int:
-        """Number of examples in the reward."""
-        return len({example for example, _ in self._rewarded_cells})
-
-    @property
-    def failed(self) -> int:
-        """Number of cells without a reply; they are in neither mean."""
-        return len(self._failed)
-
-    def add(self, cell: tuple[str, int], fitness: float, reward: float) -> None:
-        """Add one cell (example id, replicate) to the means; a cell is never counted twice.
-
-        `reward` is NaN if the task's judge was not asked, as in a search with another fitness.
-        """
-        if not math.isnan(fitness) and not math.isnan(reward) and cell not in self._rewarded_cells:
-            self._rewarded_cells.add(cell)
-            self.reward = _updated_mean(self.reward, reward, len(self._rewarded_cells))
-        if cell in self._scored_cells:
-            return
-        if math.isnan(fitness):
-            self._failed.add(cell)
-            return
-        self._failed.discard(cell)
-        self._scored_cells.add(cell)
-        self.cells += 1
-        self.fitness = _updated_mean(self.fitness, fitness, self.cells)
 
 
 @dataclass
@@ -107,7 +51,7 @@ class Run:
         scorer: scores prompts.
         writer: the model used by `write`, or None.
         watch: called after each step and score, to show progress.
-        history: the candidates so far, by prompt.
+        archive: what was measured of each candidate so far.
         steps: the facts that the strategy reported, one record per step.
         repeats: multiplies the replicates that a strategy asks for.
         unusable: counts, by reason, of the writer's replies that `write` left out.
@@ -120,7 +64,7 @@ class Run:
     scorer: Scorer
     writer: Model | None = None
     watch: Callable[[], None] = lambda: None
-    history: dict[Prompt, Candidate] = field(default_factory=dict)
+    archive: Archive = field(default_factory=Archive)
     steps: list[dict[str, Any]] = field(default_factory=list)
     repeats: int = 1
     unusable: Counter[str] = field(default_factory=Counter)
@@ -128,7 +72,7 @@ class Run:
     _written: dict[Context, int] = field(default_factory=dict)
 
     def restricted_to(self, examples: Sequence[Example], repeats: int = 1) -> Run:
-        """Return the same run with fewer training examples; history, budget and random numbers stay shared.
+        """Return the same run with fewer training examples; archive, budget and random numbers stay shared.
 
         Args:
             examples: the training examples to keep.
@@ -136,9 +80,9 @@ class Run:
         """
         return replace(self, task=replace(self.task, train=tuple(examples)), repeats=self.repeats * repeats)
 
-    def with_own_history(self) -> Run:
-        """Return the same run with an empty history, for measurements that must not become candidates."""
-        return replace(self, history={})
+    def with_own_archive(self) -> Run:
+        """Return the same run with an empty archive, for measurements that must not become candidates."""
+        return replace(self, archive=Archive())
 
     def on(self, examples: Sequence[Example], repeats: int = 1) -> Run:
         """Return `restricted_to(examples, repeats)`; deprecated."""
@@ -146,9 +90,15 @@ class Run:
         return self.restricted_to(examples, repeats)
 
     def aside(self) -> Run:
-        """Return `with_own_history()`; deprecated."""
-        _warn_renamed("Run.aside", "Run.with_own_history")
-        return self.with_own_history()
+        """Return `with_own_archive()`; deprecated."""
+        _warn_renamed("Run.aside", "Run.with_own_archive")
+        return self.with_own_archive()
+
+    @property
+    def history(self) -> Mapping[Prompt, Candidate]:
+        """The archive; deprecated."""
+        _warn_renamed("Run.history", "Run.archive")
+        return self.archive
 
     def score(
         self,
@@ -159,7 +109,7 @@ class Run:
         reward: Reward | Judge | None = None,
         parents: Sequence[Prompt | None] | None = None,
     ) -> Scores:
-        """Score prompts and add them to the history.
+        """Score prompts and add them to the archive.
 
         Args:
             prompts: [P].
@@ -173,17 +123,14 @@ class Run:
 
         Raises:
             BudgetExhaustedError: the budget does not cover all prompts. The first ones, as many as it covers, are still
-                scored and added to the history, so that the rest of the budget is not wasted.
+                scored and added to the archive, so that the rest of the budget is not wasted.
         """
         examples = self.task.train if examples is None else examples
         replicates *= self.repeats
         scores = self._affordable(prompts, examples, replicates, reward)
+        self._enter(scores.prompts, parents or [None] * len(prompts))
         rewards = self._task_rewards(scores, reward)
-        for p, prompt in enumerate(scores.prompts):
-            candidate = self._candidate(prompt, parents[p] if parents else None)
-            for e, example in enumerate(examples):
-                for r in range(replicates):
-                    candidate.add((example.id, r), float(scores.rewards[p, e, r]), float(rewards[p, e, r]))
+        self.archive.add(scores.prompts, examples, rewards, None if rewards is scores.rewards else scores.rewards)
         self.watch()
         if len(scores.prompts) < len(prompts):
             raise BudgetExhaustedError(f"budget exhausted: {len(scores.prompts)} of {len(prompts)} prompts scored")
@@ -192,7 +139,7 @@ class Run:
     def label_probabilities(
         self, prompts: Sequence[Prompt], examples: Sequence[Example] | None = None, replicates: int = 1
     ) -> Floats:
-        """Return the label probabilities under each prompt. Targets are not used, and the history does not change.
+        """Return the label probabilities under each prompt. Targets are not used, and the archive does not change.
 
         Args:
             prompts: [P].
@@ -340,15 +287,11 @@ class Run:
         self.steps.append({name: _plain(fact) for name, fact in facts.items()})
         self.watch()
 
-    def _candidate(self, prompt: Prompt, parent: Prompt | None) -> Candidate:
-        if prompt not in self.history:
-            parent_number = None if parent is None or parent not in self.history else self.history[parent].number
-            ledger = self.scorer.caller.ledger
-            used = ledger.total(ledger.logical)
-            self.history[prompt] = Candidate(
-                len(self.history), prompt, parent_number, len(self.steps), calls=used.calls, dollars=used.dollars
-            )
-        return self.history[prompt]
+    def _enter(self, prompts: Sequence[Prompt], parents: Sequence[Prompt | None]) -> None:
+        ledger = self.scorer.caller.ledger
+        used = ledger.total(ledger.logical)
+        for prompt, parent in zip(prompts, parents, strict=False):  # a budget may end before the last parents
+            self.archive.enter(prompt, parent, step=len(self.steps), calls=used.calls, dollars=used.dollars)
 
 
 def label_shares(replies: Sequence[Response | Failure], labels: Sequence[str]) -> list[float]:
@@ -378,11 +321,6 @@ def _is_fixed(prompt: Prompt) -> bool:
 def _plain(fact: float | str | np.generic) -> Any:
     value = fact.item() if isinstance(fact, np.generic) else fact
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _updated_mean(mean: float, value: float, count: int) -> float:
-    """Return the running mean after its `count`-th value."""
-    return value if count == 1 else mean + (value - mean) / count
 
 
 def _warn_renamed(old: str, new: str) -> None:

@@ -149,7 +149,7 @@ class P1:
 
     def search(self, run: Run) -> None:
         """Probe the examples, choose a subset, and search on it."""
-        inner, probe_run, seed = self.strategy(), run.with_own_history(), run.task.seed_prompt
+        inner, probe_run, seed = self.strategy(), run.with_own_archive(), run.task.seed_prompt
         if self.unlabelled:
             run.step(filter="no: the inner strategy uses no labels, and examples are chosen by their rewards")
             inner.search(run)
@@ -161,7 +161,7 @@ class P1:
             )
         except BudgetExhaustedError:
             # The scored prompts are candidates too; scoring them again is free.
-            run.score(list(dict.fromkeys([seed, *probe_run.history])))
+            run.score(list(dict.fromkeys([seed, *probe_run.archive])))
             raise
         narrowed = self.narrowed(run, probed)
         others = [prompt for prompt in prompts if prompt != seed]
@@ -280,7 +280,7 @@ def probe(run: Run, prompts: Sequence[Prompt], replicates: int, *, planned: bool
     """Score prompts on all training examples, with replicates.
 
     Args:
-        run: scores the prompts; they enter its history.
+        run: scores the prompts; they enter its archive.
         prompts: [N].
         replicates: most replicates per cell.
         planned: first run a pilot of two replicates per cell; then the optimal number of replicates (M* of the components),

@@ -240,7 +240,7 @@ class _PopulationSearch:
             improved = [p for p, gain in gains.items() if gain > 0 or (gain == 0 and run.length(p) < length)]
             passed = sorted(improved, key=lambda p: -gains[p])[: max(1, self.settings.parents // len(rivals))]
         if passed:
-            # The rivals' episodes are in the memo, so they are free. Eliminated prompts stay in the run's history.
+            # The rivals' episodes are in the memo, so they are free. Eliminated prompts stay in the run's archive.
             racers = [*(rival.prompt for rival in rivals), *passed]
             parents = [*(rival.parent for rival in rivals), *made_from[: len(passed)]]
             race = run.race(racers, parents=parents)
@@ -269,7 +269,7 @@ class _PopulationSearch:
 
     def _add_eliminated(self, prompt: Prompt, parent: Member, screening: Sequence[int]) -> None:
         """Add a prompt that was scored on the screening instances and, if it passed those, on the first blocks of the race."""
-        candidate, scored = self.run.history[prompt], dict.fromkeys(screening)
+        candidate, scored = self.run.archive[prompt], dict.fromkeys(screening)
         for e in range(len(parent.rewards)):
             if len(scored) * self.run.repeats < candidate.cells + candidate.failed:
                 scored[e] = None

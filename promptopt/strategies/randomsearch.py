@@ -46,7 +46,7 @@ class RandomSearch:
         best = run.score([seed]).mean.item()
         for start in range(0, self.prompts, self.batch):
             wanted = min(self.batch, self.prompts - start)
-            answer = ask(run, message, wanted, each=1, like=seed, known=run.history)
+            answer = ask(run, message, wanted, each=1, like=seed, known=run.archive)
             if answer.prompts:
                 scores = run.score(answer.prompts, parents=[seed] * len(answer.prompts))
                 best = np.fmax.reduce([best, *scores.mean]).item()  # leaves out prompts whose replies all failed

@@ -178,12 +178,12 @@ class _DisplayHandler(logging.Handler):
 def line(run: Run) -> str:
     """Return a one-line summary of a run's progress."""
     ledger = run.scorer.caller.ledger
-    best = max((c.reward for c in run.history.values() if c.cells), default=None)
+    best = max((c.reward for c in run.archive.values() if c.cells), default=None)
     parts = [ledger.stage] if ledger.stage else []
     parts += [
         f"step {len(run.steps)}",
         "best -" if best is None else f"best {best:.3f}",
-        f"{len(run.history):,} prompts scored",
+        f"{len(run.archive):,} prompts scored",
         *_usage_parts(ledger),
     ]
     return " | ".join(parts)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from promptopt.evaluation.ledger import Spending
     from promptopt.results.result import Record, Result
-    from promptopt.search.run import Candidate, Run
+    from promptopt.search.archive import Candidate
+    from promptopt.search.run import Run
     from promptopt.strategies.base import Strategy
     from promptopt.task import Task
 
@@ -96,7 +97,7 @@ class EventEmitter:
         """Emit events for the steps finished since the last call."""
         ledger = self._run.scorer.caller.ledger
         while self._callbacks and self._steps < len(self._run.steps):
-            unreported = islice(self._run.history.values(), self._reported, None)
+            unreported = islice(self._run.archive.values(), self._reported, None)
             candidates = tuple(self._record(candidate) for candidate in unreported if candidate.step <= self._steps)
             facts = self._run.steps[self._steps]
             event = StepFinished(

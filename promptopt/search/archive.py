@@ -1,0 +1,237 @@
+"""The archive: one table of what a run measured, candidate x example x replicate.
+
+Each cell has the task's reward and the fitness, which is what the search maximises; NaN where unknown. Knows nothing of
+models, budgets or strategies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+
+from promptopt.statistics.arrays import Floats, nanmean, paired_difference, standard_error
+
+if TYPE_CHECKING:
+    from promptopt.prompt import Example, Prompt
+
+Layer: TypeAlias = Literal[0, 1]
+_REWARD: Layer = 0
+_FITNESS: Layer = 1
+
+
+class Measured(Protocol):
+    """Anything that was scored on a number of cells."""
+
+    @property
+    def cells(self) -> int:
+        """Number of replies in its mean."""
+
+
+MeasuredT = TypeVar("MeasuredT", bound=Measured)
+
+
+def well_measured(rows: Iterable[MeasuredT]) -> list[MeasuredT]:
+    """Return the rows with at least half as many cells as the row with the most.
+
+    The others were dropped early, and a high mean over few examples may be luck. The limit is relative, so that something is
+    left even if the budget ended before any row had all cells.
+    """
+    listed = list(rows)
+    most = max((row.cells for row in listed), default=0)
+    return [row for row in listed if 2 * row.cells >= most]
+
+
+class Gain(NamedTuple):
+    """Mean paired difference of two prompts, its standard error, and the number of examples that both have."""
+
+    mean: float
+    error: float
+    examples: int
+
+
+@dataclass
+class Candidate:
+    """A prompt that was scored, with its means so far.
+
+    Args:
+        number: in order of first appearance; the row of the table.
+        prompt: the prompt.
+        parent: number of the candidate it was made from, or None.
+        step: search step at which it was first scored.
+        fitness: mean of what the strategy maximises, over the cells scored so far.
+        reward: mean of the task's own reward over the same cells; NaN until a judge has scored one of them.
+        cells: number of replies in the fitness.
+        failed: number of cells without a reply; they are in neither mean.
+        examples: number of examples in the reward.
+        calls: logical calls that the run had used when the prompt was first scored.
+        dollars: the same in dollars.
+        layer: the archive's layer of its fitness: 0 for the task's reward, 1 for another one.
+    """
+
+    number: int
+    prompt: Prompt
+    parent: int | None = None
+    step: int = 0
+    fitness: float = math.nan
+    reward: float = math.nan
+    cells: int = 0
+    failed: int = 0
+    examples: int = 0
+    calls: int = 0
+    dollars: float = 0.0
+    layer: Layer = _REWARD
+
+
+class Archive(Mapping["Prompt", Candidate]):
+    """What was measured of each prompt: a mapping of prompts to candidates, in order of first appearance.
+
+    A cell keeps its first value; a failed cell is filled when a reply arrives. The fitness of a prompt is the task's reward,
+    until the prompt is scored by another one.
+    """
+
+    def __init__(self) -> None:
+        self._candidates: dict[Prompt, Candidate] = {}  # the rows
+        self._examples: dict[str, Example] = {}
+        self._columns: dict[str, int] = {}
+        # The last row and the last column stay empty: index -1 reads what is unknown.
+        self._table: Floats = np.full((2, 1, 1, 1), np.nan)  # [layer, P, E, R]
+        self._scored = np.zeros((1, 1, 1), dtype=np.bool_)  # [P, E, R] cells of the fitness, failed ones too
+
+    def __getitem__(self, prompt: Prompt) -> Candidate:
+        return self._candidates[prompt]
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self._candidates)
+
+    def __len__(self) -> int:
+        return len(self._candidates)
+
+    def enter(
+        self, prompt: Prompt, parent: Prompt | None = None, *, step: int = 0, calls: int = 0, dollars: float = 0.0
+    ) -> Candidate:
+        """Return the candidate of a prompt, which becomes one if it is new."""
+        if prompt not in self._candidates:
+            made_from = None if parent is None or parent not in self._candidates else self[parent].number
+            self._candidates[prompt] = Candidate(len(self), prompt, made_from, step, calls=calls, dollars=dollars)
+            self._make_room()
+        return self[prompt]
+
+    def add(
+        self, prompts: Sequence[Prompt], examples: Sequence[Example], rewards: Floats, fitness: Floats | None = None
+    ) -> None:
+        """Add scores; prompts that are new become candidates.
+
+        Args:
+            prompts: [P].
+            examples: [E].
+            rewards: [P, E, R] by the task's reward; NaN if the reply failed, or if the task's judge was not asked.
+            fitness: [P, E, R] what the search maximises; None if that is the task's reward.
+        """
+        first: dict[str, int] = {}
+        for e, example in enumerate(examples):
+            first.setdefault(example.id, e)
+            self._columns.setdefault(example.id, len(self._columns))
+            self._examples.setdefault(example.id, example)
+        candidates = [self.enter(prompt) for prompt in prompts]
+        self._make_room(rewards.shape[2])
+        at, columns = list(first.values()), [self._columns[name] for name in first]
+        for p, candidate in enumerate(candidates):
+            if fitness is None:
+                self._add_row(candidate, _REWARD, columns, rewards[p, at])
+            else:
+                self._begin_fitness(candidate)
+                self._add_row(candidate, _FITNESS, columns, fitness[p, at])
+                self._add_row(candidate, _REWARD, columns, np.where(np.isnan(fitness), np.nan, rewards)[p, at])
+
+    def rewards(self, prompts: Sequence[Prompt], examples: Sequence[Example] | None = None) -> Floats:
+        """Return what the search maximises, for each prompt on each example: the mean over replicates.
+
+        Args:
+            prompts: [P].
+            examples: [E]; all that were scored by default, in order of first appearance.
+
+        Returns:
+            float64 [P, E]; NaN where unknown.
+        """
+        return self._means(prompts, examples, [self._layer(prompt) for prompt in prompts])
+
+    def task_rewards(self, prompts: Sequence[Prompt], examples: Sequence[Example] | None = None) -> Floats:
+        """Return the task's own rewards, as `rewards` does."""
+        return self._means(prompts, examples, [_REWARD] * len(prompts))
+
+    def examples_of(self, prompt: Prompt) -> tuple[Example, ...]:
+        """Return the examples that a prompt was scored on, those with failed replies too, in order of first appearance."""
+        scored = self._scored[self._row(prompt)].any(axis=1)
+        return tuple(example for name, example in self._examples.items() if scored[self._columns[name]])
+
+    def ranked(self, prompts: Iterable[Prompt] | None = None) -> list[Candidate]:
+        """Return the well measured among some candidates, or among all, by fitness, best first; ties by number."""
+        among = self.values() if prompts is None else [self[prompt] for prompt in prompts if prompt in self]
+        known = well_measured(candidate for candidate in among if not math.isnan(candidate.fitness))
+        return sorted(known, key=lambda candidate: (-candidate.fitness, candidate.number))
+
+    def paired(self, first: Prompt, second: Prompt) -> Gain:
+        """Return the mean fitness of `first` minus that of `second` on the cells that both have.
+
+        The mean is NaN if they share none; the standard error needs two examples.
+        """
+        cells = [self._table[self._layer(prompt), self._row(prompt)] for prompt in (first, second)]
+        difference = paired_difference(*cells)
+        return Gain(float(nanmean(difference, axis=0)), float(standard_error(difference[None])[0]), difference.size)
+
+    def _means(self, prompts: Sequence[Prompt], examples: Sequence[Example] | None, layers: Sequence[int]) -> Floats:
+        names = list(self._examples) if examples is None else [example.id for example in examples]
+        columns = np.array([self._columns.get(name, -1) for name in names], dtype=np.intp)
+        rows = np.array([self._row(prompt) for prompt in prompts], dtype=np.intp)
+        return nanmean(self._table[np.array(layers, dtype=np.intp)[:, None], rows[:, None], columns], axis=2)
+
+    def _row(self, prompt: Prompt) -> int:
+        return self[prompt].number if prompt in self._candidates else -1
+
+    def _layer(self, prompt: Prompt) -> int:
+        return self[prompt].layer if prompt in self._candidates else _REWARD
+
+    def _add_row(self, candidate: Candidate, layer: Layer, columns: Sequence[int], values: Floats) -> None:
+        """Fill the unknown cells of one row with values [E, R], and update the candidate's means."""
+        cells, at = self._table[layer, candidate.number], np.ix_(columns, range(values.shape[1]))
+        count = np.count_nonzero(~np.isnan(cells))
+        fresh = np.isnan(cells[at]) & ~np.isnan(values)
+        cells[at] = np.where(fresh, values, cells[at])
+        if layer == _REWARD:
+            candidate.reward = _updated_mean(candidate.reward, count, values[fresh])
+            candidate.examples = np.count_nonzero(~np.isnan(cells).all(axis=1))
+        if layer == candidate.layer:
+            scored = self._scored[candidate.number]
+            scored[at] = True
+            candidate.fitness = _updated_mean(candidate.fitness, count, values[fresh])
+            candidate.cells = np.count_nonzero(~np.isnan(cells))
+            candidate.failed = np.count_nonzero(scored) - candidate.cells
+
+    def _begin_fitness(self, candidate: Candidate) -> None:
+        """Forget that the fitness was the task's reward."""
+        if candidate.layer == _REWARD:
+            self._scored[candidate.number] = False
+            candidate.layer, candidate.fitness = _FITNESS, math.nan
+
+    def _make_room(self, replicates: int = 1) -> None:
+        held = self._scored.shape
+        needed = (len(self) + 1, len(self._columns) + 1, replicates)
+        if all(new <= old for new, old in zip(needed, held, strict=True)):
+            return
+        rows = held[0] if needed[0] <= held[0] else 2 * needed[0]
+        shape = (rows, max(held[1], needed[1]), max(held[2], needed[2]))
+        table, scored = np.full((2, *shape), np.nan), np.zeros(shape, dtype=np.bool_)
+        table[:, : held[0], : held[1], : held[2]] = self._table
+        scored[: held[0], : held[1], : held[2]] = self._scored
+        self._table, self._scored = table, scored
+
+
+def _updated_mean(mean: float, count: int, values: Floats) -> float:
+    """Return a running mean of `count` values after some more, one by one: a mean does not depend on how they are grouped."""
+    for n, value in enumerate(values.tolist(), count + 1):
+        mean = value if n == 1 else mean + (value - mean) / n
+    return mean
