@@ -40,12 +40,17 @@ if TYPE_CHECKING:
 
     from promptopt import Model
     from promptopt.prompt import Context
+    from promptopt.strategies.promptquine_paper import PromptQuinePaper
 
 GOLDEN = Path(__file__).with_name("golden")
 PAPER = replace(PromptQuine.paper(), shortest=3)
 SSGA = replace(PromptQuine.paper("ssga"), shortest=3, max_prompts=300)
 OURS = PromptQuine(shortest=3)
-EVOLUTIONS = {"gga": PAPER, "ssga": SSGA, "ours": OURS}
+PLAIN = PromptQuine(
+    population=30, offspring=50, largest_share=0, shortest=3, elite=0, restore=0, swap=0, guide=0, items=0, block=0,
+    patience=0, starts=1,
+)  # fmt: skip
+EVOLUTIONS: dict[str, PromptQuine | PromptQuinePaper] = {"gga": PAPER, "ssga": SSGA, "ours": OURS}
 ALL: dict[str, Strategy] = {**EVOLUTIONS, "tapruning": TAPruning(), "steepest": SteepestAscent()}
 
 
@@ -229,7 +234,7 @@ def test_without_an_archive_the_best_may_die_of_age_and_with_one_it_stays_a_pare
         return toys.right_answer(text) if number_in(text, "item") >= lost else "neither"
 
     task = replace(TASK, seed_prompt=Prompt("a b c d e f g h {text}"))
-    small = replace(PAPER, population=5, offspring=8, recent=8, shortest=1, max_prompts=64)
+    small = replace(PLAIN, population=5, offspring=8, recent=8, shortest=1, max_prompts=64)
 
     def last(strategy: Strategy) -> int:
         result = search(task, FakeModel(handler, "worse"), strategy, tmp_path)
@@ -293,7 +298,7 @@ def test_the_items_double_when_nothing_gets_better_and_the_survivors_are_measure
 
 def test_each_move_can_be_had_alone_and_only_some_give_tokens_back(tmp_path: Path) -> None:
     def grew(**shares: float) -> bool:
-        strategy = replace(PAPER, max_prompts=200, **shares)  # type: ignore[arg-type]
+        strategy = replace(PLAIN, max_prompts=200, **shares)  # type: ignore[arg-type]
         result = search(TASK, TOYS[1].model(), strategy, tmp_path)
         size = {record.number: len(record.prompt.text) for record in result.history}
         return any(size[r.number] >= size[r.parent] for r in result.history if r.parent is not None)
@@ -309,7 +314,7 @@ def test_the_guide_leads_to_the_spoilers_sooner(tmp_path: Path) -> None:
     task = replace(TASK, seed_prompt=Prompt(f"never {filler} perhaps {filler} loudly : {{text}}"))
 
     def first(guide: float, seed: int) -> int:
-        strategy = replace(PAPER, guide=guide, max_prompts=150)
+        strategy = replace(PLAIN, guide=guide, max_prompts=150)
         result = search(task, TOYS[1].model(), strategy, tmp_path, seed)
         clean = (r.number for r in result.history if not any(word in r.prompt.text for word in toys.SPOILERS))
         return next(clean, 150)
@@ -431,7 +436,7 @@ def test_the_trajectory_is_the_golden_one(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", [PAPER, SSGA])
 def test_without_labels_the_second_half_is_met_by_what_the_worst_survivor_does_not_beat(
-    preset: PromptQuine, tmp_path: Path
+    preset: PromptQuinePaper, tmp_path: Path
 ) -> None:
     """Successive halving, as the authors run it for reasoning and generation; never for classification."""
     labelled = replace(TASK, seed_prompt=Prompt("keep a b c d e f g h i j {text}"))
@@ -466,8 +471,9 @@ def test_the_presets_have_names() -> None:
         ("promptquine", {"guide": "1.5"}, r"guide must be a share in \[0, 1\], not 1.5"),
         ("promptquine", {"elite": "-1"}, "elite must be at least 0, not -1"),
         ("promptquine", {"confidence": "0.5"}, "confidence must be in"),
-        ("promptquine", {"halving": "true"}, "halving and block both .* set block=0"),
-        ("promptquine", {"mode": "both"}, "mode cannot be 'both'"),
+        ("promptquine.paper", {"mode": "both"}, "mode cannot be 'both'"),
+        ("promptquine.paper", {"offspring": "0"}, "offspring must be at least 1, not 0"),
+        ("promptquine.paper", {"tournament": "2"}, r"tournament must be a share in \(0, 1\], not 2"),
         ("tapruning", {"threshold": "0"}, "threshold must be a share"),
         ("steepest", {"fitness": "loss"}, "fitness cannot be 'loss'"),
     ],

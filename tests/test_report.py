@@ -19,11 +19,12 @@ from conftest import ROOT
 from results import BETTER, CHOSEN, HISTORY, OUTCOMES, SEED, UNSURE, a_result, an_outcome
 from shell import promptopt
 
-from promptopt import FakeModel, Prompt, RandomSearch, optimize
+from promptopt import FakeModel, Prompt, PromptQuine, RandomSearch, optimize
 from promptopt.report.compare import read_run
 from promptopt.report.curves import best_at, best_so_far, command, kinds
 from promptopt.results.outcomes import Answer, write_outcomes
 from promptopt.statistics import Interval
+from promptopt.strategies.registry import settings_of
 
 pytest.importorskip("vl_convert", reason="the extra 'report' is not installed")
 
@@ -273,6 +274,21 @@ def test_the_command_names_the_nearest_strategy_and_what_differs_from_it() -> No
         "--writer completions:q --writer-base-url http://localhost:8000/v1 --strategy"
     ) in command(a_result(models=models))
     assert "--strategy STRATEGY" in command(a_result(strategy={"name": "Mine", "settings": {}}))
+
+
+def test_the_command_tells_classes_of_one_name_apart_by_their_settings() -> None:
+    """The default of PromptQuine and the published algorithm share a name, and were one class once."""
+    ours = settings_of(PromptQuine()) | {"population": 30, "offspring": 50, "max_prompts": 100_000}
+    off = dict.fromkeys(("elite", "restore", "swap", "guide", "items", "block", "patience", "largest_share"), 0)
+    former = settings_of(PromptQuine()) | settings_of(PromptQuine.paper()) | off | {"starts": 1}
+    words = [
+        command(a_result(strategy={"name": "PromptQuine", "settings": settings}))
+        for settings in (ours, former, settings_of(PromptQuine.paper("ssga")))
+    ]
+
+    assert "--strategy promptquine --set population=30 --set offspring=50" in words[0]
+    assert "--strategy promptquine.paper --" in words[1]
+    assert "--strategy promptquine.ssga --" in words[2]
 
 
 # ---------------------------------------------------------------- the command

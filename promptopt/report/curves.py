@@ -116,14 +116,16 @@ def command(result: Result) -> str:
 
 
 def _strategy(result: Result) -> tuple[str, dict[str, Any]]:
-    """Return the registered name of the strategy with the fewest changed settings, and those settings."""
+    """Return the registered name of the strategy with the fewest changed or unknown settings, and the changed ones."""
     matches = []
     for name, make in known_strategies().items():
         strategy = make()
         if name_of(strategy) == result.strategy["name"]:
             defaults = settings_of(strategy)
-            changed = {k: v for k, v in result.strategy["settings"].items() if k in defaults and defaults[k] != v}
-            matches.append((len(changed), name, {k: v for k, v in changed.items() if v is not None}))
+            settings = result.strategy["settings"]
+            changed = {k: v for k, v in settings.items() if k in defaults and defaults[k] != v}
+            unlike = len(changed) + len(settings.keys() - defaults.keys())
+            matches.append((unlike, name, {k: v for k, v in changed.items() if v is not None}))
     if not matches:
         return "STRATEGY", {k: v for k, v in result.strategy["settings"].items() if v is not None}
     return min(matches, key=lambda match: match[:2])[1:]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from promptopt.prompt import Example, Prompt
 
 Layer: TypeAlias = Literal[0, 1]
+Indices: TypeAlias = np.ndarray[Any, np.dtype[np.intp]]
 _REWARD: Layer = 0
 _FITNESS: Layer = 1
 
@@ -138,14 +139,16 @@ class Archive(Mapping["Prompt", Candidate]):
             self._examples.setdefault(example.id, example)
         candidates = [self.enter(prompt) for prompt in prompts]
         self._make_room(rewards.shape[2])
-        at, columns = list(first.values()), [self._columns[name] for name in first]
-        for p, candidate in enumerate(candidates):
-            if fitness is None:
-                self._add_row(candidate, _REWARD, columns, rewards[p, at])
-            else:
+        distinct, columns = list(first.values()), np.array([self._columns[name] for name in first], dtype=np.intp)
+        rewards = rewards[:, distinct]
+        if fitness is not None:
+            fitness = fitness[:, distinct]
+            rewards = np.where(np.isnan(fitness), np.nan, rewards)
+            for candidate, values in zip(candidates, fitness, strict=True):
                 self._begin_fitness(candidate)
-                self._add_row(candidate, _FITNESS, columns, fitness[p, at])
-                self._add_row(candidate, _REWARD, columns, np.where(np.isnan(fitness), np.nan, rewards)[p, at])
+                self._add_row(candidate, _FITNESS, columns, values)
+        for candidate, values in zip(candidates, rewards, strict=True):
+            self._add_row(candidate, _REWARD, columns, values)
 
     def rewards(self, prompts: Sequence[Prompt], examples: Sequence[Example] | None = None) -> Floats:
         """Return what the search maximises, for each prompt on each example: the mean over replicates.
@@ -195,21 +198,22 @@ class Archive(Mapping["Prompt", Candidate]):
     def _layer(self, prompt: Prompt) -> int:
         return self[prompt].layer if prompt in self._candidates else _REWARD
 
-    def _add_row(self, candidate: Candidate, layer: Layer, columns: Sequence[int], values: Floats) -> None:
+    def _add_row(self, candidate: Candidate, layer: Layer, columns: Indices, values: Floats) -> None:
         """Fill the unknown cells of one row with values [E, R], and update the candidate's means."""
-        cells, at = self._table[layer, candidate.number], np.ix_(columns, range(values.shape[1]))
-        count = np.count_nonzero(~np.isnan(cells))
-        fresh = np.isnan(cells[at]) & ~np.isnan(values)
-        cells[at] = np.where(fresh, values, cells[at])
+        cells, replicates = self._table[layer, candidate.number], values.shape[1]
+        count = int((~np.isnan(cells)).sum())
+        before = cells[columns, :replicates]
+        fresh = np.isnan(before) & ~np.isnan(values)
+        cells[columns, :replicates] = np.where(fresh, values, before)
         if layer == _REWARD:
             candidate.reward = _updated_mean(candidate.reward, count, values[fresh])
-            candidate.examples = np.count_nonzero(~np.isnan(cells).all(axis=1))
+            candidate.examples = int((~np.isnan(cells)).any(axis=1).sum())
         if layer == candidate.layer:
             scored = self._scored[candidate.number]
-            scored[at] = True
+            scored[columns, :replicates] = True
             candidate.fitness = _updated_mean(candidate.fitness, count, values[fresh])
-            candidate.cells = np.count_nonzero(~np.isnan(cells))
-            candidate.failed = np.count_nonzero(scored) - candidate.cells
+            candidate.cells = count + int(fresh.sum())
+            candidate.failed = int(scored.sum()) - candidate.cells
 
     def _begin_fitness(self, candidate: Candidate) -> None:
         """Forget that the fitness was the task's reward."""

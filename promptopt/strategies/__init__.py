@@ -9,6 +9,7 @@ from promptopt.strategies.hillclimb import HillClimb as HillClimb
 from promptopt.strategies.p1 import P1 as P1
 from promptopt.strategies.ppd import PPD as PPD
 from promptopt.strategies.promptquine import PromptQuine as PromptQuine
+from promptopt.strategies.promptquine_paper import PromptQuinePaper as PromptQuinePaper
 from promptopt.strategies.promst import Promst as Promst
 from promptopt.strategies.randomsearch import RandomSearch as RandomSearch
 from promptopt.strategies.registry import BUILT_IN, IDENTITIES
@@ -40,6 +41,7 @@ BUILT_IN.update(
 IDENTITIES.update(
     {
         PromptQuine: "promptopt.strategies.promptquine.PromptQuine",
+        PromptQuinePaper: "promptopt.strategies.promptquine.PromptQuine",  # the two were one class
         TAPruning: "promptopt.strategies.tapruning.TAPruning",
         SteepestAscent: "promptopt.strategies.tapruning.SteepestAscent",
         HillClimb: "promptopt.strategies.hillclimb.HillClimb",

@@ -1,9 +1,9 @@
-"""PromptQuine: evolve which tokens of an in-context prompt are kept (Wang et al., ICML 2025, "Evolving Prompts In-Context").
+"""PromptQuine: evolve which tokens of an in-context prompt are kept.
 
-A genome is a mask over the tokens of the seed prompt, with its demonstrations written out; slots are never removed. In the
-paper, children lose one to four tokens, and parents die of age regardless of rank. The default adds other moves, racing, a
-growing set of examples, an archive, a regression on token effects, and starts with other demonstrations. Numbers marked
-(paper) are from the paper's table 9 and the released code.
+A genome is a mask over the tokens of the seed prompt, with its demonstrations written out; slots are never removed. The
+published algorithm (Wang et al., ICML 2025) is `promptquine_paper`. This one adds other moves, racing, a growing set of
+examples, an elite, a regression on token effects, and starts with other demonstrations. Numbers marked (paper) are the
+published ones.
 """
 
 from __future__ import annotations
@@ -11,15 +11,27 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from promptopt.errors import InputError
-from promptopt.rewards import LabelMargin
 from promptopt.search.demonstrations import stratified_shuffle, with_other_demonstrations
 from promptopt.search.masks import drop_tokens, restore_tokens, token_effects
+from promptopt.search.pruning import (
+    Child,
+    Genome,
+    check_fitness,
+    mean_length,
+    mutated,
+    new_children,
+    ranking_fitness,
+    reward_of,
+    seed_tokens,
+    tournament,
+)
 from promptopt.statistics.arrays import nanmean, standard_error
+from promptopt.strategies.promptquine_paper import PromptQuinePaper
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +41,6 @@ if TYPE_CHECKING:
     from promptopt.search.masks import TokenEffects
     from promptopt.search.run import Run
     from promptopt.search.tokens import Mask, Tokens
-    from promptopt.statistics.arrays import Floats
 
 _MOVES = ("restore", "swap")  # any other move is a deletion
 _MINIMUM = {
@@ -39,24 +50,6 @@ _MINIMUM = {
 _FIRST_EXAMPLES = 8  # on which all starts are scored
 _POPULATIONS = 3  # starts that get a population
 _STALLED = 3  # generations without a new best after which the examples double
-_MUTATION_TRIES = 10  # draws before a child is given up (code)
-
-
-class Genome(NamedTuple):
-    """A mask, its prompt, the rewards on the examples searched on so far, [E], and their mean."""
-
-    mask: Mask
-    prompt: Prompt
-    rewards: Floats
-    fitness: float
-
-
-class Child(NamedTuple):
-    """A mask to be scored, its prompt, and its parent's prompt."""
-
-    mask: Mask
-    prompt: Prompt
-    parent: Prompt | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,22 +60,14 @@ class PromptQuine:
     prompts of which every token is an instruction. If replies are votes or free text, use enough training examples that no
     single reply is decisive: fitness is their mean.
 
-    What differs from the released code, in the paper's settings too: tokens are cut from the text by their offsets, so
-    that keeping all of them reproduces the seed prompt exactly; ties between labels are masked by index; siblings are
-    also deduplicated; the search ends when a generation contains nothing new. Selection happens outside the strategy: the
-    16 best by fitness race on validation examples, where the paper re-ranks the best 5 or 10 in a hundred.
-
     Args:
-        mode: "gga" scores all children of a generation in one batch; "ssga" scores one at a time, and each may be a parent
-            of the next (only for local models: nothing runs concurrently).
         population: survivors of each generation (paper: 30).
         offspring: children drawn in each generation (paper: 50).
         most_deletions: a child loses 1 to this many tokens at once (paper: 4).
         largest_share: raises that maximum to this share of the tokens of the starting prompt, if that is more (paper: 0).
         tournament: share of the population, drawn with replacement, that competes to be a parent (paper: 0.2).
         recent: number of newest entries from which survivors are chosen; older ones die regardless of rank (paper: 50).
-        max_prompts: most children drawn ("gga") or scored ("ssga") in total, counting the starting prompts (code) (paper:
-            10,000 for one demonstration per class, 100,000 for four; most searches end by about 10,000).
+        max_prompts: most children drawn in total, counting the starting prompts.
         shortest: the search ends when the population's mean length in tokens is at most this (paper: 15).
         fitness: "margin" maximises the label margin if the task has labels, "reward" the task's reward.
         elite: number of best prompts that do not die of age (paper: 0).
@@ -94,9 +79,6 @@ class PromptQuine:
             a new best. 0 uses all from the start (paper: 0).
         block: number of these examples on which children are scored first; the number then doubles, and children clearly
             worse than the mean survivor are dropped. 0 scores on all at once (paper: 0).
-        halving: if the task has no labels (reasoning, generation), children are scored on the first half of the examples,
-            and on the second half only if their mean is not below the worst survivor's; otherwise that mean is their
-            fitness (paper; on in the authors' scripts for GSM8K, rejected there for classification). Needs `block=0`.
         confidence: required confidence that a child dropped after a block is worse than the mean survivor.
         patience: the search ends after this many generations without a new best on all examples; 0 never (paper: 0).
         starts: number of starting prompts: the seed prompt, and variants with other training examples as demonstrations.
@@ -107,7 +89,6 @@ class PromptQuine:
 
     writes: ClassVar[bool] = False
 
-    mode: Literal["gga", "ssga"] = "gga"
     population: int = 10
     offspring: int = 10
     most_deletions: int = 4
@@ -123,7 +104,6 @@ class PromptQuine:
     guide: float = 0.8
     items: int = 16
     block: int = 8
-    halving: bool = False
     confidence: float = 0.8
     patience: int = 30
     starts: int = 16
@@ -142,76 +122,52 @@ class PromptQuine:
             raise InputError(f"tournament must be a share in (0, 1], not {self.tournament}")
         if not 0.5 < self.confidence < 1:  # noqa: PLR2004  0.5 would drop every child below the mean survivor
             raise InputError(f"confidence must be in (0.5, 1), not {self.confidence}")
-        self._check_modes()
         check_fitness(self.fitness)
 
-    def _check_modes(self) -> None:
-        if self.halving and self.block:
-            raise InputError(
-                "halving and block both choose the examples that children are scored on first: set block=0"
-            )
-        if self.mode not in ("gga", "ssga"):
-            raise InputError(f"mode must be 'gga' or 'ssga', not {self.mode!r}")
-
-    @classmethod
-    def paper(cls, mode: Literal["gga", "ssga"] = "gga") -> PromptQuine:
-        """Return the paper's settings (table 9).
+    @staticmethod
+    def paper(mode: Literal["gga", "ssga"] = "gga") -> PromptQuinePaper:
+        """Return the published algorithm with the paper's settings (table 9).
 
         Args:
             mode: "ssga" for one demonstration per class (`max_prompts` is 10,000), "gga" for four (100,000).
         """
-        return cls(
-            mode=mode,
-            population=30,
-            offspring=50,
-            largest_share=0.0,
-            elite=0,
-            restore=0.0,
-            swap=0.0,
-            guide=0.0,
-            max_prompts=100_000 if mode == "gga" else 10_000,
-            items=0,
-            block=0,
-            halving=True,
-            patience=0,
-            starts=1,
-        )
+        return PromptQuinePaper(mode=mode, max_prompts=100_000 if mode == "gga" else 10_000)
 
     def search(self, run: Run) -> None:
         """Evolve until the population is short, nothing is new, nothing improves, or the budget ends."""
-        seed_tokens(run)  # raises if there is nothing to prune
-        variants = with_other_demonstrations(run.task.seed_prompt, run.task.train, self.starts, run.rng)
-        reward = reward_of(run, self.fitness)
-        shuffled = self.items or self.starts > 1
-        inner = run.restricted_to(stratified_shuffle(variants.items, run.rng) if shuffled else variants.items)
-        size = min(self.items or len(inner.task.train), len(inner.task.train))
-        starts = [Evolution(self, inner, inner.tokens(prompt), reward, size) for prompt in variants.prompts]
-        evolutions = self._best_starts(inner, starts, reward)
+        evolutions = self._best_starts(self._starts(run))
         for evolution in evolutions:
             evolution.begin()
-        drawn = len(evolutions)  # the authors' counter also starts at 1 (code)
+        drawn = len(evolutions)
         while drawn < self.max_prompts:
             alone = len(evolutions) == 1
             active = [evolution for evolution in evolutions if evolution.is_active(alone=alone)]
             for evolution in active:
-                if count := evolution.generation():
-                    drawn += count
-                    run.step(
-                        start=starts.index(evolution),
-                        best=evolution.best[0].fitness,
-                        length=evolution.mean_length(),
-                        drawn=drawn,
-                        items=evolution.size,
-                    )
-            if active:
-                continue
-            if not alone:
-                evolutions = sorted(evolutions, key=lambda evolution: _rank(evolution.best[0]))[:-1]
-            if not [evolution for evolution in evolutions if evolution.double_examples()] and alone:
-                break
+                if evolution.generation():
+                    drawn += self.offspring
+                    evolution.report(drawn)
+            if not active:
+                evolutions = sorted(evolutions, key=lambda evolution: _rank(evolution.best[0]))[:-1] or evolutions
+                doubled = [evolution for evolution in evolutions if evolution.double_examples()]
+                if alone and not doubled:
+                    return
 
-    def _best_starts(self, run: Run, starts: list[Evolution], reward: Reward | None) -> list[Evolution]:
+    def _starts(self, run: Run) -> list[Evolution]:
+        """Return the evolutions of the seed prompt and of its variants, on the examples that none of them shows."""
+        seed_tokens(run)  # raises if there is nothing to prune
+        variants = with_other_demonstrations(run.task.seed_prompt, run.task.train, self.starts, run.rng)
+        shuffled = self.items or self.starts > 1
+        inner = run.restricted_to(stratified_shuffle(variants.items, run.rng) if shuffled else variants.items)
+        size, reward = min(self.items or len(variants.items), len(variants.items)), reward_of(run, self.fitness)
+        return [
+            Evolution(self, inner, inner.tokens(prompt), reward, size, start)
+            for start, prompt in enumerate(variants.prompts)
+        ]
+
+    @staticmethod
+    def _best_starts(starts: list[Evolution]) -> list[Evolution]:
         """Return the seed prompt's evolution and the best others, by successive halving: half remain as examples double."""
+        run, reward = starts[0].run, starts[0].reward
         examples, size, remaining = run.task.train, _FIRST_EXAMPLES, starts
         while len(remaining) > _POPULATIONS and size < len(examples):
             means = run.score([start.full for start in remaining], examples[:size], reward=reward).mean
@@ -231,8 +187,9 @@ class Evolution:
         tokens: of the prompt.
         reward: what the search maximises; None for the task's reward.
         size: number of training examples that the search uses so far, in order.
-        pool: the population.
-        best: the archive, best first.
+        start: number of the starting prompt.
+        population: the survivors.
+        best: the best so far, best first.
         scored: masks with their fitness, which is an estimate for eliminated children.
         token_effects: estimated from the scored masks; None until there are two.
         evaluated: prompts that were scored.
@@ -246,7 +203,8 @@ class Evolution:
     tokens: Tokens
     reward: Reward | None
     size: int
-    pool: list[Genome] = field(default_factory=list)
+    start: int = 0
+    population: list[Genome] = field(default_factory=list)
     best: list[Genome] = field(default_factory=list)
     scored: list[tuple[Mask, float]] = field(default_factory=list)
     token_effects: TokenEffects | None = None
@@ -260,110 +218,96 @@ class Evolution:
         """The prompt of all tokens."""
         return self.tokens.prompt(self.tokens.full())
 
+    @property
+    def examples(self) -> Sequence[Example]:
+        """The training examples that the search uses so far."""
+        return self.run.task.train[: self.size]
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the population is so short that the search ends."""
+        return mean_length(self.run, self.population) <= self.settings.shortest
+
     def begin(self) -> None:
         """Score the prompt of all tokens, and make it the population."""
         full = [Child(self.tokens.full(), self.full)]
-        genomes = self._add_genomes(full, self._rewards(full, self.run.task.train[: self.size]))
-        self.pool = genomes * self.settings.population
+        self._score_on(full, self.examples)
+        self.population = self._genomes(full) * self.settings.population
 
     def is_active(self, *, alone: bool) -> bool:
         """Tell whether to breed another generation on these examples.
 
         `patience` applies once it is the only evolution left and uses all examples; before that, three generations do.
         """
-        if self.exhausted or self.mean_length() <= self.settings.shortest:
+        if self.exhausted or self.is_short:
             return False
         if alone and self.size == len(self.run.task.train):
             return not self.stale >= self.settings.patience > 0
         return self.stale < _STALLED
 
-    def generation(self) -> int:
-        """Breed one generation, and return how many children count as drawn; 0 if none was new."""
+    def generation(self) -> bool:
+        """Breed one generation, and return whether it contained anything new."""
         s = self.settings
         best_before, evaluated_before = self.best[0].fitness, len(self.evaluated)
         if s.guide:
             self.token_effects = token_effects(*zip(*self.scored, strict=True)) if len(self.scored) > 1 else None
-        grown, scored_children = self._with_children()
-        if len(self.evaluated) == evaluated_before:
-            self.exhausted = True
-            return 0
-        # Regularised evolution: only the newest survive (section 3.2); we also keep the best of the archive.
+        grown = [*self.population, *self._race(self._offspring())]
+        self.exhausted = len(self.evaluated) == evaluated_before
+        if self.exhausted:
+            return False
         young = grown[-s.recent :]
         old = [genome for genome in self.best[: s.elite] if all(genome is not other for other in young)]
-        self.pool = sorted([*old, *young], key=lambda genome: -genome.fitness)[: s.population]
+        self.population = sorted([*old, *young], key=_rank)[: s.population]
         self.stale = 0 if self.best[0].fitness > best_before else self.stale + 1
-        return s.offspring if s.mode == "gga" else scored_children  # gga also counts draws that were not new (code)
+        return True
+
+    def report(self, drawn: int) -> None:
+        """End a step of the run."""
+        length = mean_length(self.run, self.population)
+        self.run.step(start=self.start, best=self.best[0].fitness, length=length, drawn=drawn, items=self.size)
 
     def double_examples(self) -> bool:
-        """Double the examples, and score population and archive on the new ones.
+        """Double the examples, and score population and best prompts on the new ones.
 
         Returns:
             Whether there were new examples, and the search can continue.
         """
         train, self.stale = self.run.task.train, 0
         new_examples, self.size = train[self.size : 2 * self.size], min(2 * self.size, len(train))
-        if not new_examples or self.exhausted or self.mean_length() <= self.settings.shortest:
+        if not new_examples or self.exhausted or self.is_short:
             return False
-        old = {genome.prompt: genome for genome in [*self.best, *self.pool]}
-        new_rewards = self.run.score(list(old), new_examples, reward=self.reward).per_example
-        new = {
-            prompt: _genome(genome.mask, prompt, np.concatenate([genome.rewards, row]))
-            for (prompt, genome), row in zip(old.items(), new_rewards, strict=True)
-        }
+        old = {genome.prompt: genome for genome in [*self.best, *self.population]}
+        self.run.score(list(old), new_examples, reward=self.reward)
+        fitness = ranking_fitness(self.run.archive.rewards(list(old), self.examples))
+        new = {prompt: old[prompt]._replace(fitness=mean) for prompt, mean in zip(old, fitness, strict=True)}
         # Fitness on fewer examples is not comparable: shift old values by the mean change of the rescored prompts.
         changes = [new[prompt].fitness - old[prompt].fitness for prompt in old]
         shift = float(np.mean([change for change in changes if math.isfinite(change)] or [0.0]))
         self.scored = [(mask, fitness + shift) for mask, fitness in self.scored]
         self.best = sorted((new[genome.prompt] for genome in self.best), key=_rank)
-        self.pool = sorted((new[genome.prompt] for genome in self.pool), key=_rank)
+        self.population = sorted((new[genome.prompt] for genome in self.population), key=_rank)
         return True
 
-    def _with_children(self) -> tuple[list[Genome], int]:
-        """Return the population followed by one generation of children, and how many children were scored."""
-        s = self.settings
-        if s.mode == "gga":
-            children = self._offspring(self.pool, s.offspring)
-            return [*self.pool, *self._score(children)], len(children)
-        grown, scored_children = self.pool, 0
-        for _ in range(s.offspring):
-            child = self._offspring(grown, 1)
-            grown, scored_children = [*grown, *self._score(child)], scored_children + len(child)
-        return grown, scored_children
-
-    def _offspring(self, pool: Sequence[Genome], count: int) -> list[Child]:
-        """Draw `count` children, and return those that are new: not in the population, not eliminated, no duplicates."""
-        known = {genome.prompt for genome in pool} | self.eliminated
-        children: list[Child] = []
-        for _ in range(count):
-            parent = self._select_parent(pool)
-            mask = self._mutate(parent)
-            if mask is not None and (prompt := self.tokens.prompt(mask)) not in known:
-                known.add(prompt)
-                children.append(Child(mask, prompt, parent.prompt))
-        return children
-
-    def _select_parent(self, pool: Sequence[Genome]) -> Genome:
-        """Return the winner of a tournament."""
-        contestants = self.run.rng.integers(len(pool), size=max(1, int(self.settings.tournament * len(pool))))
-        return pool[min(contestants.tolist(), key=lambda i: (-pool[i].fitness, i))]
-
-    def _mutate(self, parent: Genome) -> Mask | None:
-        """Return the mask after one random move, or None if ten draws gave no valid one."""
+    def _offspring(self) -> list[Child]:
+        """Draw children, and return those that are new: not in the population, not eliminated, no duplicates."""
         s, rng = self.settings, self.run.rng
-        max_tokens = max(s.most_deletions, int(s.largest_share * self.tokens.prunable.size))
+        parents = (tournament(self.population, s.tournament, rng) for _ in range(s.offspring))
+        draws = ((parent, self._mutate(parent.mask)) for parent in parents)
+        return new_children(self.tokens, draws, {genome.prompt for genome in self.population} | self.eliminated)
+
+    def _mutate(self, mask: Mask) -> Mask | None:
+        """Return the mask after one random move, or None if no draw gave a valid one."""
+        s, rng = self.settings, self.run.rng
         cumulative_shares = np.cumsum([s.restore, s.swap])
         move = len(_MOVES)
         if cumulative_shares[-1]:
             move = int(np.searchsorted(cumulative_shares, rng.random(), side="right"))
-        for _ in range(_MUTATION_TRIES):
-            child = self._apply_move(parent, move, int(rng.integers(1, max_tokens + 1)))
-            if child is not None:
-                return child
-        return None
+        max_tokens = max(s.most_deletions, int(s.largest_share * self.tokens.prunable.size))
+        return mutated(lambda count: self._apply_move(mask, move, count), max_tokens, rng)
 
-    def _apply_move(self, parent: Genome, move: int, count: int) -> Mask | None:
+    def _apply_move(self, mask: Mask, move: int, count: int) -> Mask | None:
         """Return the mask after a move of `count` tokens, or None if there are not enough."""
-        mask, rng, free, guide = parent.mask, self.run.rng, ~self.tokens.frozen, self.settings.guide
+        rng, free, guide = self.run.rng, ~self.tokens.frozen, self.settings.guide
         drop_weights = restore_weights = None
         if self.token_effects is not None:  # mixes a uniform weight and the probability that dropping the token helps
             drop_weights = (1 - guide) / 2 + guide * self.token_effects.prob_harmful
@@ -376,108 +320,54 @@ class Evolution:
         more = restore_tokens(mask, free, count, rng, restore_weights)
         return None if more is None else fewer | (more & ~mask)
 
-    def _score(self, children: Sequence[Child]) -> list[Genome]:
+    def _race(self, children: Sequence[Child]) -> list[Genome]:
         """Score children on doubling blocks of training examples, and return those that are not eliminated."""
-        examples = self.run.task.train[: self.size]
-        if self.settings.halving and not self.run.task.labels:
-            return self._score_by_halving(children, examples)
-        rewards = np.full((len(children), len(examples)), np.nan)
-        order = self.run.rng.permutation(len(examples)) if self.settings.block else np.arange(len(examples))
-        mean_survivor = nanmean(np.array([genome.rewards for genome in self.pool]), axis=0)  # [E]
-        done, alive = 0, list(range(len(children)))
-        while alive and done < len(examples):
-            size = min(max(2 * done, self.settings.block or len(examples)), len(examples))
-            block = np.sort(order[done:size])
-            block_rewards = self._rewards([children[i] for i in alive], [examples[e] for e in block.tolist()])
-            rewards[np.array(alive)[:, None], block] = block_rewards
+        examples, block = self.examples, self.settings.block or self.size
+        order: list[int] = list(range(self.size))
+        if self.settings.block:
+            order = self.run.rng.permutation(self.size).tolist()
+        done, alive = 0, list(children)
+        while alive and done < self.size:
+            size = min(max(2 * done, block), self.size)
+            self._score_on(alive, [examples[e] for e in sorted(order[done:size])])
             done = size
-            if done < len(examples):
-                alive = self._eliminate(children, alive, rewards, mean_survivor)
-        return self._add_genomes([children[i] for i in alive], rewards[alive])
+            if done < self.size:
+                alive = self._survivors(alive, unscored=order[done:])
+        return self._genomes(alive)
 
-    def _score_by_halving(self, children: Sequence[Child], examples: Sequence[Example]) -> list[Genome]:
-        """Score children on half of the examples; those not below the worst survivor also on the other half."""
-        half, worst = (len(examples) + 1) // 2, min(genome.fitness for genome in self.pool)
-        rewards = np.full((len(children), len(examples)), np.nan)
-        if children:
-            rewards[:, :half] = self._rewards(children, examples[:half])
-        passed = [i for i, mean in enumerate(nanmean(rewards, axis=1)) if mean >= worst]
-        if passed and half < len(examples):
-            rewards[passed, half:] = self._rewards([children[i] for i in passed], examples[half:])
-        return self._add_genomes(children, rewards)
-
-    def _eliminate(
-        self, children: Sequence[Child], alive: Sequence[int], rewards: Floats, mean_survivor: Floats
-    ) -> list[int]:
-        """Return the indices of children that are not clearly worse than the mean survivor on the examples scored so far.
+    def _survivors(self, children: Sequence[Child], unscored: Sequence[int]) -> list[Child]:
+        """Return the children that are not clearly worse than the mean survivor on the examples scored so far.
 
         Args:
-            children: of this generation.
-            alive: indices of the children that are still in the race.
-            rewards: [children, E]; NaN where not scored.
-            mean_survivor: [E], mean rewards over the population.
+            children: [C] that are still in the race.
+            unscored: indices of the examples that they were not scored on in this race.
         """
-        lead = rewards[alive] - mean_survivor
+        archive, examples = self.run.archive, self.examples
+        mean_survivor = nanmean(archive.rewards([genome.prompt for genome in self.population], examples), axis=0)  # [E]
+        lead = archive.rewards([child.prompt for child in children], examples) - mean_survivor  # [C, E]
+        lead[:, unscored] = np.nan
         gain, error = nanmean(lead, axis=1), standard_error(lead)
         is_worse = gain < -NormalDist().inv_cdf(self.settings.confidence) * error
         # An eliminated child still informs the token effects: estimate its fitness on all examples from its lead.
         level = float(nanmean(mean_survivor, axis=0))
-        for n, i in enumerate(alive):
-            if is_worse[n]:
-                self.scored.append((children[i].mask, level + gain[n]))
-                self.eliminated.add(children[i].prompt)
-        return [i for n, i in enumerate(alive) if not is_worse[n]]
+        eliminated = {child.prompt for child, worse in zip(children, is_worse, strict=True) if worse}
+        self.scored += [(child.mask, level + gain[c]) for c, child in enumerate(children) if child.prompt in eliminated]
+        self.eliminated |= eliminated
+        return [child for child in children if child.prompt not in eliminated]
 
-    def _rewards(self, children: Sequence[Child], examples: Sequence[Example]) -> Floats:
-        """Return rewards [children, examples]."""
+    def _score_on(self, children: Sequence[Child], examples: Sequence[Example]) -> None:
         prompts, parents = [child.prompt for child in children], [child.parent for child in children]
         self.evaluated.update(prompts)
-        return self.run.score(prompts, examples, reward=self.reward, parents=parents).per_example
+        self.run.score(prompts, examples, reward=self.reward, parents=parents)
 
-    def _add_genomes(self, children: Sequence[Child], rewards: Floats) -> list[Genome]:
-        """Add children to the scored masks and to the archive, and return their genomes."""
-        genomes = []
-        for child, row in zip(children, rewards, strict=True):
-            genome = _genome(child.mask, child.prompt, row)
-            genomes.append(genome)
-            if math.isfinite(genome.fitness):
-                self.scored.append((child.mask, genome.fitness))
-        self.best = sorted({genome.prompt: genome for genome in [*self.best, *genomes]}.values(), key=_rank)
-        self.best = self.best[: max(self.settings.elite, 1)]
+    def _genomes(self, children: Sequence[Child]) -> list[Genome]:
+        """Return the genomes of scored children; add them to the scored masks and to the best."""
+        fitness = ranking_fitness(self.run.archive.rewards([child.prompt for child in children], self.examples))
+        genomes = [Genome(child.mask, child.prompt, mean) for child, mean in zip(children, fitness, strict=True)]
+        self.scored += [(genome.mask, genome.fitness) for genome in genomes if math.isfinite(genome.fitness)]
+        best = sorted({genome.prompt: genome for genome in [*self.best, *genomes]}.values(), key=_rank)
+        self.best = best[: max(self.settings.elite, 1)]
         return genomes
-
-    def mean_length(self) -> float:
-        """Return the mean length of the population, in tokens."""
-        return sum(self.run.length(genome.prompt) for genome in self.pool) / len(self.pool)
-
-
-def seed_tokens(run: Run) -> Tokens:
-    """Tokenize the seed prompt.
-
-    Raises:
-        InputError: there is nothing to prune.
-    """
-    tokens = run.tokens(run.task.seed_prompt)
-    if not tokens.prunable.size:
-        raise InputError("the seed prompt has nothing to prune, only slots: add text or demonstrations")
-    return tokens
-
-
-def reward_of(run: Run, fitness: str) -> Reward | None:
-    """Return the reward that a search maximises: the label margin if `fitness` says so and there are labels, else None."""
-    return LabelMargin(run.task.labels) if fitness == "margin" and run.task.labels else None
-
-
-def check_fitness(fitness: str) -> None:
-    """Raise InputError if the fitness is unknown."""
-    if fitness not in ("margin", "reward"):
-        raise InputError(f"fitness must be 'margin' or 'reward', not {fitness!r}")
-
-
-def _genome(mask: Mask, prompt: Prompt, rewards: Floats) -> Genome:
-    mean = float(nanmean(rewards, axis=0))
-    # A prompt whose replies all failed ranks last; its score remains NaN in the history.
-    return Genome(mask, prompt, rewards, -math.inf if math.isnan(mean) else mean)
 
 
 def _rank(genome: Genome) -> float:

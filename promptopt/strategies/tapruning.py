@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from promptopt.errors import InputError
-from promptopt.strategies.promptquine import check_fitness, reward_of, seed_tokens
+from promptopt.search.pruning import check_fitness, reward_of, seed_tokens
 
 if TYPE_CHECKING:
     from promptopt.search.run import Run
