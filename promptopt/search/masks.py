@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from promptopt.statistics.ridge import fit_ridge
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -74,25 +76,13 @@ def token_effects(masks: Sequence[Mask], values: Sequence[float]) -> TokenEffect
         values: [N] finite scores.
     """
     x, y = np.array(masks, dtype=np.float64), np.array(values, dtype=np.float64)
-    x -= x.mean(axis=0)
-    y -= y.mean()
-    varying = np.flatnonzero(x.any(axis=0))
-    if not varying.size or not y.any():
+    varying = np.flatnonzero(np.ptp(x, axis=0))
+    if not varying.size or not (y - y.mean()).any():
         return None
-    rows, columns = x.shape
-    eigenvalues, axes = np.linalg.eigh(x[:, varying].T @ x[:, varying])
-    eigenvalues = eigenvalues.clip(0)
-    rotated = x[:, varying] @ axes  # [N, V] masks in the eigenbasis
-    projected = rotated.T @ y
-    best = (np.inf, 0.0, 0.0)
-    for penalty in _PENALTIES * eigenvalues.mean() / rows:
-        leverage = (rotated**2 / (eigenvalues + penalty)).sum(axis=1) + 1 / rows
-        residuals = (y - rotated @ (projected / (eigenvalues + penalty))) / (1 - leverage).clip(1e-6)
-        best = min(best, (float((residuals**2).mean()), float(penalty), float((residuals**2).mean())))
-    _, penalty, noise = best
-    mean, error = np.zeros(columns), np.full(columns, np.inf)
-    mean[varying] = axes @ (projected / (eigenvalues + penalty))
-    error[varying] = np.sqrt(noise * (axes**2 / (eigenvalues + penalty)).sum(axis=1))
+    ridge = fit_ridge(x[:, varying], y, _PENALTIES / max(len(y), varying.size))
+    noise = float((ridge.residuals**2).mean())
+    mean, error = np.zeros(x.shape[1]), np.full(x.shape[1], np.inf)
+    mean[varying], error[varying] = ridge.weights, np.sqrt(noise * ridge.variance(np.eye(varying.size)))
     return TokenEffects(mean, error)
 
 

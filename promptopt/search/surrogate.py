@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from promptopt.statistics.ridge import fit_ridge
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from promptopt.statistics.arrays import Floats
+    from promptopt.statistics.ridge import Ridge
 
 MIN_CHANGES = 15  # measured changes needed to fit
 
@@ -42,20 +45,13 @@ class Surrogate:
     """A ridge regression fitted to measured changes, with its leave-one-out diagnostics.
 
     Args:
-        weights: [F + 1] feature weights, then the intercept.
-        centre: [F] feature means.
-        spread: [K, F] principal directions of the features, each scaled by the square root of the share of prior variance
-            that the data removed.
-        penalty: ratio of the noise variance to the prior variance of the weights.
+        ridge: the regression of gains on features.
         conformal_margin: multiple of `deviation` to add to a prediction to bound 90 % of the left-out changes.
         correlation: Spearman correlation of leave-one-out predictions and changes; 0 if either is constant.
         error: mean absolute error of the leave-one-out predictions.
     """
 
-    weights: Floats
-    centre: Floats
-    spread: Floats
-    penalty: float
+    ridge: Ridge
     conformal_margin: float
     correlation: float
     error: float
@@ -75,14 +71,11 @@ class Surrogate:
 
     def mean(self, changes: Sequence[Change]) -> Floats:
         """Return the predicted score change of each edit, [N]."""
-        out: Floats = features(changes) @ self.weights[:-1] + self.weights[-1]
-        return out
+        return self.ridge.predict(features(changes))
 
     def deviation(self, changes: Sequence[Change]) -> Floats:
         """Return the predictive standard deviation in units of the noise, [N]; at least 1."""
-        rows = features(changes) - self.centre
-        remaining = (rows**2).sum(axis=1) - ((rows @ self.spread.T) ** 2).sum(axis=1)
-        out: Floats = np.sqrt(1 + remaining.clip(0) / self.penalty)
+        out: Floats = np.sqrt(1 + self.ridge.variance(features(changes) - self.ridge.centre))
         return out
 
     def upper(self, changes: Sequence[Change]) -> Floats:
@@ -101,34 +94,13 @@ def fit_surrogate(changes: Sequence[Change], gains: Sequence[float]) -> Surrogat
     """
     if len(changes) < MIN_CHANGES:
         return None
-    x, y = features(changes), np.array(gains, dtype=np.float64)
-    x_mean, y_mean = x.mean(axis=0), float(y.mean())
-    rows, values = x - x_mean, y - y_mean
-    u, singular, v = np.linalg.svd(rows, full_matrices=False)
-    projected = u.T @ values
-    best: tuple[float, Floats, Floats, float] | None = None
-    for penalty in _PENALTIES * max(float((singular**2).mean()), 1e-12):
-        keep = singular**2 / (singular**2 + penalty)
-        leverage = (u**2 * keep).sum(axis=1) + 1 / len(y)
-        scale = (1 - leverage).clip(1e-6)
-        residuals = (values - u @ (keep * projected)) / scale
-        loss = float((residuals**2).mean())
-        if best is None or loss < best[0]:
-            best = (loss, residuals, scale, float(penalty))
-    if best is None:  # unreachable: there are penalties
-        return None
-    _, residuals, scale, penalty = best
-    weights = v.T @ (singular / (singular**2 + penalty) * projected)
+    measured = np.array(gains, dtype=np.float64)
+    ridge = fit_ridge(features(changes), measured, _PENALTIES)
     return Surrogate(
-        weights=np.append(weights, y_mean - float(x_mean @ weights)),
-        centre=x_mean,
-        spread=np.sqrt(singular**2 / (singular**2 + penalty))[:, None] * v,
-        penalty=penalty,
-        conformal_margin=_conformal_quantile(
-            residuals * np.sqrt(scale), _COVERAGE
-        ),  # leave-one-out variance is 1 / (1 - leverage)
-        correlation=_rank_correlation(y - residuals, y),
-        error=float(np.abs(residuals).mean()),
+        ridge=ridge,
+        conformal_margin=_conformal_quantile(ridge.residuals * np.sqrt(ridge.slack), _COVERAGE),
+        correlation=_rank_correlation(measured - ridge.residuals, measured),
+        error=float(np.abs(ridge.residuals).mean()),
     )
 
 
