@@ -5,6 +5,7 @@ Pure functions over prompts and labelled examples; knows nothing of models or sc
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +29,13 @@ class StartingPrompts(NamedTuple):
     items: tuple[Example, ...]
 
 
+class _Pool(NamedTuple):
+    """Examples that may replace the demonstrations of one target, and how many of them a prompt shows."""
+
+    examples: list[Example]
+    shots: int
+
+
 def with_other_demonstrations(
     prompt: Prompt, items: Sequence[Example], count: int, rng: np.random.Generator
 ) -> StartingPrompts:
@@ -42,36 +50,44 @@ def with_other_demonstrations(
         count: number of prompts, including the original; fewer are returned if there are too few examples.
         rng: random number generator.
     """
-    shown = prompt.demonstrations
-    if shown is None or shown.nearest is not None or count < 2:  # noqa: PLR2004  it alone
+    demonstrations = prompt.demonstrations
+    if demonstrations is None or demonstrations.nearest is not None or count < 2:  # noqa: PLR2004  it alone
         return StartingPrompts([prompt], tuple(items))
-    order = [items[i] for i in rng.permutation(len(items)).tolist() if items[i].target is not None]
-    available = {item.target for item in order}
-    targets = [item.target if item.target in available else None for item in shown.items]
-    quotas = {
-        target: len(items) // _DEMONSTRATION_SHARE * targets.count(target) // len(targets)
-        for target in dict.fromkeys(targets)
-    }
-    drawn: dict[str | None, list[Example]] = {}
-    used: set[str] = set()
-    for target, quota in quotas.items():
-        matching = [item for item in order if item.id not in used and target in (None, item.target)]
-        drawn[target] = matching[:quota]
-        used |= {item.id for item in drawn[target]}
-    if any(len(drawn[target]) < targets.count(target) for target in drawn):
+    pools = _pools(demonstrations, items, rng)
+    if any(len(pool.examples) < pool.shots for pool in pools):
         return StartingPrompts([prompt], tuple(items))
-    out = [prompt]
+    distinct = {demonstrations: None}
     for _ in range(_DRAWS_PER_PROMPT * count):
-        if len(out) == count:
+        if len(distinct) == count:
             break
-        groups = [(drawn[target], targets.count(target)) for target in drawn]
-        chosen = [group[i] for group, n in groups for i in rng.choice(len(group), size=n, replace=False).tolist()]
-        shuffled = tuple(chosen[i] for i in rng.permutation(len(chosen)).tolist())
-        variant = replace(prompt, demonstrations=Demonstrations(shuffled))
-        if variant not in out:
-            out.append(variant)
-    shown_ids = {item.id for start in out[1:] if start.demonstrations for item in start.demonstrations.items}
-    return StartingPrompts(out, tuple(item for item in items if item.id not in shown_ids))
+        distinct[_draw(pools, rng)] = None
+    prompts = [replace(prompt, demonstrations=each) for each in distinct]
+    shown = {example.id for each in list(distinct)[1:] for example in each.items}
+    return StartingPrompts(prompts, tuple(example for example in items if example.id not in shown))
+
+
+def _pools(demonstrations: Demonstrations, items: Sequence[Example], rng: np.random.Generator) -> list[_Pool]:
+    """Return the pool of each target; no example is in two. Targets that no example has share the pool of any target."""
+    order = [items[i] for i in rng.permutation(len(items)).tolist() if items[i].target is not None]
+    available = {example.target for example in order}
+    targets = Counter(shown.target if shown.target in available else None for shown in demonstrations.items)
+    pools, used = list[_Pool](), set[str]()
+    for target, shots in targets.items():
+        quota = len(items) // _DEMONSTRATION_SHARE * shots // targets.total()
+        matching = [example for example in order if example.id not in used and target in (None, example.target)]
+        pools.append(_Pool(matching[:quota], shots))
+        used |= {example.id for example in matching[:quota]}
+    return pools
+
+
+def _draw(pools: Sequence[_Pool], rng: np.random.Generator) -> Demonstrations:
+    """Return random demonstrations, in random order."""
+    chosen = [
+        pool.examples[i]
+        for pool in pools
+        for i in rng.choice(len(pool.examples), size=pool.shots, replace=False).tolist()
+    ]
+    return Demonstrations(tuple(chosen[i] for i in rng.permutation(len(chosen)).tolist()))
 
 
 def stratified_shuffle(items: Sequence[Example], rng: np.random.Generator) -> tuple[Example, ...]:
