@@ -188,10 +188,11 @@ def test_a_wrong_name_or_setting_says_the_mend(name: str, settings: dict[str, st
 def test_hill_climbing_never_shows_a_prompt_as_good_and_bad() -> None:
     from promptopt import Prompt
     from promptopt.search.writing import ScoredPrompt
+    from promptopt.strategies.styles import best_and_worst
 
     for count in range(1, 12):
         chain = [ScoredPrompt(Prompt(str(i)), float(-i)) for i in range(count)]
-        good, bad = HillClimb(good=4, bad=4)._best_and_worst(chain)
+        good, bad = best_and_worst(chain, 4, 4)
         assert good
         assert not {shown.prompt for shown in good} & {shown.prompt for shown in bad}
 

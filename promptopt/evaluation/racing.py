@@ -109,9 +109,9 @@ def race(
     return Race(alive, scores, rewards, run.tolist())
 
 
-def sizes(examples: int) -> list[int]:
-    """Return the cumulative number of examples after each block."""
-    out = [min(_FIRST_BLOCK, examples)]
+def sizes(examples: int, first: int = _FIRST_BLOCK) -> list[int]:
+    """Return the cumulative number of examples after each block: the first block, twice as many, and so on."""
+    out = [min(first, examples)]
     while out[-1] < examples:
         out.append(min(2 * out[-1], examples))
     return out

@@ -95,24 +95,14 @@ class Chain:
         first = max(order, key=example_counts.__getitem__, default=None)  # `max` keeps the first of equals
         return [ScoredPrompt(prompts[p], scores[p]) for p in sorted(order, key=lambda p: p != first)]
 
-    def ahead(self, prompts: Sequence[Prompt], rival: Prompt, count: int) -> list[Prompt]:
-        """Return at most `count` prompts that beat a rival, best first.
-
-        Args:
-            prompts: all evaluated on the same examples.
-            rival: the prompt to beat on those examples.
-            count: the most prompts to return.
-        """
+    def ahead(self, prompts: Sequence[Prompt], rival: Prompt) -> list[Prompt]:
+        """Return the prompts that beat a rival on the same examples, best first: by gain, then by label margin."""
+        gains = np.nan_to_num(self._gains_over(rival, prompts), nan=-np.inf).tolist()
         margin = self.evaluated[rival].margin
         lead = {
-            prompt: (gain, self.evaluated[prompt].margin - margin)
-            for prompt, gain in zip(
-                prompts, np.nan_to_num(self._gains_over(rival, prompts), nan=-np.inf).tolist(), strict=True
-            )
+            prompt: (gain, self.evaluated[prompt].margin - margin) for prompt, gain in zip(prompts, gains, strict=True)
         }
-        return [
-            prompt for prompt in sorted(prompts, key=lead.__getitem__, reverse=True)[:count] if lead[prompt] > (0, 0)
-        ]
+        return [prompt for prompt in sorted(prompts, key=lead.__getitem__, reverse=True) if lead[prompt] > (0, 0)]
 
     def record_gains(self, prompts: Sequence[Prompt], rival: Prompt) -> None:
         """Record the gains of prompts over a rival, for the surrogate; all prompts are evaluated on the same examples."""

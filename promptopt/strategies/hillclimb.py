@@ -12,28 +12,19 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from promptopt.errors import InputError
 from promptopt.parsing.slots import check_slots
 from promptopt.prompt import Prompt
+from promptopt.search.halving import doubling, successive_halving
 from promptopt.search.surrogate import Change
-from promptopt.search.writing import (
-    MAX_CHARACTERS,
-    MetaPrompts,
-    ask,
-    edit,
-    good_bad_message,
-    improve,
-    load_prompt_pool,
-    opro_message,
-    paraphrase,
-    summarise,
-    unscored_message,
-)
+from promptopt.search.writing import MAX_CHARACTERS, MetaPrompts, ask, load_prompt_pool, paraphrase
 from promptopt.strategies.chain import Chain
+from promptopt.strategies.styles import Contrastive, Criticism, Lists, Paraphrases, RandomPrompts, Scale
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from promptopt.prompt import Context, Example
     from promptopt.search.run import Run
-    from promptopt.search.writing import ScoredPrompt
+    from promptopt.search.writing import AskResult
+    from promptopt.strategies.styles import Message, Style
 
 _FIRST_EXAMPLES = 3  # scored before any proposal may be dropped
 _PARAPHRASES_PER_MESSAGE = 8  # for the pool, at least
@@ -206,18 +197,12 @@ class HillClimb:
             return 0
         for sent in range(1, max_messages + 1):
             best = ranked[0].prompt
-            message, shown_examples = self._message(run, chain, ranked, mostly_rejected=mostly_rejected)
-            surrogate = chain.forecast() if self.drafts > 1 else None
-            wanted = self.proposals * (self.drafts if surrogate else 1)
-            answer = ask(run, message, wanted, each=wanted, like=best, known=chain.evaluated, longest=self.longest)
-            new = answer.prompts
-            mostly_rejected = not mostly_rejected and answer.rejected.total() > len(new)
-            if surrogate and len(new) > self.proposals:
-                changes = [Change(prompt.text, best.text, chain.mean(best)) for prompt in new]
-                new = [new[i] for i in surrogate.select_by_ucb(changes, max(1, self.proposals - 1), run.rng)]
+            message = self._style(rephrase=mostly_rejected).message(run, chain, ranked)
+            answer, new = self._propose(run, chain, best, message)
+            mostly_rejected = not mostly_rejected and answer.rejected.total() > len(answer.prompts)
             if new:
                 parent = best if self.control != "random" else run.task.seed_prompt
-                self._score(run, chain, new, parent, best, shown_examples=shown_examples)
+                self._score(run, chain, new, parent, best, lost=message.lost)
                 ranked = chain.ranked()
             top = ranked[0]
             improved = top.prompt in new
@@ -230,54 +215,35 @@ class HillClimb:
                 return sent
         return max_messages
 
-    def _message(
-        self, run: Run, chain: Chain, ranked: Sequence[ScoredPrompt], *, mostly_rejected: bool
-    ) -> tuple[Callable[[int], Context], Sequence[Example]]:
-        """Return a function that builds the message for a number of proposals, and the lost examples that it shows.
+    def _style(self, *, rephrase: bool) -> Style:
+        """Return what the next message shows.
 
         Args:
-            run: supplies the task and the random numbers.
-            chain: the evaluated prompts.
-            ranked: the chain's prompts, best first.
-            mostly_rejected: whether most proposals in reply to the previous message were rejected.
+            rephrase: whether most proposals in reply to the previous message were rejected.
         """
-        task, meta, longest = run.task, MetaPrompts(self.meta), self.longest
-        best, (good, bad) = ranked[0].prompt, self._best_and_worst(ranked)
-        rephrase = mostly_rejected and self.style == "contrastive" and not self.control
-        if self.control == "paraphrase" or rephrase:
-            return lambda count: paraphrase(task, best, count, meta=meta, longest=longest), []
+        wording = MetaPrompts(self.meta), self.longest
         if self.control == "random":
-            size = min(len(ranked), self.good + self.bad)
-            random_prompts = [ranked[i].prompt for i in run.rng.choice(len(ranked), size=size, replace=False)]
-            return lambda count: unscored_message(task, random_prompts, count, meta=meta, longest=longest), []
+            return RandomPrompts(*wording, self.good + self.bad)
+        if self.control == "paraphrase" or (rephrase and self.style == "contrastive"):
+            return Paraphrases(*wording)
         if self.style == "lists":
-            best_prompts, worst_prompts = ([shown.prompt for shown in part] for part in (good, bad))
-            max_words = self.words
-            return (
-                lambda count: good_bad_message(
-                    best_prompts, worst_prompts, count, meta=meta, longest=longest, words=max_words
-                )
-            ), []
+            return Lists(*wording, self.good, self.bad, self.words)
         if self.style == "scale":
-            sampled = chain.sample_examples(run, self.items)
-            return lambda count: opro_message(
-                task, ranked[: self.good], count, items=sampled, meta=meta, longest=longest
-            ), []
-        losses, wins = chain.contrast(run, best, self.items)
-        shown_examples = [seen.example for seen in losses]
+            return Scale(*wording, self.good, self.items)
         if self.style == "criticism":
-            replies = run.write(summarise(task, best, losses, meta=meta)) if losses else []
-            criticism = replies[0] if replies else ""
-            return lambda count: edit(task, best, criticism, count, meta=meta, longest=longest), shown_examples
-        return (
-            lambda count: improve(task, good, bad, count, losses=losses, wins=wins, meta=meta, longest=longest)
-        ), shown_examples
+            return Criticism(*wording, self.items)
+        return Contrastive(*wording, self.good, self.bad, self.items)
 
-    def _best_and_worst(self, ranked: Sequence[ScoredPrompt]) -> tuple[Sequence[ScoredPrompt], Sequence[ScoredPrompt]]:
-        """Return the best and the worst prompts; the two never share a prompt."""
-        good = ranked[: max(1, min(self.good, len(ranked) - len(ranked) // 2))]
-        worst = min(self.bad, len(ranked) - len(good))
-        return good, ranked[len(ranked) - worst :]
+    def _propose(self, run: Run, chain: Chain, best: Prompt, message: Message) -> tuple[AskResult, list[Prompt]]:
+        """Return the writer's answer, and the prompts in it to score: all, or those that the surrogate prefers."""
+        surrogate = chain.forecast() if self.drafts > 1 else None
+        wanted = self.proposals * (self.drafts if surrogate else 1)
+        answer = ask(run, message.build, wanted, each=wanted, like=best, known=chain.evaluated, longest=self.longest)
+        if surrogate is None or len(answer.prompts) <= self.proposals:
+            return answer, answer.prompts
+        changes = [Change(prompt.text, best.text, chain.mean(best)) for prompt in answer.prompts]
+        kept = surrogate.select_by_ucb(changes, max(1, self.proposals - 1), run.rng)
+        return answer, [answer.prompts[i] for i in kept]
 
     def _score(
         self,
@@ -287,7 +253,7 @@ class HillClimb:
         parent: Prompt,
         rival: Prompt,
         *,
-        shown_examples: Sequence[Example] = (),
+        lost: Sequence[Example] = (),
     ) -> None:
         """Score prompts and add them to the chain: fewer prompts on more examples, or without racing all on all.
 
@@ -297,16 +263,15 @@ class HillClimb:
             prompts: new prompts.
             parent: the prompt that they were made from.
             rival: a scored prompt that they should beat.
-            shown_examples: examples that the rival loses and the writer was shown.
+            lost: examples that the rival loses and the writer was shown.
         """
-        examples = chain.ordered_for_screening(run, rival, shown_examples) if self.racing else chain.examples
-        size = min(_FIRST_EXAMPLES, len(examples)) if self.racing else len(examples)
-        chain.add(run.score(prompts, examples[:size], parents=[parent] * len(prompts)))
-        chain.record_gains(prompts, rival)
-        survivors = list(prompts)
-        while size < len(examples):
-            survivors = chain.ahead(survivors, rival, -(-len(survivors) // _REDUCTION))
-            if not survivors:
-                return
-            size = min(2 * size, len(examples))
-            chain.add(run.score(survivors, examples[:size], parents=[parent] * len(survivors)))
+        examples = chain.ordered_for_screening(run, rival, lost) if self.racing else chain.examples
+        rounds = doubling(_FIRST_EXAMPLES, len(examples)) if self.racing else [len(examples)]
+
+        def rank(remaining: list[Prompt], size: int) -> list[Prompt]:
+            chain.add(run.score(remaining, examples[:size], parents=[parent] * len(remaining)))
+            if size == rounds[0]:
+                chain.record_gains(remaining, rival)
+            return chain.ahead(remaining, rival)
+
+        successive_halving(prompts, rounds, rank, lambda count: -(-count // _REDUCTION))
