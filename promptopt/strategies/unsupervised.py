@@ -7,7 +7,7 @@ After "On Unsupervised Prompt Learning for Classification with Black-box Languag
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from promptopt.errors import BudgetExhaustedError, InputError
 from promptopt.prompt import Demonstrations
 from promptopt.search.categorical import modal, sample, toward_elite, uniform
+from promptopt.search.halving import doubling, successive_halving
 from promptopt.search.pseudo_labels import (
     ExpectedCorrectness,
     confident,
@@ -23,27 +24,19 @@ from promptopt.search.pseudo_labels import (
     with_words,
 )
 from promptopt.search.vocabulary import contrastive_vocabulary
-from promptopt.statistics import mean_interval, paired_interval, widen_by_jackknife
-from promptopt.statistics.annotators import (
-    calibrated,
-    chance_corrected_agreement,
-    dawid_skene,
-    is_collapsed,
-    mutual_information,
-    votes_of,
-)
+from promptopt.statistics import mean_interval
+from promptopt.statistics.annotators import chance_corrected_agreement, is_collapsed, mutual_information, votes_of
+from promptopt.strategies.answers import CONFIDENCE, AnswerTable
 from promptopt.strategies.ppd import PPD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from promptopt.prompt import Example, Prompt
+    from promptopt.prompt import Prompt
     from promptopt.search.run import Run
     from promptopt.statistics import Interval
-    from promptopt.statistics.annotators import Votes
     from promptopt.statistics.arrays import Floats
 
-_CONFIDENCE = 0.95  # of the interval that the new prompt must pass
 _SMALL = 1e-6
 _FIRST_EXAMPLES = 16  # on which all sets of demonstrations are scored
 
@@ -143,13 +136,14 @@ class Unsupervised:
     def search(self, run: Run) -> None:
         """Label, learn, check; score the seed prompt, and the new prompt if the bound shows a gain."""
         refuse_what_needs_labels(run.task)
-        table = _AnswerTable(run, [replace(item, target=None) for item in run.task.train], self.replicates)
+        table = AnswerTable(run, [replace(item, target=None) for item in run.task.train], self.replicates)
         seed = run.task.seed_prompt
         folds = _folds(len(table.examples), run.rng)
-        table.ask([seed], range(len(table.examples)))
+        everything = range(len(table.examples))
+        table.ask([seed], everything)
         rivals: list[Prompt] = []
         try:
-            beliefs = calibrated(table.answers(seed))
+            beliefs = table.calibrated(seed, everything)
             for number in range(self.rounds):
                 source, target = (folds.first, folds.second) if number % 2 == 0 else (folds.second, folds.first)
                 views = self._views(table, beliefs, source)
@@ -170,7 +164,7 @@ class Unsupervised:
             run.step(ended="the budget")
         self._conclude(run, table, [rival for rival in rivals if table.has(rival, folds.check)], folds)
 
-    def _views(self, table: _AnswerTable, beliefs: Floats, source: Sequence[int]) -> list[Prompt]:
+    def _views(self, table: AnswerTable, beliefs: Floats, source: Sequence[int]) -> list[Prompt]:
         """Return the seed prompt with several sets of demonstrations, drawn from the most confident examples per class."""
         by_class = confident(beliefs[list(source)], self.share)
         shots = [self.shots] * len(by_class)
@@ -178,7 +172,7 @@ class Unsupervised:
 
     def _race_demonstrations(
         self,
-        table: _AnswerTable,
+        table: AnswerTable,
         beliefs: Floats,
         source: Sequence[int],
         target: Sequence[int],
@@ -191,22 +185,19 @@ class Unsupervised:
         rng, by_class = table.run.rng, confident(beliefs[list(source)], self.share)
         shots = rng.integers(1, 2 * self.shots, size=(self.sets, len(by_class)))
         drawn = [_with_demonstrations(table, source, by_class, row) for row in shots.tolist()]
-        remaining = list(dict.fromkeys([*views, *drawn]))
-        order, done = rng.permutation(target).tolist(), 0
-        while done < len(order):
-            size = min(max(2 * done, _FIRST_EXAMPLES), len(order))
-            unanswered = [prompt for prompt in remaining if not table.has(prompt, order[done:size])]
-            if unanswered:
-                table.ask(unanswered, order[done:size])
-            answers = np.array([table.answers(prompt)[order[:size]] for prompt in remaining])
-            losses = cross_entropy(answers, beliefs[order[:size]])
-            ranks = np.argsort(losses, kind="stable")[: max(1, len(remaining) // 2)].tolist()
-            table.run.step(raced=len(remaining), loss=float(losses[ranks[0]]))
-            remaining, done = [remaining[i] for i in ranks], size
-        return remaining[0]
+        order = rng.permutation(target).tolist()
+
+        def rank(prompts: list[Prompt], size: int) -> list[Prompt]:
+            losses = cross_entropy(table.complete(prompts, order[:size]), beliefs[order[:size]])
+            ranks = np.argsort(losses, kind="stable").tolist()
+            table.run.step(raced=len(prompts), loss=float(losses[ranks[0]]))
+            return [prompts[i] for i in ranks]
+
+        distinct, rounds = list(dict.fromkeys([*views, *drawn])), doubling(_FIRST_EXAMPLES, len(order))
+        return successive_halving(distinct, rounds, rank, lambda count: max(1, count // 2))[0]
 
     def _search_words(
-        self, run: Run, table: _AnswerTable, beliefs: Floats, target: Sequence[int], start: Prompt
+        self, run: Run, table: AnswerTable, beliefs: Floats, target: Sequence[int], start: Prompt
     ) -> Prompt:
         """Return `start` with the words before it that make the consensus labels most likely."""
         words = contrastive_vocabulary([table.text(i) for i in target], beliefs[list(target)], self.vocabulary)
@@ -222,45 +213,74 @@ class Unsupervised:
             run.step(loss=float(np.nanmin(losses, initial=np.inf)), mean=float(np.nanmean(losses)))
         return with_words(start, [words[j] for j in modal(p)])
 
-    def _conclude(self, run: Run, table: _AnswerTable, rivals: Sequence[Prompt], folds: Folds) -> None:
+    def _conclude(self, run: Run, table: AnswerTable, rivals: Sequence[Prompt], folds: Folds) -> None:
         """Score the seed prompt, and the best rival if the bound shows a gain; report estimates and labels."""
-        seed, check = run.task.seed_prompt, folds.check
-        kept, to_score = seed, [seed]
+        seed = kept = run.task.seed_prompt
         if rivals:
-            # Each rival has answers on one learning fold, which is disjoint from the check fold.
-            fold_of = {p: folds.first if table.has(p, folds.first) else folds.second for p in rivals}
-            rival = max(rivals, key=lambda prompt: table.estimated_accuracy(prompt, fold_of[prompt]))
-
-            def gain_over_seed(beliefs: Floats) -> Interval:
-                rival_correct, seed_correct = (table.expected_correct(p, check, beliefs) for p in (rival, seed))
-                return paired_interval(rival_correct, seed_correct, _CONFIDENCE)
-
-            gain = table.interval_over_annotators(check, (seed, rival), gain_over_seed)
-            votes = votes_of(table.answers(rival)[check])
-            seed_votes = votes_of(calibrated(table.answers(seed))[check])
-            # All pseudo-labels derive from the seed prompt's answers: a rival unrelated to them has learnt an artefact.
-            related = mean_interval(chance_corrected_agreement(votes, seed_votes, len(run.task.labels)), _CONFIDENCE)
-            collapsed = is_collapsed(votes, len(run.task.labels))
-            if gain.low > _SMALL and related.low > 0 and not collapsed:
-                kept, to_score = rival, [seed, rival]
-            run.step(gain=gain.estimate, low=gain.low, high=gain.high, related=related.low, collapsed=str(collapsed))
-        beliefs = table.consensus(check, without=(seed, kept))
-        labels = run.task.labels
-        labelled = [replace(table.examples[i], target=labels[q.argmax()]) for i, q in zip(check, beliefs, strict=True)]
-        reward = ExpectedCorrectness(labels, {example.id: q for example, q in zip(labelled, beliefs, strict=True)})
-        # All of these requests are in the memo, so scoring is free.
-        run.score(to_score, labelled, self.replicates, reward=reward, parents=[None, seed][: len(to_score)])
-        accuracy = table.interval_over_annotators(
-            check,
-            (seed, kept),
-            lambda beliefs: mean_interval(table.expected_correct(kept, check, beliefs), _CONFIDENCE),
-        )
+            rival = _best_rival(table, rivals, folds)
+            verdict = _judge(table, rival, folds.check)
+            run.step(**verdict.facts())
+            kept = rival if verdict.accepted else seed
+        self._score_by_consensus(table, kept, folds.check)
+        accuracy = table.accuracy(kept, folds.check, (seed, kept))
         low, high = max(accuracy.low, 0.0), min(accuracy.high, 1.0)
         run.step(accuracy=accuracy.estimate, low=low, high=high, pseudo_labels=json.dumps(table.labels(folds)))
 
+    def _score_by_consensus(self, table: AnswerTable, kept: Prompt, check: Sequence[int]) -> None:
+        """Score the seed prompt and the kept one by the labels of the others; free, because the replies are in the memo."""
+        task = table.run.task
+        beliefs = table.consensus(check, without=(task.seed_prompt, kept))
+        labelled = [
+            replace(table.examples[i], target=task.labels[row.argmax()]) for i, row in zip(check, beliefs, strict=True)
+        ]
+        reward = ExpectedCorrectness(
+            task.labels, {example.id: row for example, row in zip(labelled, beliefs, strict=True)}
+        )
+        parents = {task.seed_prompt: None} | ({} if kept == task.seed_prompt else {kept: task.seed_prompt})
+        table.run.score(list(parents), labelled, self.replicates, reward=reward, parents=list(parents.values()))
+
+
+class _Verdict(NamedTuple):
+    """How a new prompt compares with the seed prompt on the check fold.
+
+    Args:
+        gain: in accuracy.
+        related: agreement with the seed prompt's calibrated answers, corrected for chance. All pseudo-labels derive from
+            those: a prompt unrelated to them has learnt an artefact.
+        collapsed: whether the new prompt nearly always gives one label.
+    """
+
+    gain: Interval
+    related: Interval
+    collapsed: bool
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the new prompt may be returned."""
+        return self.gain.low > _SMALL and self.related.low > 0 and not self.collapsed
+
+    def facts(self) -> dict[str, float | str]:
+        """Return what the step reports."""
+        gain = {"gain": self.gain.estimate, "low": self.gain.low, "high": self.gain.high}
+        return gain | {"related": self.related.low, "collapsed": str(self.collapsed)}
+
+
+def _judge(table: AnswerTable, rival: Prompt, check: Sequence[int]) -> _Verdict:
+    """Compare a prompt with the seed prompt."""
+    seed, labels = table.run.task.seed_prompt, len(table.run.task.labels)
+    votes, seed_votes = votes_of(table.answers(rival, check)), votes_of(table.calibrated(seed, check))
+    related = mean_interval(chance_corrected_agreement(votes, seed_votes, labels), CONFIDENCE)
+    return _Verdict(table.gain(rival, seed, check), related, is_collapsed(votes, labels))
+
+
+def _best_rival(table: AnswerTable, rivals: Sequence[Prompt], folds: Folds) -> Prompt:
+    """Return the most accurate prompt on the learning fold that it has answers on, which is disjoint from the check fold."""
+    fold_of = {prompt: folds.first if table.has(prompt, folds.first) else folds.second for prompt in rivals}
+    return max(rivals, key=lambda prompt: table.estimated_accuracy(prompt, fold_of[prompt]))
+
 
 def _with_demonstrations(
-    table: _AnswerTable, source: Sequence[int], by_class: Sequence[Sequence[int]], shots: Sequence[int]
+    table: AnswerTable, source: Sequence[int], by_class: Sequence[Sequence[int]], shots: Sequence[int]
 ) -> Prompt:
     """Return the seed prompt with random demonstrations in random order.
 
@@ -280,107 +300,8 @@ def _with_demonstrations(
     return replace(task.seed_prompt, demonstrations=Demonstrations(shuffled))
 
 
-@dataclass
-class _AnswerTable:
-    """All answers so far, by prompt and example.
-
-    Args:
-        run: asks the model.
-        examples: [E], without targets.
-        replicates: votes per cell.
-        probabilities: prompt -> label probabilities [E, L]; NaN where the prompt was not run, or failed.
-        asked: prompt -> indices of the examples on which it was run.
-    """
-
-    run: Run
-    examples: Sequence[Example]
-    replicates: int
-    probabilities: dict[Prompt, Floats] = field(default_factory=dict)
-    asked: dict[Prompt, set[int]] = field(default_factory=dict)
-
-    def ask(self, prompts: Sequence[Prompt], indices: Sequence[int]) -> Floats:
-        """Return the label probabilities of every prompt on these examples, [P, B, L]."""
-        probabilities = self.run.label_probabilities(prompts, [self.examples[i] for i in indices], self.replicates)
-        for prompt, rows in zip(prompts, probabilities, strict=True):
-            empty = np.full((len(self.examples), len(self.run.task.labels)), np.nan)
-            self.probabilities.setdefault(prompt, empty)[list(indices)] = rows
-            self.asked.setdefault(prompt, set()).update(indices)
-        return probabilities
-
-    def answers(self, prompt: Prompt) -> Floats:
-        """Return the label probabilities of a prompt on all examples, [E, L]."""
-        return self.probabilities[prompt]
-
-    def has(self, prompt: Prompt, indices: Sequence[int]) -> bool:
-        """Tell whether the prompt was run on all these examples."""
-        return self.asked.get(prompt, set()) >= set(indices)
-
-    def text(self, number: int) -> str:
-        """Return the fields of an example as one text."""
-        return " ".join(self.examples[number].inputs.values())
-
-    def consensus(self, indices: Sequence[int], without: Sequence[Prompt] = ()) -> Floats:
-        """Return soft labels [B, L] of these examples, by all prompts that were run on them, except `without`.
-
-        With fewer than two such prompts: the calibrated answers of the seed prompt.
-        """
-        answers = [self.probabilities[p][list(indices)] for p in self._annotators(indices, without)]
-        labels = len(self.run.task.labels)
-        if len(answers) < 2:  # noqa: PLR2004  a consensus needs two annotators
-            return _fill_failed(calibrated(self.probabilities[self.run.task.seed_prompt])[list(indices)])
-        votes = [np.where(votes_of(rows) < 0, -1, votes_of(calibrated(rows))) for rows in answers]
-        return dawid_skene(np.array(votes), labels).posterior
-
-    def interval_over_annotators(
-        self, indices: Sequence[int], without: Sequence[Prompt], interval_of: Callable[[Floats], Interval]
-    ) -> Interval:
-        """Return an interval that also covers the sampling of annotators, by the jackknife.
-
-        Args:
-            indices: indices of the examples.
-            without: prompts that are no annotators.
-            interval_of: the interval given soft labels [B, L] of the examples.
-        """
-        leave_one_out = [
-            interval_of(self.consensus(indices, (*without, annotator))).estimate
-            for annotator in self._annotators(indices, without)
-        ]
-        return widen_by_jackknife(interval_of(self.consensus(indices, without)), leave_one_out, _CONFIDENCE)
-
-    def _annotators(self, indices: Sequence[int], without: Sequence[Prompt]) -> list[Prompt]:
-        return [prompt for prompt in self.probabilities if prompt not in without and self.has(prompt, indices)]
-
-    def expected_correct(self, prompt: Prompt, indices: Sequence[int], beliefs: Floats) -> Floats:
-        """Return the probability that each answer is correct, [B]: 0 if it names no label, NaN if the reply failed."""
-        rows = self.probabilities[prompt][list(indices)]
-        votes: Votes = votes_of(rows)
-        probabilities = np.where(votes < 0, 0.0, beliefs[np.arange(len(votes)), votes])
-        return np.where(np.isnan(rows).any(axis=1), np.nan, probabilities)
-
-    def estimated_accuracy(self, prompt: Prompt, indices: Sequence[int]) -> float:
-        """Return the prompt's accuracy on these examples against the consensus of the others."""
-        beliefs = self.consensus(indices, (self.run.task.seed_prompt, prompt))
-        return float(np.nanmean(self.expected_correct(prompt, indices, beliefs)))
-
-    def labels(self, folds: Sequence[Sequence[int]]) -> list[tuple[str, str, float]]:
-        """Return (id, label, confidence) of each example by the consensus in its fold, in the order of the examples."""
-        beliefs = np.zeros((len(self.examples), len(self.run.task.labels)))
-        for fold in folds:
-            beliefs[list(fold)] = self.consensus(fold)
-        names = self.run.task.labels
-        return [
-            (example.id, names[int(row.argmax())], round(float(row.max()), 4))
-            for example, row in zip(self.examples, beliefs, strict=True)
-        ]
-
-
 def _folds(count: int, rng: np.random.Generator) -> Folds:
     """Split the examples at random: 30 % in each of the two learning folds, 40 % in the check fold."""
     order = rng.permutation(count).tolist()
     size = round(0.3 * count)
     return Folds(sorted(order[:size]), sorted(order[size : 2 * size]), sorted(order[2 * size :]))
-
-
-def _fill_failed(beliefs: Floats) -> Floats:
-    """Return beliefs [B, L] with uniform rows where the reply failed."""
-    return np.where(np.isnan(beliefs), 1.0 / beliefs.shape[1], beliefs)
