@@ -38,12 +38,11 @@ if TYPE_CHECKING:
     from enum import Enum
 
     from promptopt.environment import FeedbackRule
-    from promptopt.prompt import Context, Prompt
+    from promptopt.prompt import Context, Example, Prompt
     from promptopt.scores import Scores
     from promptopt.search.run import Run
     from promptopt.search.surrogate import Surrogate
     from promptopt.statistics.arrays import Floats
-    from promptopt.task import Task
 
     _Message = Callable[[int], Context]
 
@@ -229,28 +228,38 @@ class _PopulationSearch:
 
     def _race(self, prompts: Sequence[Prompt], parent: Member, rivals: Sequence[Member]) -> None:
         """Screen the children of one parent; race the best of them, on all instances, against all parents."""
-        run, screening = self.run, self._screening_instances(parent)
-        passed, made_from = list(prompts), [parent.prompt] * len(prompts)
+        screening, passed = self._screening_instances(parent), list(prompts)
         if screening:
-            scores = run.score(prompts, [run.task.train[e] for e in screening], parents=made_from)
-            gains = dict(
-                zip(prompts, nanmean(scores.per_example - parent.rewards[screening], axis=1).tolist(), strict=True)
-            )
-            length = run.length(parent.prompt)
-            improved = [p for p, gain in gains.items() if gain > 0 or (gain == 0 and run.length(p) < length)]
-            passed = sorted(improved, key=lambda p: -gains[p])[: max(1, self.settings.parents // len(rivals))]
+            improved = self._improved(prompts, parent, screening)
+            passed = improved[: max(1, self.settings.parents // len(rivals))]
         if passed:
-            # The rivals' episodes are in the memo, so they are free. Eliminated prompts stay in the run's archive.
-            racers = [*(rival.prompt for rival in rivals), *passed]
-            parents = [*(rival.parent for rival in rivals), *made_from[: len(passed)]]
-            race = run.race(racers, parents=parents)
-            rows = {racers[i]: row for row, i in enumerate(race.survivors)}
-            for prompt in passed:
-                if prompt in rows and len(race.scores.examples) == len(run.task.train):
-                    self._add(prompt, parent.prompt, race.scores, rows[prompt])
+            self._race_on_all(passed, parent, rivals)
         for prompt in prompts:
             if prompt not in self.members:
                 self._add_eliminated(prompt, parent, screening)
+
+    def _improved(self, prompts: Sequence[Prompt], parent: Member, screening: Sequence[int]) -> list[Prompt]:
+        """Score children on the screening instances; return those that gain there, or are as good and shorter, best first."""
+        run = self.run
+        instances = [run.task.train[e] for e in screening]
+        scores = run.score(prompts, instances, parents=[parent.prompt] * len(prompts))
+        gains = nanmean(scores.per_example - parent.rewards[list(screening)], axis=1).tolist()
+        gain_of, length = dict(zip(prompts, gains, strict=True)), run.length(parent.prompt)
+        improved = [
+            prompt for prompt, gain in gain_of.items() if gain > 0 or (gain == 0 and run.length(prompt) < length)
+        ]
+        return sorted(improved, key=lambda prompt: -gain_of[prompt])
+
+    def _race_on_all(self, children: Sequence[Prompt], parent: Member, rivals: Sequence[Member]) -> None:
+        """Race children of one parent against the rivals, whose episodes are free; add those that finish to the members."""
+        racers = [*(rival.prompt for rival in rivals), *children]
+        parents = [*(rival.parent for rival in rivals), *[parent.prompt] * len(children)]
+        race = self.run.race(racers, parents=parents)
+        if len(race.scores.examples) < len(self.run.task.train):
+            return  # the budget ended
+        for row, i in enumerate(race.survivors):
+            if racers[i] in children:
+                self._add(racers[i], parent.prompt, race.scores, row)
 
     def _screening_instances(self, parent: Member) -> list[int]:
         """Return the indices of some instances that a prompt lost, taking each kind of error in turn.
@@ -285,20 +294,24 @@ class _PopulationSearch:
         errors = []
         for e, example in enumerate(scores.examples):
             reply, reward = scores.replies[row][e][0], float(rewards[e])
-            if not isinstance(reply, Response) or math.isnan(reward) or reward >= best_reward:
-                continue
-            reason = scores.reasons[row][e][0]
-            if reply.trajectory is None:
-                errors.append(
-                    ErrorCase("wrong", ExampleResult(example, reply.text, reason, reward), best_reward - reward)
-                )
-                continue
-            turns = reply.trajectory.turns[-_LAST_ROUNDS:]
-            transcript = "\n".join(f"seen: {turn.observation}\nsaid: {turn.reply}" for turn in turns)
-            advice_by_kind = {event.name: words for event, words in advice(reply.trajectory, self.rules).items()}
-            for kind, words in (advice_by_kind or {"wrong": reason}).items():
-                errors.append(ErrorCase(kind, ExampleResult(example, transcript, words, reward), best_reward - reward))
+            if isinstance(reply, Response) and reward < best_reward:
+                results = self._results_by_kind(example, reply, scores.reasons[row][e][0], reward)
+                errors += [ErrorCase(kind, result, best_reward - reward) for kind, result in results.items()]
         return tuple(sorted(errors, key=lambda error: -error.lost_reward))
+
+    def _results_by_kind(
+        self, example: Example, reply: Response, reason: str, reward: float
+    ) -> dict[str, ExampleResult]:
+        """Return an episode as the writer sees it, with the advice for each kind of error in it."""
+        if reply.trajectory is None:
+            return {"wrong": ExampleResult(example, reply.text, reason, reward)}
+        turns = reply.trajectory.turns[-_LAST_ROUNDS:]
+        transcript = "\n".join(f"seen: {turn.observation}\nsaid: {turn.reply}" for turn in turns)
+        advice_by_kind = {event.name: words for event, words in advice(reply.trajectory, self.rules).items()}
+        return {
+            kind: ExampleResult(example, transcript, words, reward)
+            for kind, words in (advice_by_kind or {"wrong": reason}).items()
+        }
 
     def _children(self, parents: Sequence[Member], count: int) -> tuple[list[tuple[Prompt, Member]], Counter[str]]:
         """Return new prompts, each with its parent, and the numbers of rejected proposals by reason."""
@@ -314,27 +327,35 @@ class _PopulationSearch:
 
     def _messages(self, parent: Member, parents: Sequence[Member], count: int) -> list[tuple[_Message, int]]:
         """Return the messages for one parent, each with the number of children to ask for."""
-        run, meta = self.run, self.meta
-        task, kinds = run.task, self._error_kinds(parent)
+        kinds = self._error_kinds(parent)
         if self.settings.feedback == "random":
             return [(self._random_feedback(parent), 1) for _ in range(count)] if kinds else []
         messages: list[tuple[_Message, int]] = []
         if self.settings.operators and count > 1:
-            others = [other for other in parents if other.prompt != parent.prompt]
-            if others:
-                other = others[int(run.rng.integers(len(others)))]
-                pair = [ScoredPrompt(parent.prompt, parent.score), ScoredPrompt(other.prompt, other.score)]
-                messages.append((partial(_combine, task, pair, meta), 1))
-            elif len(parent.prompt.text) > 2 * len(task.seed_prompt.text):
-                messages.append((lambda n: shorten(task, parent.prompt, n, meta=meta), 1))
+            messages += self._combine_or_shorten(parent, [other for other in parents if other.prompt != parent.prompt])
             if len(kinds) > 1:
-                lost = np.array([sum(error.lost_reward for error in parent.errors if error.kind == k) for k in kinds])
-                kind = kinds[int(run.rng.choice(len(kinds), p=lost / lost.sum()))]
-                messages.append((partial(self._fix, parent, (kind,)), max(1, (count - len(messages)) // 3)))
+                share = max(1, (count - len(messages)) // 3)
+                messages.append((partial(self._fix, parent, (self._costly_kind(parent, kinds),)), share))
         remaining = count - sum(share for _, share in messages)
         if kinds and remaining > 0:
-            messages.append((partial(self._fix, parent, tuple(kinds)), remaining))
+            messages.append((partial(self._fix, parent, kinds), remaining))
         return messages
+
+    def _combine_or_shorten(self, parent: Member, others: Sequence[Member]) -> list[tuple[_Message, int]]:
+        """Return the message that combines a prompt with a random other, or shortens a long one that is alone."""
+        task = self.run.task
+        if others:
+            other = others[int(self.run.rng.integers(len(others)))]
+            pair = [ScoredPrompt(member.prompt, member.score) for member in (parent, other)]
+            return [(partial(combine, task, pair, meta=self.meta), 1)]
+        if len(parent.prompt.text) > 2 * len(task.seed_prompt.text):
+            return [(partial(shorten, task, parent.prompt, meta=self.meta), 1)]
+        return []
+
+    def _costly_kind(self, member: Member, kinds: Sequence[str]) -> str:
+        """Return a kind of error, drawn in proportion to the reward that it lost."""
+        lost = np.array([sum(error.lost_reward for error in member.errors if error.kind == kind) for kind in kinds])
+        return kinds[int(self.run.rng.choice(len(kinds), p=lost / lost.sum()))]
 
     def _error_kinds(self, member: Member) -> list[str]:
         """Return the kinds of error of a prompt, the most costly first."""
@@ -437,7 +458,3 @@ class _PopulationSearch:
                 change = Change(member.prompt.text, parent.prompt.text, parent.score)
                 measured.append((change, member.score - parent.score))
         return measured
-
-
-def _combine(task: Task, pair: Sequence[ScoredPrompt], meta: MetaPrompts, count: int) -> Context:
-    return combine(task, pair, count, meta=meta)
