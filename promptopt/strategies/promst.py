@@ -9,77 +9,33 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from promptopt.environment import advice
 from promptopt.errors import InputError
-from promptopt.replies import Response
 from promptopt.search.surrogate import Change, fit_surrogate
-from promptopt.search.writing import (
-    ExampleResult,
-    MetaPrompts,
-    ScoredPrompt,
-    ask,
-    by_reason,
-    combine,
-    edit,
-    shorten,
-    summarise,
-)
+from promptopt.search.writing import MetaPrompts, ask, by_reason
 from promptopt.statistics.arrays import nanmean
+from promptopt.strategies.feedback import Feedback, Member, error_cases
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from enum import Enum
 
     from promptopt.environment import FeedbackRule
-    from promptopt.prompt import Context, Example, Prompt
+    from promptopt.prompt import Prompt
     from promptopt.scores import Scores
     from promptopt.search.run import Run
     from promptopt.search.surrogate import Surrogate
-    from promptopt.statistics.arrays import Floats
-
-    _Message = Callable[[int], Context]
+    from promptopt.strategies.feedback import Message
 
 _SCORE_MODEL_FROM = 4  # generation (paper)
 _SCORE_THRESHOLD = 0.8  # share of the best score so far (paper, equation 3)
 _MAX_GENERATIONS = 100
 _SCREENING_INSTANCES = 4  # at least; a quarter of all training instances if that is more
-_LAST_ROUNDS = 2  # rounds of an episode shown with the advice (code)
-
-
-class ErrorCase(NamedTuple):
-    """One kind of error in one episode, with the reward lost in that episode."""
-
-    kind: str
-    seen: ExampleResult
-    lost_reward: float
-
-
-class Member(NamedTuple):
-    """A prompt of the population.
-
-    Args:
-        prompt: the prompt.
-        parent: the prompt that it was made from.
-        rewards: [E]; empty if the prompt was eliminated before it was evaluated on all instances.
-        score: mean reward; for an eliminated prompt, the parent's score plus the mean gain on the shared instances, scaled
-            by their share of all instances.
-        errors: error cases in its episodes, the most costly first.
-        fully_evaluated: whether it was evaluated on all instances.
-    """
-
-    prompt: Prompt
-    parent: Prompt | None
-    rewards: Floats
-    score: float
-    errors: tuple[ErrorCase, ...]
-    fully_evaluated: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +109,9 @@ class Promst:
         """Breed until the best prompt has not improved for some generations, or makes no errors."""
         make = run.task.environment
         rules = make().rules if make else {}
-        _PopulationSearch(self, run, rules, MetaPrompts(self.meta)).search()
+        members: dict[Prompt, Member] = {}
+        feedback = Feedback(run, MetaPrompts(self.meta), self.shown, members)
+        _PopulationSearch(self, run, rules, feedback, members).search()
 
 
 @dataclass
@@ -164,17 +122,15 @@ class _PopulationSearch:
         settings: of the search.
         run: scores and writes prompts.
         rules: the feedback rule of each event.
-        meta: wording of the messages.
+        feedback: writes the messages.
         members: all prompts that were scored.
-        summaries: (prompt, kind of error) -> the writer's summary.
     """
 
     settings: Promst
     run: Run
     rules: Mapping[Enum, FeedbackRule]
-    meta: MetaPrompts
-    members: dict[Prompt, Member] = field(default_factory=dict)
-    summaries: dict[tuple[Prompt, str], str] = field(default_factory=dict)
+    feedback: Feedback
+    members: dict[Prompt, Member]
 
     def search(self) -> None:
         """Run all generations."""
@@ -223,7 +179,7 @@ class _PopulationSearch:
         rewards = scores.per_example[row]
         mean = float(nanmean(rewards, axis=0))
         score = -math.inf if math.isnan(mean) else mean
-        errors = self._errors(scores, row, rewards)
+        errors = error_cases(scores, row, rewards, self.rules)
         self.members[prompt] = Member(prompt, parent, rewards, score, errors, fully_evaluated=True)
 
     def _race(self, prompts: Sequence[Prompt], parent: Member, rivals: Sequence[Member]) -> None:
@@ -269,8 +225,7 @@ class _PopulationSearch:
         train = self.run.task.train
         index_of = {example.id: e for e, example in enumerate(train)}
         lost_by_kind = [
-            [index_of[error.seen.example.id] for error in parent.errors if error.kind == kind]
-            for kind in self._error_kinds(parent)
+            [index_of[episode.example.id] for episode in parent.of_kind(kind)] for kind in parent.lost_by_kind
         ]
         rounds = zip_longest(*(self.run.rng.permutation(indices).tolist() for indices in lost_by_kind))
         instances = dict.fromkeys(e for indices in rounds for e in indices if e is not None)
@@ -288,31 +243,6 @@ class _PopulationSearch:
             prompt, parent.prompt, parent.rewards[:0], parent.score + gain, (), fully_evaluated=False
         )
 
-    def _errors(self, scores: Scores, row: int, rewards: Floats) -> tuple[ErrorCase, ...]:
-        """Return the error cases in the episodes of one prompt, the most costly first."""
-        best_reward = max(1.0, float(np.nanmax(rewards, initial=0.0)))
-        errors = []
-        for e, example in enumerate(scores.examples):
-            reply, reward = scores.replies[row][e][0], float(rewards[e])
-            if isinstance(reply, Response) and reward < best_reward:
-                results = self._results_by_kind(example, reply, scores.reasons[row][e][0], reward)
-                errors += [ErrorCase(kind, result, best_reward - reward) for kind, result in results.items()]
-        return tuple(sorted(errors, key=lambda error: -error.lost_reward))
-
-    def _results_by_kind(
-        self, example: Example, reply: Response, reason: str, reward: float
-    ) -> dict[str, ExampleResult]:
-        """Return an episode as the writer sees it, with the advice for each kind of error in it."""
-        if reply.trajectory is None:
-            return {"wrong": ExampleResult(example, reply.text, reason, reward)}
-        turns = reply.trajectory.turns[-_LAST_ROUNDS:]
-        transcript = "\n".join(f"seen: {turn.observation}\nsaid: {turn.reply}" for turn in turns)
-        advice_by_kind = {event.name: words for event, words in advice(reply.trajectory, self.rules).items()}
-        return {
-            kind: ExampleResult(example, transcript, words, reward)
-            for kind, words in (advice_by_kind or {"wrong": reason}).items()
-        }
-
     def _children(self, parents: Sequence[Member], count: int) -> tuple[list[tuple[Prompt, Member]], Counter[str]]:
         """Return new prompts, each with its parent, and the numbers of rejected proposals by reason."""
         children: dict[Prompt, Member] = {}
@@ -325,90 +255,24 @@ class _PopulationSearch:
                 rejected.update(answer.rejected)
         return list(children.items()), rejected
 
-    def _messages(self, parent: Member, parents: Sequence[Member], count: int) -> list[tuple[_Message, int]]:
+    def _messages(self, parent: Member, parents: Sequence[Member], count: int) -> list[tuple[Message, int]]:
         """Return the messages for one parent, each with the number of children to ask for."""
-        kinds = self._error_kinds(parent)
+        feedback, kinds = self.feedback, list(parent.lost_by_kind)
         if self.settings.feedback == "random":
-            return [(self._random_feedback(parent), 1) for _ in range(count)] if kinds else []
-        messages: list[tuple[_Message, int]] = []
+            return [(feedback.fixing_sample(parent), 1) for _ in range(count)] if kinds else []
+        messages: list[tuple[Message, int]] = []
         if self.settings.operators and count > 1:
-            messages += self._combine_or_shorten(parent, [other for other in parents if other.prompt != parent.prompt])
+            others = [other for other in parents if other.prompt != parent.prompt]
+            if others:
+                messages.append((feedback.combining(parent, others), 1))
+            elif len(parent.prompt.text) > 2 * len(self.run.task.seed_prompt.text):
+                messages.append((feedback.shortening(parent), 1))
             if len(kinds) > 1:
-                share = max(1, (count - len(messages)) // 3)
-                messages.append((partial(self._fix, parent, (self._costly_kind(parent, kinds),)), share))
+                messages.append((feedback.fixing_costly(parent), max(1, (count - len(messages)) // 3)))
         remaining = count - sum(share for _, share in messages)
         if kinds and remaining > 0:
-            messages.append((partial(self._fix, parent, kinds), remaining))
+            messages.append((feedback.fixing(parent, kinds), remaining))
         return messages
-
-    def _combine_or_shorten(self, parent: Member, others: Sequence[Member]) -> list[tuple[_Message, int]]:
-        """Return the message that combines a prompt with a random other, or shortens a long one that is alone."""
-        task = self.run.task
-        if others:
-            other = others[int(self.run.rng.integers(len(others)))]
-            pair = [ScoredPrompt(member.prompt, member.score) for member in (parent, other)]
-            return [(partial(combine, task, pair, meta=self.meta), 1)]
-        if len(parent.prompt.text) > 2 * len(task.seed_prompt.text):
-            return [(partial(shorten, task, parent.prompt, meta=self.meta), 1)]
-        return []
-
-    def _costly_kind(self, member: Member, kinds: Sequence[str]) -> str:
-        """Return a kind of error, drawn in proportion to the reward that it lost."""
-        lost = np.array([sum(error.lost_reward for error in member.errors if error.kind == kind) for kind in kinds])
-        return kinds[int(self.run.rng.choice(len(kinds), p=lost / lost.sum()))]
-
-    def _error_kinds(self, member: Member) -> list[str]:
-        """Return the kinds of error of a prompt, the most costly first."""
-        lost: dict[str, float] = {}
-        for error in member.errors:
-            lost[error.kind] = lost.get(error.kind, 0.0) + error.lost_reward
-        return sorted(lost, key=lambda kind: -lost[kind])
-
-    def _random_feedback(self, parent: Member) -> _Message:
-        """Return the message for one child, with feedback sampled and summarised for this child only (paper)."""
-        sampled = self.run.rng.permutation(len(parent.errors))[: self.settings.shown].tolist()
-        errors = [parent.errors[i] for i in sampled]
-        kinds = [kind for kind in self._error_kinds(parent) if kind in {error.kind for error in errors}]
-        summaries = {
-            kind: self._summarise(parent, kind, [error.seen for error in errors if error.kind == kind])
-            for kind in kinds
-        }
-        return partial(self._edit, parent, summaries)
-
-    def _fix(self, parent: Member, kinds: Sequence[str], count: int) -> Context:
-        """Return the message that asks to fix some kinds of errors of a prompt."""
-        return self._edit(parent, {kind: self._summary(parent, kind) for kind in kinds}, count)
-
-    def _edit(self, parent: Member, summaries: Mapping[str, str], count: int) -> Context:
-        """Return the message that shows a prompt, its ancestors, and the summaries of its errors (GenLLM)."""
-        parts = [f"{n}. {kind}: {summary}" for n, (kind, summary) in enumerate(summaries.items(), start=1)]
-        lineage = self._ancestors(parent)
-        return edit(self.run.task, parent.prompt, "\n".join(parts), count, lineage=lineage, meta=self.meta)
-
-    def _summary(self, member: Member, kind: str) -> str:
-        """Return the writer's summary of one kind of error; requested once per prompt and kind."""
-        key = (member.prompt, kind)
-        if key not in self.summaries:
-            results = [error.seen for error in member.errors if error.kind == kind]
-            self.summaries[key] = self._summarise(member, kind, results[: self.settings.shown])
-        return self.summaries[key]
-
-    def _summarise(self, member: Member, kind: str, shown: Sequence[ExampleResult]) -> str:
-        """Ask the writer to summarise some episodes with one kind of error (SumLLM)."""
-        count = sum(error.kind == kind for error in member.errors)
-        replies = self.run.write(summarise(self.run.task, member.prompt, shown, meta=self.meta))
-        # If the writer gives no usable reply, use the advice of the first episode.
-        summary = replies or [seen.reason for seen in shown[:1]]
-        return " ".join([f"{count} of {len(self.run.task.train)} episodes.", *summary])
-
-    def _ancestors(self, member: Member) -> list[ScoredPrompt]:
-        """Return the prompts that this one descends from, oldest first."""
-        ancestors: list[ScoredPrompt] = []
-        parent = member.parent
-        while parent is not None and parent in self.members:
-            ancestors.append(ScoredPrompt(parent, self.members[parent].score))
-            parent = self.members[parent].parent
-        return ancestors[::-1]
 
     def _prefilter(
         self, children: Sequence[tuple[Prompt, Member]], generation: int, surrogate: Surrogate | None
