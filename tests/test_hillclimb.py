@@ -29,6 +29,7 @@ from promptopt import (
 )
 from promptopt.replies import Response
 from promptopt.scores import Scores
+from promptopt.search.archive import Archive
 from promptopt.search.run import Run
 from promptopt.statistics import shrunken_means
 from promptopt.strategies.chain import Chain
@@ -199,12 +200,14 @@ def test_where_noise_cannot_be_told_the_means_stay(rewards: list[list[float]]) -
 def chain_of(rewards: list[list[float]]) -> tuple[Chain, list[Prompt]]:
     """Return a chain that knows prompts by their rewards on its items, NaN where one met none."""
     items = landscape().train[: len(rewards[0])]
-    chain, prompts = Chain(items, ()), [Prompt(f"{n} {{text}}") for n in range(len(rewards))]
+    chain, prompts = Chain(items, (), Archive()), [Prompt(f"{n} {{text}}") for n in range(len(rewards))]
     for prompt, row in zip(prompts, rewards, strict=True):
         met = [e for e, reward in enumerate(row) if not np.isnan(reward)]
         cells = np.array([[[row[e]] for e in met]])
         said = (tuple((Response("yes"),) for _ in met),)
-        chain.add(Scores((prompt,), tuple(items[e] for e in met), cells, said, (tuple(("",) for _ in met),)))
+        scores = Scores((prompt,), tuple(items[e] for e in met), cells, said, (tuple(("",) for _ in met),))
+        chain.archive.add(scores.prompts, scores.examples, scores.rewards)
+        chain.add(scores)
     return chain, prompts
 
 
@@ -226,13 +229,11 @@ def test_proposals_meet_first_two_items_to_mend_then_one_to_keep() -> None:
     chain, (best, _) = chain_of([[1, 0, 1, 0, 0, 1, 0, 1], [1, 1, 1, 1, 1, 1, 1, 1]])
     run = Run(landscape(), np.random.default_rng(0), 0, None)  # type: ignore[arg-type]  # nothing is scored
 
-    order = [
-        chain.examples.index(item)
-        for item in chain.ordered_for_screening(run, best, [chain.examples[4], chain.examples[3]])
-    ]
+    ordered = chain.ordered_for_screening(run, best, [chain.examples[4], chain.examples[3]])
+    order = [chain.examples.index(item) for item in ordered]
 
     assert sorted(order) == list(range(8))
-    assert [int(chain.evaluated[best].rewards[e]) for e in order] == [0, 0, 1, 0, 0, 1, 1, 1]
+    assert [int(reward) for reward in chain.archive.rewards([best], ordered)[0]] == [0, 0, 1, 0, 0, 1, 1, 1]
     assert {order[0], order[1]} == {3, 4}, "the writer was told of them"
 
 

@@ -79,7 +79,7 @@ def messages(meta: MetaPrompts | None = None) -> dict[str, Context]:
     return {
         "improve": improve(TASK, shown, [ScoredPrompt(BAD, 0.1)], 8, losses=[ITEM], wins=[ITEM], meta=meta),
         "lists": good_bad_message([GOOD], [BAD], 1, meta=meta),
-        "scale": opro_message(TASK, shown, 8, items=TASK.train, meta=meta),
+        "scale": opro_message(TASK, shown, 8, examples=TASK.train, meta=meta),
         "blind": unscored_message(TASK, [GOOD, BAD], 8, meta=meta),
         "paraphrase": paraphrase(TASK, GOOD, meta=meta),
         "combine": combine(TASK, shown, 2, meta=meta),

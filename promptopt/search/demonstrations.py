@@ -37,7 +37,7 @@ class _Pool(NamedTuple):
 
 
 def with_other_demonstrations(
-    prompt: Prompt, items: Sequence[Example], count: int, rng: np.random.Generator
+    prompt: Prompt, examples: Sequence[Example], count: int, rng: np.random.Generator
 ) -> StartingPrompts:
     """Return the prompt and variants with other demonstrations, in random order, with as many of each target.
 
@@ -46,16 +46,16 @@ def with_other_demonstrations(
 
     Args:
         prompt: a prompt with written-out demonstrations; without them, or with nearest ones, it is the only one returned.
-        items: labelled examples to draw from.
+        examples: labelled examples to draw from.
         count: number of prompts, including the original; fewer are returned if there are too few examples.
         rng: random number generator.
     """
     demonstrations = prompt.demonstrations
     if demonstrations is None or demonstrations.nearest is not None or count < 2:  # noqa: PLR2004  it alone
-        return StartingPrompts([prompt], tuple(items))
-    pools = _pools(demonstrations, items, rng)
+        return StartingPrompts([prompt], tuple(examples))
+    pools = _pools(demonstrations, examples, rng)
     if any(len(pool.examples) < pool.shots for pool in pools):
-        return StartingPrompts([prompt], tuple(items))
+        return StartingPrompts([prompt], tuple(examples))
     distinct = {demonstrations: None}
     for _ in range(_DRAWS_PER_PROMPT * count):
         if len(distinct) == count:
@@ -63,17 +63,17 @@ def with_other_demonstrations(
         distinct[_draw(pools, rng)] = None
     prompts = [replace(prompt, demonstrations=each) for each in distinct]
     shown = {example.id for each in list(distinct)[1:] for example in each.items}
-    return StartingPrompts(prompts, tuple(example for example in items if example.id not in shown))
+    return StartingPrompts(prompts, tuple(example for example in examples if example.id not in shown))
 
 
-def _pools(demonstrations: Demonstrations, items: Sequence[Example], rng: np.random.Generator) -> list[_Pool]:
+def _pools(demonstrations: Demonstrations, examples: Sequence[Example], rng: np.random.Generator) -> list[_Pool]:
     """Return the pool of each target; no example is in two. Targets that no example has share the pool of any target."""
-    order = [items[i] for i in rng.permutation(len(items)).tolist() if items[i].target is not None]
+    order = [examples[i] for i in rng.permutation(len(examples)).tolist() if examples[i].target is not None]
     available = {example.target for example in order}
     targets = Counter(shown.target if shown.target in available else None for shown in demonstrations.items)
     pools, used = list[_Pool](), set[str]()
     for target, shots in targets.items():
-        quota = len(items) // _DEMONSTRATION_SHARE * shots // targets.total()
+        quota = len(examples) // _DEMONSTRATION_SHARE * shots // targets.total()
         matching = [example for example in order if example.id not in used and target in (None, example.target)]
         pools.append(_Pool(matching[:quota], shots))
         used |= {example.id for example in matching[:quota]}
@@ -90,16 +90,16 @@ def _draw(pools: Sequence[_Pool], rng: np.random.Generator) -> Demonstrations:
     return Demonstrations(tuple(chosen[i] for i in rng.permutation(len(chosen)).tolist()))
 
 
-def stratified_shuffle(items: Sequence[Example], rng: np.random.Generator) -> tuple[Example, ...]:
+def stratified_shuffle(examples: Sequence[Example], rng: np.random.Generator) -> tuple[Example, ...]:
     """Return the examples in a random order in which every prefix has about the overall shares of the targets.
 
     Args:
-        items: the examples; without targets, or with all targets different, they are only shuffled.
+        examples: to shuffle; without targets, or with all targets different, they are only shuffled.
         rng: random number generator.
     """
     members: dict[str | None, list[Example]] = {}
-    for i in rng.permutation(len(items)).tolist():
-        members.setdefault(items[i].target, []).append(items[i])
+    for i in rng.permutation(len(examples)).tolist():
+        members.setdefault(examples[i].target, []).append(examples[i])
     positions = [(j + float(rng.random())) / len(group) for group in members.values() for j in range(len(group))]
-    flat = [item for group in members.values() for item in group]
+    flat = [example for group in members.values() for example in group]
     return tuple(flat[i] for i in sorted(range(len(flat)), key=positions.__getitem__))

@@ -1,6 +1,6 @@
 """The record of one hill-climbing chain: shrunken scores of its prompts, and the examples that tell them apart.
 
-Knows scores and examples, but not how the scores were measured or what the writer is asked.
+Knows scores and examples, but not which prompts are scored on what, or what the writer is asked.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from promptopt.prompt import Example, Prompt
     from promptopt.scores import Scores
+    from promptopt.search.archive import Archive
     from promptopt.search.run import Run
     from promptopt.search.writing import ExampleResult
     from promptopt.statistics.arrays import Floats
@@ -30,53 +31,44 @@ if TYPE_CHECKING:
 _DIGITS = 9  # scores are rounded, so that floating-point noise changes neither a ranking nor the message to the writer
 
 
-class _PromptScores(NamedTuple):
-    """The scores of one prompt.
+class _Evaluated(NamedTuple):
+    """What a chain evaluated a prompt on: indices of the examples, and the mean label margin on them."""
 
-    Args:
-        scores: on the examples on which it was evaluated.
-        row: of the prompt in `scores`.
-        rewards: [E], means over replicates; NaN for examples on which it was not evaluated.
-        margin: mean label margin.
-    """
-
-    scores: Scores
-    row: int
-    rewards: Floats
+    indices: Sequence[int]
     margin: float
 
 
 @dataclass
 class Chain:
-    """The prompts that a chain has evaluated, with their scores.
+    """The prompts that a chain has evaluated.
+
+    Their rewards are in the run's archive. Chains are independent: what only another chain measured is not used.
 
     Args:
         examples: [E] training examples, shuffled.
         labels: of the task.
-        evaluated: the scores of each prompt.
+        archive: of the run.
+        evaluated: the prompts, in order.
         gains: measured changes from a rival prompt to a new one, each with its gain on the first examples; chains may share
             this list, because the surrogate learns from all of them.
     """
 
     examples: Sequence[Example]
     labels: tuple[str, ...]
-    evaluated: dict[Prompt, _PromptScores] = field(default_factory=dict)
+    archive: Archive
+    evaluated: dict[Prompt, _Evaluated] = field(default_factory=dict)
     gains: list[tuple[Change, float]] = field(default_factory=list)
 
     def add(self, scores: Scores) -> None:
-        """Add scores; a prompt's earlier scores stay if they cover more examples."""
+        """Add prompts that were scored; a prompt's later scores are on more examples."""
         index_of = {example.id: e for e, example in enumerate(self.examples)}
         indices = [index_of[example.id] for example in scores.examples]
         for row, prompt in enumerate(scores.prompts):
-            known = self.evaluated.get(prompt)
-            if known is None or len(known.scores.examples) <= len(indices):
-                rewards = np.full(len(self.examples), np.nan)
-                rewards[indices] = scores.per_example[row]
-                self.evaluated[prompt] = _PromptScores(scores, row, rewards, _label_margin(scores, row, self.labels))
+            self.evaluated[prompt] = _Evaluated(indices, _label_margin(scores, row, self.labels))
 
     def mean(self, prompt: Prompt) -> float:
         """Return the measured mean reward, without shrinkage."""
-        return float(nanmean(self.evaluated[prompt].rewards[None], axis=1)[0])
+        return float(nanmean(self._rewards([prompt]), axis=1)[0])
 
     def ranked(self) -> list[ScoredPrompt]:
         """Return the prompts that have a score, best first: by shrunken score, then label margin, then measured mean.
@@ -91,7 +83,7 @@ class Chain:
             for prompt, score, mean in zip(prompts, scores, means, strict=True)
         ]
         order = sorted(range(len(prompts)), key=keys.__getitem__)
-        example_counts = [len(self.evaluated[prompt].scores.examples) for prompt in prompts]
+        example_counts = [len(self.evaluated[prompt].indices) for prompt in prompts]
         first = max(order, key=example_counts.__getitem__, default=None)  # `max` keeps the first of equals
         return [ScoredPrompt(prompts[p], scores[p]) for p in sorted(order, key=lambda p: p != first)]
 
@@ -118,8 +110,7 @@ class Chain:
 
     def _gains_over(self, rival: Prompt, prompts: Sequence[Prompt]) -> Floats:
         """Return each prompt's mean gain over a rival on the examples of both, [P]; NaN where they share none."""
-        rewards = np.array([self.evaluated[prompt].rewards for prompt in prompts])
-        return nanmean(rewards - self.evaluated[rival].rewards, axis=1).round(_DIGITS)
+        return nanmean(self._rewards(prompts) - self._rewards([rival]), axis=1).round(_DIGITS)
 
     def contrast(self, run: Run, prompt: Prompt, count: int) -> tuple[list[ExampleResult], list[ExampleResult]]:
         """Return at most `count` examples that a prompt loses, and as many on which it beats the other prompts' mean.
@@ -135,9 +126,7 @@ class Chain:
         won = [e for e in shuffled if gain[e] > 0]
         losses = sorted(lost, key=lambda e: (gain[e], own[e]))[:count]
         wins = sorted(won, key=lambda e: -gain[e])[:count]
-        return [self._example_result(prompt, e, np.nanargmin) for e in losses], [
-            self._example_result(prompt, e, np.nanargmax) for e in wins
-        ]
+        return self._results(run, prompt, losses, np.nanargmin), self._results(run, prompt, wins, np.nanargmax)
 
     def ordered_for_screening(self, run: Run, prompt: Prompt, shown_examples: Sequence[Example]) -> list[Example]:
         """Return all examples in the order in which to evaluate proposals made from a prompt.
@@ -145,7 +134,7 @@ class Chain:
         Two examples that the prompt loses alternate with one that it does not lose, because a proposal should improve on
         the losses. Losses that the writer was shown come first; the rest is in random order.
         """
-        own = self.evaluated[prompt].rewards
+        own = self._rewards([prompt])[0]
         best = np.fmax.reduce(self._reward_table()[1], axis=None, initial=-np.inf)
         shuffled = run.rng.permutation(len(own)).tolist()
         lost = sorted((e for e in shuffled if own[e] < best), key=lambda e: self.examples[e] not in shown_examples)
@@ -158,20 +147,35 @@ class Chain:
         size = min(count, len(self.examples))
         return [self.examples[i] for i in run.rng.choice(len(self.examples), size=size, replace=False)]
 
-    def _example_result(self, prompt: Prompt, e: int, pick: Callable[[Floats], np.intp]) -> ExampleResult:
-        """Return example `e` with one replicate of the prompt's replies, picked by its reward."""
-        scores, row, *_ = self.evaluated[prompt]
-        e = scores.examples.index(self.examples[e])
-        r = int(pick(scores.rewards[row, e]))
-        cell = scores.replies[row][e][r], scores.reasons[row][e][r], float(scores.rewards[row, e, r])
-        return example_result(scores.examples[e], *cell)
+    def _results(
+        self, run: Run, prompt: Prompt, indices: Sequence[int], pick: Callable[[Floats], np.intp]
+    ) -> list[ExampleResult]:
+        """Return examples, each with one of the prompt's replies, picked by its reward; free, because they are in the memo."""
+        if not indices:
+            return []
+        scores = run.score([prompt], [self.examples[e] for e in indices])
+        results = []
+        for example, rewards, replies, reasons in zip(
+            scores.examples, scores.rewards[0], scores.replies[0], scores.reasons[0], strict=True
+        ):
+            r = int(pick(rewards))
+            results.append(example_result(example, replies[r], reasons[r], float(rewards[r])))
+        return results
+
+    def _rewards(self, prompts: Sequence[Prompt]) -> Floats:
+        """Return rewards [P, E], means over replicates; NaN where the chain has not evaluated a prompt."""
+        rewards = np.full((len(prompts), len(self.examples)), np.nan)
+        known = self.archive.rewards(prompts, self.examples)
+        for p, prompt in enumerate(prompts):
+            indices = self.evaluated[prompt].indices
+            rewards[p, indices] = known[p, indices]
+        return rewards
 
     def _reward_table(self) -> tuple[list[Prompt], Floats]:
         """Return the prompts that have a score, [P], and their rewards [P, E]; NaN where not evaluated."""
-        rewards = np.full((len(self.evaluated), len(self.examples)), np.nan)
-        for p, known in enumerate(self.evaluated.values()):
-            rewards[p] = known.rewards
-        prompts, scored = list(self.evaluated), np.flatnonzero(~np.isnan(rewards).all(axis=1))
+        prompts = list(self.evaluated)
+        rewards = self._rewards(prompts)
+        scored = np.flatnonzero(~np.isnan(rewards).all(axis=1))
         return [prompts[p] for p in scored], rewards[scored]
 
 

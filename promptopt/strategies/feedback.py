@@ -34,7 +34,7 @@ class ErrorCase(NamedTuple):
     """One kind of error in one episode, with the reward lost in that episode."""
 
     kind: str
-    seen: ExampleResult
+    result: ExampleResult
     lost_reward: float
 
 
@@ -44,16 +44,14 @@ class Member(NamedTuple):
     Args:
         prompt: the prompt.
         parent: the prompt that it was made from.
-        rewards: [E]; empty if the prompt was eliminated before it was evaluated on all instances.
-        score: mean reward; for an eliminated prompt, the parent's score plus the mean gain on the shared instances, scaled
-            by their share of all instances.
+        score: mean reward; for a prompt that was eliminated before it was evaluated on all instances, the parent's score
+            plus the mean gain on the shared instances, scaled by their share of all instances.
         errors: error cases in its episodes, the most costly first.
         fully_evaluated: whether it was evaluated on all instances.
     """
 
     prompt: Prompt
     parent: Prompt | None
-    rewards: Floats
     score: float
     errors: tuple[ErrorCase, ...]
     fully_evaluated: bool
@@ -68,7 +66,7 @@ class Member(NamedTuple):
 
     def of_kind(self, kind: str) -> list[ExampleResult]:
         """Return the episodes with one kind of error, the most costly first."""
-        return [error.seen for error in self.errors if error.kind == kind]
+        return [error.result for error in self.errors if error.kind == kind]
 
 
 def error_cases(scores: Scores, row: int, rewards: Floats, rules: Mapping[Enum, FeedbackRule]) -> tuple[ErrorCase, ...]:
@@ -139,7 +137,7 @@ class Feedback:
         summaries = {
             kind: self._summarise(parent, kind, shown)
             for kind in parent.lost_by_kind
-            if (shown := [error.seen for error in errors if error.kind == kind])
+            if (shown := [error.result for error in errors if error.kind == kind])
         }
         return partial(self._edit, parent, summaries)
 
@@ -170,7 +168,7 @@ class Feedback:
         """Ask the writer to summarise some episodes with one kind of error (SumLLM)."""
         replies = self.run.write(summarise(self.run.task, member.prompt, shown, meta=self.meta))
         # If the writer gives no usable reply, use the advice of the first episode.
-        summary = replies or [seen.reason for seen in shown[:1]]
+        summary = replies or [result.reason for result in shown[:1]]
         return " ".join([f"{len(member.of_kind(kind))} of {len(self.run.task.train)} episodes.", *summary])
 
     def _ancestors(self, member: Member) -> list[ScoredPrompt]:

@@ -152,7 +152,7 @@ class HillClimb:
         while remaining_messages > 0:
             pool_number = chain_number // self.resets % self.restarts
             if pool_number == len(pools):
-                pools.append(self._starting_pool(run, Chain(examples, run.task.labels, gains=gains)))
+                pools.append(self._starting_pool(run, Chain(examples, run.task.labels, run.archive, gains=gains)))
             chain = replace(pools[pool_number], evaluated=dict(pools[pool_number].evaluated))
             max_messages = remaining_messages if self.patience else min(remaining_messages, self.iterations)
             remaining_messages -= self._climb(run, chain, max_messages, chain_number) or self.iterations

@@ -92,7 +92,7 @@ class PPD:
                 base = replace(seed, demonstrations=Demonstrations(pool, min(self.neighbours, len(pool))))
                 self._epoch(run, state, base)
                 prompt = with_words(base, [state.words[j] for j in modal(state.p)])
-                probabilities = run.label_probabilities([prompt], state.items, self.replicates)[0]
+                probabilities = run.label_probabilities([prompt], state.examples, self.replicates)[0]
                 best = prompt  # run on all examples, so scoring it below is free even after the end of the budget
                 if not self._relabel(state, probabilities):
                     break
@@ -106,15 +106,17 @@ class PPD:
 
     def _start(self, run: Run) -> _State:
         """Label all examples with the seed prompt, and find the confident ones."""
-        items = [replace(item, target=None) for item in run.task.train]
-        words = self._vocabulary(run, items)
-        beliefs = run.label_probabilities([run.task.seed_prompt], items, self.replicates)[0]
+        examples = [replace(example, target=None) for example in run.task.train]
+        words = self._vocabulary(run, examples)
+        beliefs = run.label_probabilities([run.task.seed_prompt], examples, self.replicates)[0]
         beliefs = np.where(np.isnan(beliefs), 1.0 / beliefs.shape[1], beliefs)
         confident_indices = {i for indices in confident(beliefs, self.share) for i in indices}
-        return _State(items, words, beliefs, confident_indices, uniform(self.positions, len(words)), _Adam(self.rate))
+        return _State(
+            examples, words, beliefs, confident_indices, uniform(self.positions, len(words)), _Adam(self.rate)
+        )
 
-    def _vocabulary(self, run: Run, items: Sequence[Example]) -> list[str]:
-        texts = [" ".join(item.inputs.values()) for item in items]
+    def _vocabulary(self, run: Run, examples: Sequence[Example]) -> list[str]:
+        texts = [" ".join(example.inputs.values()) for example in examples]
         slots = [f"{{{name}}}" for name in run.task.fields]
         words = [w for w in pmi_vocabulary(texts, self.vocabulary) if not any(slot in w for slot in slots)]
         if not words:
@@ -128,7 +130,7 @@ class PPD:
             batch = order[start : start + self.batch].tolist()
             chosen = sample(state.p, self.samples, run.rng)
             prompts = [with_words(base, [state.words[j] for j in row]) for row in chosen]
-            answers = run.label_probabilities(prompts, [state.items[i] for i in batch], self.replicates)
+            answers = run.label_probabilities(prompts, [state.examples[i] for i in batch], self.replicates)
             pseudo = np.eye(answers.shape[2])[state.beliefs[batch].argmax(axis=1)]
             losses = cross_entropy(answers, pseudo)
             # All prompts share the batch, so their mean loss is a baseline for each.
@@ -161,7 +163,7 @@ class _State:
     """The state of the search.
 
     Args:
-        items: [E] examples, without targets.
+        examples: [E], without targets.
         words: [N] vocabulary.
         beliefs: [E, L] label probabilities.
         confident: indices of the confident examples, whose labels are fixed.
@@ -169,7 +171,7 @@ class _State:
         adam: the optimiser of `p`.
     """
 
-    items: Sequence[Example]
+    examples: Sequence[Example]
     words: Sequence[str]
     beliefs: Floats
     confident: set[int]
@@ -179,7 +181,7 @@ class _State:
     def labelled(self, labels: Sequence[str]) -> list[Example]:
         """Return the examples with their most likely labels as targets."""
         best = self.beliefs.argmax(axis=1).tolist()
-        return [replace(item, target=labels[y]) for item, y in zip(self.items, best, strict=True)]
+        return [replace(example, target=labels[y]) for example, y in zip(self.examples, best, strict=True)]
 
 
 @dataclass

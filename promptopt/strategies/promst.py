@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from enum import Enum
 
     from promptopt.environment import FeedbackRule
-    from promptopt.prompt import Prompt
+    from promptopt.prompt import Example, Prompt
     from promptopt.scores import Scores
     from promptopt.search.run import Run
     from promptopt.search.surrogate import Surrogate
@@ -180,7 +180,7 @@ class _PopulationSearch:
         mean = float(nanmean(rewards, axis=0))
         score = -math.inf if math.isnan(mean) else mean
         errors = error_cases(scores, row, rewards, self.rules)
-        self.members[prompt] = Member(prompt, parent, rewards, score, errors, fully_evaluated=True)
+        self.members[prompt] = Member(prompt, parent, score, errors, fully_evaluated=True)
 
     def _race(self, prompts: Sequence[Prompt], parent: Member, rivals: Sequence[Member]) -> None:
         """Screen the children of one parent; race the best of them, on all instances, against all parents."""
@@ -192,14 +192,13 @@ class _PopulationSearch:
             self._race_on_all(passed, parent, rivals)
         for prompt in prompts:
             if prompt not in self.members:
-                self._add_eliminated(prompt, parent, screening)
+                self._add_eliminated(prompt, parent)
 
-    def _improved(self, prompts: Sequence[Prompt], parent: Member, screening: Sequence[int]) -> list[Prompt]:
+    def _improved(self, prompts: Sequence[Prompt], parent: Member, screening: Sequence[Example]) -> list[Prompt]:
         """Score children on the screening instances; return those that gain there, or are as good and shorter, best first."""
         run = self.run
-        instances = [run.task.train[e] for e in screening]
-        scores = run.score(prompts, instances, parents=[parent.prompt] * len(prompts))
-        gains = nanmean(scores.per_example - parent.rewards[list(screening)], axis=1).tolist()
+        scores = run.score(prompts, screening, parents=[parent.prompt] * len(prompts))
+        gains = nanmean(scores.per_example - run.archive.rewards([parent.prompt], screening), axis=1).tolist()
         gain_of, length = dict(zip(prompts, gains, strict=True)), run.length(parent.prompt)
         improved = [
             prompt for prompt, gain in gain_of.items() if gain > 0 or (gain == 0 and run.length(prompt) < length)
@@ -217,31 +216,21 @@ class _PopulationSearch:
             if racers[i] in children:
                 self._add(racers[i], parent.prompt, race.scores, row)
 
-    def _screening_instances(self, parent: Member) -> list[int]:
-        """Return the indices of some instances that a prompt lost, taking each kind of error in turn.
+    def _screening_instances(self, parent: Member) -> list[Example]:
+        """Return some instances that a prompt lost, taking each kind of error in turn.
 
         They are sampled anew each time, because in a single instance one kind of error may hide another.
         """
-        train = self.run.task.train
-        index_of = {example.id: e for e, example in enumerate(train)}
-        lost_by_kind = [
-            [index_of[episode.example.id] for episode in parent.of_kind(kind)] for kind in parent.lost_by_kind
-        ]
-        rounds = zip_longest(*(self.run.rng.permutation(indices).tolist() for indices in lost_by_kind))
-        instances = dict.fromkeys(e for indices in rounds for e in indices if e is not None)
-        return list(instances)[: max(_SCREENING_INSTANCES, len(train) // 4)]
+        lost_by_kind = [[episode.example for episode in parent.of_kind(kind)] for kind in parent.lost_by_kind]
+        shuffled = [[lost[i] for i in self.run.rng.permutation(len(lost)).tolist()] for lost in lost_by_kind]
+        instances = dict.fromkeys(example for turn in zip_longest(*shuffled) for example in turn if example is not None)
+        return list(instances)[: max(_SCREENING_INSTANCES, len(self.run.task.train) // 4)]
 
-    def _add_eliminated(self, prompt: Prompt, parent: Member, screening: Sequence[int]) -> None:
-        """Add a prompt that was scored on the screening instances and, if it passed those, on the first blocks of the race."""
-        candidate, scored = self.run.archive[prompt], dict.fromkeys(screening)
-        for e in range(len(parent.rewards)):
-            if len(scored) * self.run.repeats < candidate.cells + candidate.failed:
-                scored[e] = None
-        parent_mean = float(nanmean(parent.rewards[list(scored)], axis=0))
-        gain = (candidate.fitness - parent_mean) * len(scored) / len(parent.rewards)
-        self.members[prompt] = Member(
-            prompt, parent.prompt, parent.rewards[:0], parent.score + gain, (), fully_evaluated=False
-        )
+    def _add_eliminated(self, prompt: Prompt, parent: Member) -> None:
+        """Add a prompt that was not evaluated on all instances, with its gain on those that it shares with its parent."""
+        gain = self.run.archive.paired(prompt, parent.prompt)
+        score = parent.score + gain.mean * gain.examples / len(self.run.task.train)
+        self.members[prompt] = Member(prompt, parent.prompt, score, (), fully_evaluated=False)
 
     def _children(self, parents: Sequence[Member], count: int) -> tuple[list[tuple[Prompt, Member]], Counter[str]]:
         """Return new prompts, each with its parent, and the numbers of rejected proposals by reason."""

@@ -99,9 +99,8 @@ class Scale(Style):
     items: int
 
     def message(self, run: Run, chain: Chain, ranked: Sequence[ScoredPrompt]) -> Message:
-        items = chain.sample_examples(run, self.items)
-        shown = ranked[: self.good]
-        return Message(partial(opro_message, run.task, shown, items=items, meta=self.meta, longest=self.longest))
+        examples, shown = chain.sample_examples(run, self.items), ranked[: self.good]
+        return Message(partial(opro_message, run.task, shown, examples=examples, meta=self.meta, longest=self.longest))
 
 
 @dataclass(frozen=True)

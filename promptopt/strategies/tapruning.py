@@ -67,7 +67,7 @@ class SteepestAscent:
     """Steepest-ascent hill climbing: make the best single-token deletion, as long as it improves the score.
 
     Scores on the order of (tokens squared) / 2 prompts. Not for prompts of hundreds of tokens, nor for 0/1 rewards on
-    few items, where ties end the climb at once.
+    few examples, where ties end the climb at once.
 
     What differs from the released code: its `SAHCPruner` takes the first improvement; this follows the paper.
 

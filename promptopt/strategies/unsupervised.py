@@ -136,7 +136,7 @@ class Unsupervised:
     def search(self, run: Run) -> None:
         """Label, learn, check; score the seed prompt, and the new prompt if the bound shows a gain."""
         refuse_what_needs_labels(run.task)
-        table = AnswerTable(run, [replace(item, target=None) for item in run.task.train], self.replicates)
+        table = AnswerTable(run, [replace(example, target=None) for example in run.task.train], self.replicates)
         seed = run.task.seed_prompt
         folds = _folds(len(table.examples), run.rng)
         everything = range(len(table.examples))

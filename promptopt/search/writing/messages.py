@@ -143,7 +143,7 @@ def opro_message(
     prompts: Sequence[ScoredPrompt],
     count: int,
     *,
-    items: Sequence[Example] = (),
+    examples: Sequence[Example] = (),
     meta: MetaPrompts | None = None,
     longest: int = MAX_CHARACTERS,
 ) -> Context:
@@ -157,7 +157,7 @@ def opro_message(
             f"{f'{100 * shown.score:.0f}' if as_percent else f'{shown.score:.3g}'}: {_tagged(shown.prompt)}"
             for shown in ascending
         ),
-        items="\n".join(_example(ExampleResult(item)) for item in items),
+        items="\n".join(_example(ExampleResult(example)) for example in examples),
         wanted=_wanted(count, "better prompt"),
         rules=_rules(longest, [shown.prompt for shown in prompts]),
     )
@@ -258,16 +258,16 @@ def _scored(shown: ScoredPrompt) -> str:
     return f"{shown.score:.3g}: {_tagged(shown.prompt)}"
 
 
-def _example(item: ExampleResult) -> str:
-    lines = [f"{name}: {_plain(text)}" for name, text in item.example.inputs.items()]
-    if item.example.target is not None:
-        lines.append(f"wanted: {_plain(item.example.target)}")
-    if item.reply is not None:
-        lines.append(f"reply: {_plain(item.reply)}")
-    if item.reward is not None:
-        lines.append(f"reward: {item.reward:.3g}")
-    if item.reason:
-        lines.append(f"why: {_plain(item.reason)}")
+def _example(result: ExampleResult) -> str:
+    lines = [f"{name}: {_plain(text)}" for name, text in result.example.inputs.items()]
+    if result.example.target is not None:
+        lines.append(f"wanted: {_plain(result.example.target)}")
+    if result.reply is not None:
+        lines.append(f"reply: {_plain(result.reply)}")
+    if result.reward is not None:
+        lines.append(f"reward: {result.reward:.3g}")
+    if result.reason:
+        lines.append(f"why: {_plain(result.reason)}")
     return "\n".join(["<item>", *lines, "</item>"])
 
 

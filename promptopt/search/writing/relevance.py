@@ -131,12 +131,12 @@ class Relevance:
 
     @cached_property
     def _targets(self) -> frozenset[str]:
-        targets = (" ".join(_words(item.target)) for item in self.task.train if item.target is not None)
+        targets = (" ".join(_words(example.target)) for example in self.task.train if example.target is not None)
         return self._labels.union(filter(None, targets))
 
     @cached_property
     def _items(self) -> str:
-        lines = [" ".join(_words(text)) for item in self.task.train for text in item.inputs.values()]
+        lines = [" ".join(_words(text)) for example in self.task.train for text in example.inputs.values()]
         return "".join(f"\n {line} \n" for line in lines if line)
 
     @cached_property

@@ -118,15 +118,15 @@ def _normalized(text: str) -> str:
 def _training_ngrams(task: Task, like: Prompt) -> set[tuple[str, ...]]:
     """Return the word n-grams that reveal a copy of a training example."""
     own_texts = (like.text, task.seed_prompt.text, task.template, task.description)
-    return {ngram for item in task.train for text in _fields(item) for ngram in _ngrams(text)}.difference(
+    return {ngram for example in task.train for text in _fields(example) for ngram in _ngrams(text)}.difference(
         *map(_ngrams, own_texts)
     )
 
 
-def _fields(item: Example) -> Iterator[str]:
-    yield from item.inputs.values()
-    if item.target is not None:
-        yield item.target
+def _fields(example: Example) -> Iterator[str]:
+    yield from example.inputs.values()
+    if example.target is not None:
+        yield example.target
 
 
 def _ngrams(text: str) -> set[tuple[str, ...]]:
