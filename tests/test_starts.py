@@ -40,9 +40,9 @@ def test_other_demonstrations_have_the_same_targets_and_are_left_out_of_the_item
     for other in starts.prompts[1:]:
         assert other.text == seed.text
         assert sorted(item.target or "" for item in shown(other)) == ["no", "yes", "yes"]
-        assert not set(shown(other)) & set(starts.items)
-    assert len(starts.items) >= 24  # a quarter at most is drawn from
-    assert [item for item in items if item in starts.items] == list(starts.items)  # in their order
+        assert not set(shown(other)) & set(starts.examples)
+    assert len(starts.examples) >= 24  # a quarter at most is drawn from
+    assert [item for item in items if item in starts.examples] == list(starts.examples)  # in their order
 
 
 def test_a_target_that_no_item_has_is_stood_in_for_by_any_item() -> None:

@@ -26,7 +26,7 @@ class StartingPrompts(NamedTuple):
     """Prompts to start from, the original first, and the examples that none of the new ones shows."""
 
     prompts: list[Prompt]
-    items: tuple[Example, ...]
+    examples: tuple[Example, ...]
 
 
 class _Pool(NamedTuple):

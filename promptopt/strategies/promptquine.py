@@ -17,6 +17,7 @@ import numpy as np
 
 from promptopt.errors import InputError
 from promptopt.search.demonstrations import stratified_shuffle, with_other_demonstrations
+from promptopt.search.halving import doubling, successive_halving
 from promptopt.search.masks import drop_tokens, restore_tokens, token_effects
 from promptopt.search.pruning import (
     Child,
@@ -157,8 +158,8 @@ class PromptQuine:
         seed_tokens(run)  # raises if there is nothing to prune
         variants = with_other_demonstrations(run.task.seed_prompt, run.task.train, self.starts, run.rng)
         shuffled = self.items or self.starts > 1
-        inner = run.restricted_to(stratified_shuffle(variants.items, run.rng) if shuffled else variants.items)
-        size, reward = min(self.items or len(variants.items), len(variants.items)), reward_of(run, self.fitness)
+        inner = run.restricted_to(stratified_shuffle(variants.examples, run.rng) if shuffled else variants.examples)
+        size, reward = min(self.items or len(variants.examples), len(variants.examples)), reward_of(run, self.fitness)
         return [
             Evolution(self, inner, inner.tokens(prompt), reward, size, start)
             for start, prompt in enumerate(variants.prompts)
@@ -168,12 +169,17 @@ class PromptQuine:
     def _best_starts(starts: list[Evolution]) -> list[Evolution]:
         """Return the seed prompt's evolution and the best others, by successive halving: half remain as examples double."""
         run, reward = starts[0].run, starts[0].reward
-        examples, size, remaining = run.task.train, _FIRST_EXAMPLES, starts
-        while len(remaining) > _POPULATIONS and size < len(examples):
-            means = run.score([start.full for start in remaining], examples[:size], reward=reward).mean
-            order = sorted(range(len(remaining)), key=lambda i: (-math.inf if math.isnan(means[i]) else -means[i], i))
-            remaining = [remaining[i] for i in order[: max(_POPULATIONS, (len(remaining) + 1) // 2)]]
-            size *= 2
+
+        def rank(remaining: list[Evolution], size: int) -> list[Evolution]:
+            means = run.score([start.full for start in remaining], run.task.train[:size], reward=reward).mean
+            return [
+                remaining[i] for i in np.argsort(-means, kind="stable")
+            ]  # a prompt whose replies all failed is last
+
+        rounds = doubling(_FIRST_EXAMPLES, len(run.task.train))[:-1]
+        remaining = successive_halving(
+            starts, rounds, rank, lambda count: max(_POPULATIONS, (count + 1) // 2), enough=_POPULATIONS
+        )
         return [starts[0], *(start for start in remaining if start is not starts[0])][:_POPULATIONS]
 
 
