@@ -126,8 +126,8 @@ class AnswerTable:
         """Return the interval of the difference in accuracy between two prompts, which are no annotators."""
 
         def gain(beliefs: Floats) -> Interval:
-            correct = (self.expected_correct(p, indices, beliefs) for p in (prompt, rival))
-            return paired_interval(*correct, CONFIDENCE)
+            correct = self.expected_correct(prompt, indices, beliefs)
+            return paired_interval(correct, self.expected_correct(rival, indices, beliefs), CONFIDENCE)
 
         return self.interval_over_annotators(indices, (rival, prompt), gain)
 

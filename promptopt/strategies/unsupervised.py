@@ -261,8 +261,8 @@ class _Verdict(NamedTuple):
 
     def facts(self) -> dict[str, float | str]:
         """Return what the step reports."""
-        gain = {"gain": self.gain.estimate, "low": self.gain.low, "high": self.gain.high}
-        return gain | {"related": self.related.low, "collapsed": str(self.collapsed)}
+        gain, low, high = self.gain
+        return {"gain": gain, "low": low, "high": high, "related": self.related.low, "collapsed": str(self.collapsed)}
 
 
 def _judge(table: AnswerTable, rival: Prompt, check: Sequence[int]) -> _Verdict:
