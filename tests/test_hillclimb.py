@@ -375,7 +375,7 @@ def test_the_pool_may_be_the_users_and_each_restart_draws_from_it(tmp_path: Path
     ("settings", "message"),
     [
         ({"pool": 0}, "pool must be at least 1, not 0"),
-        ({"patience": -1}, "patience must be 0 or more, not -1"),
+        ({"patience": -1}, "patience must be at least 0, not -1"),
         ({"style": "opro"}, "style must be 'contrastive', 'lists', 'scale' or 'criticism', not 'opro'"),
         ({"control": "blind"}, "control must be 'paraphrase', 'random' or '', not 'blind'"),
         ({"prompts": "nowhere.txt"}, "cannot read the pool of prompts nowhere.txt"),

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from promptopt.errors import InputError
 from promptopt.parsing.slots import check_slots
 from promptopt.prompt import Prompt
 from promptopt.search.halving import doubling, successive_halving
 from promptopt.search.surrogate import Change
 from promptopt.search.writing import MAX_CHARACTERS, MetaPrompts, ask, load_prompt_pool, paraphrase
 from promptopt.strategies.chain import Chain
+from promptopt.strategies.checks import check_at_least, check_choice
 from promptopt.strategies.styles import Contrastive, Criticism, Lists, Paraphrases, RandomPrompts, Scale
 
 if TYPE_CHECKING:
@@ -102,16 +102,10 @@ class HillClimb:
     meta: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("restarts", "resets", "iterations", "pool", "good", "proposals", "drafts", "longest"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("bad", "items", "patience", "words"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}")
-        if self.style not in ("contrastive", "lists", "scale", "criticism"):
-            raise InputError(f"style must be 'contrastive', 'lists', 'scale' or 'criticism', not {self.style!r}")
-        if self.control not in ("", "paraphrase", "random"):
-            raise InputError(f"control must be 'paraphrase', 'random' or '', not {self.control!r}")
+        check_at_least(self, 1, "restarts", "resets", "iterations", "pool", "good", "proposals", "drafts", "longest")
+        check_at_least(self, 0, "bad", "items", "patience", "words")
+        check_choice(self, "style", "contrastive", "lists", "scale", "criticism")
+        check_choice(self, "control", "paraphrase", "random", "")
         load_prompt_pool(self.prompts)
         MetaPrompts(self.meta)
 

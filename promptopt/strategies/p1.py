@@ -19,6 +19,7 @@ from promptopt.search.subsets import best_subset, held_out_score
 from promptopt.search.writing import ScoredPrompt, ask, by_reason, improve, paraphrase, unscored_message
 from promptopt.statistics.components import Components, components, covariance, shrunken_covariance
 from promptopt.strategies.base import Strategy, needs_no_labels
+from promptopt.strategies.checks import check_at_least, check_choice
 from promptopt.strategies.registry import BUILT_IN
 
 if TYPE_CHECKING:
@@ -109,14 +110,10 @@ class P1:
                 f"replicates must be at least {PILOT}, not {self.replicates}: a single reply cannot separate a better "
                 "prompt from luck"
             )
-        if self.subset < 1:
-            raise InputError(f"subset must be at least 1, not {self.subset}")
-        if self.noise not in ("unbiased", "plug-in"):
-            raise InputError(f"noise must be 'unbiased' or 'plug-in', not {self.noise!r}")
-        if self.candidates not in ("varied", "one message"):
-            raise InputError(f"candidates must be 'varied' or 'one message', not {self.candidates!r}")
-        if self.cut_off not in ("gap", "zero"):
-            raise InputError(f"cut_off must be 'gap' or 'zero', not {self.cut_off!r}")
+        check_at_least(self, 1, "subset")
+        check_choice(self, "noise", "unbiased", "plug-in")
+        check_choice(self, "candidates", "varied", "one message")
+        check_choice(self, "cut_off", "gap", "zero")
         if not 0 <= self.worth < math.inf:
             raise InputError(f"worth must be 0 or more, not {self.worth}")
         self.strategy()

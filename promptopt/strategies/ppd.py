@@ -18,6 +18,7 @@ from promptopt.search.categorical import clipped, modal, policy_gradient, projec
 from promptopt.search.pseudo_labels import confident, cross_entropy, refuse_what_needs_labels, with_words
 from promptopt.search.vocabulary import pmi_vocabulary
 from promptopt.statistics.arrays import nanmean
+from promptopt.strategies.checks import check_at_least, check_share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,13 +74,11 @@ class PPD:
     replicates: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("positions", "vocabulary", "batch", "neighbours", "epochs", "replicates"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.samples < 2:  # noqa: PLR2004  losses are centred
-            raise InputError(f"samples must be at least 2, not {self.samples}")
-        if self.rate <= 0 or not 0 < self.share <= 1:
-            raise InputError(f"rate must be above 0 and share in (0, 1], not {self.rate} and {self.share}")
+        check_at_least(self, 1, "positions", "vocabulary", "batch", "neighbours", "epochs", "replicates")
+        check_at_least(self, 2, "samples")  # losses are centred
+        check_share(self, "share")
+        if self.rate <= 0:
+            raise InputError(f"rate must be above 0, not {self.rate}")
 
     def search(self, run: Run) -> None:
         """Alternate between tokens and labels until the labels stop changing, then score the most likely prompt."""

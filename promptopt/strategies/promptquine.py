@@ -32,6 +32,7 @@ from promptopt.search.pruning import (
     tournament,
 )
 from promptopt.statistics.arrays import nanmean, standard_error
+from promptopt.strategies.checks import check_at_least, check_share
 from promptopt.strategies.promptquine_paper import PromptQuinePaper
 
 if TYPE_CHECKING:
@@ -44,10 +45,6 @@ if TYPE_CHECKING:
     from promptopt.search.tokens import Mask, Tokens
 
 _MOVES = ("restore", "swap")  # any other move is a deletion
-_MINIMUM = {
-    1: ("population", "offspring", "most_deletions", "recent", "max_prompts", "starts"),
-    0: ("elite", "items", "block", "patience"),
-}
 _FIRST_EXAMPLES = 8  # on which all starts are scored
 _POPULATIONS = 3  # starts that get a population
 _STALLED = 3  # generations without a new best after which the examples double
@@ -110,17 +107,14 @@ class PromptQuine:
     starts: int = 16
 
     def __post_init__(self) -> None:
-        for minimum, names in _MINIMUM.items():
-            for name in names:
-                if getattr(self, name) < minimum:
-                    raise InputError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
+        check_at_least(self, 1, "population", "offspring", "most_deletions", "recent", "max_prompts", "starts")
+        check_at_least(self, 0, "elite", "items", "block", "patience")
         for name in (*_MOVES, "guide", "largest_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must be a share in [0, 1], not {getattr(self, name)}")
         if self.restore + self.swap > 1:
             raise InputError("restore and swap are shares of the children: their sum must be at most 1")
-        if not 0 < self.tournament <= 1:
-            raise InputError(f"tournament must be a share in (0, 1], not {self.tournament}")
+        check_share(self, "tournament")
         if not 0.5 < self.confidence < 1:  # noqa: PLR2004  0.5 would drop every child below the mean survivor
             raise InputError(f"confidence must be in (0.5, 1), not {self.confidence}")
         check_fitness(self.fitness)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from promptopt.errors import InputError
 from promptopt.search.masks import drop_tokens
 from promptopt.search.pruning import (
     Child,
@@ -27,6 +26,7 @@ from promptopt.search.pruning import (
     tournament,
 )
 from promptopt.statistics.arrays import nanmean
+from promptopt.strategies.checks import check_at_least, check_choice, check_share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,13 +78,9 @@ class PromptQuinePaper:
     halving: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("population", "offspring", "most_deletions", "recent", "max_prompts"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 < self.tournament <= 1:
-            raise InputError(f"tournament must be a share in (0, 1], not {self.tournament}")
-        if self.mode not in ("gga", "ssga"):
-            raise InputError(f"mode must be 'gga' or 'ssga', not {self.mode!r}")
+        check_at_least(self, 1, "population", "offspring", "most_deletions", "recent", "max_prompts")
+        check_share(self, "tournament")
+        check_choice(self, "mode", "gga", "ssga")
         check_fitness(self.fitness)
 
     def search(self, run: Run) -> None:

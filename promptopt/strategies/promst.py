@@ -19,6 +19,7 @@ from promptopt.errors import InputError
 from promptopt.search.surrogate import Change, fit_surrogate
 from promptopt.search.writing import MetaPrompts, ask, by_reason
 from promptopt.statistics.arrays import nanmean
+from promptopt.strategies.checks import check_at_least, check_choice
 from promptopt.strategies.feedback import Feedback, Member, error_cases
 
 if TYPE_CHECKING:
@@ -84,18 +85,14 @@ class Promst:
     meta: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("first", "children", "parents", "patience", "shown"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check_at_least(self, 1, "first", "children", "parents", "patience", "shown")
         MetaPrompts(self.meta)  # raises if the folder cannot be used
-        if self.feedback not in ("worst", "random"):
-            raise InputError(f"feedback must be 'worst' or 'random', not {self.feedback!r}")
+        check_choice(self, "feedback", "worst", "random")
+        check_choice(self, "forecast", "change", "paper", "off")
         if self.feedback == "random" and self.operators:
             raise InputError(
                 "feedback='random' works only for children that fix all kinds of errors: set operators=False"
             )
-        if self.forecast not in ("change", "paper", "off"):
-            raise InputError(f"forecast must be 'change', 'paper' or 'off', not {self.forecast!r}")
 
     @classmethod
     def paper(cls) -> Promst:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from promptopt.errors import InputError
 from promptopt.search.writing import ask, paraphrase
+from promptopt.strategies.checks import check_at_least
 
 if TYPE_CHECKING:
     from promptopt.prompt import Context
@@ -33,8 +33,7 @@ class RandomSearch:
     batch: int = 8
 
     def __post_init__(self) -> None:
-        if self.prompts < 1 or self.batch < 1:
-            raise InputError(f"prompts and batch must be at least 1, not {self.prompts} and {self.batch}")
+        check_at_least(self, 1, "prompts", "batch")
 
     def search(self, run: Run) -> None:
         """Score the seed prompt and its paraphrases."""

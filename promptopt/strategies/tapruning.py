@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from promptopt.errors import InputError
 from promptopt.search.pruning import check_fitness, reward_of, seed_tokens
+from promptopt.strategies.checks import check_share
 
 if TYPE_CHECKING:
     from promptopt.search.run import Run
@@ -39,8 +39,7 @@ class TAPruning:
     fitness: Literal["margin", "reward"] = "reward"
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise InputError(f"threshold must be a share in (0, 1], not {self.threshold}")
+        check_share(self, "threshold")
         check_fitness(self.fitness)
 
     def search(self, run: Run) -> None:

@@ -27,6 +27,7 @@ from promptopt.search.vocabulary import contrastive_vocabulary
 from promptopt.statistics import mean_interval
 from promptopt.statistics.annotators import chance_corrected_agreement, is_collapsed, mutual_information, votes_of
 from promptopt.strategies.answers import CONFIDENCE, AnswerTable
+from promptopt.strategies.checks import check_at_least, check_share
 from promptopt.strategies.ppd import PPD
 
 if TYPE_CHECKING:
@@ -112,21 +113,15 @@ class Unsupervised:
     replicates: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "shots", "vocabulary", "steps", "samples", "batch", "replicates"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check_at_least(self, 1, "rounds", "shots", "vocabulary", "steps", "samples", "batch", "replicates")
         if self.views < 2:  # noqa: PLR2004  a consensus needs two annotators
             raise InputError(f"views must be at least 2, so that they can agree, not {self.views}")
         if self.rounds * self.views < 4:  # noqa: PLR2004  the best, and three annotators
             raise InputError(
                 f"rounds x views must be at least 4, so that three others judge the best, not {self.rounds} x {self.views}"
             )
-        for name in ("sets", "positions"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}")
-        for name in ("share", "elite", "rate"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(f"{name} must be in (0, 1], not {getattr(self, name)}")
+        check_at_least(self, 0, "sets", "positions")
+        check_share(self, "share", "elite", "rate")
 
     @staticmethod
     def paper() -> PPD:
