@@ -473,8 +473,8 @@ def test_the_presets_have_names() -> None:
         ("promptquine", {"confidence": "0.5"}, "confidence must be in"),
         ("promptquine.paper", {"mode": "both"}, "mode cannot be 'both'"),
         ("promptquine.paper", {"offspring": "0"}, "offspring must be at least 1, not 0"),
-        ("promptquine.paper", {"tournament": "2"}, r"tournament must be a share in \(0, 1\], not 2"),
-        ("tapruning", {"threshold": "0"}, "threshold must be a share"),
+        ("promptquine.paper", {"tournament": "2"}, r"tournament must be in \(0, 1\], not 2"),
+        ("tapruning", {"threshold": "0"}, "threshold must be in"),
         ("steepest", {"fitness": "loss"}, "fitness cannot be 'loss'"),
     ],
 )

@@ -16,7 +16,7 @@ def check_share(strategy: object, *names: str) -> None:
     """Raise InputError if one of these settings is not in (0, 1]."""
     for name in names:
         if not 0 < (value := getattr(strategy, name)) <= 1:
-            raise InputError(f"{name} must be a share in (0, 1], not {value}")
+            raise InputError(f"{name} must be in (0, 1], not {value}")
 
 
 def check_choice(strategy: object, name: str, *choices: str) -> None:
