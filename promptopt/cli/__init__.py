@@ -18,6 +18,7 @@ from promptopt.cli.output import say
 from promptopt.cli.process import prepare_process
 from promptopt.cli.report import compare, report
 from promptopt.cli.run import optimize, score
+from promptopt.cli.serve import serve
 from promptopt.cli.sweep import sweep
 from promptopt.errors import InputError, MemoError, PromptoptError, RewardError
 
@@ -35,6 +36,7 @@ app.command()(diagnose)
 app.command()(report)
 app.command()(compare)
 app.command()(sweep)
+app.command()(serve)
 app.command()(strategies)
 app.add_typer(models, name="models")
 app.add_typer(memo, name="memo")

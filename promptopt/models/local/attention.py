@@ -47,6 +47,16 @@ class States:
         }
 
     @torch.inference_mode()
+    def extend(self, others: States) -> None:
+        """Append all states of `others`, which must not be used afterwards."""
+        if not self.length:
+            self.length, self._layers = others.length, others._layers
+            return
+        for layer, (keys, values) in others._layers.items():
+            self.append(layer, keys[:, : others.length], values[:, : others.length])
+        self.length += others.length
+
+    @torch.inference_mode()
     def keep(self, positions: torch.Tensor) -> None:
         """Keep the states at these positions (including the last pass's), in this order; drop the rest."""
         for stored in self._layers.values():

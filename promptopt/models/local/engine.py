@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from promptopt.models.local.attention import Pass, States
-from promptopt.models.local.trie import Blocks, blocks, merge, shared_prefixes
+from promptopt.models.local.trie import Blocks, between, blocks, merge, unread_prefixes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from promptopt.models.local.attention import Layers
-    from promptopt.models.local.trie import Bools, Ints, Trie
+    from promptopt.models.local.trie import Bools, Ints, Segments, Trie
 
 _log = logging.getLogger(__name__)
 
@@ -56,10 +56,12 @@ class Engine:
 
     Args:
         network: the network.
+        segments: chooses the parts of a trie whose states are cached.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, segments: Segments = unread_prefixes) -> None:
         self.computed = 0  # tokens
+        self._segments = segments
         self._prefix_cache = PrefixCache()
         self._network = network
         self._device = network.device
@@ -74,13 +76,14 @@ class Engine:
             all_states: empty; if given, receives the states of all nodes, in order. Else only one path is kept at a time.
         """
         states = States() if all_states is None else all_states
-        # Prefixes with wanted nodes are computed anew: the cache holds no hidden states.
-        cacheable = [prefix for prefix in shared_prefixes(trie, _SEGMENT) if not len(_between(wanted, *prefix))]
-        start = 0
-        for prefix_start, stop in [*cacheable, (len(trie), len(trie))]:
-            yield from self._read_nodes(trie, start, prefix_start, wanted, states, keep_all=all_states is not None)
-            for start in range(prefix_start, stop, _SEGMENT):
-                self._run_segment(trie, start, states, keep_all=all_states is not None)
+        keep_all, start = all_states is not None, 0
+        for cached_start, stop in [*self._segments(trie, wanted, _SEGMENT), (len(trie), len(trie))]:
+            yield from self._read_nodes(trie, start, cached_start, wanted, states, keep_all=keep_all)
+            for start in range(cached_start, stop, _SEGMENT):
+                nodes = between(wanted, start, start + _SEGMENT)
+                hidden = self._run_segment(trie, start, nodes, states, keep_all=keep_all)
+                if hidden is not None:
+                    yield nodes, hidden
             start = stop
 
     def _read_nodes(
@@ -89,7 +92,7 @@ class Engine:
         """Run the nodes from `start` to `end` (exclusive); keep all their states, or only those on the path to `end`."""
         while start < end:
             stop = start + self._size(end - start, trie.paths.shape[1])
-            nodes = _between(wanted, start, stop)
+            nodes = between(wanted, start, stop)
             plan, positions = self._plan(trie, start, stop, keep_all=keep_all)
             try:
                 hidden = self.run(trie.tokens[start:stop], trie.depths[start:stop], plan, states, nodes - start)
@@ -105,23 +108,29 @@ class Engine:
                 yield nodes, hidden
 
     @torch.inference_mode()  # cached states are written into tensors made in inference mode
-    def _run_segment(self, trie: Trie, start: int, states: States, *, keep_all: bool) -> None:
+    def _run_segment(
+        self, trie: Trie, start: int, nodes: Ints, states: States, *, keep_all: bool
+    ) -> torch.Tensor | None:
         """Append the states of `_SEGMENT` nodes, from the cache if an earlier call had the same prefix.
 
         Such a pass always has the same size and contains nothing else, so that its states are bitwise equal whether cached
         or computed: results must not depend on what was computed before.
+
+        Returns:
+            The hidden states of the wanted `nodes` among them, for which the pass is run again: the cache holds none.
         """
-        stop = start + _SEGMENT
+        stop, hidden = start + _SEGMENT, None
         key = trie.tokens[[*trie.ancestors(start), *range(start, stop)]].tobytes()
-        layers = self._prefix_cache.get(key)
+        layers = None if len(nodes) else self._prefix_cache.get(key)
         if layers is None:
             plan, _ = self._plan(trie, start, stop, keep_all=keep_all)
-            self.run(trie.tokens[start:stop], trie.depths[start:stop], plan, states, np.zeros(0, np.int64))
+            hidden = self.run(trie.tokens[start:stop], trie.depths[start:stop], plan, states, nodes - start)
             self._prefix_cache.put(key, states.tail(_SEGMENT))
         else:
             for layer, (keys, values) in layers.items():
                 states.append(layer, keys, values)
         states.length += _SEGMENT
+        return hidden if len(nodes) else None
 
     def _plan(self, trie: Trie, start: int, stop: int, *, keep_all: bool) -> tuple[Blocks, Callable[[Ints], Ints]]:
         """Return what the nodes of a pass attend to, as positions in the states, and the function from nodes to positions."""
@@ -178,11 +187,6 @@ class Engine:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
 
-def _between(wanted: Ints, start: int, stop: int) -> Ints:
-    """Return the wanted nodes from `start` to `stop` (exclusive)."""
-    return wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, stop)]
-
-
 def _out_of_memory(error: RuntimeError) -> bool:
     """Whether an error means out of memory; the CPU allocator has no exception class for it."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
@@ -203,8 +207,8 @@ class PrefixCache:
 
     def put(self, key: bytes, layers: Layers) -> None:
         """Store states, and evict the least recently used ones."""
+        self._bytes += _size_of(layers) - _size_of(self._layers_of.pop(key, {}))
         self._layers_of[key] = layers
-        self._bytes += _size_of(layers)
         while self._bytes > _CACHE_BYTES:
             self._bytes -= _size_of(self._layers_of.popitem(last=False)[1])
 
@@ -231,13 +235,15 @@ class DecodingBatch:
         self._visible: Bools = np.zeros((0, 0, 0), np.bool_)  # [blocks, size, columns]
 
     def start(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Run the prompts; return the hidden state at each one's last token, [rows, hidden]."""
-        trie = merge(prompts)
+        """Add rows after the others and run their prompts; return the hidden state at each one's last token, [rows, hidden]."""
+        trie, states = merge(prompts), States()
         ends = np.array([trie.nodes(i)[-1] for i in range(len(prompts))])
         wanted = np.unique(ends)
-        hidden = torch.cat([states for _, states in self._engine.read(trie, wanted, self._states)])
-        self._order = np.argsort(trie.row_of, kind="stable")
-        self._paths = [trie.nodes(int(i)) for i in self._order]
+        hidden = torch.cat([rows for _, rows in self._engine.read(trie, wanted, states)])
+        order = np.argsort(trie.row_of, kind="stable")
+        self._order = np.concatenate([self._order, order + len(self._order)])
+        self._paths += [trie.nodes(int(i)) + self._states.length for i in order]
+        self._states.extend(states)
         self._arrange()
         return hidden[self._engine.tensor(np.searchsorted(wanted, ends))]
 

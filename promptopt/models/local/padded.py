@@ -68,21 +68,25 @@ class RecomputedBatch:
         self._rows: list[tuple[int, ...]] = []
 
     def start(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Run the prompts; return the hidden state at each one's last token, [rows, hidden]."""
-        self._rows = [tuple(prompt) for prompt in prompts]
-        trie = merge(self._rows)
-        ends = np.array([trie.nodes(i)[-1] for i in range(len(prompts))])
-        wanted = np.unique(ends)
-        hidden = torch.cat([states for _, states in self._engine.read(trie, wanted)])
-        return hidden[torch.from_numpy(np.searchsorted(wanted, ends)).to(hidden.device)]
+        """Add rows after the others and run their prompts; return the hidden state at each one's last token, [rows, hidden]."""
+        self._rows += map(tuple, prompts)
+        return self._last_states(prompts)
 
     def append(self, tokens: Sequence[int]) -> torch.Tensor:
         """Append one token to every row; return its hidden states, [rows, hidden]."""
-        return self.start([(*row, token) for row, token in zip(self._rows, tokens, strict=True)])
+        self._rows = [(*row, token) for row, token in zip(self._rows, tokens, strict=True)]
+        return self._last_states(self._rows)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep only these rows."""
         self._rows = [self._rows[i] for i in rows]
+
+    def _last_states(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        trie = merge(rows)
+        ends = np.array([trie.nodes(i)[-1] for i in range(len(rows))])
+        wanted = np.unique(ends)
+        hidden = torch.cat([states for _, states in self._engine.read(trie, wanted)])
+        return hidden[torch.from_numpy(np.searchsorted(wanted, ends)).to(hidden.device)]
 
 
 def _run_causal(network: Any, tokens: Ints) -> torch.Tensor:

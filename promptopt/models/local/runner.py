@@ -14,7 +14,7 @@ import torch
 
 from promptopt.models.local.decoding import decode
 from promptopt.models.local.engine import Engine
-from promptopt.models.local.trie import merge
+from promptopt.models.local.trie import merge, unread_prefixes
 from promptopt.replies import Arrival
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from promptopt.models.local.head import Head
     from promptopt.models.local.loading import Files
     from promptopt.models.local.trial import AnyEngine
-    from promptopt.models.local.trie import Ints
+    from promptopt.models.local.trie import Ints, Segments
     from promptopt.statistics.arrays import Floats
 
 _MAX_TABLE = 2**22  # sequences x longest of one trie: its tables take about 200 MB
@@ -34,19 +34,28 @@ _MAX_ROWS = 32  # replies generated at once
 _MAX_STATE_TOKENS = 16_384  # tokens in a batch: about 400 MB of states for a model with 135 million weights in bfloat16
 
 
-def load(files: Files, dtype: torch.dtype, device: torch.device) -> Runner:
-    """Load a network: by ourselves on a CPU where that gives the same results, else by transformers."""
+def load(
+    files: Files, dtype: torch.dtype, device: torch.device, segments: Segments = unread_prefixes
+) -> Runner:
+    """Load a network: by ourselves on a CPU where that gives the same results, else by transformers.
+
+    Args:
+        files: of the model.
+        dtype: of its weights.
+        device: where it runs.
+        segments: chooses what the engine caches.
+    """
     parts = files.native(dtype) if device.type == "cpu" else None
     if parts is not None:
         network, head, ends = parts
-        return Runner(Engine(network), head, _ends(ends, files.tokenizer), files.tokenizer, device)
+        return Runner(Engine(network, segments), head, _ends(ends, files.tokenizer), files.tokenizer, device)
     from promptopt.models.local.head import Head  # noqa: PLC0415
     from promptopt.models.local.trial import engine_for  # noqa: PLC0415  transformers, which takes seconds
 
     loaded = files.network(dtype, device)
     head, eos = Head.of(loaded), loaded.generation_config.eos_token_id
     ends = frozenset(eos if isinstance(eos, list) else [eos])
-    return Runner(engine_for(loaded, head, files.name), head, _ends(ends, files.tokenizer), files.tokenizer, device)
+    return Runner(engine_for(loaded, head, files.name, segments), head, _ends(ends, files.tokenizer), files.tokenizer, device)
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ class Runner:
         tokens = np.concatenate([query.wanted for query in queries])
         order = np.argsort(nodes, kind="stable")
         values, remaining, done = np.empty(len(nodes)), counts.copy(), 0
-        for ready_nodes, hidden in _collected(self.engine.read(trie, np.unique(nodes)), _HEAD_ROWS):
+        for ready_nodes, hidden in collected(self.engine.read(trie, np.unique(nodes)), _HEAD_ROWS):
             stop = int(np.searchsorted(nodes[order], ready_nodes[-1], side="right"))
             indices, done = order[done:stop], stop
             rows = torch.from_numpy(np.searchsorted(ready_nodes, nodes[indices])).to(self.device)
@@ -139,7 +148,7 @@ def _chunks(queries: Sequence[Query]) -> Iterator[Sequence[Query]]:
         yield queries[start:]
 
 
-def _collected(passes: Iterator[tuple[Ints, torch.Tensor]], enough: int) -> Iterator[tuple[Ints, torch.Tensor]]:
+def collected(passes: Iterator[tuple[Ints, torch.Tensor]], enough: int) -> Iterator[tuple[Ints, torch.Tensor]]:
     """Join the results of passes until there are `enough` rows for one product with the output matrix."""
     nodes: list[Ints] = []
     hidden: list[torch.Tensor] = []

@@ -15,12 +15,14 @@ from promptopt.models.local.encoding import BREAK
 from promptopt.models.local.engine import Engine
 from promptopt.models.local.network import TransformersNetwork
 from promptopt.models.local.padded import Padded, start_token
+from promptopt.models.local.trie import unread_prefixes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from promptopt.models.local.encoding import Ids
     from promptopt.models.local.head import Head
+    from promptopt.models.local.trie import Segments
 
 AnyEngine: TypeAlias = Engine | Padded
 
@@ -33,13 +35,14 @@ _TOLERANCE = {torch.float32: 1e-3}
 _NARROW_TOLERANCE = 0.25
 
 
-def engine_for(network: Any, head: Head, name: str) -> AnyEngine:
+def engine_for(network: Any, head: Head, name: str, segments: Segments = unread_prefixes) -> AnyEngine:
     """Return the engine for a network; logs a warning if it needs padded batches.
 
     Args:
         network: a transformers language model, causal or encoder-decoder; changed in place.
         head: its output matrix.
         name: of the model, for messages.
+        segments: chooses what the engine caches.
 
     Raises:
         InputError: the network's output layer is not supported by `Head`, so that neither reproduces its log-probabilities.
@@ -50,7 +53,7 @@ def engine_for(network: Any, head: Head, name: str) -> AnyEngine:
         reason = "it is an encoder-decoder"
     elif type(network)._supports_attention_backend:  # noqa: SLF001  transformers has no public name
         adapted = TransformersNetwork(network)
-        engine = Engine(adapted)
+        engine = Engine(adapted, segments)
         try:
             error_size = _logprob_error(engine, head, SEQUENCES, expected)
         except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotImplementedError) as error:

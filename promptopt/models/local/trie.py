@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 Ints: TypeAlias = NDArray[np.int64]
 Bools: TypeAlias = NDArray[np.bool_]
@@ -56,6 +56,10 @@ class Trie:
         """Return the nodes of a sequence, [length]."""
         row = self.row_of[sequence]
         return self.paths[row, : self.lengths[row]]
+
+
+Segments: TypeAlias = "Callable[[Trie, Ints, int], list[tuple[int, int]]]"
+"""Chooses the runs of nodes (start, stop) whose states are cached, from a trie, its wanted nodes and a size."""
 
 
 class Blocks(NamedTuple):
@@ -143,6 +147,26 @@ def shared_prefixes(trie: Trie, size: int) -> list[tuple[int, int]]:
             if length >= size:
                 out.append((int(first_own[row]), int(first_own[row] + length // size * size)))
     return out
+
+
+def unread_prefixes(trie: Trie, wanted: Ints, size: int) -> list[tuple[int, int]]:
+    """Return the shared prefixes without wanted nodes, as (start, stop)."""
+    return [prefix for prefix in shared_prefixes(trie, size) if not len(between(wanted, *prefix))]
+
+
+def all_segments(trie: Trie, wanted: Ints, size: int) -> list[tuple[int, int]]:  # noqa: ARG001  one type of function
+    """Return all unbranched runs of `size` nodes that begin at a multiple of `size`, as (start, stop).
+
+    A later call may begin like any of these sequences: shorter passes now, none then.
+    """
+    firsts = np.flatnonzero(trie.depths[:-size] % size == 0) if len(trie) > size else np.zeros(0, np.int64)
+    unbranched = firsts[trie.depths[firsts + size] == trie.depths[firsts] + size]  # a depth is at most 1 above the last
+    return [(int(start), int(start) + size) for start in unbranched]
+
+
+def between(wanted: Ints, start: int, stop: int) -> Ints:
+    """Return the wanted nodes from `start` to `stop` (exclusive), of ascending ones."""
+    return wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, stop)]
 
 
 def _grid(sequences: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
