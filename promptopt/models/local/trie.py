@@ -155,13 +155,13 @@ def unread_prefixes(trie: Trie, wanted: Ints, size: int) -> list[tuple[int, int]
 
 
 def all_segments(trie: Trie, wanted: Ints, size: int) -> list[tuple[int, int]]:  # noqa: ARG001  one type of function
-    """Return all unbranched runs of `size` nodes that begin at a multiple of `size`, as (start, stop).
+    """Return all runs of `size` nodes along one sequence that begin at a multiple of `size`, as (start, stop).
 
     A later call may begin like any of these sequences: shorter passes now, none then.
     """
     firsts = np.flatnonzero(trie.depths[:-size] % size == 0) if len(trie) > size else np.zeros(0, np.int64)
-    unbranched = firsts[trie.depths[firsts + size] == trie.depths[firsts] + size]  # a depth is at most 1 above the last
-    return [(int(start), int(start) + size) for start in unbranched]
+    starts = firsts[trie.depths[firsts + size] == trie.depths[firsts] + size]  # a depth is at most 1 above the last
+    return [(int(start), int(start) + size) for start in starts]
 
 
 def between(wanted: Ints, start: int, stop: int) -> Ints:
