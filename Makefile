@@ -66,5 +66,5 @@ clean:
 
 .venv/.dev: .venv/.local
 	@echo "installing what the tests need, once"
-	@$(BIN)/python -m pip install --quiet --editable '.[local,dev,serving,mlflow,report,scale]' $(TESTED)
+	@$(BIN)/python -m pip install --quiet --editable '.[local,dev,serve,serving,mlflow,report,scale]' $(TESTED)
 	@touch $@

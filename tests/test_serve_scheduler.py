@@ -156,7 +156,8 @@ def test_a_batch_that_fails_fails_alone() -> None:
             with pytest.raises(RuntimeError, match="out of memory"):
                 await failing
         assert (await written(scheduler, 2, 3)).reply == Response("(2,)")
-        assert await scheduler.score("a", (2,), 1) == ((2,), 1)
+        found: Any = await scheduler.score("a", (2,), 1)
+        assert found == ((2,), 1)
 
     run(script, puppet)
 
