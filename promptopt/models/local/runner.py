@@ -34,9 +34,7 @@ _MAX_ROWS = 32  # replies generated at once
 _MAX_STATE_TOKENS = 16_384  # tokens in a batch: about 400 MB of states for a model with 135 million weights in bfloat16
 
 
-def load(
-    files: Files, dtype: torch.dtype, device: torch.device, segments: Segments = unread_prefixes
-) -> Runner:
+def load(files: Files, dtype: torch.dtype, device: torch.device, segments: Segments = unread_prefixes) -> Runner:
     """Load a network: by ourselves on a CPU where that gives the same results, else by transformers.
 
     Args:
@@ -55,7 +53,9 @@ def load(
     loaded = files.network(dtype, device)
     head, eos = Head.of(loaded), loaded.generation_config.eos_token_id
     ends = frozenset(eos if isinstance(eos, list) else [eos])
-    return Runner(engine_for(loaded, head, files.name, segments), head, _ends(ends, files.tokenizer), files.tokenizer, device)
+    return Runner(
+        engine_for(loaded, head, files.name, segments), head, _ends(ends, files.tokenizer), files.tokenizer, device
+    )
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.errors import InputError
 from promptopt.models.local.decoding import Decoding, one_token_reply
 from promptopt.models.local.model import LocalModel
+from promptopt.models.local.runner import load
 from promptopt.models.local.token_scores import SegmentScores, TokenScores, score_tokens
 from promptopt.models.local.trie import all_segments
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from promptopt.models.base import Request
     from promptopt.models.local.encoding import Ids
+    from promptopt.models.local.runner import Runner
     from promptopt.prompt import Context
     from promptopt.replies import Response
 
@@ -39,7 +42,6 @@ class ServedModel(LocalModel):
 
     def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto") -> None:
         super().__init__(name, dtype=dtype, device=device)
-        self._segments = all_segments
         self._segment_scores = SegmentScores()
         self._token_texts: dict[int, str] = {}
 
@@ -56,7 +58,7 @@ class ServedModel(LocalModel):
     @property
     def vocabulary(self) -> int:
         """Number of tokens that the network knows."""
-        return len(self._parts[1].weight)
+        return len(self._runner.head.weight)
 
     def load(self) -> None:
         """Load the network now rather than at the first call."""
@@ -93,8 +95,8 @@ class ServedModel(LocalModel):
 
     def decoding(self) -> Decoding:
         """Return an empty batch of replies."""
-        engine, head = self._parts
-        return Decoding(engine.decoding_batch(), head, self._ends, self._files.tokenizer)
+        runner = self._runner
+        return Decoding(runner.engine.decoding_batch(), runner.head, runner.ends, runner.tokenizer)
 
     def scores(self, sequences: Sequence[Ids], likeliest: int) -> list[TokenScores]:
         """Return log-probabilities of all tokens of sequences, and of the `likeliest` ones (1 or more) at each place.
@@ -104,9 +106,12 @@ class ServedModel(LocalModel):
         """
         if not self.reads_texts:
             raise InputError(f"{self.name} is an encoder-decoder model, which scores replies only: ask for no echo")
-        engine, head = self._parts
-        return score_tokens(engine, head, sequences, likeliest, self._segment_scores)
+        return score_tokens(self._runner.engine, self._runner.head, sequences, likeliest, self._segment_scores)
 
     def one_token_reply(self, request: Request, prompt: Ids, token: int) -> Response:
         """Return the reply of up to one token, which is known from the prompt's scores."""
-        return one_token_reply(request, prompt, token, self._ends, self._files.tokenizer)
+        return one_token_reply(request, prompt, token, self._runner.ends, self._runner.tokenizer)
+
+    @cached_property
+    def _runner(self) -> Runner:
+        return load(self._files, self.dtype, self.device, all_segments)
