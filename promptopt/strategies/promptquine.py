@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import NormalDist
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -326,13 +327,13 @@ class Evolution:
         order: list[int] = list(range(self.size))
         if self.settings.block:
             order = self.run.rng.permutation(self.size).tolist()
-        done, alive = 0, list(children)
-        while alive and done < self.size:
-            size = min(max(2 * done, block), self.size)
+        alive = list(children)
+        for done, size in pairwise([0, *doubling(block, self.size)]):
+            if not alive:
+                break
             self._score_on(alive, [examples[e] for e in sorted(order[done:size])])
-            done = size
-            if done < self.size:
-                alive = self._survivors(alive, unscored=order[done:])
+            if size < self.size:
+                alive = self._survivors(alive, unscored=order[size:])
         return self._genomes(alive)
 
     def _survivors(self, children: Sequence[Child], unscored: Sequence[int]) -> list[Child]:
