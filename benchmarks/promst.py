@@ -103,12 +103,12 @@ class Watched:
     def search(self, run: Run) -> None:
         """Search, and look at the history after every step."""
 
-        def look() -> None:
+        def look(run: Run) -> None:
             whole = [c for c in run.archive.values() if c.cells == len(run.task.train)]
             best = max(whole, key=lambda c: c.fitness, default=None)
             if best is None or (self.path and self.path[-1][1] == best.prompt):
                 return
-            self.path.append((run.scorer.caller.ledger.logical["task"].calls, best.prompt))
+            self.path.append((run.ledger.logical["task"].calls, best.prompt))
             if self.until and skills(best.prompt) == len(SKILLS):
                 self.found = True
                 raise FoundError

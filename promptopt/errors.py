@@ -7,7 +7,7 @@
     ├── MissingExtraError (also ImportError)  an optional dependency is not installed; gives the install command
     ├── BudgetExhaustedError                  the next call would exceed the budget; ends a search cleanly
     ├── StoppedError                          the user asked the run to stop (Ctrl-C); ends a search cleanly
-    └── ModelError                            a model cannot be used
+    └── ModelError                            a model cannot be used; has status, endpoint, role and attempt where known
         ├── PermanentModelError               retrying cannot help: bad key, unknown model, exhausted quota, bad request
         └── TransientModelError               retrying may help: rate limit, server error, timeout, malformed reply
 
@@ -51,6 +51,11 @@ class MissingExtraError(PromptoptError, ImportError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs the extra '{extra}': pip install 'promptopt-toolkit[{extra}]'")
+        self._arguments = what, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        """Pickle as constructor arguments: the default passes the message."""
+        return type(self), self._arguments
 
 
 class BudgetExhaustedError(PromptoptError):
@@ -62,7 +67,29 @@ class StoppedError(PromptoptError):
 
 
 class ModelError(PromptoptError):
-    """A model cannot be used."""
+    """A model cannot be used.
+
+    Args:
+        message: what happened, and what to change.
+        status: HTTP status of the endpoint's last answer; None if there was none.
+        endpoint: base URL of the endpoint.
+        role: role of the model in the run: "task", "writer" or "judge".
+        attempt: number of attempts made at the request.
+
+    All but the message are None where they are not known.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        status: int | None = None,
+        endpoint: str | None = None,
+        role: str | None = None,
+        attempt: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.endpoint, self.role, self.attempt = status, endpoint, role, attempt
 
 
 class PermanentModelError(ModelError):

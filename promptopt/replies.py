@@ -150,6 +150,9 @@ class Failure:
     refused: bool = False
 
 
+Reply: TypeAlias = Response | Failure
+
+
 class Arrival(NamedTuple):
     """One finished call: the number of its request, and the reply."""
 

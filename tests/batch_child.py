@@ -21,7 +21,7 @@ from promptopt.replies import Response
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from promptopt.models.hosted.batches.base import BatchModel
+    from promptopt.models.base import BatchModel
 
 KEY = "sk-canary-0123456789abcdefWXYZ"
 SYSTEM = Message("system", "Be brief.")
@@ -35,8 +35,8 @@ def plain_model(kind: str, url: str, key: str = KEY) -> Model:
     return AnthropicModel("some-model", base_url=url, api_key=key)
 
 
-def model_of(kind: str, url: str) -> BatchModel:
-    return batch_model(plain_model(kind, url), longest_pause=PAUSE)
+def model_of(kind: str, url: str, attempts: int = 30) -> BatchModel:
+    return batch_model(plain_model(kind, url), longest_pause=PAUSE, attempts=attempts)
 
 
 def keys_of(model: Model, requests: Sequence[Request]) -> list[str]:

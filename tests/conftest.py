@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from promptopt.models.hosted.dispatch import endpoint_of
+from promptopt.models.hosted.endpoint import endpoint_of
 from promptopt.models.local.catalog import KNOWN, model_file
 
 # A slow machine is no defect: no test is timed.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptopt.cli import main
-from promptopt.models.hosted.dispatch import endpoint_of
+from promptopt.models.hosted.endpoint import endpoint_of
 from promptopt.optimization.signals import ENDING
 from promptopt.sweep import single_run
 

@@ -19,8 +19,7 @@ from promptopt import FakeModel, Memo
 from promptopt.errors import FinalModelError, InputError, StoppedError
 from promptopt.evaluation.batch_journal import MIN_REQUESTS, BatchArrival, ask_in_batches
 from promptopt.memo.memo import KeyMaker
-from promptopt.models.base import LabelReader, Model, Request
-from promptopt.models.hosted.batches.base import BatchModel
+from promptopt.models.base import BatchModel, LabelReader, Model, Request
 from promptopt.models.loading import batch_model
 from promptopt.prompt import Message
 from promptopt.replies import Failure, Response
@@ -370,11 +369,10 @@ def test_of_a_batch_that_is_under_way_some_of_the_requests_can_be_asked_for(kind
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_endpoint_that_is_down_gives_failures_and_what_was_begun_is_looked_for_later(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("promptopt.models.hosted.batches.base._ATTEMPTS", 2)
     with Loopback() as server, Memo(tmp_path / "m") as memo:
-        model = model_of(kind, server.url)
+        model = model_of(kind, server.url, attempts=2)
         of(server).hide = 1
         server.fail(Fault(500, start=2 if kind == "anthropic" else 3))
         failed = ask(memo, model)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from promptopt import Failure, FakeLabelModel, Memo, Message, Price, Request, Response, Usage
 from promptopt.errors import BudgetExhaustedError, FinalModelError, InputError, StoppedError
-from promptopt.evaluation.caller import Caller, Stop
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.calls import Stop
 from promptopt.evaluation.ledger import Budget, Ledger
 from promptopt.memo import memo_key
 from promptopt.replies import Arrival

@@ -21,10 +21,11 @@ from servers.loopback import Fault, Loopback
 from promptopt import Exact, Example, Prompt, Task, load_model, optimize
 from promptopt.errors import FinalModelError, InputError, ModelError, PassingModelError
 from promptopt.models.base import Request
-from promptopt.models.hosted import connection, dispatch
+from promptopt.models.hosted import connection
 from promptopt.models.hosted.anthropic import AnthropicModel
 from promptopt.models.hosted.completions import CompletionsModel
 from promptopt.models.hosted.dialect import Dialect, Negotiation, changes, negotiate
+from promptopt.models.hosted.endpoint import PATIENCE
 from promptopt.models.hosted.openai import OpenAIModel
 from promptopt.models.hosted.refusals import Refusal, error_in, read_refusal
 from promptopt.prompt import Message
@@ -45,11 +46,10 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(dispatch, "_FIRST_WAIT", 0.001)
 
 
 def openai(url: str, **settings: Any) -> OpenAIModel:
-    return OpenAIModel("some-model", base_url=f"{url}/v1", api_key=KEY, **settings)
+    return OpenAIModel("some-model", base_url=f"{url}/v1", api_key=KEY, **{"backoff": 0.0} | settings)
 
 
 def request(text: str = "one two three", **settings: Any) -> Request:
@@ -226,7 +226,7 @@ def test_where_every_item_is_refused_the_run_ends_after_few_calls(status: int) -
     with Loopback(fault=Fault(status, error=error)) as server:
         with pytest.raises(ModelError):
             ask(openai(server.url), *(request(f"item {number}") for number in range(60)))
-        assert len(server.requests) <= dispatch.REFUSALS + 2
+        assert len(server.requests) <= PATIENCE.refusals + 2
 
 
 def test_two_items_without_text_do_not_make_a_healthy_endpoint_look_dead() -> None:

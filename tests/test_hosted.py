@@ -22,8 +22,8 @@ from promptopt.evaluation.ledger import Ledger
 from promptopt.evaluation.scorer import Scorer
 from promptopt.memo import Memo
 from promptopt.models.base import LabelModel, Model, Price, Request
-from promptopt.models.hosted import dispatch
 from promptopt.models.hosted.anthropic import AnthropicModel
+from promptopt.models.hosted.endpoint import PATIENCE
 from promptopt.models.hosted.openai import OpenAIModel
 from promptopt.prompt import Context, Example, Message, Prompt
 from promptopt.replies import Arrival, Failure, Response, Usage
@@ -51,8 +51,8 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def model_of(kind: str, url: str, **settings: Any) -> HostedModel:
     if kind == "openai":
-        return OpenAIModel("some-model", base_url=f"{url}/v1", **{"api_key": KEY} | settings)
-    return AnthropicModel("some-model", base_url=url, **{"api_key": KEY} | settings)
+        return OpenAIModel("some-model", base_url=f"{url}/v1", **{"api_key": KEY, "backoff": 0.0} | settings)
+    return AnthropicModel("some-model", base_url=url, **{"api_key": KEY, "backoff": 0.0} | settings)
 
 
 def request(context: Context = CHAT, **settings: Any) -> Request:
@@ -256,7 +256,7 @@ def test_a_passing_error_is_tried_again_and_then_a_failure(kind: str, status: in
         reply = ask_one(model_of(kind, server.url))
         tries = len(server.requests)
 
-    assert tries == (dispatch.WAITS if status in (429, 529) else dispatch.TRIES)
+    assert tries == (PATIENCE.waits if status in (429, 529) else PATIENCE.tries)
     assert reply == Failure(
         f"{server.url}{'/v1' * (kind == 'openai')} answered {status} (fault {status}), {tries} times"
     )
@@ -430,8 +430,7 @@ def test_calls_that_have_not_started_are_dropped_when_the_reader_leaves(kind: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_server_that_hangs_is_a_failure(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "TRIES", 1)
+def test_a_server_that_hangs_is_a_failure(kind: str) -> None:
     with Loopback(fault=Fault("hang")) as server:
         reply = ask_one(model_of(kind, server.url, timeout=0.1))
 
@@ -440,8 +439,7 @@ def test_a_server_that_hangs_is_a_failure(kind: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_server_that_is_not_there_is_a_failure(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "TRIES", 1)
+def test_a_server_that_is_not_there_is_a_failure(kind: str) -> None:
     with Loopback() as server:
         pass
     reply = ask_one(model_of(kind, server.url))

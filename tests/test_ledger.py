@@ -144,8 +144,30 @@ def test_what_was_asked_before_is_free_and_twins_cost_once() -> None:
     ledger.admit("task", ["a", "b", "b", "a", "b"])
     ledger.record("task", "b", NO_USAGE, PRICE, paid=True)
     ledger.admit("task", ["a", "b"])
-    ledger.limit = Budget(calls=1)
-    ledger.admit("task", ["a"])  # free even beyond the limit
+    with ledger.stage("test", Budget(calls=1)):
+        ledger.admit("task", ["a"])  # free even beyond the limit
+
+
+def test_a_stage_has_its_own_limit_and_restores_the_former_one() -> None:
+    ledger = Ledger(Budget(calls=5))
+    with ledger.stage("search", Budget(calls=1)):
+        assert (ledger.stage_name, ledger.limit) == ("search", Budget(calls=1))
+    with pytest.raises(BudgetExhaustedError), ledger.stage("search", Budget(calls=1)):
+        ledger.admit("task", ["a", "b"])
+
+    assert (ledger.stage_name, ledger.limit) == ("", Budget(calls=5))
+    ledger.admit("task", ["a", "b"])
+
+
+def test_a_budget_of_calls_says_how_many_of_the_first_calls_it_covers() -> None:
+    ledger = Ledger(Budget(calls=3))
+    ledger.record("task", "a", NO_USAGE, PRICE, paid=True)
+
+    assert ledger.affordable(["a", "b", "b", "c", "a", "d", "a"]) == 5
+    assert ledger.affordable(["b", "c"]) == 2
+    assert Ledger().affordable(["b", "c"]) == 2
+    with ledger.stage("test", Budget(calls=0.5)):
+        assert ledger.affordable(["a", "a", "b"]) == 2
 
 
 @pytest.mark.parametrize(

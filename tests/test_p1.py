@@ -90,7 +90,7 @@ def a_run(tmp_path: Path, model: Model, *, calls: float | None = None, **setting
 
 
 def calls_of(run: Run) -> int:
-    return run.scorer.caller.ledger.logical["task"].calls
+    return run.ledger.logical["task"].calls
 
 
 class Seen:

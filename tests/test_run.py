@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def a_run(
 
 
 def calls_of(run: Run) -> dict[str, int]:
-    return {role: spent.calls for role, spent in run.scorer.caller.ledger.logical.items()}
+    return {role: spent.calls for role, spent in run.ledger.logical.items()}
 
 
 # ---------------------------------------------------------------- history
@@ -320,7 +321,7 @@ def test_a_repeated_run_is_given_the_same_samples_for_nothing(memo: Memo) -> Non
         return [*run.write(ASK), *run.write(other), *run.write(ASK, count=2)]
 
     assert ask(first) == ask(again)
-    assert again.scorer.caller.ledger.paid == {}
+    assert again.ledger.paid == {}
 
 
 def test_texts_that_failed_or_are_not_whole_are_left_out(memo: Memo) -> None:
@@ -391,12 +392,12 @@ def test_steps_keep_plain_values(memo: Memo) -> None:
 
 def test_progress_is_watched_at_each_score_and_step(memo: Memo) -> None:
     seen: list[tuple[int, int]] = []
-    run = a_run(memo)
-    run.watch = lambda: seen.append((len(run.archive), len(run.steps)))
+    run = replace(a_run(memo), watch=lambda run: seen.append((len(run.archive), len(run.steps))))
     run.score([P])
     run.step(best=1.0)
+    run.with_own_archive().score([Prompt("another")])  # is shown as a part of the run
 
-    assert seen == [(1, 0), (1, 1)]
+    assert seen == [(1, 0), (1, 1), (1, 1)]
 
 
 def test_former_names_of_a_run_warn_and_work(memo: Memo) -> None:

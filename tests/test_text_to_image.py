@@ -51,7 +51,7 @@ def run(server: Loopback, folder: Path, *words: str) -> subprocess.CompletedProc
 
 
 def asked(example: Any, server: Loopback, folder: Path, text: str = "two red apples", **settings: Any) -> Any:
-    model = example.PictureModel("painter", folder, base_url=f"{server.url}/v1", **settings)
+    model = example.PictureModel("painter", folder, base_url=f"{server.url}/v1", backoff=0, **settings)
     return next(model.generate([Request(context=text, max_tokens=1)])).reply
 
 
@@ -154,10 +154,7 @@ def test_an_answer_without_a_picture_is_asked_for_again(example: Any, tmp_path: 
     assert len(server.requests) == 2
 
 
-def test_an_endpoint_that_never_sends_a_picture_is_a_failure(
-    example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("promptopt.models.hosted.dispatch._FIRST_WAIT", 0.001)
+def test_an_endpoint_that_never_sends_a_picture_is_a_failure(example: Any, tmp_path: Path) -> None:
     with Pictures(fault=Fault("empty")) as server:
         reply = asked(example, server, tmp_path)
 

@@ -70,6 +70,11 @@ class UnusableRowError(InputError):
         super().__init__(f"{where}: {fault}; {fix}")
         self.where = where
         self.fault = fault
+        self._fix = fix
+
+    def __reduce__(self) -> tuple[type[UnusableRowError], tuple[str, str, str]]:
+        """Pickle as constructor arguments: the default passes the message."""
+        return type(self), (self.where, self.fault, self._fix)
 
 
 class Splits(NamedTuple):

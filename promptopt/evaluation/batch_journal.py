@@ -10,20 +10,22 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from promptopt.errors import FinalModelError, PassingModelError
+from promptopt.errors import PermanentModelError, TransientModelError
 from promptopt.memo.memo import KeyMaker
-from promptopt.models.hosted.batches.base import Submission
+from promptopt.models.base import Submission
 from promptopt.replies import Arrival, Failure, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from promptopt.memo.store import ReplyCache
-    from promptopt.models.base import Request
-    from promptopt.models.hosted.batches.base import BatchModel, Reply
+    from promptopt.models.base import BatchModel, Request
+    from promptopt.replies import Reply
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -67,10 +69,10 @@ def ask_in_batches(
         check: called about every second; may raise to stop waiting. The batches keep running and stay in the journal.
 
     Raises:
-        FinalModelError: the model failed permanently; replies that arrived before were yielded.
+        PermanentModelError: the model failed permanently; replies that arrived before were yielded.
     """
     index_of = {key: index for index, key in enumerate(keys)}
-    session = _BatchSession(memo, model, dict(zip(keys, requests, strict=True)), check)
+    session = BatchSession(_Journal(memo, model.fingerprint), model, dict(zip(keys, requests, strict=True)), check)
     for key, reply in session.replies():
         yield BatchArrival(index_of[key], reply)
     unanswered = session.unanswered
@@ -107,68 +109,71 @@ class _Journal:
         self._memo.put_many({self._journal_key(key): value for key in keys})
 
 
-@dataclass
-class _BatchSession:
-    """One call of `ask_in_batches`. `unanswered` maps each request without a reply to its failure, if it has one."""
+_Batches: TypeAlias = dict[str, list[str]]  # the keys of the requests in each batch
+_Replies: TypeAlias = "Generator[tuple[str, Reply], None, T]"  # yields replies by key, and returns a T
 
-    memo: ReplyCache
+
+@dataclass
+class BatchSession:
+    """One call of `ask_in_batches`.
+
+    Args:
+        journal: holds the state of each request.
+        model: the model to ask.
+        requests: the requests, by key.
+        check: called during waits; may raise to end them.
+        unanswered: each request without a reply, with its failure if it has one.
+    """
+
+    journal: _Journal
     model: BatchModel
     requests: Mapping[str, Request]
     check: Callable[[], None]
+    unanswered: dict[str, Failure | None] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.journal = _Journal(self.memo, self.model.fingerprint)
-        self.unanswered: dict[str, Failure | None] = dict.fromkeys(self.requests)
+        self.unanswered = dict.fromkeys(self.requests)
 
     def replies(self) -> Iterator[tuple[str, Reply]]:
         """Yield the replies from batches in the journal and from new ones."""
-        batches, unknown = self._resume()
-        yield from self._give_up(unknown)
+        batches = yield from self._resume()
         for _ in range(_MAX_ROUNDS):
             in_batches = {key for keys in batches.values() for key in keys}
             fresh = {key: self.requests[key] for key in self.unanswered if key not in in_batches}
             if len(fresh) >= MIN_REQUESTS:
-                created, unknown = self._submit(fresh)
-                yield from self._give_up(unknown)
-                batches |= created
+                batches |= yield from self._submit(fresh)
             for batch, keys in batches.items():
                 yield from self._collect(batch, keys)
             batches = {}
 
-    def _give_up(self, failures: Mapping[str, Failure]) -> Iterator[tuple[str, Reply]]:
-        """Yield failures that must not be retried in this session."""
-        for key, failure in failures.items():
-            del self.unanswered[key]
-            yield key, failure
-
-    def _resume(self) -> tuple[dict[str, list[str]], dict[str, Failure]]:
-        """Return existing batches with their requests, and failures for requests whose state cannot be determined."""
-        batches: dict[str, list[str]] = {}
+    def _resume(self) -> _Replies[_Batches]:
+        """Return existing batches; yield failures for requests of which nobody knows whether they are in one."""
+        batches: _Batches = {}
         submissions: dict[Submission, list[str]] = {}
-        failures: dict[str, Failure] = {}
         for key, state in self.journal.read(self.requests).items():
             if isinstance(state, Submission):
                 submissions.setdefault(state, []).append(key)
             else:
                 batches.setdefault(state, []).append(key)
+        unknown: dict[str, Failure] = {}
         for submission, keys in submissions.items():
             try:
                 batch = self.model.find(submission, keys, self.check)
-            except PassingModelError as error:
-                failures |= dict.fromkeys(
-                    keys, Failure(f"{error}; cannot tell whether these requests are in a batch already")
-                )
+            except TransientModelError as error:
+                reason = f"{error}; cannot tell whether these requests are in a batch already"
+                unknown |= dict.fromkeys(keys, Failure(reason))
                 continue
             self.journal.write(keys, batch)
             if batch is not None:
                 batches.setdefault(batch, []).extend(keys)
         for batch, members in batches.items():
             _log.info("batch %s: resumed, with %d of the requests", batch, len(members))
-        return batches, failures
+        yield from self._give_up(unknown)
+        return batches
 
-    def _submit(self, requests: Mapping[str, Request]) -> tuple[dict[str, list[str]], dict[str, Failure]]:
-        """Create batches and record each in the journal before and after; return them, and failures if that did not work."""
-        batches: dict[str, list[str]] = {}
+    def _submit(self, requests: Mapping[str, Request]) -> _Replies[_Batches]:
+        """Create batches, with each in the journal before and after, and return them; yield failures if that did not work."""
+        batches: _Batches = {}
         failures: dict[str, Failure] = {}
         for chunk in self.model.chunk(requests):
             self.check()
@@ -176,34 +181,45 @@ class _BatchSession:
             self.journal.write(chunk, submission)
             try:
                 batch = self.model.submit(submission, chunk, self.check)
-            except PassingModelError as error:
+            except TransientModelError as error:
                 failures |= dict.fromkeys(chunk, Failure(f"no batch was created: {error}"))
                 continue
             self.journal.write(chunk, batch)
             batches[batch] = list(chunk)
             _log.info("batch %s: created, with %d requests", batch, len(chunk))
-        return batches, failures
+        yield from self._give_up(failures)
+        return batches
 
-    def _collect(self, batch: str, keys: list[str]) -> Iterator[tuple[str, Reply]]:
+    def _collect(self, batch: str, keys: Sequence[str]) -> _Replies[None]:
         """Yield the replies of a batch, record failures in `unanswered`, and remove the batch from the journal."""
-        wanted = {key: self.requests[key] for key in keys if key in self.unanswered}
-        fatal: FinalModelError | None = None
+        permanent_error: PermanentModelError | None = None
         try:
-            for key, reply in self.model.collect(batch, wanted, self.check):
-                if isinstance(reply, Response) or reply.refused:  # a refusal would only be repeated
-                    del self.unanswered[key]
-                    yield key, reply
-                else:
-                    self.unanswered[key] = reply
-        except FinalModelError as error:
-            fatal = error
-        except PassingModelError as error:
+            yield from self._read(batch, keys)
+        except PermanentModelError as error:
+            permanent_error = error
+        except TransientModelError as error:
             reason = f"{error}; batch {batch} is kept in the journal: run again to collect it"
             yield from self._give_up({key: Failure(reason) for key in keys if key in self.unanswered})
             return
         self.journal.write(keys, None)  # other runs may still be collecting the rest of the batch
-        if fatal is not None:
-            raise fatal
+        if permanent_error is not None:
+            raise permanent_error
         for key in keys:
             if key in self.unanswered and self.unanswered[key] is None:
                 self.unanswered[key] = Failure(f"batch {batch} has no reply to this request")
+
+    def _read(self, batch: str, keys: Sequence[str]) -> _Replies[None]:
+        """Yield the replies of a batch that need no second try; record the others in `unanswered`."""
+        wanted = {key: self.requests[key] for key in keys if key in self.unanswered}
+        for key, reply in self.model.collect(batch, wanted, self.check):
+            if isinstance(reply, Response) or reply.refused:  # a refusal would only be repeated
+                del self.unanswered[key]
+                yield key, reply
+            else:
+                self.unanswered[key] = reply
+
+    def _give_up(self, failures: Mapping[str, Failure]) -> _Replies[None]:
+        """Yield failures that must not be retried in this session."""
+        for key, failure in failures.items():
+            del self.unanswered[key]
+            yield key, failure

@@ -6,7 +6,9 @@ stopped. Actual spending is recorded separately. Knows nothing of models beyond 
 
 from __future__ import annotations
 
+import math
 import re
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from promptopt.models.usage import Bound
 from promptopt.replies import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from promptopt.models.base import Price
 
@@ -104,13 +106,13 @@ class Ledger:
     """The usage of a run over all roles (task model, writer, judge), and its limit.
 
     Args:
-        limit: current limit; it is raised from stage to stage.
+        limit: current limit; `stage` replaces it for a stage of the run.
         logical: usage that the run would have with an empty memo, by role.
         paid: usage of the calls that were actually made, by role.
         largest_bound: largest upper bound of a single call so far, by role.
         unreported: keys of calls whose token counts the server did not report, or reported implausibly, by role; each counts
             as its upper bound.
-        stage: current stage of the run, for display.
+        stage_name: current stage of the run, or "".
     """
 
     limit: Budget = field(default_factory=Budget)
@@ -118,11 +120,21 @@ class Ledger:
     paid: dict[str, Spending] = field(default_factory=dict)
     largest_bound: dict[str, Bound] = field(default_factory=dict)
     unreported: dict[str, set[str]] = field(default_factory=dict)
-    stage: str = ""
+    stage_name: str = ""
     _asked: set[str] = field(default_factory=set)
     _failed: set[str] = field(default_factory=set)
     _reserved: dict[str, Bound] = field(default_factory=dict)
     _held: Bound = field(default_factory=Bound)
+
+    @contextmanager
+    def stage(self, name: str, limit: Budget) -> Iterator[None]:
+        """Limit all usage so far and in this stage to `limit`; afterwards restore the former stage and limit."""
+        before = self.stage_name, self.limit
+        self.stage_name, self.limit = name, limit
+        try:
+            yield
+        finally:
+            self.stage_name, self.limit = before
 
     @property
     def failed(self) -> int:
@@ -133,6 +145,21 @@ class Ledger:
     def meters_tokens(self) -> bool:
         """Whether tokens or dollars are limited, so that each call must reserve its upper bound."""
         return self.limit.tokens is not None or self.limit.dollars is not None
+
+    @property
+    def calls_left(self) -> float:
+        """Number of calls that the limit still allows; infinite without a limit on calls."""
+        return math.inf if self.limit.calls is None else self.limit.calls - self.total(self.logical).calls
+
+    def affordable(self, keys: Sequence[str]) -> int:
+        """Return how many of the first calls the limit on calls covers. A key that was asked for before costs nothing."""
+        left, new = self.calls_left, set[str]()
+        for index, key in enumerate(keys):
+            if key not in self._asked:
+                new.add(key)
+                if len(new) > left:
+                    return index
+        return len(keys)
 
     def admit(self, role: str, keys: Sequence[str], *, estimate_from_mean: bool = False) -> None:
         """Check that the budget covers a number of calls, all or none.

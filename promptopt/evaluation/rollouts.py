@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from promptopt.environment import Environment
-    from promptopt.evaluation.caller import Caller, Reply
+    from promptopt.evaluation.caller import Caller
     from promptopt.models.base import Model
     from promptopt.prompt import Context, Prompt
+    from promptopt.replies import Reply
     from promptopt.task import Task
 
 _MAX_TURNS = 1_000  # guards against environments that never end
@@ -83,7 +84,7 @@ def roll_out(
         episode.
 
     Raises:
-        BudgetExhaustedError, FinalModelError, StoppedError: as for `Caller.generate`. Earlier replies are in the memo.
+        BudgetExhaustedError, PermanentModelError, StoppedError: as for `Caller.generate`. Earlier replies are in the memo.
     """
     episodes = [_start_episode(make, *cell) for cell in cells]
     while active := [episode for episode in episodes if episode.outcome is None]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from promptopt.errors import InputError
+from promptopt.evaluation.caller import label_keys, request_keys
 from promptopt.evaluation.rollouts import roll_out
 from promptopt.evaluation.silence import Silence
 from promptopt.evaluation.tally import Tally
@@ -24,10 +25,11 @@ from promptopt.scores import Scores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from promptopt.evaluation.caller import Caller, Reply
+    from promptopt.evaluation.caller import Caller
     from promptopt.evaluation.verdicts import Verdict
     from promptopt.models.base import Model
     from promptopt.prompt import Context, Example, Prompt
+    from promptopt.replies import Reply
     from promptopt.rewards import Reward
     from promptopt.task import Task
 
@@ -82,7 +84,7 @@ class Scorer:
 
         Raises:
             InputError: nothing to score, or (as RewardError) a reward that raised or returned no number.
-            BudgetExhaustedError, FinalModelError, StoppedError: as `Caller.generate`.
+            BudgetExhaustedError, PermanentModelError, StoppedError: as `Caller.generate`.
         """
         if not prompts or not examples or replicates < 1:
             raise InputError(
@@ -94,6 +96,27 @@ class Scorer:
         self.silence += Silence.of(flat)
         own = cast("Reward | Judge", self.task.reward)  # `Task` sets a default reward
         return self.apply_reward(prompts, examples, cells, own if reward is None else reward)
+
+    def affordable(
+        self,
+        prompts: Sequence[Prompt],
+        examples: Sequence[Example],
+        replicates: int = 1,
+        reward: Reward | Judge | None = None,
+    ) -> int:
+        """Return how many of the first prompts the budget covers, or all where this cannot be known before they are scored.
+
+        It is known if only calls are limited and each cell takes one. What a call uses in tokens, how long an episode lasts
+        and which replies a judge must read is known only afterwards.
+
+        Args: as of `score`.
+        """
+        ledger, cells = self.caller.ledger, len(examples) * replicates
+        unknown = ledger.meters_tokens or not self._one_call_per_cell(replicates, reward)
+        if unknown or len(prompts) * cells <= ledger.calls_left:
+            return len(prompts)
+        keys = self._keys(prompts, examples, replicates)
+        return ledger.affordable(keys) * len(prompts) // len(keys)
 
     def apply_reward(
         self,
@@ -140,13 +163,29 @@ class Scorer:
                 "format = 'caption' and models that compare images with captions (local-clip:NAME) only work together: "
                 "change the task's format or the model"
             )
-        contexts = [self.task.layout.render(prompt, example) for prompt in prompts for example in examples]
+        contexts = self._contexts(prompts, examples)
         if self.chooses and isinstance(self.model, LabelModel) and not written:
             per_context = self.caller.label_logprobs("task", self.model, contexts, self._scored_labels)
             flat = [reply for reply in per_context for _ in range(replicates)]
         else:
             flat = self._sampled(contexts, replicates)
         return _reshaped(flat, len(examples), replicates)
+
+    def _contexts(self, prompts: Sequence[Prompt], examples: Sequence[Example]) -> list[Context]:
+        return [self.task.layout.render(prompt, example) for prompt in prompts for example in examples]
+
+    def _one_call_per_cell(self, replicates: int, reward: Reward | Judge | None) -> bool:
+        """Whether the task model is called once for each cell, and no other model is called."""
+        judged = isinstance(self.task.reward if reward is None else reward, Judge)
+        asks_twice = isinstance(self.model, LabelReader) and self._scored_labels and replicates > 1
+        return self.task.environment is None and not judged and not asks_twice
+
+    def _keys(self, prompts: Sequence[Prompt], examples: Sequence[Example], replicates: int) -> list[str]:
+        """Return the keys of the calls that score prompts, in their order."""
+        contexts = self._contexts(prompts, examples)
+        if self.chooses and isinstance(self.model, LabelModel):
+            return label_keys(self.model, contexts, self._scored_labels)
+        return request_keys(self.model, (self._request(context, r) for context in contexts for r in range(replicates)))
 
     def _sampled(self, contexts: Sequence[Context], replicates: int) -> list[Reply]:
         """Return replies [contexts * replicates]; at temperature 0, one reply with log-probabilities serves all replicates."""

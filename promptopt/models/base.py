@@ -5,6 +5,7 @@ Each capability is a type, so that it is known before any call is made:
     Model            generates text
     LabelModel       also gives log p(label | context)
     TokenModel       also splits text into its tokens
+    BatchModel       also answers batches of requests, later and for less
     LabelReader      may give log p(label | context) along with text, depending on its endpoint
     CaptionModel     gives log p(label | image); the prompt is a caption with the slot {label}
 """
@@ -16,10 +17,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from promptopt.prompt import Context
-    from promptopt.replies import Arrival, Usage
+    from promptopt.replies import Arrival, Reply, Usage
 
 Unit: TypeAlias = Literal["reply", "batch"]
 
@@ -112,7 +113,7 @@ class Model(Protocol):
         A call that fails despite retries arrives as a `Failure`.
 
         Raises:
-            FinalModelError: no later call can succeed.
+            PermanentModelError: no later call can succeed.
         """
         ...
 
@@ -145,6 +146,72 @@ class ReachabilityAware(Model, Protocol):
 
     def assume_reachable(self) -> None:
         """Treat the endpoint as known to respond. Called when the memo has its replies."""
+
+
+class Submission(NamedTuple):
+    """What is known of a batch before it is created; used to find it if the response to its creation is lost.
+
+    Args:
+        tag: a unique name.
+        since: earliest creation time, in seconds since 1970.
+        size: number of requests.
+    """
+
+    tag: str
+    since: float
+    size: int
+
+
+@runtime_checkable
+class BatchModel(Model, Protocol):
+    """A model that also accepts batches of requests, at a lower price and with no guaranteed response time.
+
+    Requests are identified by keys: 1 to 64 letters, digits, - or _. `check` is called about once a second during waits
+    and may raise to end them.
+    """
+
+    @property
+    def model(self) -> Model:
+        """The same model without batches."""
+        ...
+
+    def chunk(self, requests: Mapping[str, Request]) -> Iterator[Mapping[str, Request]]:
+        """Split requests into chunks that each fit into one batch."""
+        ...
+
+    def submit(self, submission: Submission, requests: Mapping[str, Request], check: Callable[[], None]) -> str:
+        """Create one batch, at most one despite retries, and return the provider's id for it.
+
+        Raises:
+            PermanentModelError: no later call can succeed.
+            TransientModelError: the call failed; only `find` can tell whether the batch was created.
+        """
+        ...
+
+    def find(self, submission: Submission, keys: Iterable[str], check: Callable[[], None]) -> str | None:
+        """Return the provider's id for the batch that a submission created, None if it created none.
+
+        Raises:
+            PermanentModelError: no later call can succeed.
+            TransientModelError: this cannot be determined now.
+        """
+        ...
+
+    def collect(
+        self, batch: str, requests: Mapping[str, Request], check: Callable[[], None]
+    ) -> Iterator[tuple[str, Reply]]:
+        """Wait until a batch has ended and yield its replies to `requests`; nothing if the provider lost the batch.
+
+        Raises:
+            PermanentModelError: the batch or one of its requests was permanently refused; raised after all replies.
+            TransientModelError: the batch could not be polled or read; nothing was yielded.
+        """
+        ...
+
+
+def without_batches(model: Model) -> Model:
+    """Return a model that answers each request at once: the model itself, or the one behind a batch model."""
+    return model.model if isinstance(model, BatchModel) else model
 
 
 @runtime_checkable

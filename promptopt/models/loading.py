@@ -13,8 +13,7 @@ from promptopt.models.in_process import IN_PROCESS, load_in_process
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from promptopt.models.base import Model, Price
-    from promptopt.models.hosted.batches.base import BatchModel
+    from promptopt.models.base import BatchModel, Model, Price
 
 KINDS = {
     "local": "a transformers model: a known name (smollm2), a hub name, a folder, or a GGUF file",
@@ -36,6 +35,7 @@ def load_model(
     price: Price | None = None,
     concurrency: int | None = None,
     timeout: float | None = None,
+    backoff: float | None = None,
     requests_per_minute: float | None = None,
     tokens_per_minute: float | None = None,
     extra_body: Mapping[str, Any] | None = None,
@@ -52,6 +52,8 @@ def load_model(
         price: dollars per million tokens of a hosted model.
         concurrency: maximum calls in flight to a hosted model; None for the default.
         timeout: seconds per attempt at a call to a hosted model; None for the default.
+        backoff: seconds before the second attempt at a call to a hosted model, which double with each; None for the default, 0
+            for no waits, in tests.
         requests_per_minute: rate limit for a hosted model; None for no limit.
         tokens_per_minute: rate limit for a hosted model; None for no limit.
         extra_body: additional fields of every request to a hosted model, such as {"logit_bias": {"1904": 100}}.
@@ -82,6 +84,7 @@ def load_model(
     hosted_settings = {
         "concurrency": concurrency,
         "timeout": timeout,
+        "backoff": backoff,
         "requests_per_minute": requests_per_minute,
         "tokens_per_minute": tokens_per_minute,
         "extra_body": extra_body,
@@ -110,24 +113,27 @@ def _hosted(kind: str, name: str, settings: dict[str, Any], tokenizer: str | Non
     )
 
 
-def batch_model(model: Model, *, longest_pause: float = 60.0) -> BatchModel:
+def batch_model(model: Model, *, longest_pause: float = 60.0, attempts: int = 30) -> BatchModel:
     """Return a hosted model that uses its provider's batch endpoint.
 
     Args:
         model: an OpenAI or Anthropic model.
         longest_pause: maximum seconds between two polls of a batch.
+        attempts: at a poll or a download; with the default pauses, 30 last about 25 minutes without a network.
 
     Raises:
         InputError: the model has no batch endpoint.
     """
     from promptopt.models.hosted.anthropic import AnthropicModel  # noqa: PLC0415  loaded when used
     from promptopt.models.hosted.batches.anthropic import AnthropicBatches  # noqa: PLC0415  loaded when used
+    from promptopt.models.hosted.batches.client import BatchPatience  # noqa: PLC0415  loaded when used
     from promptopt.models.hosted.batches.openai import OpenAIBatches  # noqa: PLC0415  loaded when used
     from promptopt.models.hosted.openai import OpenAIModel  # noqa: PLC0415  loaded when used
 
+    patience = BatchPatience(longest_pause=longest_pause, attempts=attempts)
     if isinstance(model, OpenAIModel):
-        return OpenAIBatches(model, longest_pause)
+        return OpenAIBatches(model, patience)
     if isinstance(model, AnthropicModel):
-        return AnthropicBatches(model, longest_pause)
+        return AnthropicBatches(model, patience)
     name = ":".join(str(model.fingerprint.get(part, "?")) for part in ("provider", "model"))
     raise InputError(f"the model {name} has no batch endpoint: omit --batch, or use an openai: or anthropic: model")

@@ -21,7 +21,7 @@ from promptopt.errors import (
     RewardError,
     StoppedError,
 )
-from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.caller import Caller, nothing
 from promptopt.evaluation.ledger import Budget, Ledger
 from promptopt.evaluation.scorer import Scorer
 from promptopt.memo.memo import Memo
@@ -99,7 +99,7 @@ def optimize(
     Raises:
         InputError: an argument cannot be used, or `run_dir` holds another run's result. Raised before any model is called,
             except if the first replies are needed to know.
-        FinalModelError, PassingModelError: a model cannot be used at all; later failures end the search instead.
+        PermanentModelError, TransientModelError: a model cannot be used at all; later failures end the search instead.
     """
     job = prepare(task, model, strategy, writer=writer, budget=budget, seed=seed, settings=settings)
     return run_job(
@@ -140,7 +140,7 @@ def run_job(
         The result.
 
     Raises:
-        InputError, FinalModelError, PassingModelError: as in `optimize`.
+        InputError, PermanentModelError, TransientModelError: as in `optimize`.
     """
     started = time.monotonic()
     check(job)
@@ -165,7 +165,8 @@ def run_job(
         stop_on_signals(display) as stop,
     ):
         try:
-            result = save_result(run_stages(job, Caller(store, ledger or Ledger(), stop), display, all_callbacks))
+            caller = Caller(store, ledger or Ledger(), stop, watch=display.refresh if display else nothing)
+            result = save_result(run_stages(job, caller, display, all_callbacks))
         except CrashedError as crash:
             saved = save_result(crash.result)
             if saved.run_dir:
@@ -191,18 +192,16 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
     Args:
         job: to run.
         caller: calls the models; its ledger must be new.
-        display: shows progress; None is silent.
+        display: shows progress; None is silent. The caller refreshes it after each reply.
         callbacks: called at the start and after each step.
 
     Raises:
         InputError: the budget is too small, or the strategy scored nothing.
-        FinalModelError, PassingModelError: a model cannot be used at all.
+        PermanentModelError, TransientModelError: a model cannot be used at all.
         CrashedError: an unexpected exception ended the run; it holds the unfinished result.
     """
     stages = Stages(job.task, job.budget, caller.ledger, job.seed, job.test_replies)
-    stages.start()
-    run = _new_run(job, caller)
-    _watch(run, display, callbacks)
+    run = _new_run(job, caller, display, callbacks)
     for callback in callbacks:
         callback(job.begun)
     notes = notes_on(job)
@@ -211,11 +210,12 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
     crash: Exception | None = None
     unfinished, answered = "", False
     try:
-        call_each_model(job, run.scorer, stages)
-        answered = True
-        start(job, run.scorer, stages)
-        stages.search()
-        _search(job, run)
+        with stages.start():
+            call_each_model(job, run.scorer, stages)
+            answered = True
+            start(job, run.scorer, stages)
+        with stages.search():
+            _search(job, run)
         choice = select(run, stages, notes)
         test = claim(run, stages, choice, notes)
     except _RUN_ENDING_ERRORS as error:
@@ -234,24 +234,20 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
     return result
 
 
-def _new_run(job: Job, caller: Caller) -> Run:
-    rng = random_numbers(job.strategy, job.seed)
-    return Run(job.task, rng, job.seed, Scorer(job.task, job.model, caller), job.roles.get("writer"))
+def _new_run(job: Job, caller: Caller, display: Display | None, callbacks: Sequence[Callback]) -> Run:
+    """Return a new run that updates the display and emits events."""
+    emit_events = EventEmitter(record, callbacks)
 
+    def watch(run: Run) -> None:
+        if display is not None:
+            display.show(run)
+        emit_events(run)
 
-def _watch(run: Run, display: Display | None, callbacks: Sequence[Callback]) -> None:
-    """Update the display and emit events during the run."""
-    emit_events = EventEmitter(run, lambda candidate: record(run, candidate), callbacks)
-    show = (lambda: display.show(run)) if display is not None else None
-
-    def watch() -> None:
-        if show is not None:
-            show()
-        emit_events()
-
-    if show is not None:
-        run.scorer.caller.watch = show
-    run.watch = watch
+    rng, scorer = random_numbers(job.strategy, job.seed), Scorer(job.task, job.model, caller)
+    run = Run(job.task, rng, job.seed, scorer, job.roles.get("writer"), watch=watch)
+    if display is not None:
+        display.follow(run)
+    return run
 
 
 def _search(job: Job, run: Run) -> None:

@@ -53,11 +53,12 @@ def claim(run: Run, stages: Stages, choice: Choice, notes: list[str]) -> Compari
         notes.append("no test data: nothing is claimed")
         return None
     seed, comparison = run.task.seed_prompt, None
-    for examples in stages.test(1 if choice.prompt == seed else 2, cells_measured(run, choice)):
-        try:
-            comparison = compare(run.scorer, seed, choice.prompt, examples)
-        except BudgetExhaustedError:
-            break
+    with stages.test():
+        for examples in stages.test_samples(1 if choice.prompt == seed else 2, cells_measured(run, choice)):
+            try:
+                comparison = compare(run.scorer, seed, choice.prompt, examples)
+            except BudgetExhaustedError:
+                break
     if comparison is None:
         notes.append("the budget ended before the test: nothing is claimed")
     return comparison
@@ -114,8 +115,7 @@ def result_of(
     job: Job, run: Run, *, choice: Choice, test: Comparison | None, unfinished: str, notes: Sequence[str]
 ) -> Result:
     """Return the result of a run; whoever saves it sets `seconds`, `run_dir` and `digest`."""
-    scorer = run.scorer
-    ledger = scorer.caller.ledger
+    scorer, ledger = run.scorer, run.ledger
     return Result(
         task=job.task.name,
         prompt=choice.prompt,
@@ -145,7 +145,7 @@ def result_of(
 def _notes_on_replies(run: Run) -> list[str]:
     scorer = run.scorer
     notes = [*filter(None, [rejections(run.proposed)]), *scorer.silence.notes(run.task.max_tokens), *scorer.tally.notes]
-    halved = len(scorer.caller.halved)
+    halved = len(run.caller.halved)
     if halved:
         notes.append(f"{halved} replies contained half of a surrogate pair (an emoji cut in two), replaced by U+FFFD")
     return notes
@@ -153,7 +153,7 @@ def _notes_on_replies(run: Run) -> list[str]:
 
 def too_many_failures(run: Run) -> str:
     """Return why failed replies leave the run unfinished, or "" if they do not."""
-    ledger = run.scorer.caller.ledger
+    ledger = run.ledger
     failed, calls = ledger.failed, ledger.total(ledger.logical).calls
     if failed > _FAILED_SHARE * calls:
         share = f"{failed} of {calls} replies failed, more than {_FAILED_SHARE:.0%}"

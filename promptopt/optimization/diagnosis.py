@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from promptopt.errors import InputError
-from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.caller import Caller, nothing
 from promptopt.evaluation.ledger import Budget, Ledger
 from promptopt.evaluation.scorer import Scorer
 from promptopt.memo.memo import Memo
+from promptopt.models.base import without_batches
 from promptopt.optimization.job import read_budget, read_model, read_task
 from promptopt.randomness import named_generator
 from promptopt.search.run import Run
@@ -246,26 +247,26 @@ def diagnose(
 
     Raises:
         InputError: an argument cannot be used, or too few prompts could be made.
-        FinalModelError, PassingModelError: a model cannot be used at all.
+        PermanentModelError, TransientModelError: a model cannot be used at all.
     """
     sampled_task = _with_at_most(read_task(task), examples, seed)
     task_model = read_model(model)
-    writer_model = task_model if writer is None else read_model(writer)
+    writer_model = without_batches(task_model if writer is None else read_model(writer))
     limit = read_budget(budget)
     models = [task_model] if prune else [task_model, writer_model]
     _refuse_unlimited(models, limit, systems * len(sampled_task.train) * replicates)
     with display or nullcontext(), nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store:
-        caller = Caller(store, Ledger(limit))
-        scorer = Scorer(sampled_task, task_model, caller)
-        run = Run(sampled_task, named_generator(seed, "diagnose"), seed, scorer, writer_model)
+        caller = Caller(store, Ledger(limit), watch=nothing if display is None else display.refresh)
+        scorer, rng = Scorer(sampled_task, task_model, caller), named_generator(seed, "diagnose")
+        run = Run(sampled_task, rng, seed, scorer, writer_model, watch=nothing if display is None else display.show)
         if display is not None:
-            caller.watch = run.watch = lambda: display.show(run)
+            display.follow(run)
         prompts = (pruned_candidates if prune else varied_candidates)(run, systems)
         if len(prompts) < 4:  # noqa: PLR2004  two to choose the subset and two to check it, as in P1
             fix = "the seed prompt has too few words" if prune else "use a better writer (--writer), or --pruned"
             raise InputError(f"only {len(prompts)} of {systems} prompts could be made: {fix}")
         probed = probe(run, prompts, replicates)
-        calls = caller.ledger.total(caller.ledger.logical).calls
+        calls = run.ledger.total(run.ledger.logical).calls
     return diagnosis(probed, sampled_task, worth, calls)
 
 

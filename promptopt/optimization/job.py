@@ -12,6 +12,7 @@ from promptopt.errors import InputError
 from promptopt.evaluation.ledger import Budget
 from promptopt.evaluation.scorer import chooses_labels
 from promptopt.models import load_model
+from promptopt.models.base import without_batches
 from promptopt.optimization.stages import least_calls
 from promptopt.rewards import Judge
 from promptopt.strategies.registry import find_strategy
@@ -49,7 +50,8 @@ class Job:
         """The models that the run may ask, by role."""
         roles = {"task": self.model}
         if self.strategy.writes:
-            roles["writer"] = self.writer or self.model
+            # Without batches: the search needs each of the writer's replies at once.
+            roles["writer"] = without_batches(self.writer or self.model)
         if isinstance(self.task.reward, Judge):
             roles["judge"] = self.task.reward.model
         return roles
@@ -73,10 +75,14 @@ class Job:
         return f"{words or 'task'}-{self.digest[:8]}"
 
     @property
+    def has_own_writer(self) -> bool:
+        """Whether the writer is another model than the task model."""
+        return self.writer is not None and self.writer is not self.model
+
+    @property
     def least_calls(self) -> int:
         """The calls below which not even one candidate can be compared with the seed prompt."""
-        apart = self.writer is not None and self.writer is not self.model
-        writing = apart + _FIRST_PROPOSAL if self.strategy.writes else 0
+        writing = self.has_own_writer + _FIRST_PROPOSAL if self.strategy.writes else 0
         return least_calls(self.task, len(self.roles.keys() - {"writer"}), writing, self.test_replies)
 
     @property

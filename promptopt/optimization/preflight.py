@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from promptopt.data.near_duplicates import near_duplicates
-from promptopt.errors import BudgetExhaustedError, InputError, PassingModelError
+from promptopt.errors import BudgetExhaustedError, InputError, TransientModelError
 from promptopt.evaluation.ledger import Budget
 from promptopt.models.base import Request
 from promptopt.optimization.stages import Stages, too_small
@@ -80,13 +80,13 @@ def call_each_model(job: Job, scorer: Scorer, stages: Stages) -> None:
 
     Raises:
         InputError: the first reply has no text, or the budget does not cover the calls.
-        FinalModelError, PassingModelError: a model cannot be used at all.
+        PermanentModelError, TransientModelError: a model cannot be used at all.
     """
     try:
         first = scorer.score([job.task.seed_prompt], job.task.train[:1], reward=_start_reward(job)).replies[0][0][0]
         _check_first(job, first)
         writer = job.roles.get("writer")
-        if writer is not None and writer is not job.model:
+        if writer is not None and job.has_own_writer:
             hello = Request(context=(Message("user", "Reply with the word ready."),), max_tokens=8)
             _must_answer("writer", *scorer.caller.generate("writer", writer, [hello]))
     except BudgetExhaustedError as error:
@@ -138,4 +138,4 @@ def _zero_reward(example: Example, response: Response) -> float:  # noqa: ARG001
 
 def _must_answer(role: str, reply: Response | Failure) -> None:
     if isinstance(reply, Failure):
-        raise PassingModelError(f"the first call to the {role} model failed: {reply.reason}")
+        raise TransientModelError(f"the first call to the {role} model failed: {reply.reason}", role=role)

@@ -122,11 +122,11 @@ def select(run: Run, stages: Stages, notes: list[str]) -> Choice:
     if not task.validation:
         notes.append("no validation data: the choice was made by the search's own scores")
         return search_choice
-    size, examples = stages.validation(len(listed), cells_measured(run, search_choice))
-    try:
-        choice = choose(run.scorer, task.seed_prompt, listed[:size], examples, run.length) if examples else None
-    except BudgetExhaustedError:
-        choice = None
+    with stages.validation(len(listed), cells_measured(run, search_choice)) as (size, examples):
+        try:
+            choice = choose(run.scorer, task.seed_prompt, listed[:size], examples, run.length) if examples else None
+        except BudgetExhaustedError:
+            choice = None
     if choice is None:
         notes.append("the budget ended before validation: the choice was made by the search's own scores")
         return search_choice

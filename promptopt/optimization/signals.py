@@ -7,7 +7,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from promptopt.evaluation.caller import Stop
+from promptopt.evaluation.calls import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Generator

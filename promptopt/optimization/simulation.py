@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from promptopt.environment import Choosing, Step
-from promptopt.evaluation.caller import Caller, Reply
+from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Spending
 from promptopt.memo.store import ThreadClaims
 from promptopt.replies import Arrival, Response, Usage
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from promptopt.memo.store import Claim, ReplyCache
     from promptopt.models.base import LabelModel, Model, Price, Request, Unit
     from promptopt.prompt import Context
+    from promptopt.replies import Reply
 
 _BYTES_PER_TOKEN = 4  # of English in today's tokenizers
 _TURN_TOKENS = 4  # around each message
@@ -119,7 +120,7 @@ class SimulatedCaller(Caller):
 
     def _count(self, role: str, ask: Callable[[], T]) -> T:
         """Call `ask`, and add its usage to `needs`."""
-        key = (self.ledger.stage, role)
+        key = (self.ledger.stage_name, role)
         paid, logical = self._spent(role)
         try:
             return ask()

@@ -6,6 +6,7 @@ Nothing here depends on a reward or a clock, so a resumed run makes the same dec
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from promptopt.randomness import named_generator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from promptopt.evaluation.ledger import Ledger
     from promptopt.prompt import Example
@@ -28,7 +30,7 @@ _SAFETY_FACTOR = 1.5  # on the estimated calls, tokens and dollars of later stag
 
 @dataclass
 class Stages:
-    """Divides one run's budget among its stages, by setting the ledger's limit.
+    """Divides one run's budget among its stages. Each stage is a context, in which the ledger has that stage's limit.
 
     Args:
         task: supplies the examples.
@@ -46,38 +48,46 @@ class Stages:
     test_replies: int = 1
     cut: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def start(self) -> None:
-        """Begin the first stage: calls to every model, and the seed prompt on the training examples."""
-        self.ledger.limit, self.ledger.stage = self.budget, "start"
+    def start(self) -> AbstractContextManager[None]:
+        """Return the first stage: calls to every model, and the seed prompt on the training examples."""
+        return self.ledger.stage("start", self.budget)
 
-    def search(self) -> None:
-        """Begin the search: it may use what selection and test will not need.
+    def search(self) -> AbstractContextManager[None]:
+        """Return the search stage: it may use what selection and test will not need.
 
         Raises:
             InputError: by the seed prompt's usage, the budget does not cover comparing one candidate.
         """
         self.check()
-        planned = self._planned(self.task.train)
-        self._begin("search", planned.race.cells + 2 * self.test_replies * planned.test_items)
+        per_cell = self._per_cell_at_start()
+        planned = self._planned(per_cell)
+        reserved_cells = planned.race.cells + 2 * self.test_replies * planned.test_items
+        return self.ledger.stage("search", self._limit(reserved_cells, per_cell, self._one_candidate()))
 
-    def validation(self, candidates: int, cells: int) -> tuple[int, tuple[Example, ...]]:
-        """Begin validation: it may use what the search has left and the test will not need.
+    @contextmanager
+    def validation(self, candidates: int, cells: int) -> Iterator[tuple[int, tuple[Example, ...]]]:
+        """Enter the validation stage: it may use what the search has left and the test will not need.
 
         Args:
             candidates: number of candidates available to race.
             cells: number of cells measured so far.
 
-        Returns:
+        Yields:
             The number of candidates to race, and the validation examples to race them on.
         """
         per_cell = self._per_cell(cells)
         reserves = after_search(
             self._affordable_cells(per_cell), len(self.task.validation), len(self.task.test), candidates
         )
-        self._begin("validation", 2 * self.test_replies * reserves.test_items, per_cell)
-        return reserves.race.listed, self._sample("validation", reserves.race.items)
+        limit = self._limit(2 * self.test_replies * reserves.test_items, per_cell, dict.fromkeys(self._limits, 0.0))
+        with self.ledger.stage("validation", limit):
+            yield reserves.race.listed, self._sample("validation", reserves.race.items)
 
-    def test(self, prompts: int, cells: int) -> Iterator[tuple[Example, ...]]:
+    def test(self) -> AbstractContextManager[None]:
+        """Return the test stage: it may use the whole budget."""
+        return self.ledger.stage("test", self.budget)
+
+    def test_samples(self, prompts: int, cells: int) -> Iterator[tuple[Example, ...]]:
         """Yield the test examples that the remaining budget covers, in the order of the data; then larger sets, if it covers more.
 
         Args:
@@ -85,7 +95,6 @@ class Stages:
             cells: number of cells measured before the test.
         """
         prompts *= self.test_replies
-        self.ledger.limit, self.ledger.stage = self.budget, "test"
         total, done = len(self.task.test), 0
         while done < total:
             more = affordable(self._affordable_cells(self._per_cell(cells + done * prompts)), prompts, total - done)
@@ -122,21 +131,17 @@ class Stages:
         )
         return too_small(self.task, self.budget, least, no_usage if self.ledger.unreported else "")
 
-    def _begin(self, stage: str, reserved_cells: float, per_cell: dict[str, float] | None = None) -> None:
-        """Reserve cells for later stages, but leave enough to score one candidate on the training examples."""
-        per_cell, least = per_cell or self._per_cell(len(self.task.train)), self._one_candidate()
+    def _limit(self, reserved_cells: float, per_cell: dict[str, float], least: dict[str, float]) -> Budget:
+        """Return the budget without the cells reserved for later stages, but at least `least`."""
         # Leave room for one more call: a call is made only if the most that it can use still fits.
         limits = {
             name: max(limit - reserved_cells * per_cell[name] - self._largest_bound(name), least[name], limit * 0.01)
             for name, limit in self._limits.items()
         }
-        self.ledger.stage = stage
-        self.ledger.limit = Budget(**{name: min(limit, self._limits[name]) for name, limit in limits.items()})
+        return Budget(**{name: min(limit, self._limits[name]) for name, limit in limits.items()})
 
     def _one_candidate(self) -> dict[str, float]:
-        """Return the usage after one candidate has been scored on the training examples; 0 after the search."""
-        if self.ledger.stage != "start":
-            return dict.fromkeys(self._limits, 0.0)
+        """Return the usage after one candidate has been scored on the training examples."""
         used, mean, items = (
             self.ledger.total(self.ledger.logical),
             self._mean(len(self.task.train)),
@@ -144,12 +149,11 @@ class Stages:
         )
         return {name: getattr(used, name) + items * mean[name] + self._largest_bound(name) for name in self._limits}
 
-    def _planned(self, train: tuple[Example, ...]) -> Reserves:
-        per_cell = self._per_cell(len(train))
+    def _planned(self, per_cell: dict[str, float]) -> Reserves:
         cells = min(
             (limit / per_cell[name] for name, limit in self._limits.items() if per_cell[name]), default=math.inf
         )
-        return before_search(cells, len(train), len(self.task.validation), len(self.task.test))
+        return before_search(cells, len(self.task.train), len(self.task.validation), len(self.task.test))
 
     def _affordable_cells(self, per_cell: dict[str, float]) -> float:
         """Return how many cells the remaining budget covers."""
@@ -159,16 +163,19 @@ class Stages:
         }
         return min((amount / per_cell[name] for name, amount in remaining.items() if per_cell[name]), default=math.inf)
 
+    def _per_cell_at_start(self) -> dict[str, float]:
+        """Return the expected usage of one cell of a search: episodes of better prompts may last as long as they can."""
+        mean = self._mean(len(self.task.train))
+        if self.task.environment is None:
+            return _padded(mean, mean["calls"])
+        return _padded(mean, most_rounds(self.task.train) or _SAFETY_FACTOR * mean["calls"])
+
     def _per_cell(self, cells: int) -> dict[str, float]:
-        """Return the expected calls, tokens and dollars of one cell, with a safety factor on estimates."""
+        """Return the expected usage of one cell after the search, which measured so many cells."""
         mean = self._mean(cells)
-        calls = mean["calls"]
-        if self.task.environment is not None:  # episodes of better prompts often last longer
-            most = most_rounds(self.task.train)
-            padded = _SAFETY_FACTOR * calls
-            calls = min(padded, most or math.inf) if self.ledger.stage != "start" else most or padded
-        share = _SAFETY_FACTOR * calls / mean["calls"]
-        return {"calls": calls, "tokens": share * mean["tokens"], "dollars": share * mean["dollars"]}
+        if self.task.environment is None:
+            return _padded(mean, mean["calls"])
+        return _padded(mean, min(_SAFETY_FACTOR * mean["calls"], most_rounds(self.task.train) or math.inf))
 
     def _mean(self, cells: int) -> dict[str, float]:
         """Return the mean calls, tokens and dollars of one cell: a call per role, or one per round of an episode."""
@@ -216,6 +223,12 @@ class Stages:
             self.cut.pop(split, None)
         order = named_generator(self.seed, f"sample of {split}").permutation(len(examples)).tolist()
         return tuple(examples[i] for i in order[:most])
+
+
+def _padded(mean: dict[str, float], calls: float) -> dict[str, float]:
+    """Return the mean usage of a cell, scaled to a number of calls, with a safety factor on tokens and dollars."""
+    share = _SAFETY_FACTOR * calls / mean["calls"]
+    return {"calls": calls, "tokens": share * mean["tokens"], "dollars": share * mean["dollars"]}
 
 
 def least_calls(task: Task, roles_per_cell: int, writer_calls: int, test_replies: int = 1) -> int:

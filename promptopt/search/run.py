@@ -25,6 +25,8 @@ from promptopt.search.tokens import Tokens, sections, tokenize, words
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from promptopt.evaluation.caller import Caller
+    from promptopt.evaluation.ledger import Ledger
     from promptopt.evaluation.racing import Guarantee, Race
     from promptopt.evaluation.scorer import Scorer
     from promptopt.models.base import Model
@@ -50,7 +52,7 @@ class Run:
         seed: the run's seed; the writer's samples depend on it, the task model's replies do not.
         scorer: scores prompts.
         writer: the model used by `write`, or None.
-        watch: called after each step and score, to show progress.
+        watch: called with the run after each step and score, to show progress.
         archive: what was measured of each candidate so far.
         steps: the facts that the strategy reported, one record per step.
         repeats: multiplies the replicates that a strategy asks for.
@@ -63,13 +65,23 @@ class Run:
     seed: int
     scorer: Scorer
     writer: Model | None = None
-    watch: Callable[[], None] = lambda: None
+    watch: Callable[[Run], None] = lambda _: None
     archive: Archive = field(default_factory=Archive)
     steps: list[dict[str, Any]] = field(default_factory=list)
     repeats: int = 1
     unusable: Counter[str] = field(default_factory=Counter)
     proposed: Counter[str] = field(default_factory=Counter)
     _written: dict[Context, int] = field(default_factory=dict)
+
+    @property
+    def caller(self) -> Caller:
+        """Sends the run's requests to its models."""
+        return self.scorer.caller
+
+    @property
+    def ledger(self) -> Ledger:
+        """The usage of the run so far, and its limit."""
+        return self.caller.ledger
 
     def restricted_to(self, examples: Sequence[Example], repeats: int = 1) -> Run:
         """Return the same run with fewer training examples; archive, budget and random numbers stay shared.
@@ -82,7 +94,7 @@ class Run:
 
     def with_own_archive(self) -> Run:
         """Return the same run with an empty archive, for measurements that must not become candidates."""
-        return replace(self, archive=Archive())
+        return replace(self, archive=Archive(), watch=lambda _: self.watch(self))
 
     def on(self, examples: Sequence[Example], repeats: int = 1) -> Run:
         """Return `restricted_to(examples, repeats)`; deprecated."""
@@ -131,7 +143,7 @@ class Run:
         self._enter(scores.prompts, parents or [None] * len(prompts))
         rewards = self._task_rewards(scores, reward)
         self.archive.add(scores.prompts, examples, rewards, None if rewards is scores.rewards else scores.rewards)
-        self.watch()
+        self.watch(self)
         if len(scores.prompts) < len(prompts):
             raise BudgetExhaustedError(f"budget exhausted: {len(scores.prompts)} of {len(prompts)} prompts scored")
         return scores
@@ -159,7 +171,7 @@ class Run:
             raise InputError("label probabilities need a task with labels: give labels")
         examples = self.task.train if examples is None else examples
         scores = self._affordable(prompts, examples, replicates * self.repeats, zero_reward)
-        self.watch()
+        self.watch(self)
         if len(scores.prompts) < len(prompts):
             raise BudgetExhaustedError(f"budget exhausted: {len(scores.prompts)} of {len(prompts)} prompts scored")
         return np.array([[label_shares(cell, self.task.labels) for cell in row] for row in scores.replies])
@@ -176,7 +188,11 @@ class Run:
     def _affordable(
         self, prompts: Sequence[Prompt], examples: Sequence[Example], replicates: int, reward: Reward | Judge | None
     ) -> Scores:
-        """Score all prompts, or as many of the first ones as the budget covers."""
+        """Score all prompts, or as many of the first ones as the budget covers.
+
+        Where only trying shows how many that are (see `Scorer.affordable`), halves are tried.
+        """
+        prompts = prompts[: max(self.scorer.affordable(prompts, examples, replicates, reward), 1)]
         try:
             return self.scorer.score(prompts, examples, replicates, reward)
         except BudgetExhaustedError:
@@ -258,7 +274,7 @@ class Run:
             Request(context=context, max_tokens=max_tokens, temperature=temperature, replicate=start + i)
             for i in range(count)
         ]
-        replies = self.scorer.caller.generate("writer", self.writer, requests)
+        replies = self.caller.generate("writer", self.writer, requests)
         texts = []
         for reply in replies:
             if isinstance(reply, Response) and reply.finish_reason == "stop":
@@ -285,11 +301,10 @@ class Run:
         Numbers that are not finite are stored as None, because JSON cannot represent them.
         """
         self.steps.append({name: _plain(fact) for name, fact in facts.items()})
-        self.watch()
+        self.watch(self)
 
     def _enter(self, prompts: Sequence[Prompt], parents: Sequence[Prompt | None]) -> None:
-        ledger = self.scorer.caller.ledger
-        used = ledger.total(ledger.logical)
+        used = self.ledger.total(self.ledger.logical)
         for prompt, parent in zip(prompts, parents, strict=False):  # a budget may end before the last parents
             self.archive.enter(prompt, parent, step=len(self.steps), calls=used.calls, dollars=used.dollars)
 

@@ -122,6 +122,12 @@ class RecordingLedger(Ledger):
     repeatable_count: int = 0
     refused: bool = False
 
+    def affordable(self, keys: Sequence[str]) -> int:
+        """See `Ledger`."""
+        count = super().affordable(keys)
+        self.refused = self.refused or count < len(keys)
+        return count
+
     def admit(self, role: str, keys: Sequence[str], *, estimate_from_mean: bool = False) -> None:
         """See `Ledger`."""
         try:
@@ -142,7 +148,7 @@ class RecordingLedger(Ledger):
         """See `Ledger`."""
         super().record(role, key, usage, price, paid=paid, share=share)
         self.usage[key[:_KEY_DIGITS]] = CallUsage(usage.total, 0.0 if price is None else price.of(usage))
-        if self.stage in ("start", "search") and not self.refused:
+        if self.stage_name in ("start", "search") and not self.refused:
             self.repeatable_count = len(self.usage)
 
 

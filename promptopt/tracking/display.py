@@ -52,6 +52,7 @@ class Display:
         self._line = "starting: loading local models, first call to each model"
         self._start_time = self._last_activity = self._last_print = time.monotonic()
         self._next_update = 0.0
+        self._run: Run | None = None
         self._depth = 0
         self._stopped = threading.Event()
         self._heartbeat_thread: threading.Thread | None = None
@@ -97,6 +98,15 @@ class Display:
         self._logger.setLevel(self._level)
         if self._original_file is not None:
             self.console.file = self._original_file
+
+    def follow(self, run: Run) -> None:
+        """Set the run that `refresh` shows."""
+        self._run = run
+
+    def refresh(self) -> None:
+        """Show the progress of the followed run, if an update is due."""
+        if self._run is not None:
+            self.show(self._run)
 
     def show(self, run: Run) -> None:
         """Show the progress of a run, if an update is due."""
@@ -177,9 +187,9 @@ class _DisplayHandler(logging.Handler):
 
 def line(run: Run) -> str:
     """Return a one-line summary of a run's progress."""
-    ledger = run.scorer.caller.ledger
+    ledger = run.ledger
     best = max((c.reward for c in run.archive.values() if c.cells), default=None)
-    parts = [ledger.stage] if ledger.stage else []
+    parts = [ledger.stage_name] if ledger.stage_name else []
     parts += [
         f"step {len(run.steps)}",
         "best -" if best is None else f"best {best:.3f}",

@@ -78,30 +78,31 @@ Callback: TypeAlias = Callable[[Event], None]
 
 
 class EventEmitter:
-    """Emits an event for each finished step, whenever it is called.
+    """Emits an event for each finished step of a run, whenever it is called.
 
     Args:
-        run: the run to observe.
-        record: returns the record of a candidate.
+        record: returns the record of a candidate of a run.
         callbacks: receivers of the events.
     """
 
-    def __init__(self, run: Run, record: Callable[[Candidate], Record], callbacks: Sequence[Callback]) -> None:
-        self._run = run
+    def __init__(self, record: Callable[[Run, Candidate], Record], callbacks: Sequence[Callback]) -> None:
         self._record = record
         self._callbacks = callbacks
         self._steps = 0
         self._reported = 0
 
-    def __call__(self) -> None:
+    def __call__(self, run: Run) -> None:
         """Emit events for the steps finished since the last call."""
-        ledger = self._run.scorer.caller.ledger
-        while self._callbacks and self._steps < len(self._run.steps):
-            unreported = islice(self._run.archive.values(), self._reported, None)
-            candidates = tuple(self._record(candidate) for candidate in unreported if candidate.step <= self._steps)
-            facts = self._run.steps[self._steps]
+        while self._callbacks and self._steps < len(run.steps):
+            unreported = islice(run.archive.values(), self._reported, None)
+            candidates = tuple(
+                self._record(run, candidate) for candidate in unreported if candidate.step <= self._steps
+            )
             event = StepFinished(
-                number=self._steps, facts=facts, candidates=candidates, used=ledger.total(ledger.logical)
+                number=self._steps,
+                facts=run.steps[self._steps],
+                candidates=candidates,
+                used=run.ledger.total(run.ledger.logical),
             )
             self._reported += len(candidates)
             self._steps += 1

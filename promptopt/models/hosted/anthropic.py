@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from promptopt.errors import FinalModelError
+from promptopt.errors import PermanentModelError
 from promptopt.models.hosted.bodies import at, parse_content, response_of
 from promptopt.models.hosted.model import HostedModel, Service
 from promptopt.models.usage import parse_count
@@ -57,10 +57,10 @@ class AnthropicModel(HostedModel):
         """Return the JSON body of a request in a dialect.
 
         Raises:
-            FinalModelError: the context is plain text, which the protocol cannot continue.
+            PermanentModelError: the context is plain text, which the protocol cannot continue.
         """
         if isinstance(request.context, str):
-            raise FinalModelError(
+            raise PermanentModelError(
                 f"{self.name!r} at {self.endpoint} cannot continue plain text: set the task's format to 'chat'"
             )
         system = "\n\n".join(turn.content for turn in request.context if turn.role == "system")

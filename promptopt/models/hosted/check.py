@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from promptopt.errors import ModelError, PassingModelError
+from promptopt.errors import ModelError, TransientModelError
 from promptopt.models.base import LabelReader, Request, TokenModel
-from promptopt.models.hosted.batches.base import HostedBatches, NotFoundError
+from promptopt.models.hosted.batches.base import HostedBatches
+from promptopt.models.hosted.batches.client import NotFoundError
 from promptopt.models.hosted.completions import CompletionsModel
 from promptopt.models.loading import batch_model
 from promptopt.prompt import Message
@@ -49,7 +50,7 @@ def check(model: HostedModel) -> Iterator[Finding]:
     request = Request(context=question, max_tokens=8 if scoring else _TOKENS, labels=() if scoring else ("yes", "no"))
     try:
         reply = next(iter(model.generate([request]))).reply
-    except PassingModelError as error:
+    except TransientModelError as error:
         yield Finding("reachable", passed=False, message=str(error))
         return
     except ModelError as error:  # its message blames the key, the model name or the request
@@ -123,7 +124,7 @@ def _batches(model: HostedModel) -> Finding:
     if not isinstance(batches, HostedBatches):
         return Finding("batches", passed=None, message="none here")
     try:
-        batches.get(batches.path, limit=1)
+        batches.client.get(batches.path, limit=1)
     except NotFoundError:
         return Finding("batches", passed=None, message="none here")
     except ModelError as error:

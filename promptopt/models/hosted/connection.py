@@ -12,7 +12,7 @@ import ssl
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from promptopt.errors import FinalModelError
+from promptopt.errors import PermanentModelError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -34,7 +34,7 @@ def async_client(sdk: Any) -> Any:
     """Return the HTTP client for an SDK's calls.
 
     Raises:
-        FinalModelError: an environment variable prevents making a client; the message names it.
+        PermanentModelError: an environment variable prevents making a client; the message names it.
     """
     hooks = {"response": [_read_bounded]}
     return _make_client(
@@ -46,7 +46,7 @@ def sync_client(sdk: Any) -> Any:
     """Return the HTTP client for an SDK's file transfers, which may have any size.
 
     Raises:
-        FinalModelError: as `async_client`.
+        PermanentModelError: as `async_client`.
     """
     return _make_client(sdk, lambda: sdk.DefaultHttpxClient(follow_redirects=False))
 
@@ -62,7 +62,7 @@ def _make_client(sdk: Any, make: Callable[[], Any]) -> Any:
         problem = (
             next(_environment_problems(sdk), None) or f"cannot make an HTTP client ({type(error).__name__}: {error})"
         )
-        raise FinalModelError(problem) from None
+        raise PermanentModelError(problem) from None
 
 
 def _check_headers(service: str) -> None:
@@ -71,7 +71,7 @@ def _check_headers(service: str) -> None:
         value = os.environ.get(variable, "") if variable.startswith(service.upper()) else ""
         lines = value.split("\n") if variable.endswith("_HEADERS") else [value]
         if not all(re.fullmatch(r"(?:[!-~](?:[ -~]*[!-~])?)?", line) for line in lines):
-            raise FinalModelError(
+            raise PermanentModelError(
                 f"{variable} contains a character that is not allowed in a header: correct it, or unset it"
             )
 

@@ -1,4 +1,4 @@
-"""Dispatches all calls to hosted endpoints: concurrency, waits, retries, and when to give up.
+"""Makes all calls to hosted endpoints: pulls jobs while there is room, retries what fails, and tells when to give up.
 
 Asynchronous inside, on one event loop in its own thread (so that it works in a notebook with a running loop); synchronous
 outside. Knows nothing of HTTP: an attempt returns a reply or raises the kind of failure.
@@ -9,173 +9,80 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections import deque
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import islice
 from queue import SimpleQueue
 from traceback import extract_tb
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from promptopt.errors import ModelError, PassingModelError, PromptoptError
+from promptopt.errors import ModelError, PromptoptError
+from promptopt.models.hosted.endpoint import PATIENCE, AttemptError, Endpoint, Patience, RefusedError, endpoint
 from promptopt.randomness import named_generator
-from promptopt.replies import Arrival, Failure, Response
+from promptopt.replies import Arrival, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
+    from promptopt.replies import Reply
+
 Job = TypeVar("Job")
-Reply: TypeAlias = Response | Failure
-
-TRIES = 4
-"""Maximum attempts at one request that end in server errors, timeouts, lost connections or malformed replies."""
-WAITS = 10
-"""Maximum times that one request may be rate-limited; these do not count as tries."""
-REFUSALS = 3
-"""Consecutive requests refused for their content before a probe checks whether the endpoint accepts any request."""
-LONGEST_WAIT = 300.0
-"""Seconds; a longer requested wait ends the run, which can be resumed later."""
-
-_FIRST_WAIT = 0.5  # seconds before the second try; doubles with each try
-_LONGEST_BACKOFF = 60.0
-_INITIAL_WINDOW = 8  # concurrent calls until the first replies
 
 
-class AttemptError(Exception):
-    """An attempt failed; a retry may succeed.
+def dispatch(
+    name: str,
+    jobs: Iterable[Job],
+    attempt: Callable[[Job], Awaitable[Reply]],
+    limit: Callable[[], int],
+    probe: Callable[[Job], Awaitable[Reply]] | None = None,
+    *,
+    patience: Patience = PATIENCE,
+) -> Iterator[Arrival]:
+    """Yield each job's reply as soon as it arrives, numbered by the jobs' order.
+
+    A job is pulled, in the caller's thread, when a slot is free; every pulled job is answered. Nothing more is sent after
+    `jobs` ends. Closing the iterator cancels the jobs that were not sent yet.
 
     Args:
-        reason: human-readable.
-        wait: seconds that the endpoint asks to wait, or None.
-        overloaded: whether it failed because there were too many calls.
+        name: of the endpoint, such as its address.
+        jobs: arguments of `attempt`.
+        attempt: makes one call; raises AttemptError if a retry may help, RefusedError if this job is refused for its
+            content, a ModelError if no call can succeed.
+        limit: returns the current maximum of concurrent calls.
+        probe: makes a harmless call of the same kind; used after consecutive failures to tell faulty jobs from an endpoint
+            that answers nothing. Without it the endpoint is blamed.
+        patience: how often a call is tried again.
+
+    Raises:
+        ModelError: raised by `attempt`; raised after the calls in flight have finished.
+        TransientModelError: the endpoint has stopped responding, or asks for a long wait.
     """
-
-    def __init__(self, reason: str, *, wait: float | None = None, overloaded: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.wait, self.overloaded = reason, wait, overloaded
-
-
-class RefusedError(Exception):
-    """The endpoint refuses this request because of its content; a retry would be refused too.
-
-    Args:
-        reason: human-readable.
-        if_general: the error to raise if other requests are refused too.
-    """
-
-    def __init__(self, reason: str, if_general: ModelError) -> None:
-        super().__init__(reason)
-        self.reason, self.if_general = reason, if_general
-
-
-class _DroppedError(Exception):
-    """The dispatch ended before the call was made."""
-
-
-@dataclass
-class Endpoint:
-    """State shared by all calls to one address: the concurrency window, cool-downs, and recent outcomes.
-
-    Changed only in the event loop's thread. The window grows by one with each reply until the endpoint first reports
-    overload, then by one per window of replies; it halves at each overload.
-    """
-
-    name: str
-    window: float = _INITIAL_WINDOW
-    replies: int = 0
-    _in_flight: int = 0
-    _closed_until: float = 0.0  # loop time
-    _last_halved: float = -1.0  # loop time
-    _overloads: int = 0  # consecutive
-    _given_up: int = 0  # consecutive requests that used up their tries
-    _attempts: int = 0  # at those requests
-    _refused: int = 0  # consecutive requests that were refused for their content
-    probing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _queue: deque[asyncio.Future[None]] = field(default_factory=deque)
-
-    async def acquire(self, limit: int) -> float:
-        """Wait for one of `limit` slots and for the end of a cool-down; return the loop time."""
-        loop = asyncio.get_running_loop()
+    calls = _Calls(endpoint(name), limit(), patience, probe)
+    supply = _Supply(enumerate(jobs), attempt)
+    in_flight = 0
+    error: BaseException | None = None
+    arrived: list[_Done] = []
+    try:
         while True:
-            wait = self._closed_until - loop.time()
-            if wait > 0:
-                await asyncio.sleep(wait)
-            elif self._in_flight < min(limit, int(self.window)):
-                self._in_flight += 1
-                return loop.time()
-            else:
-                turn = loop.create_future()
-                self._queue.append(turn)
-                await turn
-
-    def release(self) -> None:
-        """Free a slot and wake the next waiting calls."""
-        self._in_flight -= 1
-        for _ in range(max(int(self.window) - self._in_flight, 1)):
-            if self._queue:
-                self._queue.popleft().set_result(None)
-
-    def record_reply(self, limit: int) -> None:
-        """Record a reply, and widen the window up to `limit`."""
-        self.replies += 1
-        self._overloads = self._given_up = self._attempts = self._refused = 0
-        if self.window < limit:
-            self.window += 1 if self._last_halved < 0 else 1 / self.window
-
-    def record_failure(self, error: AttemptError, started: float, jitter: float) -> None:
-        """Record a failed attempt that started at loop time `started`, and cool down if the endpoint asks for it.
-
-        Raises:
-            PassingModelError: the requested wait is longer than `LONGEST_WAIT`.
-        """
-        now = asyncio.get_running_loop().time()
-        wait = error.wait or 0.0
-        if wait > LONGEST_WAIT:
-            raise PassingModelError(f"{self.name} asks to wait {wait:,.0f} s: run again after that")
-        if error.overloaded and started > self._last_halved:  # halve once for all calls that were in flight together
-            self.window = max(self.window / 2, 1.0)
-            self._last_halved = now
-            self._overloads += 1
-        if error.overloaded and error.wait is None:
-            wait = _backoff(self._overloads, jitter)
-        self._closed_until = max(self._closed_until, now + wait)
-
-    def give_up(self, reason: str, attempts: int, replies_before: int) -> PassingModelError | None:
-        """Record a request that used up its tries.
-
-        Returns:
-            The error to raise if the endpoint is down. That is suspected from the second consecutive such request on, if no
-            other request was answered since its first failed try. Else None.
-        """
-        self._given_up += 1
-        self._attempts += attempts
-        if self._given_up == 1 or self.replies != replies_before:
-            return None
-        return PassingModelError(
-            f"{self.name} does not answer ({reason}; {self._attempts} attempts at {self._given_up} requests): run again when "
-            "it is up"
-        )
-
-    def record_refusal(self, error: RefusedError) -> ModelError | None:
-        """Record a refused request; return the error to raise if all are refused, after `REFUSALS` in a row, else None."""
-        self._refused += 1
-        return error.if_general if self._refused >= REFUSALS else None
-
-    @property
-    def in_doubt(self) -> bool:
-        """Whether no request was answered since the last failures."""
-        return self._given_up + self._refused > 0
-
-
-def endpoint(name: str) -> Endpoint:
-    """Return the state of an address in this process, shared by all models there."""
-    return endpoint_of(name, os.getpid())
-
-
-@cache
-def endpoint_of(name: str, process: int) -> Endpoint:  # noqa: ARG001  a forked process has its own calls in flight
-    """Return the state of an address in a process."""
-    return Endpoint(name)
+            calls.limit = limit()
+            pulled = [] if error or calls.ended else supply.pull(calls.room(in_flight))
+            in_flight += len(pulled)
+            if pulled:
+                call_loop().call_soon_threadsafe(calls.start, pulled)
+            for number, result in arrived:
+                if isinstance(result, BaseException):
+                    error = error or result
+                else:
+                    yield Arrival(number, result)
+            if not in_flight:
+                break
+            arrived = calls.done.get()
+            in_flight -= len(arrived)
+    finally:
+        calls.ended = True
+    error = supply.error or error
+    if error is not None:
+        raise error
 
 
 def call_loop() -> asyncio.AbstractEventLoop:
@@ -195,18 +102,96 @@ class _Done(NamedTuple):
 
 
 @dataclass
-class _Dispatch:
-    """The calls of one `dispatch`."""
+class _Supply:
+    """The jobs of one `dispatch`, pulled in the caller's thread until they end or raise."""
+
+    jobs: Iterator[tuple[int, Any]]
+    attempt: Callable[[Any], Awaitable[Reply]]
+    error: PromptoptError | None = None
+    _ended: bool = False
+
+    def pull(self, room: int) -> list[_Call]:
+        """Return calls for the next jobs, at most `room`. Keeps an error of `jobs`, to be raised after the calls in flight."""
+        calls: list[_Call] = []
+        if self._ended:
+            return calls
+        try:
+            for number, job in islice(self.jobs, room):
+                calls.append(_Call(number, job, partial(self.attempt, job)))
+        except PromptoptError as error:
+            self.error = error
+        self._ended = len(calls) < room
+        return calls
+
+
+@dataclass
+class _PastAttempts:
+    """The attempts at one call so far.
+
+    Args:
+        number: of the call; its waits are drawn from it.
+        patience: limits them.
+        tries: failures other than rate limits.
+        waits: rate limits.
+        replies_before: replies of the endpoint before the first failure.
+        made: attempts that were begun.
+        pause: seconds to wait before the next attempt.
+    """
+
+    number: int
+    patience: Patience
+    made: int = 0
+    tries: int = 0
+    waits: int = 0
+    replies_before: int = 0
+    pause: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """The number of failed attempts."""
+        return self.tries + self.waits
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether there should be no further attempt."""
+        return self.tries == self.patience.tries or self.waits == self.patience.waits
+
+    def add(self, error: AttemptError, started: float, shared: Endpoint) -> None:
+        """Add a failure of an attempt that started at loop time `started`.
+
+        Raises:
+            TransientModelError: the endpoint asks for too long a wait.
+        """
+        if not self.count:
+            self.replies_before = shared.replies
+        if error.overloaded:
+            self.waits += 1
+        else:
+            self.tries += 1
+        jitter = float(named_generator(self.number, f"wait {self.count}").uniform(0.5, 1.0))
+        shared.record_failure(error, started, self.patience, jitter)
+        shared_wait = error.overloaded or error.wait is not None
+        self.pause = 0.0 if shared_wait else self.patience.pause(self.tries, jitter)
+
+
+@dataclass
+class _Calls:
+    """The calls of one `dispatch`. All but `room` runs in the event loop's thread."""
 
     shared: Endpoint
     limit: int
-    probe: Callable[[Any], Awaitable[Reply]] | None = None
+    patience: Patience
+    probe: Callable[[Any], Awaitable[Reply]] | None
     done: SimpleQueue[list[_Done]] = field(default_factory=SimpleQueue)
     ended: bool = False
     _undelivered: list[_Done] = field(default_factory=list)
 
+    def room(self, in_flight: int) -> int:
+        """Return how many more calls may start."""
+        return max(min(self.limit, int(self.shared.window)) - in_flight, 0)
+
     def start(self, calls: Sequence[_Call]) -> None:
-        """Start calls; runs in the event loop's thread."""
+        """Start calls."""
         running = asyncio.get_running_loop()
         for call in calls:
             task = running.create_task(self._run(call))
@@ -214,9 +199,12 @@ class _Dispatch:
             task.add_done_callback(_tasks.discard)
 
     async def _run(self, call: _Call) -> None:
+        past = _PastAttempts(call.number, self.patience)
         try:
-            result: Reply | BaseException = await self._answer(call)
+            result: Reply | BaseException = await self._answer(call, past)
         except BaseException as error:  # noqa: BLE001  raised in the caller's thread
+            if isinstance(error, ModelError):
+                error.attempt = past.made
             result = error
             self.ended = True
         if not self._undelivered:  # results of the same loop iteration are delivered together: waking a thread is slow
@@ -227,38 +215,35 @@ class _Dispatch:
         self.done.put(self._undelivered)
         self._undelivered = []
 
-    async def _answer(self, call: _Call) -> Reply:
-        shared, tries, waits, replies_before = self.shared, 0, 0, 0
-        while True:
-            started = await shared.acquire(self.limit)
-            try:
-                if self.ended:
-                    raise _DroppedError
-                reply = await _attempt_safely(call)
-            except RefusedError as error:
-                return await self._resolve_failure(
-                    call, Failure(error.reason, refused=True), shared.record_refusal(error)
-                )
-            except AttemptError as error:
-                if not tries + waits:
-                    replies_before = shared.replies
-                tries, waits = tries + (not error.overloaded), waits + error.overloaded
-                jitter = float(named_generator(call.number, f"wait {tries + waits}").uniform(0.5, 1.0))
-                shared.record_failure(error, started, jitter)
-                if tries == TRIES or waits == WAITS:
-                    failure = Failure(f"{error.reason}, {tries + waits} times")
-                    return await self._resolve_failure(
-                        call, failure, shared.give_up(error.reason, tries + waits, replies_before)
-                    )
-                pause = 0.0 if error.overloaded or error.wait is not None else _backoff(tries, jitter)
-            else:
-                shared.record_reply(self.limit)
-                return reply
-            finally:
-                shared.release()
-            await asyncio.sleep(pause)
+    async def _answer(self, call: _Call, past: _PastAttempts) -> Reply:
+        """Return the reply, or the failure after the last attempt.
 
-    async def _resolve_failure(self, call: _Call, failure: Failure, verdict: ModelError | None) -> Failure:
+        Raises:
+            ModelError: no call can succeed.
+        """
+        while True:
+            async with self.shared.slot(self.limit) as started:
+                try:
+                    return await self._attempt(call, past)
+                except RefusedError as error:
+                    verdict = self.shared.record_refusal(error, self.patience)
+                    return await self._unless_down(call, Failure(error.reason, refused=True), verdict)
+                except AttemptError as error:
+                    past.add(error, started, self.shared)
+                    if past.exhausted:
+                        verdict = self.shared.give_up(error, past.count, past.replies_before)
+                        return await self._unless_down(call, Failure(f"{error.reason}, {past.count} times"), verdict)
+            await asyncio.sleep(past.pause)
+
+    async def _attempt(self, call: _Call, past: _PastAttempts) -> Reply:
+        if self.ended:
+            raise _DroppedError
+        past.made += 1
+        reply = await _attempt_safely(call)
+        self.shared.record_reply(self.limit)
+        return reply
+
+    async def _unless_down(self, call: _Call, failure: Failure, verdict: ModelError | None) -> Failure:
         """Return the failure of one request, after checking that the endpoint answers others.
 
         Raises:
@@ -280,6 +265,10 @@ class _Dispatch:
         return failure
 
 
+class _DroppedError(Exception):
+    """The dispatch ended before the call was made."""
+
+
 async def _attempt_safely(call: _Call) -> Reply:
     """Make an attempt; turn unexpected exceptions into `AttemptError`, because no single reply may end a run.
 
@@ -295,65 +284,6 @@ async def _attempt_safely(call: _Call) -> Reply:
         raise AttemptError(f"the reply caused an unexpected {type(error).__name__} ({location})") from None
 
 
-def dispatch(
-    name: str,
-    jobs: Iterable[Job],
-    attempt: Callable[[Job], Awaitable[Reply]],
-    limit: Callable[[], int],
-    probe: Callable[[Job], Awaitable[Reply]] | None = None,
-) -> Iterator[Arrival]:
-    """Yield each job's reply as soon as it arrives, numbered by the jobs' order.
-
-    A job is pulled, in the caller's thread, when a slot is free; every pulled job is answered. Nothing more is sent after
-    `jobs` ends. Closing the iterator cancels the jobs that were not sent yet.
-
-    Args:
-        name: of the endpoint, such as its address.
-        jobs: arguments of `attempt`.
-        attempt: makes one call; raises AttemptError if a retry may help, RefusedError if this job is refused for its
-            content, a ModelError if no call can succeed.
-        limit: returns the current maximum of concurrent calls.
-        probe: makes a harmless call of the same kind; used after consecutive failures to tell faulty jobs from an endpoint
-            that answers nothing. Without it the endpoint is blamed.
-
-    Raises:
-        ModelError: raised by `attempt`; raised after the calls in flight have finished.
-        PassingModelError: the endpoint has stopped responding, or asks for a long wait.
-    """
-    shared, numbered_jobs, event_loop = endpoint(name), enumerate(jobs), call_loop()
-    batch = _Dispatch(shared, limit(), probe)
-    in_flight, exhausted = 0, False
-    error: BaseException | None = None
-    arrived: list[_Done] = []
-    try:
-        while True:
-            batch.limit = limit()
-            calls: list[_Call] = []
-            room = 0 if exhausted or error or batch.ended else min(batch.limit, int(shared.window)) - in_flight
-            try:
-                for number, job in islice(numbered_jobs, max(room, 0)):
-                    calls.append(_Call(number, job, partial(attempt, job)))
-            except PromptoptError as job_error:  # raised after the calls in flight, which are paid for
-                error = job_error
-            exhausted = exhausted or len(calls) < room
-            in_flight += len(calls)
-            if calls:
-                event_loop.call_soon_threadsafe(batch.start, calls)
-            for number, result in arrived:
-                if isinstance(result, BaseException):
-                    error = error or result
-                else:
-                    yield Arrival(number, result)
-            if not in_flight:
-                break
-            arrived = batch.done.get()
-            in_flight -= len(arrived)
-    finally:
-        batch.ended = True
-    if error is not None:
-        raise error
-
-
 _tasks: set[asyncio.Task[None]] = set()  # the event loop holds tasks only weakly
 
 
@@ -362,7 +292,3 @@ def _loop_of(process: int) -> asyncio.AbstractEventLoop:  # a forked process doe
     event_loop = asyncio.new_event_loop()
     threading.Thread(target=event_loop.run_forever, name=f"promptopt calls {process}", daemon=True).start()
     return event_loop
-
-
-def _backoff(count: int, jitter: float) -> float:
-    return min(_FIRST_WAIT * 2.0 ** (count - 1), _LONGEST_BACKOFF) * jitter

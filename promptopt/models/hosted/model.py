@@ -21,11 +21,12 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-from promptopt.errors import FinalModelError, InputError, ModelError, PassingModelError
+from promptopt.errors import InputError, ModelError, PermanentModelError, TransientModelError
 from promptopt.models.hosted.bodies import excerpt, json_value
 from promptopt.models.hosted.connection import UnreadableReplyError, async_client
 from promptopt.models.hosted.dialect import Change, Dialect, Negotiation, changes, negotiate, truncate_at
-from promptopt.models.hosted.dispatch import AttemptError, RefusedError, call_loop, dispatch
+from promptopt.models.hosted.dispatch import call_loop, dispatch
+from promptopt.models.hosted.endpoint import AttemptError, Patience, RefusedError
 from promptopt.models.hosted.refusals import Refusal, error_in, read_refusal
 from promptopt.prompt import Message
 from promptopt.replies import Arrival, Failure, Response
@@ -111,6 +112,8 @@ class HostedModel(ABC):
         price: dollars per million tokens; None uses the provider's list price, at its own endpoint.
         concurrency: maximum calls in flight; the actual number starts low and falls while the endpoint is overloaded.
         timeout: seconds per attempt.
+        backoff: seconds before the second attempt at a request; doubles with each, up to a minute. 0, for tests, waits only if
+            the endpoint asks for it.
         requests_per_minute: rate limit; None for no limit.
         tokens_per_minute: rate limit, by an estimate of each request's tokens; None for no limit.
         extra_body: additional fields of every request, as the endpoint names them, such as {"logit_bias": {"1904": 100}} or a
@@ -132,6 +135,7 @@ class HostedModel(ABC):
         price: Price | None = None,
         concurrency: int = 64,
         timeout: float = 60.0,
+        backoff: float = 0.5,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         extra_body: Mapping[str, Any] | None = None,
@@ -142,6 +146,8 @@ class HostedModel(ABC):
             raise InputError(f"concurrency must be 1 or more, not {concurrency}")
         if not timeout > 0:
             raise InputError(f"timeout must be more than 0 seconds, not {timeout}")
+        if not backoff >= 0:
+            raise InputError(f"backoff must be 0 or more seconds, not {backoff}")
         self.name = name
         for limit, value in (("requests_per_minute", requests_per_minute), ("tokens_per_minute", tokens_per_minute)):
             if value is not None and not value > 0:
@@ -152,6 +158,7 @@ class HostedModel(ABC):
         self._key = (key or os.environ.get(self.service.key_variable) or "").strip()
         self._concurrency = concurrency
         self._timeout = timeout
+        self._patience = Patience(backoff=backoff)
         self._rates = (requests_per_minute, tokens_per_minute)
         self._has_answered = self._assumed_reachable = False
         self._changes: set[str] = set()
@@ -199,12 +206,17 @@ class HostedModel(ABC):
         several consecutive failures, a small call that counts toward no budget tests whether the model responds at all.
 
         Raises:
-            FinalModelError: no later call can succeed; the message says what to change.
-            PassingModelError: the endpoint has stopped responding.
+            PermanentModelError: no later call can succeed; the message says what to change.
+            TransientModelError: the endpoint has stopped responding.
         """
         concurrency = self._concurrency
         return dispatch(
-            self.endpoint, requests, self._answer, lambda: concurrency if self._has_answered else 1, self._probe
+            self.endpoint,
+            requests,
+            self._answer,
+            lambda: concurrency if self._has_answered else 1,
+            self._probe,
+            patience=self._patience,
         )
 
     def body(self, request: Request) -> dict[str, Any]:
@@ -268,20 +280,23 @@ class HostedModel(ABC):
         """Check that the key can be sent, and that calls to other machines are allowed.
 
         Raises:
-            FinalModelError: a check failed; the message says what to set.
+            PermanentModelError: a check failed; the message says what to set.
         """
         variable = self.service.key_variable
         if not self._key:
-            raise FinalModelError(
-                f"no API key for {self.endpoint}: set {variable} (to any word if the server needs no key)"
+            raise PermanentModelError(
+                f"no API key for {self.endpoint}: set {variable} (to any word if the server needs no key)",
+                endpoint=self.endpoint,
             )
         if not re.fullmatch("[!-~]+", self._key):
-            raise FinalModelError(
-                f"the API key for {self.endpoint} contains a space or a non-ASCII character: correct {variable}"
+            raise PermanentModelError(
+                f"the API key for {self.endpoint} contains a space or a non-ASCII character: correct {variable}",
+                endpoint=self.endpoint,
             )
         if os.environ.get(NO_PAID_CALLS) and urlsplit(self.endpoint).hostname not in _LOOPBACK:
-            raise FinalModelError(
-                f"calls to {self.endpoint} are disabled because {NO_PAID_CALLS} is set: unset it to allow paid calls"
+            raise PermanentModelError(
+                f"calls to {self.endpoint} are disabled because {NO_PAID_CALLS} is set: unset it to allow paid calls",
+                endpoint=self.endpoint,
             )
 
     async def _answer(self, request: Request) -> Response | Failure:
@@ -290,8 +305,8 @@ class HostedModel(ABC):
         Raises:
             AttemptError: a retry may succeed.
             RefusedError: the endpoint refuses this request because of its content.
-            FinalModelError: no call can succeed.
-            PassingModelError: no call can succeed for a long time.
+            PermanentModelError: no call can succeed.
+            TransientModelError: no call can succeed for a long time.
         """
         session = self._session
         for limiter, amount in session.limiters:
@@ -393,15 +408,20 @@ class HostedModel(ABC):
                 f"{self.endpoint} refuses the request ({status}, {quoted})", self._permanent_error(refusal, quoted)
             )
         if refusal.about_daily_limit and not refusal.about_quota:
-            return PassingModelError(
-                f"a usage limit at {self.endpoint} is reached ({status}, {quoted}): run again after it resets"
+            return TransientModelError(
+                f"a usage limit at {self.endpoint} is reached ({status}, {quoted}): run again after it resets",
+                status=status,
+                endpoint=self.endpoint,
             )
         request_at_fault = responds and not (
             refusal.about_key or refusal.about_quota or status < HTTPStatus.BAD_REQUEST
         )
         if refusal.transient and not refusal.about_quota:
             return AttemptError(
-                f"{self.endpoint} answered {status} ({quoted})", wait=refusal.wait, overloaded=refusal.overloaded
+                f"{self.endpoint} answered {status} ({quoted})",
+                status=status,
+                wait=refusal.wait,
+                overloaded=refusal.overloaded,
             )
         permanent = self._permanent_error(refusal, quoted)
         return (
@@ -410,28 +430,26 @@ class HostedModel(ABC):
             else permanent
         )
 
-    def _permanent_error(self, refusal: Refusal, quoted: str) -> FinalModelError:
+    def _permanent_error(self, refusal: Refusal, quoted: str) -> PermanentModelError:
         """Return the error for a refusal that applies to every request."""
+        reason = self._permanent_reason(refusal, quoted)
+        return PermanentModelError(reason, status=refusal.status, endpoint=self.endpoint)
+
+    def _permanent_reason(self, refusal: Refusal, quoted: str) -> str:
         variable, status = self.service.key_variable, refusal.status
         if status < HTTPStatus.BAD_REQUEST:
-            return FinalModelError(
+            return (
                 f"{self.endpoint} redirects ({status}) to {refusal.host or 'another address'}; the redirect was not followed: set "
                 "--base-url to the final address"
             )
         if refusal.about_quota:
-            return FinalModelError(
-                f"the quota at {self.endpoint} is exhausted ({status}): add credit, or set {variable} to another key"
-            )
+            return f"the quota at {self.endpoint} is exhausted ({status}): add credit, or set {variable} to another key"
         if refusal.about_key or (status == HTTPStatus.FORBIDDEN and not refusal.about_content):
             # Without the server's message, which may quote the key.
-            return FinalModelError(
-                f"{self.endpoint} does not let this key use {self.name!r} ({status}): check {variable} and the key's permissions"
-            )
+            return f"{self.endpoint} does not let this key use {self.name!r} ({status}): check {variable} and the key's permissions"
         if refusal.about_model:
-            return FinalModelError(
-                f"model {self.name!r} is unknown at {self.endpoint} ({status}, {quoted}): check the name and the base URL"
-            )
-        return FinalModelError(
+            return f"model {self.name!r} is unknown at {self.endpoint} ({status}, {quoted}): check the name and the base URL"
+        return (
             f"{self.endpoint} refused the request to {self.name!r} ({status}, {quoted}): correct the request settings"
         )
 

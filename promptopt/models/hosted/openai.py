@@ -54,8 +54,8 @@ class OpenAIModel(HostedModel):
         """Yield each reply as `HostedModel.generate` does.
 
         Raises:
-            FinalModelError: no later call can succeed; the message says what to change.
-            PassingModelError: the endpoint has stopped responding.
+            PermanentModelError: no later call can succeed; the message says what to change.
+            TransientModelError: the endpoint has stopped responding.
             InputError: a request has a top_k, which the protocol does not support; it was not sent.
         """
         return super().generate(map(self._check_supported, requests))

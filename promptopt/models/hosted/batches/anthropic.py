@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from promptopt.models.hosted.batches.base import HostedBatches, Line, NotFoundError
+from promptopt.models.hosted.batches.base import HostedBatches, Line
+from promptopt.models.hosted.batches.client import NotFoundError
 from promptopt.models.hosted.bodies import at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from promptopt.models.base import Request
-    from promptopt.models.hosted.batches.base import Submission
+    from promptopt.models.base import Request, Submission
 
 _CLOCK_SKEW = 3600.0  # seconds by which the provider's clock may be behind ours
 _STATUSES = {
@@ -43,7 +43,7 @@ class AnthropicBatches(HostedBatches):
     def find(self, submission: Submission, keys: Iterable[str], check: Callable[[], None]) -> str | None:
         """Return the id of the batch whose results contain these keys."""
         wanted = set(keys)
-        for state in self.retry(lambda: list(self.list_batches(self.path, "after_id")), check):
+        for state in self.client.retry(lambda: list(self.client.pages(self.path, "after_id")), check):
             too_early = datetime.fromisoformat(state["created_at"]).timestamp() < submission.since - _CLOCK_SKEW
             if too_early or self.progress(state)[2] != submission.size:
                 continue
@@ -62,12 +62,14 @@ class AnthropicBatches(HostedBatches):
     def create(self, submission: Submission, requests: Mapping[str, Request]) -> str:  # noqa: ARG002  batches have no tags
         """Create the batch."""
         entries = [self.batch_entry(key, request) for key, request in requests.items()]
-        batch = self.call(lambda client: client.messages.batches.with_raw_response.create(requests=entries), once=True)
-        return str(self.json(batch.http_response.text)["id"])
+        batch = self.client.call(
+            lambda client: client.messages.batches.with_raw_response.create(requests=entries), once=True
+        )
+        return str(self.client.json(batch.http_response.text)["id"])
 
     def fetch_state(self, batch: str) -> dict[str, Any]:
         """Return the state of a batch."""
-        return self.json(self.get(f"{self.path}/{batch}"))
+        return self.client.json(self.client.get(f"{self.path}/{batch}"))
 
     def progress(self, state: Mapping[str, Any]) -> tuple[bool, int, int]:
         """Return whether a batch has ended, how many requests are done, and how many there are."""
@@ -83,7 +85,7 @@ class AnthropicBatches(HostedBatches):
         """
         if state.get("archived_at"):
             raise NotFoundError("its results are archived")
-        return [_line(line) for line in self.json_lines(self.get(f"{self.path}/{state['id']}/results"))]
+        return [_line(line) for line in self.client.json_lines(self.client.get(f"{self.path}/{state['id']}/results"))]
 
 
 def _line(line: Mapping[str, Any]) -> Line:

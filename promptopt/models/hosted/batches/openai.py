@@ -8,15 +8,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Literal
 
-from promptopt.errors import FinalModelError
+from promptopt.errors import PermanentModelError
 from promptopt.models.hosted.batches.base import HostedBatches, Line, encoded
 from promptopt.models.hosted.bodies import at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from promptopt.models.base import Request
-    from promptopt.models.hosted.batches.base import Submission
+    from promptopt.models.base import Request, Submission
     from promptopt.models.hosted.openai import OpenAIModel
 
 _log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ class OpenAIBatches(HostedBatches):
 
     def find(self, submission: Submission, keys: Iterable[str], check: Callable[[], None]) -> str | None:  # noqa: ARG002  the tag is enough
         """Return the batch that carries the tag."""
-        batches = self.retry(lambda: list(self.list_batches(self.path, "after")), check)
+        batches = self.client.retry(lambda: list(self.client.pages(self.path, "after")), check)
         tagged = (batch for batch in batches if at(batch, "metadata", "promptopt") == submission.tag)
         return next((str(batch["id"]) for batch in tagged), None)
 
@@ -53,21 +52,21 @@ class OpenAIBatches(HostedBatches):
         """Upload the requests and create the batch."""
         lines = "".join(encoded(self.batch_entry(key, request)) + "\n" for key, request in requests.items())
         file = f"promptopt-{submission.tag}.jsonl", lines.encode()
-        uploaded = self.call(lambda client: client.files.with_raw_response.create(file=file, purpose="batch"))
-        batch = self.call(
+        uploaded = self.client.call(lambda client: client.files.with_raw_response.create(file=file, purpose="batch"))
+        batch = self.client.call(
             lambda client: client.batches.with_raw_response.create(
-                input_file_id=self.json(uploaded.http_response.text)["id"],
+                input_file_id=self.client.json(uploaded.http_response.text)["id"],
                 endpoint=self.model.path(next(iter(requests.values()))),
                 completion_window="24h",
                 metadata={"promptopt": submission.tag},
             ),
             once=True,
         )
-        return str(self.json(batch.http_response.text)["id"])
+        return str(self.client.json(batch.http_response.text)["id"])
 
     def fetch_state(self, batch: str) -> dict[str, Any]:
         """Return the state of a batch."""
-        return self.json(self.get(f"{self.path}/{batch}"))
+        return self.client.json(self.client.get(f"{self.path}/{batch}"))
 
     def progress(self, state: Mapping[str, Any]) -> tuple[bool, int, int]:
         """Return whether a batch has ended, how many requests are done, and how many there are."""
@@ -79,18 +78,19 @@ class OpenAIBatches(HostedBatches):
         """Return the results in the output and error files.
 
         Raises:
-            FinalModelError: the batch failed validation.
+            PermanentModelError: the batch failed validation.
         """
         if _status(state) == "failed":
             self._check_errors(at(state, "errors", "data", 0))
         files = [state[kind] for kind in ("output_file_id", "error_file_id") if state.get(kind)]
-        texts = [self.get(f"/files/{file}/content") for file in files]
-        return [_line(line) for text in texts for line in self.json_lines(text)]
+        texts = [self.client.get(f"/files/{file}/content") for file in files]
+        return [_line(line) for text in texts for line in self.client.json_lines(text)]
 
     def _check_errors(self, error: Any) -> None:
         message = self.model._without_key(f"{at(error, 'code')}: {at(error, 'message')}")
         if at(error, "code") != "token_limit_exceeded":  # this limit clears when other batches end
-            raise FinalModelError(f"{self.endpoint} refused a batch ({message}): fix that, or omit --batch")
+            fix = "fix that, or omit --batch"
+            raise PermanentModelError(f"{self.endpoint} refused a batch ({message}): {fix}", endpoint=self.endpoint)
         _log.warning("%s did not start a batch (%s)", self.endpoint, message)
 
 
