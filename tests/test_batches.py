@@ -15,12 +15,15 @@ from forked import Forked
 from servers.batch_routes import Spoiled, of
 from servers.loopback import Fault, Loopback
 
-from promptopt import FakeModel, Memo
+from promptopt import Example, FakeModel, Memo, Prompt, Task
 from promptopt.errors import FinalModelError, InputError, StoppedError
 from promptopt.evaluation.batch_journal import MIN_REQUESTS, BatchArrival, ask_in_batches
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Ledger
 from promptopt.memo.memo import KeyMaker
-from promptopt.models.base import BatchModel, LabelReader, Model, Request
+from promptopt.models.base import BatchModel, LabelReader, Model, Request, without_batches
 from promptopt.models.loading import batch_model
+from promptopt.optimization.job import prepare
 from promptopt.prompt import Message
 from promptopt.replies import Failure, Response
 
@@ -315,6 +318,27 @@ def test_a_batch_model_is_a_model_of_the_same_name_at_half_the_price() -> None:
     assert not isinstance(plain, BatchModel)
     assert model.fingerprint == plain.fingerprint
     assert KEY not in repr(model)
+    assert without_batches(model) is without_batches(plain) is plain
+
+
+@pytest.mark.parametrize("role", ["task", "writer"])
+def test_the_model_decides_whether_requests_go_in_batches_not_its_role(role: str, tmp_path: Path) -> None:
+    with Loopback() as server, Memo(tmp_path / "m") as memo:
+        model = model_of("openai", server.url)
+        Caller(memo, Ledger()).generate(role, without_batches(model), MANY)
+        assert not of(server).created
+        Caller(memo, Ledger()).generate(role, model, [replace(request, replicate=1) for request in MANY])
+        assert len(of(server).created) == 1
+
+
+def test_a_run_asks_its_writer_without_batches() -> None:
+    model = model_of("openai", "http://127.0.0.1:1")
+    task = Task(train=(Example({"text": "a"}, "b", "1"),), seed_prompt=Prompt("{text}"))
+    made = {"strategy": "hillclimb", "budget": "9 calls", "seed": 0, "settings": None}
+    for writer in (None, model):
+        job = prepare(task, model, writer=writer, **made)
+        assert (job.roles["task"], job.roles["writer"]) == (model, without_batches(model))
+        assert not job.has_own_writer
 
 
 @pytest.mark.parametrize("kind", KINDS)

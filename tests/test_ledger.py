@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from promptopt.errors import BudgetExhaustedError, InputError
 from promptopt.evaluation.ledger import Budget, Ledger, Spending
@@ -159,15 +161,23 @@ def test_a_stage_has_its_own_limit_and_restores_the_former_one() -> None:
     ledger.admit("task", ["a", "b"])
 
 
-def test_a_budget_of_calls_says_how_many_of_the_first_calls_it_covers() -> None:
-    ledger = Ledger(Budget(calls=3))
-    ledger.record("task", "a", NO_USAGE, PRICE, paid=True)
+@given(st.lists(st.sampled_from("abcdefg")), st.sets(st.sampled_from("abcdefg")), st.none() | st.floats(0.5, 9))
+def test_a_budget_of_calls_covers_the_most_first_calls_that_are_admitted(
+    keys: list[str], asked: set[str], limit: float | None
+) -> None:
+    ledger = Ledger()
+    for key in asked:
+        ledger.record("task", key, NO_USAGE, PRICE, paid=True)
 
-    assert ledger.affordable(["a", "b", "b", "c", "a", "d", "a"]) == 5
-    assert ledger.affordable(["b", "c"]) == 2
-    assert Ledger().affordable(["b", "c"]) == 2
-    with ledger.stage("test", Budget(calls=0.5)):
-        assert ledger.affordable(["a", "a", "b"]) == 2
+    def admitted(count: int) -> bool:
+        try:
+            ledger.admit("task", keys[:count])
+        except BudgetExhaustedError:
+            return False
+        return True
+
+    with ledger.stage("search", Budget(calls=limit)):
+        assert ledger.affordable(keys) == max(count for count in range(len(keys) + 1) if admitted(count))
 
 
 @pytest.mark.parametrize(

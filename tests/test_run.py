@@ -171,8 +171,15 @@ def test_a_failed_cell_is_in_no_mean_and_counts_as_failed_until_it_comes(memo: M
 
 @pytest.mark.parametrize("calls", range(1, 25))
 def test_the_end_of_a_budget_scores_as_many_prompts_as_it_pays_for(memo: Memo, calls: int) -> None:
-    prompts = [Prompt(f"{i} {{text}}") for i in range(6)]
-    run = a_run(memo, calls=calls)
+    class Counting(FakeModel):
+        batches = 0
+
+        def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
+            self.batches += 1
+            return super().generate(requests)
+
+    prompts, model = [Prompt(f"{i} {{text}}") for i in range(6)], Counting(always_yes)
+    run = a_run(memo, model, calls=calls)
     if calls >= 24:
         assert run.score(prompts).prompts == tuple(prompts)
     else:
@@ -182,6 +189,7 @@ def test_the_end_of_a_budget_scores_as_many_prompts_as_it_pays_for(memo: Memo, c
     assert list(run.archive) == prompts[: calls // 4]
     assert all(candidate.cells == 4 for candidate in run.archive.values())
     assert calls_of(run).get("task", 0) == 4 * (calls // 4)
+    assert model.batches == (calls >= 4)  # asked first, so all together
 
 
 @pytest.mark.parametrize("calls", [3, 4, 9, 12])
