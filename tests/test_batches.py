@@ -334,7 +334,7 @@ def test_the_model_decides_whether_requests_go_in_batches_not_its_role(role: str
 def test_a_run_asks_its_writer_without_batches() -> None:
     model = model_of("openai", "http://127.0.0.1:1")
     task = Task(train=(Example({"text": "a"}, "b", "1"),), seed_prompt=Prompt("{text}"))
-    made = {"strategy": "hillclimb", "budget": "9 calls", "seed": 0, "settings": None}
+    made: dict[str, Any] = {"strategy": "hillclimb", "budget": "9 calls", "seed": 0, "settings": None}
     for writer in (None, model):
         job = prepare(task, model, writer=writer, **made)
         assert (job.roles["task"], job.roles["writer"]) == (model, without_batches(model))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from inspect import isclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from servers.loopback import Fault, Loopback
@@ -66,7 +66,7 @@ def test_what_is_not_known_is_none_and_the_role_that_a_model_names_stays(tmp_pat
 
 def test_every_error_travels_between_processes() -> None:
     kinds = [kind for kind in vars(errors).values() if isclass(kind) and issubclass(kind, PromptoptError)]
-    fields = {"status": 429, "endpoint": "http://host/v1", "role": "task", "attempt": 3}
+    fields: dict[str, Any] = {"status": 429, "endpoint": "http://host/v1", "role": "task", "attempt": 3}
     made = [
         MissingExtraError("a thing", "local")
         if kind is MissingExtraError

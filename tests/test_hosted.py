@@ -50,9 +50,10 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def model_of(kind: str, url: str, **settings: Any) -> HostedModel:
+    settings = {"api_key": KEY, "backoff": 0.0} | settings
     if kind == "openai":
-        return OpenAIModel("some-model", base_url=f"{url}/v1", **{"api_key": KEY, "backoff": 0.0} | settings)
-    return AnthropicModel("some-model", base_url=url, **{"api_key": KEY, "backoff": 0.0} | settings)
+        return OpenAIModel("some-model", base_url=f"{url}/v1", **settings)
+    return AnthropicModel("some-model", base_url=url, **settings)
 
 
 def request(context: Context = CHAT, **settings: Any) -> Request:
