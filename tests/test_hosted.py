@@ -50,10 +50,10 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def model_of(kind: str, url: str, **settings: Any) -> HostedModel:
-    settings = {"api_key": KEY, "backoff": 0.0} | settings
+    chosen: dict[str, Any] = {"api_key": KEY, "backoff": 0.0} | settings
     if kind == "openai":
-        return OpenAIModel("some-model", base_url=f"{url}/v1", **settings)
-    return AnthropicModel("some-model", base_url=url, **settings)
+        return OpenAIModel("some-model", base_url=f"{url}/v1", **chosen)
+    return AnthropicModel("some-model", base_url=url, **chosen)
 
 
 def request(context: Context = CHAT, **settings: Any) -> Request:
