@@ -9,7 +9,7 @@ import typer
 
 from promptopt.cli.output import say
 from promptopt.errors import InputError
-from promptopt.models import KINDS, load_model
+from promptopt.models import HOSTED, KINDS, load_model
 from promptopt.models.local import catalog
 from promptopt.strategies.registry import find_strategy, known_strategies, settings_of
 
@@ -37,8 +37,8 @@ def list_models(context: typer.Context) -> None:
     """List the kinds of models, and the small models that can be fetched."""
     if context.invoked_subcommand is not None:
         return
-    for kind, description in KINDS.items():
-        say(f"{kind + ':NAME':20} {description}")
+    for name, kind in KINDS.items():
+        say(f"{name + ':NAME':20} {kind.about}")
     say()
     for name, entry in catalog.KNOWN.items():
         state = "installed" if catalog.model_file(name).exists() else f"promptopt models fetch {name}"
@@ -60,7 +60,7 @@ def check(
 
     model = load_model(name, base_url=base_url, tokenizer=tokenizer, timeout=timeout)
     if not isinstance(model, HostedModel):
-        raise InputError(f"{name!r} is not a hosted model: give openai:NAME, completions:NAME or anthropic:NAME")
+        raise InputError(f"{name!r} is not a hosted model: give KIND:NAME, where KIND is one of {', '.join(HOSTED)}")
     failed = False
     for feature, supported, message in check_endpoint(model):
         say(f"{'ok' if supported else '-' if supported is None else 'no':4}{feature:20}{message}")

@@ -1,30 +1,16 @@
-"""Models by name: `local:NAME`, `local-clip:NAME`, `openai:NAME`, `completions:NAME`, `anthropic:NAME`, `python:MODULE:ATTRIBUTE`.
-
-Adapters and their dependencies (provider SDKs, torch) are imported only when a model of that kind is requested.
-"""
+"""Models by name, such as `openai:gpt-4.1-mini`; `kinds` has the table of what may stand before the colon."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError, nearest
-from promptopt.models.in_process import IN_PROCESS, load_in_process
+from promptopt.models.kinds import HOSTED, KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from promptopt.models.base import BatchModel, Model, Price
-
-KINDS = {
-    "local": "a transformers model: a known name (smollm2), a hub name, a folder, or a GGUF file",
-    "local-clip": "a CLIP model of transformers, for tasks with captions: a hub name or a folder",
-    "openai": "OpenAI's chat completions, or any server that speaks them (--base-url)",
-    "completions": "a server that scores given texts, such as vLLM: log-probabilities of all labels (--base-url)",
-    "anthropic": "Anthropic's messages, or any server that speaks them (--base-url)",
-    "python": "a model of your own: MODULE:ATTRIBUTE",
-}
-HOSTED = ("openai", "completions", "anthropic")
-"""Kinds that send requests to an endpoint."""
 
 
 def load_model(
@@ -69,11 +55,12 @@ def load_model(
         raise InputError(
             f"unknown model {spec!r}{nearest(kind, KINDS)}: write KIND:NAME, where KIND is one of {', '.join(KINDS)}"
         )
-    if kind in IN_PROCESS and base_url is not None:
+    hosted = KINDS[kind].hosted
+    if not hosted and base_url is not None:
         raise InputError(f"{spec!r} has no endpoint: omit the base URL, or use openai: or anthropic:")
-    if kind in IN_PROCESS and extra_body:
+    if not hosted and extra_body:
         raise InputError(f"{spec!r} sends no requests: omit the extra body, or use {', '.join(HOSTED)}")
-    if kind != "completions" and tokenizer is not None:
+    if not KINDS[kind].tokenizer and tokenizer is not None:
         raise InputError(f"{spec!r} does not take a tokenizer: omit it, or use completions:")
     if replicas is None and ray_address is not None:
         raise InputError("a Ray address needs replicas: set the number of replicas, or omit the address")
@@ -81,7 +68,10 @@ def load_model(
         from promptopt.models.replicas import RayModel  # noqa: PLC0415  loaded when used
 
         return RayModel(spec, replicas=replicas, address=ray_address)
-    hosted_settings = {
+    settings = {
+        "base_url": base_url,
+        "tokenizer": tokenizer,
+        "price": price,
         "concurrency": concurrency,
         "timeout": timeout,
         "backoff": backoff,
@@ -89,28 +79,8 @@ def load_model(
         "tokens_per_minute": tokens_per_minute,
         "extra_body": extra_body,
     }
-    settings: dict[str, Any] = {key: value for key, value in hosted_settings.items() if value is not None}
-    if kind in HOSTED:
-        return _hosted(kind, name, settings | {"base_url": base_url, "price": price}, tokenizer)
-    return load_in_process(kind, name)
-
-
-def _hosted(kind: str, name: str, settings: dict[str, Any], tokenizer: str | None) -> Model:
-    if kind == "openai":
-        from promptopt.models.hosted.openai import OpenAIModel  # noqa: PLC0415  loaded when used
-
-        return OpenAIModel(name, **settings)
-    if kind == "anthropic":
-        from promptopt.models.hosted.anthropic import AnthropicModel  # noqa: PLC0415  loaded when used
-
-        return AnthropicModel(name, **settings)
-    from promptopt.models.hosted.completions import CompletionsModel, TokenizedCompletionsModel  # noqa: PLC0415  loaded when used
-
-    return (
-        TokenizedCompletionsModel(name, tokenizer=tokenizer, **settings)
-        if tokenizer
-        else CompletionsModel(name, **settings)
-    )
+    given = {key: value for key, value in settings.items() if value is not None} if hosted else {}
+    return KINDS[kind].make(name, **given)
 
 
 def batch_model(model: Model, *, longest_pause: float = 60.0, attempts: int = 30) -> BatchModel:

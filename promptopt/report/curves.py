@@ -8,6 +8,7 @@ import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from promptopt.models import KINDS
 from promptopt.search.archive import well_measured
 from promptopt.strategies.registry import known_strategies, name_of, settings_of
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _MAX_KINDS = 12
 _MAX_KIND_LENGTH = 80  # characters
-_PROVIDERS = ("local", "local-clip", "openai", "completions", "anthropic")
 
 
 class Point(NamedTuple):
@@ -133,9 +133,10 @@ def _strategy(result: Result) -> tuple[str, dict[str, Any]]:
 
 def _model(option: str, url_option: str, fingerprint: dict[str, Any]) -> list[str]:
     provider, model = fingerprint.get("provider"), fingerprint.get("model")
-    if provider not in _PROVIDERS or not model:
+    kind = KINDS.get(str(provider))
+    if kind is None or not kind.recorded or not model:
         return [option, "python:MODULE:NAME"]
     endpoint = [url_option, str(fingerprint["endpoint"])] if fingerprint.get("endpoint") else []
-    scores_chats = provider == "completions" and "template" in fingerprint and option == "--model"
+    scores_chats = kind.tokenizer and "template" in fingerprint and option == "--model"
     extra = ["--extra-body", json.dumps(fingerprint["extra_body"])] if fingerprint.get("extra_body") else []
     return [option, f"{provider}:{model}", *endpoint, *(["--tokenizer", "TOKENIZER"] if scores_chats else []), *extra]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from promptopt.errors import InputError
 from promptopt.models.base import CaptionModel, LabelModel, TokenModel
-from promptopt.models.in_process import IN_PROCESS, load_in_process
+from promptopt.models.kinds import IN_PROCESS, load_in_process
 from promptopt.models.replicas.partition import partition, sort_by_prefix
 from promptopt.models.replicas.pool import Part, Pool
 from promptopt.replies import Arrival, Failure

@@ -26,7 +26,7 @@ from ray.exceptions import (
 
 from promptopt.errors import FinalModelError, InputError, PromptoptError
 from promptopt.models.base import LabelModel
-from promptopt.models.in_process import load_in_process
+from promptopt.models.kinds import load_in_process
 from promptopt.replies import Failure
 
 if TYPE_CHECKING:
