@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping  # noqa: TC003  read when a result is loaded
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from promptopt.errors import InputError
+from promptopt.utils.json_values import read_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 Format: TypeAlias = Literal["chat", "completion", "caption"]
 
@@ -125,13 +127,12 @@ class Prompt:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Prompt:
-        """Restore what `to_json` returned."""
-        turns = tuple(Message(**turn) for turn in data.get("turns", ()))
-        shown = data.get("demonstrations")
-        if shown is None:
-            return cls(data["text"], turns=turns)
-        items = tuple(Example(**item) for item in shown["items"])
-        return cls(data["text"], Demonstrations(items, shown["nearest"]), turns)
+        """Restore what `to_json` returned.
+
+        Raises:
+            ValueError: a part is missing or has another type.
+        """
+        return read_value(cls, data)
 
 
 @dataclass(frozen=True)

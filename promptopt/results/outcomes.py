@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping  # noqa: TC003  read when a result is loaded
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ from promptopt.errors import InputError
 from promptopt.replies import Failure
 from promptopt.statistics import Interval
 from promptopt.utils.files import write_private
+from promptopt.utils.json_values import read_value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from promptopt.replies import Response
@@ -28,6 +30,7 @@ FILE = "test.jsonl"
 SAME = Interval(0.0, 0.0, 0.0)
 """The difference between a prompt and itself."""
 
+_NOT_FINITE = (math.nan, -math.inf, math.inf)  # estimate and bounds of an interval that knows none
 _Z_POWER = 1.960 + 0.842  # normal quantiles of 97.5 % and 80 %: two-sided 5 % test with power 0.8
 _MIN_EXAMPLES = 8  # fewer examples never confirm a difference
 
@@ -134,20 +137,14 @@ class Comparison:
             return None
         return max(math.ceil((_Z_POWER * self.spread / gain) ** 2), _MIN_EXAMPLES, self.examples + 1) - self.examples
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Comparison:
-        """Return the comparison in a result's JSON. Results of earlier versions lack costs, spread and `read`."""
-        costs, by_labels = data.get("costs"), data.get("by_labels")
-        return cls(
-            seed=_interval(data["seed"]),
-            chosen=_interval(data["chosen"]),
-            difference=_interval(data["difference"]),
-            examples=data["examples"],
-            spread=data.get("spread"),
-            costs=None if costs is None else (costs[0], costs[1]),
-            read=data.get("read", ""),
-            by_labels=ByLabels(**{name: _interval(part) for name, part in by_labels.items()}) if by_labels else None,
-        )
+
+def with_infinities(test: Any) -> Any:
+    """Return the JSON values of a comparison with the numbers of its intervals that JSON cannot hold, saved as null."""
+    if isinstance(test, dict):
+        return {name: with_infinities(part) for name, part in test.items()}
+    if isinstance(test, list) and len(test) == len(_NOT_FINITE):
+        return [other if number is None else number for number, other in zip(test, _NOT_FINITE, strict=True)]
+    return test
 
 
 def outcomes(scores: Scores) -> tuple[Outcome, ...]:
@@ -178,10 +175,10 @@ def read_outcomes(path: Path) -> tuple[Outcome, ...]:
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
-        return tuple(_read(json.loads(line)) for line in lines if line)
+        return tuple(read_value(Outcome, json.loads(line)) for line in lines if line)
     except FileNotFoundError:
         return ()
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(
             f"{path} does not hold the test replies of a run ({error!r}): run again to rewrite it"
         ) from error
@@ -195,19 +192,3 @@ def _answer(scores: Scores, prompt: int, example: int) -> Answer:
         return Answer(text="", reward=known_reward, reason=reason, finish="failed")
     events = tuple(event.name for event in reply.trajectory.events) if reply.trajectory else ()
     return Answer(text=reply.text, reward=known_reward, reason=reason, finish=reply.finish_reason, events=events)
-
-
-def _read(data: dict[str, Any]) -> Outcome:
-    seed, chosen = (
-        Answer(**{**data[side], "events": tuple(data[side].get("events", ()))}) for side in ("seed", "chosen")
-    )
-    return Outcome(id=data["id"], inputs=dict(data["inputs"]), target=data["target"], seed=seed, chosen=chosen)
-
-
-def _interval(values: list[float | None]) -> Interval:
-    estimate, low, high = values
-    return Interval(
-        math.nan if estimate is None else estimate,
-        -math.inf if low is None else low,
-        math.inf if high is None else high,
-    )

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from promptopt.errors import InputError
 from promptopt.evaluation.ledger import Spending
 from promptopt.models.base import Price
-from promptopt.prompt import Prompt
-from promptopt.results.outcomes import SAME, Comparison
+from promptopt.prompt import Prompt  # noqa: TC001  read when a result is loaded
+from promptopt.results.outcomes import SAME, Comparison, with_infinities
 from promptopt.statistics.pareto import pareto
 from promptopt.utils.characters import printable
 from promptopt.utils.files import make_private_folder, write_private
+from promptopt.utils.json_values import read_value
 
 if TYPE_CHECKING:
     from promptopt.statistics import Interval
@@ -369,27 +370,11 @@ class Result:
             raise InputError(
                 f"cannot read this result: its format is {data_format!r}, not {_FORMAT}; use the promptopt version that wrote it"
             )
+        tested = {"test": with_infinities(data["test"])} if "test" in data else {}
         try:
-            return cls._from_format_1(data)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"cannot read this result: it is incomplete ({error!r}); run again to save it") from error
-
-    @classmethod
-    def _from_format_1(cls, data: dict[str, Any]) -> Result:
-        values: dict[str, Any] = {name: value for name, value in data.items() if name != "format"}
-        values["prompt"] = Prompt.from_json(data["prompt"])
-        values["seed_prompt"] = Prompt.from_json(data["seed_prompt"])
-        values["history"] = tuple(_record(record) for record in data["history"])
-        for name in ("steps", "lengths", "notes"):
-            values[name] = tuple(data[name])
-        values["warnings"] = tuple(data.get("warnings", ()))
-        for name in ("used", "paid"):
-            values[name] = {role: Spending(**spent) for role, spent in data[name].items()}
-        prices = data.get("prices", {})  # missing in results of earlier versions
-        values["prices"] = {role: None if price is None else Price(*price) for role, price in prices.items()}
-        if data["test"] is not None:
-            values["test"] = Comparison.from_json(data["test"])
-        return cls(**values)
+            return read_value(cls, {**data, **tested})
+        except ValueError as error:
+            raise InputError(f"cannot read this result: it is malformed ({error}); run again to save it") from error
 
     def save(self, path: Path | str) -> None:
         """Write the result as JSON, atomically."""
@@ -422,12 +407,6 @@ def _shown(value: float | None) -> str:
 
 def _span(interval: Interval, sign: str = "") -> str:
     return f"{interval.low:{sign}.3f} to {interval.high:{sign}.3f}"
-
-
-def _record(data: dict[str, Any]) -> Record:
-    values = dict(data)
-    values["prompt"] = Prompt.from_json(data["prompt"])
-    return Record(**values)
 
 
 def _plain(value: Any) -> Any:
