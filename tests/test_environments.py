@@ -1,11 +1,10 @@
-"""What holds for every environment that comes with the package."""
+"""What holds for every environment that comes with the package, beyond what all promise (`test_contracts`)."""
 
 from __future__ import annotations
 
 import json
 import re
 import runpy
-from copy import deepcopy
 from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, ClassVar
@@ -86,23 +85,6 @@ def test_instances_are_distinct_plain_json_and_the_same_for_the_same_seed(name: 
     assert instances(name, 20, seed=5) == drawn
     assert instances(name, 7, seed=5) == drawn[:7], "more instances begin with the same ones"
     assert instances(name, 20, seed=6) != drawn
-
-
-def test_an_episode_leaves_its_instance_and_other_episodes_alone(world: World, some: list[Instance]) -> None:
-    before = deepcopy(some[0])
-    alone = world.environment()
-    expected = play(alone, some[0], alone.oracle)
-    one, other = world.environment(), world.environment()
-    seen = [(one.reset(some[0], 0), other.reset(some[0], 0))]
-    seen += [(one.step(turn.reply).observation, other.step(turn.reply).observation) for turn in expected.turns]
-    assert [a for a, _ in seen] == [b for _, b in seen] == [*(t.observation for t in expected.turns), expected.last]
-    assert some[0] == before
-
-
-def test_an_environment_can_be_reset_after_an_episode(world: World, some: list[Instance]) -> None:
-    used, fresh = world.environment(), world.environment()
-    play(used, some[0], used.oracle)
-    assert play(used, some[1], used.oracle) == play(fresh, some[1], fresh.oracle)
 
 
 def test_a_random_legal_reply_makes_no_mistake(world: World, some: list[Instance]) -> None:
