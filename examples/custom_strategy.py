@@ -1,7 +1,6 @@
 """A strategy of one's own: settings in a frozen dataclass, one method. Runs offline, on a fake model."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from promptopt import Example, FakeModel, Prompt, Request, Run, Task, optimize
 
@@ -10,7 +9,7 @@ from promptopt import Example, FakeModel, Prompt, Request, Run, Task, optimize
 class DropOneWord:
     """Score the seed prompt less each of its words; the harness picks the winner."""
 
-    writes: ClassVar[bool] = False
+    writes = False
 
     def search(self, run: Run) -> None:
         """Drop every word in turn."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, assert_type
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, assert_type
 
 import numpy as np
 
@@ -86,9 +86,11 @@ def run_with_values(model: Model, folder: Path) -> None:
 
 
 class Shouter:
-    fingerprint: ClassVar[Mapping[str, Any]] = {"provider": "mine", "model": "shouter"}
-    unit: ClassVar = "reply"
-    price: ClassVar = Price(0.0, 0.0)
+    unit: Literal["reply"] = "reply"
+    price = Price(0.0, 0.0)
+
+    def __init__(self) -> None:
+        self.fingerprint: Mapping[str, Any] = {"provider": "mine", "model": "shouter"}
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
         for number, request in enumerate(requests):
@@ -97,7 +99,7 @@ class Shouter:
 
 @dataclass(frozen=True, kw_only=True)
 class Endings:
-    writes: ClassVar[bool] = False
+    writes = False
     rounds: int = 2
 
     def search(self, run: Run) -> None:

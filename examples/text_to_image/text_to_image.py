@@ -68,8 +68,8 @@ class PictureModel(HostedModel):
     async def _send(self, client: Any, body: dict[str, Any]) -> Any:
         return await client.images.with_raw_response.generate(prompt="", extra_body=body)
 
-    async def _exchange(self, client: Any, sent: dict[str, Any]) -> tuple[int, Mapping[str, str], str]:
-        status, headers, text = await super()._exchange(client, sent)
+    async def _exchange(self, client: Any, request_body: dict[str, Any]) -> tuple[int, Mapping[str, str], str]:
+        status, headers, text = await super()._exchange(client, request_body)
         if status == 400 and at(json_object(text), "error", "code") in REFUSALS:
             return 200, headers, json.dumps({"refused": True})
         return status, headers, text

@@ -35,9 +35,9 @@ from promptopt.cli.run import (
     Timeout,
     Tokenizer,
     Tpm,
-    _CallLimits,  # pyright: ignore[reportPrivateUsage]  shared by two command files
-    _redirect_library_output,  # pyright: ignore[reportPrivateUsage]
-    _with_batches,  # pyright: ignore[reportPrivateUsage]
+    _CallLimits,
+    _redirect_library_output,
+    _with_batches,
 )
 from promptopt.cli.source import Source
 from promptopt.memo.memo import Memo

@@ -146,7 +146,7 @@ class FolderStore(diskcache.Cache):  # type: ignore[misc]  # diskcache has no ty
             self._sql("PRAGMA wal_checkpoint(TRUNCATE)")
         return deleted
 
-    def stats(self) -> MemoStats:
+    def stats(self) -> MemoStats:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return how much is stored, in bytes on disk, and since when."""
         with self._memo_errors():
             count, oldest, newest = self._sql("SELECT COUNT(*), MIN(store_time), MAX(store_time) FROM Cache").fetchone()
@@ -252,7 +252,7 @@ class ReadOnlyStore:
         """
         raise MemoError(f"the memo in {self.location} is read-only: nothing was deleted")
 
-    def stats(self) -> MemoStats:
+    def stats(self) -> MemoStats:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return how much is stored, in bytes on disk, and since when."""
         ((count, oldest, newest),) = self._query("SELECT COUNT(*), MIN(store_time), MAX(store_time) FROM Cache")
         size = sum(file.stat().st_size for file in self.folder.glob(f"{DBNAME}*"))

@@ -26,8 +26,8 @@ _INVISIBLE = [
     *range(0x200B, 0x2010),
     *range(0x202A, 0x202F),
     *range(0x2060, 0x2070),
+    *range(0xFE00, 0xFE10),
 ]
-_INVISIBLE += range(0xFE00, 0xFE10)
 _SPELLINGS: dict[int, str] = {
     **dict.fromkeys(map(ord, _APOSTROPHES), "'"),
     **dict.fromkeys(map(ord, _QUOTES), '"'),

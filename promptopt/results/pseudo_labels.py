@@ -66,6 +66,9 @@ def write_fine_tuning(path: Path | str, task: Task, labels: Sequence[PseudoLabel
     ]
     if not chats:
         raise InputError(f"no example has a confidence of {least} or more: lower `least`")
-    lines = [json.dumps({"messages": [turn._asdict() for turn in chat]}, ensure_ascii=False) for chat in chats]
+    lines = [
+        json.dumps({"messages": [{"role": role, "content": text} for role, text in chat]}, ensure_ascii=False)
+        for chat in chats
+    ]
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(lines)

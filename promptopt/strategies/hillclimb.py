@@ -7,7 +7,7 @@ After Liu et al., "Language Models as Black-Box Optimizers for Vision-Language M
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from promptopt.parsing.slots import check_slots
 from promptopt.prompt import Prompt
@@ -81,7 +81,7 @@ class HillClimb:
         meta: folder with meta-prompts that replace the shipped ones.
     """
 
-    writes: ClassVar[bool] = True
+    writes = True
 
     restarts: int = 4
     resets: int = 1

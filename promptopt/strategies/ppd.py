@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -59,8 +59,8 @@ class PPD:
         replicates: votes per cell, for models without log-probabilities.
     """
 
-    writes: ClassVar[bool] = False
-    unlabelled: ClassVar[bool] = True
+    writes = False
+    unlabelled = True
 
     positions: int = 20
     vocabulary: int = 100
@@ -90,7 +90,7 @@ class PPD:
                 pool = tuple(state.labelled(run.task.labels)[i] for i in sorted(state.confident))
                 base = replace(seed, demonstrations=Demonstrations(pool, min(self.neighbours, len(pool))))
                 self._epoch(run, state, base)
-                prompt = with_words(base, [state.words[j] for j in modal(state.p)])
+                prompt = with_words(base, [state.words[int(j)] for j in modal(state.p)])
                 probabilities = run.label_probabilities([prompt], state.examples, self.replicates)[0]
                 best = prompt  # run on all examples, so scoring it below is free even after the end of the budget
                 if not self._relabel(state, probabilities):
@@ -128,7 +128,7 @@ class PPD:
         for start in range(0, len(order), self.batch):
             batch = order[start : start + self.batch].tolist()
             chosen = sample(state.p, self.samples, run.rng)
-            prompts = [with_words(base, [state.words[j] for j in row]) for row in chosen]
+            prompts = [with_words(base, [state.words[int(j)] for j in row]) for row in chosen]
             answers = run.label_probabilities(prompts, [state.examples[i] for i in batch], self.replicates)
             pseudo = np.eye(answers.shape[2])[state.beliefs[batch].argmax(axis=1)]
             losses = cross_entropy(answers, pseudo)

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import NormalDist
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -86,7 +86,7 @@ class PromptQuine:
             examples double, the population with the worst best prompt is dropped (paper: 1).
     """
 
-    writes: ClassVar[bool] = False
+    writes = False
 
     population: int = 10
     offspring: int = 10

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class PromptQuinePaper:
             fitness (on in the authors' scripts for GSM8K, rejected there for classification).
     """
 
-    writes: ClassVar[bool] = False
+    writes = False
 
     mode: Literal["gga", "ssga"] = "gga"
     population: int = 30

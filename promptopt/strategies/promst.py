@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -71,7 +71,7 @@ class Promst:
         meta: folder with meta-prompts that replace the shipped ones.
     """
 
-    writes: ClassVar[bool] = True
+    writes = True
 
     first: int = 8
     children: int = 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class RandomSearch:
         batch: paraphrases asked for, and scored, at once.
     """
 
-    writes: ClassVar[bool] = True
+    writes = True
 
     prompts: int = 64
     batch: int = 8

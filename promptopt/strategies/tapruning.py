@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from promptopt.search.pruning import check_fitness, reward_of, seed_tokens
 from promptopt.strategies.checks import check_share
@@ -33,7 +33,7 @@ class TAPruning:
         fitness: "reward" prunes by the task's reward (paper: accuracy), "margin" by the label margin.
     """
 
-    writes: ClassVar[bool] = False
+    writes = False
 
     threshold: float = 0.96
     fitness: Literal["margin", "reward"] = "reward"
@@ -74,7 +74,7 @@ class SteepestAscent:
         fitness: "margin" climbs the label margin where the task has labels, "reward" the task's reward.
     """
 
-    writes: ClassVar[bool] = False
+    writes = False
 
     fitness: Literal["margin", "reward"] = "margin"
 

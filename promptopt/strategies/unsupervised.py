@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -95,8 +95,8 @@ class Unsupervised:
         replicates: votes per cell, for models without log-probabilities (with a temperature above 0).
     """
 
-    writes: ClassVar[bool] = False
-    unlabelled: ClassVar[bool] = True
+    writes = False
+    unlabelled = True
 
     rounds: int = 2
     views: int = 4

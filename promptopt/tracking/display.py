@@ -164,7 +164,7 @@ class _NotebookOutput:
 
     def show(self, text: str) -> None:
         """Replace the text."""
-        from IPython.display import display  # noqa: PLC0415  only notebooks have it
+        from IPython.display import display  # noqa: PLC0415  # pyright: ignore[reportMissingImports]  only notebooks have it
 
         data = {"text/plain": text}
         if self._handle is None:

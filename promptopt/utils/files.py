@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 
 def make_private_folder(folder: Path) -> None:
@@ -18,7 +18,7 @@ def make_private_folder(folder: Path) -> None:
 
 
 @contextmanager
-def open_atomic(path: Path) -> Iterator[IO[bytes]]:
+def open_atomic(path: Path) -> Generator[IO[bytes]]:
     """Open a temporary file, readable by its owner only, that replaces `path` if the context succeeds and is deleted if not.
 
     Raises:
