@@ -73,9 +73,9 @@ class RunSpec:
         task = load_task(self.file) if task is None else task
         return prepare(
             task if self.rung is None else replace(task, test=()),
-            _model(self.model),
+            _model(self.model),  # pyright: ignore[reportArgumentType]  frozen, so hashable
             self.strategy.name,
-            writer=None if self.model.writer is None else _model(self.model.writer),
+            writer=None if self.model.writer is None else _model(self.model.writer),  # pyright: ignore[reportArgumentType]
             budget=self.budget,
             seed=self.seed,
             settings=self.strategy.settings,

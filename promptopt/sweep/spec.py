@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from promptopt.data.rows import read_text
 from promptopt.errors import InputError, nearest
@@ -33,8 +33,8 @@ def _budget(value: object) -> object:
     return Budget.parse(value)
 
 
-class _Section(BaseModel, extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True):
-    """A table of the file."""
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
 
 
 _Count = Annotated[int, Field(ge=0)]
