@@ -115,7 +115,7 @@ CHANGES = count()
 
 class Changing(FakeModel):
     @property
-    def fingerprint(self) -> Mapping[str, Any]:  # type: ignore[override]
+    def fingerprint(self) -> Mapping[str, Any]:
         return {"model": next(CHANGES)}
 
     @fingerprint.setter

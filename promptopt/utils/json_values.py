@@ -20,7 +20,7 @@ def read_value(kind: type[T], data: Any) -> T:
     from pydantic import ValidationError  # noqa: PLC0415  takes a tenth of a second
 
     try:
-        value: T = _adapter(kind).validate_python(data)
+        value: T = _adapter(kind).validate_python(data)  # type: ignore[arg-type]  # mypy takes a class for its values
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or kind.__name__

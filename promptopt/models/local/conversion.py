@@ -33,7 +33,7 @@ from promptopt.models.local.tokenizer import FastTokenizer
 from promptopt.models.local.trial import SEQUENCES, engine_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
 _log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def _converted(path: Path, name: str, write: Callable[[Path], None]) -> Path:
 
 
 @contextlib.contextmanager
-def _cached_gguf_reading() -> Iterator[None]:
+def _cached_gguf_reading() -> Generator[None]:
     """Cache two functions of `gguf`: transformers reads the file four times, and looks up names once per layer."""
     originals = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
     try:
