@@ -30,6 +30,7 @@ class Measured(Protocol):
     @property
     def cells(self) -> int:
         """Number of replies in its mean."""
+        ...
 
 
 MeasuredT = TypeVar("MeasuredT", bound=Measured)

@@ -100,8 +100,14 @@ class FastTokenizer:
         def refuse(message: str) -> None:
             raise jinja2.TemplateError(message)
 
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.filters["tojson"] = lambda value, **options: json.dumps(value, **{"ensure_ascii": False, **options})
+        def to_json(value: Any, **options: Any) -> str:
+            settings: dict[str, Any] = {"ensure_ascii": False, **options}
+            return json.dumps(value, **settings)
+
+        environment: Any = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        )
+        environment.filters["tojson"] = to_json
         environment.globals["raise_exception"] = refuse
         return environment.from_string(self.chat_template or "")
 
