@@ -44,6 +44,7 @@ proofs: .venv/.dev
 bench: .venv/.dev
 	@$(BIN)/python benchmarks/imports.py
 	@$(BIN)/python benchmarks/memo.py
+	@$(BIN)/python benchmarks/tracking.py
 	@$(BIN)/python -m benchmarks.throughput
 	@$(BIN)/python -m benchmarks.reliability
 	@$(BIN)/promptopt models fetch smollm2 > /dev/null

@@ -352,6 +352,7 @@ def test_two_processes_share_one_memo(healthy: Healthy, server: Loopback, tmp_pa
     ended = [finish(climb, process) for climb, process in zip(climbs, processes, strict=True)]
     asked = len(server.requests)
 
+    assert (asked, server.duplicates) == (CALLS, 0)
     assert [end.code for end in ended] == [0, 0]
     assert [climb.result() for climb in climbs] == [healthy.result] * 2
     assert stored(climbs[0]) == CALLS

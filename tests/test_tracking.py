@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import importlib.util
 import json
 import logging
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import optuna
 import pytest
+import sqlalchemy
 import toys
 from conftest import ROOT
 from typer.testing import CliRunner
@@ -37,7 +39,17 @@ from promptopt import (
 from promptopt.cli import app
 from promptopt.errors import StoppedError
 from promptopt.strategies import P1
-from promptopt.tracking import MLflow, OptunaStudy, RunFinished, RunStarted, StepFinished, optuna_study, run_started
+from promptopt.tracking import (
+    MLflow,
+    OptunaStudy,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+    buffer,
+    optuna_rows,
+    optuna_study,
+    run_started,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -236,6 +248,90 @@ def test_the_last_step_of_an_unfinished_run_waits_for_the_run_to_go_on(tmp_path:
     assert told(trials(tmp_path / "a")) == told(trials(tmp_path / "b"))
 
 
+def stored(url: str) -> dict[str, list[Any]]:
+    """The rows of Optuna's tables of trials; of times, whether there is one."""
+    engine = sqlalchemy.create_engine(url)
+    with engine.connect() as connection:
+        tables = ("trials", "trial_user_attributes", "trial_system_attributes", "trial_values", "trial_params")
+        rows = {name: connection.exec_driver_sql(f"SELECT * FROM {name}").mappings().all() for name in tables}  # noqa: S608
+    engine.dispose()
+    return {
+        name: [{k: bool(v) if k.startswith("datetime") else v for k, v in row.items()} for row in found]
+        for name, found in rows.items()
+    }
+
+
+def test_trials_are_stored_as_optuna_stores_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    urls = [f"sqlite:///{tmp_path / name}.db" for name in "ab"]
+    task = replace(toys.TASK, train=toys.splits(40)["train"])
+    for url in urls:
+        optimize(task, FakeModel(lost), Racing(), memo=tmp_path / "memo", tracking=url)
+        search(tmp_path, tracking=url, run_dir=None)
+        monkeypatch.setattr(optuna_rows, "_SCHEMA", "of another Optuna")  # then its own way is taken
+    ours, theirs = map(stored, urls)
+
+    assert len(ours["trials"]) == 3 + 9
+    assert len(ours["trial_values"]) == 24
+    assert ours == theirs
+    with studies(urls[0]) as found:
+        age = dt.datetime.now() - found[0].get_trials()[0].datetime_start  # type: ignore[operator]  # noqa: DTZ005  as Optuna has it
+    assert abs(age.total_seconds()) < 600
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Steps that all end at once, as the study sees them; how many trials it writes each time."""
+    batches: list[int] = []
+    write = optuna_study.add_trials
+
+    def counted(study: Any, storage: Any, trials: Any, number: int) -> None:
+        batches.append(len(trials))
+        write(study, storage, trials, number)
+
+    monkeypatch.setattr(optuna_study, "add_trials", counted)
+    monkeypatch.setattr(buffer, "_APART_SECONDS", 1e9)
+    monkeypatch.setattr(buffer, "_MOST", 4)
+    return batches
+
+
+def test_steps_that_end_soon_after_one_another_are_written_together(tmp_path: Path, hurried: list[int]) -> None:
+    steps = [record.step for record in search(tmp_path).history]
+
+    assert (steps, hurried) == ([0, 0, 0, 1, 1, 2, 2, 3, 3], [3, 4, 2])
+
+
+def test_what_waits_is_written_where_a_run_crashes(tmp_path: Path, hurried: list[int]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        search(tmp_path, callbacks=[stopping(1, ZeroDivisionError())])
+
+    assert hurried == [3, 2]
+
+
+def test_what_a_kill_takes_is_written_by_the_next_run(tmp_path: Path, hurried: list[int]) -> None:
+    with pytest.raises(ZeroDivisionError):  # a study that is never closed, as in a killed process
+        search(
+            tmp_path / "a",
+            tracking=False,
+            callbacks=[OptunaStudy(tmp_path / "a/run/study.db"), stopping(1, ZeroDivisionError())],
+        )
+    assert hurried == [3]
+    search(tmp_path / "a")
+    search(tmp_path / "b")
+
+    assert told(trials(tmp_path / "a")) == told(trials(tmp_path / "b"))
+
+
+def test_two_that_write_one_study_double_no_trial(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def other(event: Event) -> None:
+        if isinstance(event, StepFinished) and event.number == 1:
+            search(tmp_path)
+
+    result = search(tmp_path, callbacks=[other])
+
+    assert "another process is recording the same run" in caplog.text
+    assert [trial.number for trial in trials(tmp_path)] == [record.number for record in result.history]
+
+
 def test_runs_that_differ_are_studies_of_their_own_in_one_storage(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'all.db'}"
     for changes in ({}, {"seed": 1}, {"budget": "300 calls"}, {"strategy": "tapruning"}, {}):
@@ -305,10 +401,10 @@ def test_a_file_that_is_no_database_costs_one_warning_and_not_the_run(
 def test_a_disk_that_fills_up_costs_one_warning_and_not_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: object, trials: object) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(optuna.Study, "add_trials", full)
+    monkeypatch.setattr(optuna_study, "add_trials", full)
     result = search(tmp_path)
 
     assert result.finished
@@ -319,7 +415,6 @@ def test_a_locked_database_costs_one_warning_and_running_again_writes_what_is_mi
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(optuna_study, "_LOCK_TIMEOUT", 0.01)
-    monkeypatch.setattr("optuna.storages._rdb.storage.time.sleep", lambda _: None)  # between its five tries
     held: list[sqlite3.Connection] = []
 
     def lock(event: Event) -> None:
@@ -462,6 +557,7 @@ def test_mlflow_holds_settings_steps_and_outcome_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setattr(buffer, "_APART_SECONDS", 1e9)  # the run that crashes writes its first step alone
     monkeypatch.chdir(tmp_path)
     mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"

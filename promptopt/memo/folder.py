@@ -9,6 +9,7 @@ import logging
 import sqlite3
 import threading
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import diskcache
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from promptopt.memo.claims import FolderClaims
     from promptopt.memo.format import Row
     from promptopt.memo.store import Claim
 
@@ -86,7 +88,7 @@ class FolderStore(diskcache.Cache):  # type: ignore[misc]  # diskcache has no ty
     def __init__(self, folder: Path) -> None:
         self.location = str(folder)
         self.folder = folder
-        self.claims = ThreadClaims()
+        self.claims = _claims(folder)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             (folder / DBNAME).touch(mode=0o600)
@@ -154,7 +156,7 @@ class FolderStore(diskcache.Cache):  # type: ignore[misc]  # diskcache has no ty
         return MemoStats(self.location, count, size, oldest, newest)
 
     def claim(self, keys: Iterable[str]) -> AbstractContextManager[Claim]:
-        """Share out the work on `keys` among the threads of this process."""
+        """Claim `keys` among the processes of this machine that use this folder."""
         return self.claims.claim(keys)
 
     def _columns(self, row: Row) -> tuple[Any, ...]:
@@ -291,6 +293,14 @@ def open_folder(folder: Path) -> FolderStore | ReadOnlyStore:
         store = ReadOnlyStore(folder)
         _log.warning("the memo in %s can be read but not written: new replies cannot be kept", store.location)
         return store
+
+
+def _claims(folder: Path) -> FolderClaims | ThreadClaims:
+    if find_spec("fcntl") is None:  # Windows
+        return ThreadClaims()
+    from promptopt.memo.claims import FolderClaims  # noqa: PLC0415  needs fcntl
+
+    return FolderClaims(folder)
 
 
 def _is_unwritable(cause: BaseException | None) -> bool:

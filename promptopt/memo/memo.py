@@ -150,8 +150,8 @@ class Memo:
     def claim(self, keys: Iterable[str]) -> AbstractContextManager[Claim]:
         """Claim `keys`: those that nobody else is computing are ours until the context ends.
 
-        In a folder, claims are shared by the threads of this process; on a server, by all its clients. Look up `mine`
-        again after claiming: another thread may have stored a value just before. To prevent deadlock, never claim within
+        In a folder, claims are shared by all processes of this machine; on a server, by all its clients. Look up `mine`
+        again after claiming: somebody else may have stored a value just before. To prevent deadlock, never claim within
         a claim, and wait for others only after the context has ended.
         """
         return self._store.claim(keys)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -136,10 +137,13 @@ class Tracker:
 
     def __call__(self, event: Event) -> None:
         """Handle an event."""
+        self._attempt(partial(self._handle, event))
+
+    def _attempt(self, work: Callable[[], None]) -> None:
         if self._failed:
             return
         try:
-            self._handle(event)
+            work()
         except InputError:
             raise
         except Exception as error:  # noqa: BLE001  any database or server error; none should stop the run

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import MissingExtraError
+from promptopt.tracking.buffer import Buffer
 from promptopt.tracking.events import RunStarted, StepFinished, Tracker
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ _MAX_PARAM, _MAX_TAG = 500, 5_000  # characters; accepted by every MLflow versio
 class MLflow(Tracker):
     """Records a run in MLflow: settings as parameters, numbers of each step as metrics, prompt and headline as tags.
 
-    A resumed run continues its MLflow run.
+    A resumed run continues its MLflow run. Steps within a second of the last write are buffered; the end of the run and
+    `close` write them.
 
     Args:
         uri: URI of the tracking server or database, such as `sqlite:///mlflow.db`; by default MLflow's default.
@@ -43,9 +45,14 @@ class MLflow(Tracker):
         self._experiment = experiment
         self._id = ""
         self._last_step = -1  # recorded before the run was resumed
+        self._metrics: Buffer[Any] = Buffer(lambda metrics: self._client.log_batch(self._id, metrics=metrics))
 
     def __str__(self) -> str:
         return "MLflow"
+
+    def close(self) -> None:
+        """Write buffered steps."""
+        self._attempt(self._metrics.flush)
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, RunStarted):
@@ -86,10 +93,10 @@ class MLflow(Tracker):
         values = {"calls": event.used.calls, "dollars": event.used.dollars, "candidates": len(event.candidates)}
         values |= {name: value for name, value in event.facts.items() if isinstance(value, int | float)}
         now = int(time.time() * 1000)
-        metrics: list[Any] = [Metric(name, float(value), now, event.number) for name, value in values.items()]
-        self._client.log_batch(self._id, metrics=metrics)
+        self._metrics.add(Metric(name, float(value), now, event.number) for name, value in values.items())
 
     def _end(self, result: Result) -> None:
+        self._metrics.flush()
         if result.test is not None:
             for name in ("seed", "chosen", "difference"):
                 self._client.log_metric(self._id, f"test {name}", getattr(result.test, name).estimate, step=0)

@@ -13,11 +13,13 @@ from urllib.parse import quote
 
 from promptopt._version import __version__
 from promptopt.errors import InputError
+from promptopt.tracking.buffer import Buffer
 from promptopt.tracking.events import RunStarted, StepFinished, Tracker, first_line
+from promptopt.tracking.optuna_rows import add_trials
 from promptopt.utils.files import make_private_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from optuna import Study
     from optuna.storages import RDBStorage
@@ -31,7 +33,7 @@ FILE = "study.db"
 
 _log = logging.getLogger(__name__)
 
-_LOCK_TIMEOUT = 2.0  # seconds to wait for a locked SQLite file; Optuna tries five times
+_LOCK_TIMEOUT = 10.0  # seconds to wait for a locked SQLite file
 
 
 def study(tracking: bool | str, run_dir: Path | str | None) -> OptunaStudy | None:  # noqa: FBT001  as in `optimize`
@@ -60,6 +62,8 @@ def sqlite_url(file: Path) -> str:
 
 class OptunaStudy(Tracker):
     """Records a run as an Optuna study: each candidate is a trial of the same number, written at the end of its step.
+
+    Steps within a second of the last write are buffered; a later step, the end of the run and `close` write them.
 
     The values of a trial are the training reward (maximised) and the prompt's length in tokens (minimised). A candidate
     scored on fewer cells than an earlier one, because a race dropped it, is a pruned trial. One without any reply is a
@@ -91,6 +95,9 @@ class OptunaStudy(Tracker):
         self._storage: RDBStorage | None = None
         self._study: Study | None = None
         self._existing: list[FrozenTrial] = []
+        self._trials: Buffer[FrozenTrial] = Buffer(self._write)
+        self._written = 0
+        self._cells: list[int] = []  # of each trial, as recorded
         self._next_number = 0
         self._max_cells = 0
 
@@ -98,7 +105,8 @@ class OptunaStudy(Tracker):
         return f"the study in {self._display_url}"
 
     def close(self) -> None:
-        """Close the database connection."""
+        """Write buffered trials, and close the database connection."""
+        self._attempt(self._trials.flush)
         if self._storage is not None:
             self._storage.remove_session()
             self._storage.engine.dispose()
@@ -136,6 +144,8 @@ class OptunaStudy(Tracker):
             self._study.set_user_attr(name, value)
         self._study.set_user_attr("promptopt", __version__)
         self._existing = self._study.get_trials(deepcopy=False)
+        self._written = len(self._existing)
+        self._cells = [trial.user_attrs.get("cells", 0) for trial in self._existing]
 
     def _connect(self) -> RDBStorage:
         from optuna.storages import RDBStorage  # noqa: PLC0415  as above
@@ -156,17 +166,25 @@ class OptunaStudy(Tracker):
     def _add(self, candidates: Iterable[Record]) -> None:
         if self._study is None:
             raise RuntimeError("no RunStarted event was received")
-        new_trials = []
+        self._trials.add(list(self._new_trials(candidates)))
+
+    def _new_trials(self, candidates: Iterable[Record]) -> Iterator[FrozenTrial]:
         for record in candidates:
             self._max_cells = max(self._max_cells, record.cells + record.failed)
+            self._next_number = record.number + 1
             if record.number >= len(self._existing):
-                new_trials.append(self._trial(record))
+                self._cells.append(record.cells)
+                yield self._trial(record)
             elif self._existing[record.number].user_attrs.get("prompt") != str(record.prompt):
                 raise LookupError(
                     f"trial {record.number} belongs to another run: delete the study, or give another storage"
                 )
-            self._next_number = record.number + 1
-        self._study.add_trials(new_trials)
+
+    def _write(self, trials: list[FrozenTrial]) -> None:
+        if self._study is None or self._storage is None:
+            raise RuntimeError("no RunStarted event was received")
+        add_trials(self._study, self._storage, trials, self._written)
+        self._written += len(trials)
 
     def _trial(self, record: Record) -> FrozenTrial:
         from optuna.trial import TrialState, create_trial  # noqa: PLC0415  as above
@@ -196,9 +214,9 @@ class OptunaStudy(Tracker):
         self._add(
             record for record in result.history if self._next_number <= record.number and record.step < complete_steps
         )
+        self._trials.flush()
         if self._study is None:  # `_add` has checked this
             return
-        trials = self._study.get_trials(deepcopy=False)
         chosen = next((record.number for record in result.history if record.prompt == result.prompt), None)
         attributes = {
             "headline": result.headline,
@@ -208,8 +226,8 @@ class OptunaStudy(Tracker):
             # Candidates scored again after their step; an Optuna trial cannot be changed.
             "reward at the end": {
                 record.number: record.reward
-                for record, trial in zip(result.history, trials, strict=False)
-                if trial.user_attrs.get("cells") != record.cells
+                for record, cells in zip(result.history, self._cells, strict=False)
+                if cells != record.cells
             },
         }
         for name, value in attributes.items():
