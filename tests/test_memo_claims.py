@@ -176,7 +176,7 @@ def test_a_full_disk_is_no_hindrance(memo: Memo, monkeypatch: pytest.MonkeyPatch
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(claims.fcntl, "flock", full)
+    monkeypatch.setattr(fcntl, "flock", full)
     with Memo(memo.location) as other, memo.claim(KEYS) as first, other.claim(KEYS) as second:
         assert first.mine == second.mine == KEYS
     assert files(memo) == []

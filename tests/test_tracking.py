@@ -282,7 +282,7 @@ def test_trials_are_stored_as_optuna_stores_them(tmp_path: Path, monkeypatch: py
 def hurried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Steps that all end at once, as the study sees them; how many trials it writes each time."""
     batches: list[int] = []
-    write = optuna_study.add_trials
+    write = optuna_rows.add_trials
 
     def counted(study: Any, storage: Any, trials: Any, number: int) -> None:
         batches.append(len(trials))

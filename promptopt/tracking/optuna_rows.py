@@ -60,7 +60,7 @@ def _insert(session: Session, study: int, trials: Sequence[FrozenTrial], number:
     before = min(rows, key=lambda row: row.trial_id).count_past_trials(session)
     if before != number:
         raise LookupError(f"it has {before} trials, not {number}: another process is recording the same run")
-    numbered = [(row.trial_id, trial) for row, trial in zip(rows, trials, strict=True)]
+    numbered: list[tuple[Any, FrozenTrial]] = [(row.trial_id, trial) for row, trial in zip(rows, trials, strict=True)]
     for model, entries in (
         (models.TrialUserAttributeModel, [entry for pair in numbered for entry in _attributes(*pair)]),
         (models.TrialValueModel, [entry for pair in numbered for entry in _values(*pair)]),
