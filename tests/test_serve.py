@@ -21,7 +21,7 @@ pytest.importorskip("uvicorn", reason="the extra 'serve' is not installed")
 import openai
 
 from promptopt.cli import app
-from promptopt.errors import InputError
+from promptopt.errors import InputError, MissingExtraError
 from promptopt.models.hosted.completions import CompletionsModel, TokenizedCompletionsModel
 from promptopt.models.hosted.openai import OpenAIModel
 from promptopt.models.local import LocalModel
@@ -319,6 +319,12 @@ def test_the_command_names_its_address_answers_and_ends_cleanly_with_ctrl_c(
 def test_only_local_models_are_served_and_each_once(words: list[str], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         app(["serve", *words], standalone_mode=False)
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(MissingExtraError, match=r"promptopt-toolkit\[serve\]"):
+        app(["serve", "local:smollm2"], standalone_mode=False)
 
 
 def test_a_port_in_use_is_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -49,10 +50,9 @@ def serve(
             say(
                 "warning: there is no authentication: whoever can reach this address can use the models", to_stderr=True
             )
-        try:
+        with suppress(KeyboardInterrupt):
             Server(served, listening).run()
-        except KeyboardInterrupt:
-            say("stopped", to_stderr=True)
+        say("stopped", to_stderr=True)
 
 
 def _name(spec: str) -> str:
