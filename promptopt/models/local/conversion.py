@@ -82,10 +82,11 @@ def network(path: Path, dtype: torch.dtype) -> Any:
 
 
 def _write_tokenizer(path: Path, folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    tokenizer.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
     AutoConfig.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
-    same = tokenizer.is_fast and _shown_by(FastTokenizer(folder)) == _shown_by(AutoTokenizer.from_pretrained(folder))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.save_pretrained(folder)  # with what loading added, such as the normalizer of Qwen
+    same = tokenizer.is_fast and _shown_by(FastTokenizer(folder)) == _shown_by(tokenizer)
     (folder / VERIFIED).write_text(json.dumps(same), encoding="utf-8")
 
 
