@@ -42,6 +42,18 @@ def test_a_search_on_a_fake_model_loads_nothing_heavy_but_the_interval() -> None
     assert done.stdout.strip() == "[]"
 
 
+def test_without_the_extra_local_the_command_line_works_and_a_local_model_says_what_it_needs() -> None:
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'tokenizers')))\n"
+        "import promptopt, promptopt.cli\n"
+        "try: promptopt.load_model('local:gpt2')\n"
+        "except promptopt.MissingExtraError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "needs the extra 'local'" in done.stdout
+
+
 def test_root_folder_strategies_is_the_package() -> None:
     link = ROOT / "strategies"
     if not link.is_dir():

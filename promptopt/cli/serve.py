@@ -10,6 +10,7 @@ import typer
 
 from promptopt.cli.output import say
 from promptopt.errors import InputError, MissingExtraError
+from promptopt.models.local import check_installed
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -34,7 +35,7 @@ def serve(
         import uvicorn  # noqa: F401, PLC0415  the extra 'serve'
     except ImportError as error:
         raise MissingExtraError("promptopt serve", "serve") from error
-    import promptopt.models.local  # noqa: F401, PLC0415  the extra 'local', or which one is missing
+    check_installed()
     from promptopt.models.local.served import ServedModel  # noqa: PLC0415  loaded when used
     from promptopt.serving.server import Server, listen  # noqa: PLC0415  loaded when used
 

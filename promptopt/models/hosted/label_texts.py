@@ -108,7 +108,10 @@ class TokenizedTexts:
     """
 
     def __init__(self, tokenizer: str) -> None:
-        from promptopt.models.local.encoding import Encoder, pieces  # noqa: PLC0415  the extra, loaded when used
+        from promptopt.models.local import check_installed  # noqa: PLC0415  the extra, loaded when used
+
+        check_installed()
+        from promptopt.models.local.encoding import Encoder, pieces  # noqa: PLC0415
         from promptopt.models.local.loading import Files  # noqa: PLC0415
 
         self.hint = f"; {tokenizer} seems to be a different one"
