@@ -137,6 +137,13 @@ ONCE = {(name, "labels") for name in BUILT_IN if name not in UNLIMITED}
 ONCE |= {(name, "text") for name in UNLIMITED}
 
 
+SHORTER = {  # whole, they take 20,000 calls and more
+    "hillclimb.paper": {"restarts": 2, "resets": 3},
+    "hillclimb.positives_only": {"restarts": 2, "resets": 3},
+    "hillclimb.opro": {"iterations": 20},
+}
+
+
 @pytest.mark.parametrize(
     ("strategy", "kind", "budget"),
     [
@@ -147,7 +154,7 @@ ONCE |= {(name, "text") for name in UNLIMITED}
 )
 def test_the_calls_are_those_of_the_run(tmp_path: Path, strategy: str, kind: str, budget: str | None) -> None:
     """To a tenth, or to a factor of three where scores decide."""
-    settings = {"restarts": 2, "resets": 3} if strategy == "hillclimb.paper" else None  # all of it takes 20,000 calls
+    settings = SHORTER.get(strategy)
     count = 24 if strategy.startswith("unsupervised") else 6  # fewer are refused
     task, model, writer = a_task(count), MODELS[kind](), FakeModel(write, "writer")
 
