@@ -88,7 +88,7 @@ class _Renamed:
 
 def _warn(old: str, new: str) -> None:
     warnings.warn(
-        f"{old} is now {new}; the old name goes with the next release", DeprecationWarning, stacklevel=_depth()
+        f"{old} is now {new}; the old name will be removed in the next release", DeprecationWarning, stacklevel=_depth()
     )
 
 

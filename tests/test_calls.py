@@ -341,7 +341,7 @@ def test_half_a_surrogate_pair_is_replaced_and_counted_the_same_from_the_memo(me
 
     def counted(model: Recorder) -> tuple[list[str], int]:
         caller = Caller(memo, Ledger())
-        return texts(caller.generate("task", model, [wanted])), len(caller.halved)
+        return texts(caller.generate("task", model, [wanted])), len(caller.repaired)
 
     first = counted(Recorder(lambda _: Response(f"fine {half}")))
 

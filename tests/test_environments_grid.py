@@ -1,4 +1,4 @@
-"""Gridworld, BoxLift and BoxNet1: their rules, and each defect of PROMST's released code that is mended here."""
+"""Gridworld, BoxLift and BoxNet1: their rules, and each defect of PROMST's released code that is fixed here."""
 
 from __future__ import annotations
 

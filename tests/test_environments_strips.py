@@ -1,4 +1,4 @@
-"""Blocksworld and Logistics, and each defect of PROMST's released code that is mended here."""
+"""Blocksworld and Logistics, and each defect of PROMST's released code that is fixed here."""
 
 from __future__ import annotations
 

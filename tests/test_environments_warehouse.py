@@ -1,4 +1,4 @@
-"""BoxNet2 and Warehouse, and each defect of PROMST's released code that is mended here."""
+"""BoxNet2 and Warehouse, and each defect of PROMST's released code that is fixed here."""
 
 from __future__ import annotations
 

@@ -13,8 +13,9 @@ pytest.importorskip("torch", reason="the extra 'local' is not installed")
 
 import gguf
 import torch
+from safetensors import SafetensorError
 from tiny import build_gguf
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 
 from promptopt.models.local import LocalModel
 from promptopt.models.local.catalog import file_digest
@@ -290,6 +291,22 @@ def test_a_gguf_file_is_read_where_nothing_can_be_written(tmp_path: Path, monkey
 
     assert answers(LocalModel(str(path), dtype="float32"), ["to the"], ("the", "end")) == expected
     assert blocked.read_text() == "in the way of a folder"
+
+
+def test_a_gguf_file_is_read_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    path = build_gguf(tmp_path / "tiny.gguf")
+    monkeypatch.setenv("PROMPTOPT_DATA_DIR", str(tmp_path / "whole"))
+    expected = answers(LocalModel(str(path), dtype="float32"), ["to the"], ("the", "end"))
+    monkeypatch.setenv("PROMPTOPT_DATA_DIR", str(tmp_path / "full"))
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+
+    assert answers(LocalModel(str(path), dtype="float32"), ["to the"], ("the", "end")) == expected
+    assert [folder.name for folder in tmp_path.glob("full/converted/*/*") if folder.parent.name != "digests"] == [
+        "tokenizer"
+    ]
 
 
 _DEMO = "Review: I left before the end.\nSentiment: terrible\n\nReview: Pure joy.\nSentiment: great\n\n"

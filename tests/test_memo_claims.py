@@ -1,4 +1,4 @@
-"""Claims in a folder: work that processes share, whatever becomes of those that hold it."""
+"""Claims in a folder: processes share work, and a claim ends with its process."""
 
 from __future__ import annotations
 

@@ -187,16 +187,16 @@ def test_a_failed_run_is_shown_with_its_reason_is_no_score_and_is_tried_again(
     monkeypatch.setattr(sweep_parts.model, "handler", refusing)
     table = run_sweep(file, folder=tmp_path / "out", memo=str(tmp_path / "memo"), workers=0)
     monkeypatch.setattr(sweep_parts.model, "handler", answer)
-    mended = run_sweep(file, folder=tmp_path / "out", memo=str(tmp_path / "memo"), workers=0)
+    completed = run_sweep(file, folder=tmp_path / "out", memo=str(tmp_path / "memo"), workers=0)
 
     assert table.rows[0].test is None
     assert table.rows[1].test is not None
     assert table.failures == ["toy, python:sweep_parts:model, random prompts=16, seed 0: the key is refused"]
     assert "failed: toy" in table.markdown()
     assert not table.finished
-    assert mended.finished
-    assert mended.rows[0].test is not None
-    assert mended.rows[1].formatted()[:6] == table.rows[1].formatted()[:6]
+    assert completed.finished
+    assert completed.rows[0].test is not None
+    assert completed.rows[1].formatted()[:6] == table.rows[1].formatted()[:6]
 
 
 def test_an_error_in_the_users_code_is_his_to_see(tmp_path: Path) -> None:

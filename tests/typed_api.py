@@ -147,7 +147,7 @@ def check_parts(task: Task) -> None:
     check_strategy(strategy, task, model=fake, calls=300)
     check_environment(Rope, [{"length": 3}], ["left"])
     check_reward(reward, task, bounds=(0.0, 1.0))
-    optimize(task, 3)  # type: ignore[arg-type]  # mypy warns of an ignore that is of no use: wrong types are found
+    optimize(task, 3)  # type: ignore[arg-type]  # unused ignores are errors, so this shows that wrong types are found
     Task(train=(), seed_prompt="text")  # type: ignore[arg-type]
     HalfModel().generate([])
     half: Model = HalfModel()  # type: ignore[assignment]

@@ -39,7 +39,7 @@ def serve(
     from promptopt.models.local.served import ServedModel  # noqa: PLC0415  loaded when used
     from promptopt.serving.server import Server, listen  # noqa: PLC0415  loaded when used
 
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # such as of requests that Ctrl-C ends
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # it logs an error for each request that Ctrl-C interrupts
     with listen(host, port) as listening:
         served = {name: ServedModel(name, dtype=dtype) for name in names}
         for name, model in served.items():

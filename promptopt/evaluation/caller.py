@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from promptopt.errors import InputError, ModelError
-from promptopt.evaluation.calls import BatchRoad, Recorder, Stop, StreamingRoad, replies_in_memo
+from promptopt.evaluation.calls import BatchedCalls, Recorder, Stop, StreamedCalls, replies_in_memo
 from promptopt.memo.memo import KeyMaker
 from promptopt.models.base import BatchModel, ReachabilityAware
 from promptopt.models.usage import byte_length, label_token_range, reply_token_range
@@ -40,14 +40,14 @@ class Caller:
         ledger: the run's budget.
         stop: set when the run should end early.
         watch: called after each reply, to show progress.
-        halved: keys of replies with an unpaired surrogate, which was replaced by U+FFFD.
+        repaired: keys of replies with an unpaired surrogate, which was replaced by U+FFFD.
     """
 
     memo: ReplyCache
     ledger: Ledger
     stop: Stop = field(default_factory=Stop)
     watch: Callable[[], None] = lambda: None
-    halved: set[str] = field(default_factory=set)
+    repaired: set[str] = field(default_factory=set)
 
     def generate(self, role: str, model: Model, requests: Sequence[Request]) -> list[Reply]:
         """Return a reply to each request, in order. A batch model gets them as batches.
@@ -117,10 +117,10 @@ class Caller:
             watch=self.watch,
             token_range_of=token_range_of,
             counts_unreported=self._needs_usage(model),
-            halved=self.halved,
+            repaired=self.repaired,
         )
         try:
-            self._road(model, recorder, dispatch).run(dict.fromkeys(keys))
+            self._calls(model, recorder, dispatch).run(dict.fromkeys(keys))
         except ModelError as error:
             error.role = error.role or role
             raise
@@ -128,11 +128,11 @@ class Caller:
             self.ledger.release(keys)
         return [recorder.replies[key] for key in keys]
 
-    def _road(self, model: Model, recorder: Recorder, dispatch: Dispatch) -> BatchRoad | StreamingRoad:
+    def _calls(self, model: Model, recorder: Recorder, dispatch: Dispatch) -> BatchedCalls | StreamedCalls:
         if model.unit == "batch":
-            return BatchRoad(self.memo, self.stop, recorder, dispatch)
+            return BatchedCalls(self.memo, self.stop, recorder, dispatch)
         assume_reachable = model.assume_reachable if isinstance(model, ReachabilityAware) else nothing
-        return StreamingRoad(self.memo, self.stop, recorder, dispatch, assume_reachable)
+        return StreamedCalls(self.memo, self.stop, recorder, dispatch, assume_reachable)
 
     def _ask_in_batches(self, model: BatchModel, requests: Mapping[str, Request]) -> Iterator[Arrival]:
         from promptopt.evaluation.batch_journal import ask_in_batches  # noqa: PLC0415  loads asyncio, which `import promptopt` need not

@@ -57,7 +57,7 @@ class Recorder:
         watch: called after each reply.
         token_range_of: the size of the call with a key.
         counts_unreported: whether usage that the server does not report is replaced by its upper bound.
-        halved: receives the keys of replies with an unpaired surrogate.
+        repaired: receives the keys of replies with an unpaired surrogate.
         replies: replies so far, by key, as the caller gets them.
     """
 
@@ -67,7 +67,7 @@ class Recorder:
     watch: Callable[[], None]
     token_range_of: Callable[[str], TokenRange]
     counts_unreported: bool
-    halved: set[str]
+    repaired: set[str]
     replies: dict[str, Reply] = field(default_factory=dict)
 
     def bound(self, key: str) -> Bound:
@@ -110,12 +110,12 @@ class Recorder:
         text = replace_surrogates(answer.text)
         if text == answer.text:
             return answer
-        self.halved.add(key)
+        self.repaired.add(key)
         return replace(answer, text=text)
 
 
 @dataclass
-class BatchRoad:
+class BatchedCalls:
     """Sends all missing calls as one batch, and stores the replies in one transaction."""
 
     memo: ReplyCache
@@ -155,7 +155,7 @@ class BatchRoad:
 
 
 @dataclass
-class StreamingRoad:
+class StreamedCalls:
     """Sends calls in order, each once the budget left by earlier ones covers its upper bound.
 
     Stored replies take their turn too, so that the budget ends at the same key whatever the memo holds.

@@ -145,9 +145,9 @@ def result_of(
 def _notes_on_replies(run: Run) -> list[str]:
     scorer = run.scorer
     notes = [*filter(None, [rejections(run.proposed)]), *scorer.silence.notes(run.task.max_tokens), *scorer.tally.notes]
-    halved = len(run.caller.halved)
-    if halved:
-        notes.append(f"{halved} replies contained half of a surrogate pair (an emoji cut in two), replaced by U+FFFD")
+    repaired = len(run.caller.repaired)
+    if repaired:
+        notes.append(f"{repaired} replies contained half of a surrogate pair (an emoji cut in two), replaced by U+FFFD")
     return notes
 
 

@@ -339,4 +339,6 @@ def _plain(fact: float | str | np.generic) -> Any:
 
 
 def _warn_renamed(old: str, new: str) -> None:
-    warnings.warn(f"{old} is now {new}; the old name goes with the next release", DeprecationWarning, stacklevel=3)
+    warnings.warn(
+        f"{old} is now {new}; the old name will be removed in the next release", DeprecationWarning, stacklevel=3
+    )

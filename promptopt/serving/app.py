@@ -79,15 +79,15 @@ def _completer(completers: Mapping[str, Completer], name: Any) -> Completer:
     Raises:
         ApiError: there is none of this name.
     """
-    found = completers.get(name.removeprefix("local:")) if isinstance(name, str) else None
-    if found is None:
+    completer = completers.get(name.removeprefix("local:")) if isinstance(name, str) else None
+    if completer is None:
         raise ApiError(
             f"The model {name!r} is not served here: use one of {', '.join(completers)}",
             status=404,
             param="model",
             code="model_not_found",
         )
-    return found
+    return completer
 
 
 async def _while_connected(request: Request, answering: Any) -> dict[str, Any] | None:

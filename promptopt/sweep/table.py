@@ -283,7 +283,9 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
 
 
 def _warn_renamed(old: str, new: str) -> None:
-    warnings.warn(f"{old} is now {new}; the old name goes with the next release", DeprecationWarning, stacklevel=3)
+    warnings.warn(
+        f"{old} is now {new}; the old name will be removed in the next release", DeprecationWarning, stacklevel=3
+    )
 
 
 def _finite(interval: Interval | None) -> list[float | None] | None:

@@ -30,7 +30,7 @@ def __getattr__(name: str) -> _Any:
     if name not in _RENAMED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     _warnings.warn(
-        f"{__name__}.{name} is now {__name__}.{_RENAMED[name]}; the old name goes with the next release",
+        f"{__name__}.{name} is now {__name__}.{_RENAMED[name]}; the old name will be removed in the next release",
         DeprecationWarning,
         stacklevel=2,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -57,9 +58,11 @@ def weights_folder(path: Path, dtype: torch.dtype) -> Path:
 
     Raises:
         OSError: the cache cannot be written.
-        SafetensorError: the cache cannot be written.
     """
-    return _converted(path, str(dtype).removeprefix("torch."), partial(_write_network, path, dtype))
+    try:
+        return _converted(path, str(dtype).removeprefix("torch."), partial(_write_network, path, dtype))
+    except SafetensorError as error:  # such as on a full disk
+        raise OSError(f"cannot write the weights of {path.name}: {error}") from error
 
 
 def tokenizer_folder(path: Path) -> Path:
@@ -77,7 +80,7 @@ def network(path: Path, dtype: torch.dtype) -> Any:
     """Return transformers' network of a GGUF file; loaded slowly if the cache cannot be written."""
     try:
         return AutoModelForCausalLM.from_pretrained(weights_folder(path, dtype), dtype=dtype)
-    except (OSError, SafetensorError):
+    except OSError:
         return _dequantized(path, dtype)
 
 
@@ -86,42 +89,48 @@ def _write_tokenizer(path: Path, folder: Path) -> None:
     AutoConfig.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.save_pretrained(folder)  # with what loading added, such as the normalizer of Qwen
-    same = tokenizer.is_fast and _shown_by(FastTokenizer(folder)) == _shown_by(tokenizer)
+    same = tokenizer.is_fast and _outputs(FastTokenizer(folder)) == _outputs(tokenizer)
     (folder / VERIFIED).write_text(json.dumps(same), encoding="utf-8")
 
 
-def _shown_by(tokenizer: Any) -> list[Any]:
-    """Return all that a tokenizer says of some texts and chats."""
-    shown: list[Any] = [tokenizer.bos_token, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.chat_template]
+def _outputs(tokenizer: Any) -> list[Any]:
+    """Return everything that is used of a tokenizer, for some texts and chats."""
+    outputs: list[Any] = [tokenizer.bos_token, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.chat_template]
     for special in (True, False):
         encoded = tokenizer(list(_TEXTS), add_special_tokens=special, return_offsets_mapping=True)
-        shown += [encoded["input_ids"], [list(map(tuple, row)) for row in encoded["offset_mapping"]]]
-        shown += [tokenizer.decode(ids, skip_special_tokens=special) for ids in encoded["input_ids"]]
+        outputs += [encoded["input_ids"], [list(map(tuple, row)) for row in encoded["offset_mapping"]]]
+        outputs += [tokenizer.decode(ids, skip_special_tokens=special) for ids in encoded["input_ids"]]
     for chat in _CHATS if tokenizer.chat_template else ():
         turns = [{"role": role, "content": content} for role, content in chat]
         try:
-            shown.append(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            outputs.append(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
         except Exception as error:  # noqa: BLE001  a template may raise anything
-            shown.append(type(error).__name__)
-    return shown
+            outputs.append(type(error).__name__)
+    return outputs
 
 
 def _write_network(path: Path, dtype: torch.dtype, folder: Path) -> None:
-    whole = _dequantized(path, dtype)
-    whole.config.__dict__.pop("quantization_config", None)
-    whole.hf_quantizer = None  # it would prevent saving
-    whole.save_pretrained(folder)
-    same = native.supports(config_of(folder)) and _same_states(whole.eval(), folder, dtype)
+    expected = _save(path, dtype, folder)
+    gc.collect()  # two networks in memory would be too many for a large model
+    same = False
+    if expected is not None and native.supports(config_of(folder)):
+        same = torch.equal(_states(Engine(native.load(folder, dtype)[0])), expected)
     (folder / VERIFIED).write_text(json.dumps(same), encoding="utf-8")
 
 
+def _save(path: Path, dtype: torch.dtype, folder: Path) -> torch.Tensor | None:
+    """Save a network, and return its hidden states for a few tokens; None if the engine cannot run it."""
+    whole = _dequantized(path, dtype).eval()
+    whole.config.__dict__.pop("quantization_config", None)
+    whole.hf_quantizer = None  # it would prevent saving
+    whole.save_pretrained(folder)
+    engine = engine_for(whole, Head.of(whole), path.name)
+    return _states(engine) if isinstance(engine, Engine) else None
+
+
 @torch.inference_mode()
-def _same_states(whole: Any, folder: Path, dtype: torch.dtype) -> bool:
-    """Whether both networks give the same hidden states for a few tokens, to the bit."""
-    engine, (ours, _) = engine_for(whole, Head.of(whole), folder.name), native.load(folder, dtype)
-    if not isinstance(engine, Engine):
-        return False
-    return torch.equal(engine.decoding_batch().start(SEQUENCES), Engine(ours).decoding_batch().start(SEQUENCES))
+def _states(engine: Engine) -> torch.Tensor:
+    return engine.decoding_batch().start(SEQUENCES)
 
 
 def _dequantized(path: Path, dtype: torch.dtype) -> Any:

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class Likeliest(NamedTuple):
-    """What could stand in the place of one token.
+    """The likeliest alternatives to one token of a reply.
 
     Args:
-        logprob: natural log p(token | preceding tokens), before temperature, top-k and top-p.
+        logprob: of the token itself, natural log p(token | preceding tokens), before temperature, top-k and top-p.
         tokens: the likeliest ones, in descending order.
         logprobs: theirs.
     """

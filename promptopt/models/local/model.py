@@ -1,8 +1,7 @@
-"""Local language models through transformers: label log-probabilities and text generation.
+"""Local language models: label log-probabilities and text generation.
 
-Combines the parts: texts become a token trie (`encoding`, `trie`), an engine runs it (`engine`, or `padded` as a fallback),
-and the head computes log-probabilities (`head`) or replies are generated token by token (`decoding`). Knows nothing of tasks
-or rewards.
+Texts become tokens here (`encoding`); a `Runner`, which is loaded at the first call, computes. Knows nothing of tasks or
+rewards.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ class LocalModel:
         contexts = list(contexts)
         queries = self._encoder.queries(contexts, [labels] * len(contexts))
         lengths = {query.context: len(query.sequence) + 1 for query in queries}
-        too_long = {query.context for query in queries if len(query.sequence) > self._longest}
+        too_long = {query.context for query in queries if len(query.sequence) > self._files.longest}
         yield from (Arrival(index, self._too_long(lengths[index])) for index in sorted(too_long))
         label_sums: dict[int, dict[int, float]] = {}
         for query, logprobs in self._runner.logprobs([query for query in queries if query.context not in too_long]):
@@ -133,7 +132,7 @@ class LocalModel:
         given_contexts: Sequence[Context] = [""] * len(texts) if contexts is None else contexts
         queries = self._encoder.queries(given_contexts, [[text] for text in texts])
         for query in queries:
-            if len(query.sequence) > self._longest:
+            if len(query.sequence) > self._files.longest:
                 raise InputError(f"text {query.context}: {self._too_long(len(query.sequence) + 1).reason}")
         by_text = {query.context: logprobs for query, logprobs in self._runner.logprobs(queries)}
         return [by_text[i] for i in range(len(texts))]
@@ -148,12 +147,12 @@ class LocalModel:
         prompts = self._encoder.prompts([request.context for request in requests])
         total_tokens = [len(prompt) + request.max_tokens for prompt, request in zip(prompts, requests, strict=True)]
         order = sorted(range(len(requests)), key=lambda i: (prompts[i], i))
-        yield from (Arrival(i, self._too_long(total_tokens[i])) for i in order if total_tokens[i] > self._longest)
-        fitting = [i for i in order if total_tokens[i] <= self._longest]
+        yield from (Arrival(i, self._too_long(total_tokens[i])) for i in order if total_tokens[i] > self._files.longest)
+        fitting = [i for i in order if total_tokens[i] <= self._files.longest]
         yield from self._runner.generate(requests, prompts, fitting, total_tokens)
 
     def _too_long(self, tokens: int) -> Failure:
-        return too_long(tokens, self._longest, self.name)
+        return too_long(tokens, self._files.longest, self.name)
 
     @cached_property
     def _encoder(self) -> Encoder | PairEncoder:
@@ -165,10 +164,6 @@ class LocalModel:
         from promptopt.models.local.runner import load  # noqa: PLC0415  torch, which takes seconds
 
         return load(self._files, self.dtype, self.device)
-
-    @property
-    def _longest(self) -> int:
-        return self._files.longest
 
     @cached_property
     def _fingerprint(self) -> Mapping[str, Any]:

@@ -48,7 +48,7 @@ class ServedModel(LocalModel):
     @property
     def longest(self) -> int:
         """Maximum number of tokens of a prompt and its reply."""
-        return self._longest
+        return self._files.longest
 
     @property
     def reads_texts(self) -> bool:
