@@ -158,7 +158,7 @@ def test_the_root_holds_nouns_and_packages_alone() -> None:
 @pytest.mark.parametrize("old", MODULES)
 def test_a_former_name_gives_the_module_and_a_warning(old: str) -> None:
     sys.modules.pop(old, None)
-    with pytest.warns(DeprecationWarning, match=f"{MODULES[old]}; the old name goes") as caught:
+    with pytest.warns(DeprecationWarning, match=f"{MODULES[old]}; the old name will be removed") as caught:
         found = importlib.import_module(old)
 
     assert found is importlib.import_module(MODULES[old])
