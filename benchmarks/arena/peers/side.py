@@ -1,0 +1,186 @@
+"""What the scripts of the peers share: the case, the gate, prompts as they are posted, and the end of the budget.
+
+Standard library only: this runs in the Pythons of the peers. It knows no library.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+INPUT = "{input}"
+"""Where an item's input goes in the last user turn of a posted prompt."""
+
+THREADS = 8  # requests at the same time, as DSPy's default of num_threads
+
+Messages = list[dict[str, str]]
+
+
+class BudgetSpent(BaseException):
+    """The gate refused a request because the budget is spent.
+
+    Not an `Exception`: libraries that try again, or count a failed call as a wrong answer, must not catch it.
+    """
+
+
+class Item(NamedTuple):
+    """An item of the task: its name at the gate, its input and the right answer."""
+
+    id: str
+    input: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a side is to do, read from standard input.
+
+    Args:
+        method: which method of the library.
+        task: name of the task.
+        seed: of the method's own randomness.
+        gate: address of the gate, without /v1.
+        description: of the task, for methods that show one to the writer.
+        instruction: the seed prompt.
+        labels: the answers, if there are few.
+        train: items for the search.
+        validation: items for choosing.
+        max_tokens: of a reply of the task model that counts.
+        token_budget: of all roles and directions.
+    """
+
+    method: str
+    task: str
+    seed: int
+    gate: str
+    description: str
+    instruction: str
+    labels: tuple[str, ...]
+    train: tuple[Item, ...]
+    validation: tuple[Item, ...]
+    max_tokens: int
+    token_budget: int
+
+
+def read_case(text: str) -> Case:
+    """Return the case that JSON describes."""
+    given = json.loads(text)
+    splits: dict[str, Any] = {
+        split: tuple(Item(str(item["id"]), item["input"], str(item["target"])) for item in given[split])
+        for split in ("train", "validation")
+    }
+    names = ("method", "task", "seed", "gate", "description", "instruction", "max_tokens", "token_budget")
+    return Case(**{name: given[name] for name in names}, labels=tuple(given["labels"]), **splits)
+
+
+def prompt(messages: Messages, *, after: str | None = None, before: str | None = None) -> dict[str, Any]:
+    """Return a prompt as the gate takes it.
+
+    Args:
+        messages: as the library sends them, with `INPUT` for the item's input in the last user turn.
+        after: the answer begins behind this marker; None where the whole reply is the answer.
+        before: the answer ends before this marker.
+    """
+    return {"messages": messages, "after": after, "before": before}
+
+
+class Judged(NamedTuple):
+    """A reply's reward, from 0 to 1, and the right answer."""
+
+    reward: float
+    target: str
+
+
+class Spent(NamedTuple):
+    """Tokens spent, the budget, and calls made, of all roles."""
+
+    tokens: int
+    budget: int
+    calls: int
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left."""
+        return self.tokens >= self.budget
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A contestant's way to the models and the metric.
+
+    Args:
+        url: address, without /v1.
+    """
+
+    url: str
+
+    def ask(self, model: str, messages: Messages, **settings: Any) -> str:
+        """Return a model's reply; empty if the server refuses the request, as one that is too long for the model.
+
+        Args:
+            model: "task" or "writer".
+            messages: the conversation.
+            settings: OpenAI's, as `temperature`.
+
+        Raises:
+            BudgetSpent: there are no tokens left.
+        """
+        try:
+            reply = self._post("/v1/chat/completions", {"model": model, "messages": messages} | settings)
+        except urllib.error.HTTPError as error:
+            if error.code == HTTPStatus.TOO_MANY_REQUESTS:
+                raise BudgetSpent from error
+            if error.code == HTTPStatus.BAD_REQUEST:
+                return ""
+            raise
+        return str(reply["choices"][0]["message"]["content"] or "")
+
+    def ask_all(self, model: str, conversations: Sequence[Messages], **settings: Any) -> list[str]:
+        """Return the replies to several conversations, asked at the same time; see `ask`."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(lambda messages: self.ask(model, messages, **settings), conversations))
+
+    def reward(self, item: str, reply: str) -> Judged:
+        """Apply the task's metric to a reply to an item, by the item's id."""
+        found = self._post("/reward", {"id": item, "reply": reply})
+        return Judged(float(found["reward"]), str(found["target"]))
+
+    def best(self, prompt: dict[str, Any], validation: float | None = None) -> None:
+        """Post the best prompt so far; the last one posted is tested.
+
+        Args:
+            prompt: see `prompt`.
+            validation: the library's own score of it, from 0 to 1; None where it has none.
+        """
+        self._post("/best", {"prompt": prompt, "validation": validation})
+
+    def spent(self) -> Spent:
+        """Return what was spent so far."""
+        with urllib.request.urlopen(f"{self.url}/spent") as reply:  # noqa: S310  of the loopback gate
+            found = json.load(reply)
+        return Spent(found["tokens"], found["budget"], found["calls"])
+
+    @contextmanager
+    def until_spent(self) -> Iterator[None]:
+        """Run a library to the end of the budget: what it raises then is no error of its own."""
+        try:
+            yield
+        except (BudgetSpent, Exception):
+            if not self.spent().over:
+                raise
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        head = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), head)  # noqa: S310  loopback
+        with urllib.request.urlopen(request) as reply:  # noqa: S310
+            found: dict[str, Any] = json.load(reply)
+        return found
