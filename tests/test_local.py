@@ -70,6 +70,20 @@ def naive(model: Plain, start: str, label: str, *, special: bool) -> float:
     return math.fsum(logprobs[i - 1, whole[i]].item() for i in range(len(before), len(whole)))
 
 
+def greedy(model: Plain, start: str, count: int) -> str:
+    """Append the likeliest token again and again."""
+    tokenizer = model.tokenizer
+    ids = tokenizer(start)["input_ids"]
+    written: list[int] = []
+    with torch.inference_mode():
+        for _ in range(count):
+            token = int(model.network(torch.tensor([[*ids, *written]])).logits[0, -1].argmax())
+            if token == tokenizer.eos_token_id:
+                break
+            written.append(token)
+    return str(tokenizer.decode(written, skip_special_tokens=True))
+
+
 def test_its_type_says_what_it_can(tiny: LocalModel) -> None:
     assert isinstance(tiny, Model)
     assert isinstance(tiny, LabelModel)
@@ -184,20 +198,11 @@ def test_an_empty_context_starts_where_texts_start(tiny: LocalModel) -> None:
 def test_greedy_text_equals_the_plain_loop(tiny: LocalModel, plain: Plain) -> None:
     requests = [Request(context=context, max_tokens=6) for context in CONTEXTS[:5]]
     replies = dict(tiny.generate(requests))
-    tokenizer = plain.tokenizer
     for index, request in enumerate(requests):
-        ids = tokenizer(str(request.context))["input_ids"]
-        start = len(ids)
-        with torch.inference_mode():
-            for _ in range(6):
-                ids.append(int(plain.network(torch.tensor([ids])).logits[0, -1].argmax()))
-                if ids[-1] == tokenizer.eos_token_id:
-                    ids.pop()
-                    break
         reply = replies[index]
 
         assert isinstance(reply, Response)
-        assert reply.text == tokenizer.decode(ids[start:], skip_special_tokens=True)
+        assert reply.text == greedy(plain, str(request.context), 6)
 
 
 def test_a_sample_depends_on_its_replicate_and_not_on_its_neighbours(tiny: LocalModel) -> None:
@@ -279,6 +284,35 @@ def test_a_gguf_file_is_converted_once_and_gives_what_transformers_makes_of_it(
     assert first.fingerprint["digest"] == file_digest(path)
     verified = {file.parent.name: file.read_text() for file in tmp_path.glob("converted/*/*/verified.json")}
     assert verified == {"tokenizer": "true", dtype: "true"}  # later runs do without transformers
+
+
+def test_w16a32_rounds_the_weights_of_products_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMPTOPT_DATA_DIR", str(tmp_path))
+    path = build_gguf(tmp_path / "tiny.gguf")
+    model, labels = LocalModel(str(path), dtype="w16a32"), ("the", "end")
+    (reply,) = answers(model, ["to the"], labels)
+    (whole,) = answers(LocalModel(str(path), dtype="float32"), ["to the"], labels)
+    ((_, written),) = model.generate([Request(context="to the", max_tokens=8)])
+    plain = Plain(path.parent, gguf_file=path.name)
+    for module in plain.network.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.data = module.weight.data.half().float()
+
+    expected = [naive(plain, "to the", f" {label}", special=True) for label in labels]
+    assert reply.label_logprobs == pytest.approx(expected, abs=1e-5)
+    assert whole.label_logprobs != pytest.approx(expected, abs=1e-5)
+    assert isinstance(written, Response)
+    assert written.text == greedy(plain, "to the", 8)
+    assert model.fingerprint["dtype"] == "w16a32"
+
+
+def test_w16a32_is_refused_where_it_cannot_run(tiny_llama: Path) -> None:
+    with pytest.raises(InputError, match="use float16"):
+        LocalModel(str(tiny_llama), dtype="w16a32", device="cuda")
+    with pytest.raises(InputError, match="use float32"):
+        answers(LocalModel(str(tiny_llama), dtype="w16a32"), ["to the"], ("the", "end"))
 
 
 def test_a_gguf_file_is_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

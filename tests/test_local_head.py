@@ -24,7 +24,8 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from promptopt import InputError
-from promptopt.models.local.head import Head, log_sum_exp
+from promptopt.models.local.head import DecodingHead, Head, log_sum_exp
+from promptopt.models.local.kernels import decoding_linear
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,6 +116,18 @@ def test_logits_are_those_of_every_token(case: Case) -> None:
 
     assert got.dtype == torch.float32
     torch.testing.assert_close(got.double(), exact(hidden, head), rtol=1e-6, atol=1e-5)
+
+
+@given(cases)
+@settings(max_examples=20)
+def test_logits_of_decoding_are_those_of_every_token(case: Case) -> None:
+    hidden, head = case.head()
+    linear = decoding_linear(head.weight)
+    if linear is not None:
+        got = DecodingHead(head, linear).logits(hidden)
+
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got.double(), exact(hidden, head), rtol=1e-5, atol=1e-5)
 
 
 def test_large_logits_do_not_overflow() -> None:

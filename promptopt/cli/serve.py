@@ -21,7 +21,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on. There is no authentication: others can use what they can reach.")
     ] = "127.0.0.1",
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or w16a32.")] = "auto",
 ) -> None:
     """Serve local models through OpenAI's chat and text completions, with log-probabilities of replies and prompts.
 

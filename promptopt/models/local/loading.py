@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
     from promptopt.models.local.engine import Network
     from promptopt.models.local.head import Head
+    from promptopt.models.local.native import MakesLinear
 
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
+W16A32 = "w16a32"
+"""A dtype: the weights of matrix products in float16, all else in float32; of native networks on CPUs."""
+_DTYPES = ("auto", "float32", "bfloat16", "float16", W16A32)
 _WEIGHTS = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".gguf")
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # of Linux: Nvidia's, Windows Subsystem's, AMD's
 
@@ -80,8 +83,15 @@ class Files:
         """Whether the model is an encoder-decoder; none of those converted here is."""
         return self._gguf_file is None and bool(self._whole_config.is_encoder_decoder)
 
-    def native(self, dtype: torch.dtype) -> tuple[Network, Head, frozenset[int]] | None:
-        """Load the network without transformers, its head, and the tokens that end a reply; None if it needs transformers."""
+    def native(
+        self, dtype: torch.dtype, linear: MakesLinear | None = None
+    ) -> tuple[Network, Head, frozenset[int]] | None:
+        """Load the network without transformers, its head, and the tokens that end a reply; None if it needs transformers.
+
+        Args:
+            dtype: of the weights.
+            linear: makes linear layers, if not by default.
+        """
         if self._gguf_file is None:
             return None
         folder = part(self._gguf_file, str(dtype).removeprefix("torch."))
@@ -94,7 +104,7 @@ class Files:
             return None
         from promptopt.models.local import native  # noqa: PLC0415
 
-        return *native.load(folder, dtype), ends_of(folder)
+        return *native.load(folder, dtype, linear), ends_of(folder)
 
     def network(self, dtype: torch.dtype, device: torch.device) -> Any:
         """Load the network by transformers."""
@@ -165,10 +175,12 @@ def choose_dtype(dtype: str, device: str) -> str:
     On two cores with AVX512-BF16 a bfloat16 product ran at twice the float32 rate.
 
     Raises:
-        InputError: the dtype is unknown.
+        InputError: the dtype is unknown, or not for this device.
     """
     if dtype not in _DTYPES:
         raise InputError(f"unknown dtype {dtype!r}{nearest(dtype, _DTYPES)}; known: {', '.join(_DTYPES)}")
+    if dtype == W16A32 and device != "cpu":
+        raise InputError(f"the dtype {W16A32!r} is for the device cpu, not {device}: use float16")
     if dtype != "auto":
         return dtype
     cpu_info = Path("/proc/cpuinfo")

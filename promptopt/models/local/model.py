@@ -16,7 +16,7 @@ from promptopt.errors import InputError
 from promptopt.models.base import Price
 from promptopt.models.local.encoding import Encoder, PairEncoder, pieces
 from promptopt.models.local.failures import NAN_FAILURE, too_long
-from promptopt.models.local.loading import Files, choose_device, choose_dtype
+from promptopt.models.local.loading import W16A32, Files, choose_device, choose_dtype
 from promptopt.replies import Arrival, Response, Usage
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class LocalModel:
 
     Args:
         name: a known model (`smollm2`, once fetched), a GGUF file, a folder, or a hub name.
-        dtype: "auto" is bfloat16 on a GPU and on CPUs with native bfloat16, else float32.
+        dtype: "auto" is bfloat16 on a GPU and on CPUs with native bfloat16, else float32. "w16a32" is weights in float16 and
+            arithmetic in float32: faster generation on a CPU, of GGUF files.
         device: "auto" uses a GPU if there is one.
 
     Raises:
@@ -66,10 +67,10 @@ class LocalModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights."""
+        """The type of hidden states, and of the weights except in w16a32."""
         import torch  # noqa: PLC0415  takes seconds
 
-        return getattr(torch, self._dtype_name)  # type: ignore[no-any-return]
+        return torch.float32 if self._dtype_name == W16A32 else getattr(torch, self._dtype_name)
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
@@ -161,9 +162,11 @@ class LocalModel:
     @cached_property
     def _runner(self) -> Runner:
         """Runs the network, which is loaded now."""
-        from promptopt.models.local.runner import load  # noqa: PLC0415  torch, which takes seconds
+        from promptopt.models.local import runner  # noqa: PLC0415  torch, which takes seconds
 
-        return load(self._files, self.dtype, self.device)
+        if self._dtype_name == W16A32:
+            return runner.load_halved(self._files)
+        return runner.load(self._files, self.dtype, self.device)
 
     @cached_property
     def _fingerprint(self) -> Mapping[str, Any]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from promptopt.models.local.attention import Pass
 
     _Function = Callable[[torch.Tensor], torch.Tensor]
+    MakesLinear = Callable[[torch.Tensor, torch.Tensor | None], _Function]
 
 _SETTINGS: dict[str, dict[str, tuple[Any, ...]]] = {  # of the config, by family: all others are left to transformers
     "llama": {"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)},
@@ -47,8 +48,13 @@ def supports(config: Mapping[str, Any]) -> bool:
     return all(rope["rope_type"] == "default" for rope in _ropes(config).values())
 
 
-def load(folder: Path, dtype: torch.dtype) -> tuple[NativeNetwork, Head]:
+def load(folder: Path, dtype: torch.dtype, linear: MakesLinear | None = None) -> tuple[NativeNetwork, Head]:
     """Load a network and its head from a folder with `config.json` and safetensors files, which are mapped into memory.
+
+    Args:
+        folder: of a converted model.
+        dtype: of the weights.
+        linear: makes linear layers from weights [out, in] and biases; by default the fastest that keeps the dtype.
 
     Raises:
         OSError: the files cannot be read.
@@ -59,7 +65,7 @@ def load(folder: Path, dtype: torch.dtype) -> tuple[NativeNetwork, Head]:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             tensors |= {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118  not a mapping
-    network = NativeNetwork(config, tensors)
+    network = NativeNetwork(config, tensors, linear or _linear(dtype))
     matrix = tensors.get("lm_head.weight", tensors["model.embed_tokens.weight"])
     return network, Head(matrix, cap=config.get("final_logit_softcapping"))
 
@@ -70,17 +76,18 @@ class NativeNetwork:
     Args:
         config: as transformers writes it.
         tensors: weights by transformers' names.
+        linear: makes linear layers.
     """
 
     device = torch.device("cpu")
 
-    def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], linear: MakesLinear) -> None:
         self.heads = int(config["num_attention_heads"])
         self._embedding = tensors["model.embed_tokens.weight"]
         self.dtype = self._embedding.dtype
         gemma = config["model_type"] == "gemma3_text"
         self._scale = torch.tensor(config["hidden_size"] ** 0.5).to(self.dtype) if gemma else None
-        parts = _Parts(config, tensors, kernels.packs(self.dtype))
+        parts = _Parts(config, tensors, linear)
         self._frequencies = {kind: _frequencies(config, rope) for kind, rope in _ropes(config).items()}
         self._layers = [_layer(config, parts, number) for number in range(int(config["num_hidden_layers"]))]
         self._norm = parts.norm("model.norm")
@@ -118,13 +125,10 @@ class _Parts:
 
     config: Mapping[str, Any]
     tensors: Mapping[str, torch.Tensor]
-    packs: bool
+    make_linear: MakesLinear
 
     def linear(self, name: str) -> _Function:
-        weight, bias = self.tensors[f"{name}.weight"], self.tensors.get(f"{name}.bias")
-        return (
-            kernels.PackedLinear(weight, bias) if self.packs else partial(functional.linear, weight=weight, bias=bias)
-        )
+        return self.make_linear(self.tensors[f"{name}.weight"], self.tensors.get(f"{name}.bias"))
 
     def norm(self, name: str) -> _Function:
         """RMS norm; Gemma stores its weights minus 1."""
@@ -139,7 +143,7 @@ class _Parts:
     def feed_forward(self, name: str) -> _Function:
         names = [f"{name}.{part}_proj" for part in ("gate", "up", "down")]
         tanh = self.config["model_type"] == "gemma3_text"
-        if self.packs:
+        if self.make_linear is kernels.PackedLinear:
             packed = [kernels.PackedLinear(self.tensors[f"{part}.weight"], None) for part in names]
             return kernels.FusedMLP(*packed, activation=("gelu", "tanh") if tanh else ("swish", ""))
         gate, up, down = map(self.linear, names)
@@ -226,6 +230,14 @@ def _layer(config: Mapping[str, Any], parts: _Parts, number: int) -> _Layer:
         before_feed_forward=parts.norm(f"{name}.pre_feedforward_layernorm" if sandwiched else after),
         after_feed_forward=parts.norm(f"{name}.post_feedforward_layernorm") if sandwiched else _unchanged,
     )
+
+
+def _linear(dtype: torch.dtype) -> MakesLinear:
+    return kernels.PackedLinear if kernels.packs(dtype) else _plain_linear
+
+
+def _plain_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> _Function:
+    return partial(functional.linear, weight=weight, bias=bias)
 
 
 def _ropes(config: Mapping[str, Any]) -> Mapping[str, Any]:

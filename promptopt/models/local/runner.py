@@ -6,14 +6,18 @@ head computes log-probabilities (`head`) or replies are generated token by token
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from promptopt.errors import InputError
 from promptopt.models.local.decoding import decode
 from promptopt.models.local.engine import Engine
+from promptopt.models.local.head import DecodingHead
+from promptopt.models.local.kernels import HalfLinear, decoding_linear
 from promptopt.models.local.trie import merge, unread_prefixes
 from promptopt.replies import Arrival
 
@@ -21,7 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from promptopt.models.base import Request
+    from promptopt.models.local.decoding import Head as AnyHead
     from promptopt.models.local.encoding import Ids, Query
+    from promptopt.models.local.engine import Network
     from promptopt.models.local.head import Head
     from promptopt.models.local.loading import Files
     from promptopt.models.local.trial import AnyEngine
@@ -45,8 +51,7 @@ def load(files: Files, dtype: torch.dtype, device: torch.device, segments: Segme
     """
     parts = files.native(dtype) if device.type == "cpu" else None
     if parts is not None:
-        network, head, ends = parts
-        return Runner(Engine(network, segments), head, _ends(ends, files.tokenizer), files.tokenizer, device)
+        return _native_runner(files, *parts, segments)
     from promptopt.models.local.head import Head  # noqa: PLC0415
     from promptopt.models.local.trial import engine_for  # noqa: PLC0415  transformers, which takes seconds
 
@@ -56,6 +61,25 @@ def load(files: Files, dtype: torch.dtype, device: torch.device, segments: Segme
     return Runner(
         engine_for(loaded, head, files.name, segments), head, _ends(ends, files.tokenizer), files.tokenizer, device
     )
+
+
+def load_halved(files: Files, segments: Segments = unread_prefixes) -> Runner:
+    """Load a network for the CPU whose matrix products have weights in float16 and arithmetic in float32.
+
+    Raises:
+        InputError: the network needs transformers, or this processor has no such product.
+    """
+    parts = files.native(torch.float32, HalfLinear)
+    if parts is None:
+        raise InputError(
+            f"{files.name} cannot run in w16a32, which takes GGUF files of Llama, Qwen 2 or Gemma 3: use float32"
+        )
+    network, head, ends = parts
+    return _native_runner(files, network, replace(head, weight=head.weight.half()), ends, segments)
+
+
+def _native_runner(files: Files, network: Network, head: Head, ends: frozenset[int], segments: Segments) -> Runner:
+    return Runner(Engine(network, segments), head, _ends(ends, files.tokenizer), files.tokenizer, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -75,6 +99,12 @@ class Runner:
     ends: frozenset[int]
     tokenizer: Any
     device: torch.device
+
+    @cached_property
+    def decoding_head(self) -> AnyHead:
+        """The head for decoding steps: with packed weights if that is faster here."""
+        linear = decoding_linear(self.head.weight)
+        return self.head if linear is None else DecodingHead(self.head, linear)
 
     def generate(
         self,
@@ -96,7 +126,7 @@ class Runner:
                 [requests[i] for i in batch],
                 [prompts[i] for i in batch],
                 batch=self.engine.decoding_batch(),
-                head=self.head,
+                head=self.decoding_head,
                 ends=self.ends,
                 tokenizer=self.tokenizer,
             )

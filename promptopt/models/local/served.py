@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.errors import InputError
 from promptopt.models.local.decoding import Decoding, one_token_reply
+from promptopt.models.local.loading import W16A32
 from promptopt.models.local.model import LocalModel
-from promptopt.models.local.runner import load
+from promptopt.models.local.runner import load, load_halved
 from promptopt.models.local.token_scores import SegmentScores, TokenScores, score_tokens
 from promptopt.models.local.trie import all_segments
 
@@ -96,7 +97,7 @@ class ServedModel(LocalModel):
     def decoding(self) -> Decoding:
         """Return an empty batch of replies."""
         runner = self._runner
-        return Decoding(runner.engine.decoding_batch(), runner.head, runner.ends, runner.tokenizer)
+        return Decoding(runner.engine.decoding_batch(), runner.decoding_head, runner.ends, runner.tokenizer)
 
     def scores(self, sequences: Sequence[Ids], likeliest: int) -> list[TokenScores]:
         """Return log-probabilities of all tokens of sequences, and of the `likeliest` ones (1 or more) at each place.
@@ -114,4 +115,6 @@ class ServedModel(LocalModel):
 
     @cached_property
     def _runner(self) -> Runner:
+        if self._dtype_name == W16A32:
+            return load_halved(self._files, all_segments)
         return load(self._files, self.dtype, self.device, all_segments)
