@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import dspy  # type: ignore[import-not-found]
 from dspy.utils.callback import BaseCallback  # type: ignore[import-not-found]
+from dspy.utils.exceptions import AdapterParseError  # type: ignore[import-not-found]
 
 from .side import INPUT, THREADS, BudgetSpent, Case, Gate, Item, prompt, read_case
 
@@ -34,15 +35,22 @@ class Answer(dspy.Module):  # type: ignore[misc]
 
 
 class Adapter(dspy.ChatAdapter):  # type: ignore[misc]
-    """DSPy's default adapter, which asks again in JSON when it cannot read a reply; of the task model, it does not.
+    """DSPy's default adapter, with two differences.
 
-    What is tested is one request.
+    It asks again in JSON when it cannot read a reply: of the task model, it does not, for what is tested is one request. And
+    a writer's reply that neither form can read is the field itself, where there is but one: MIPROv2 would end with an error.
     """
 
-    def __call__(self, lm: Any, *given: Any, **named: Any) -> Any:
+    def __call__(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> Any:
         """Ask, and read the replies."""
-        ask = dspy.Adapter.__call__ if lm.model.endswith("task") else dspy.ChatAdapter.__call__
-        return ask(self, lm, *given, **named)
+        if lm.model.endswith("/task"):
+            return dspy.Adapter.__call__(self, lm, lm_kwargs, signature, demos, inputs)
+        try:
+            return super().__call__(lm, lm_kwargs, signature, demos, inputs)
+        except AdapterParseError as error:
+            if len(signature.output_fields) != 1:
+                raise
+            return [dict.fromkeys(signature.output_fields, error.lm_response)]
 
 
 class Watch(BaseCallback):  # type: ignore[misc]

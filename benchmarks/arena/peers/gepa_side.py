@@ -1,6 +1,8 @@
-"""GEPA's side of the arena: method `gepa`. Runs in a Python that has gepa; reads its case from standard input.
+"""GEPA's side of the arena: methods `gepa` (its `optimize`) and `gepa_anything` (its `optimize_anything`).
 
-The instruction is the system turn and the item the user turn, as GEPA's default adapter has it.
+Runs in a Python that has gepa; reads its case from standard input. The instruction is the system turn and the item the user
+turn, as GEPA's default adapter has it. `optimize_anything` shows the writer the description, which `optimize` cannot, and
+asks by another message.
 """
 
 from __future__ import annotations
@@ -13,8 +15,15 @@ from gepa.adapters.default_adapter.default_adapter import (  # type: ignore[impo
     DefaultAdapter,
     EvaluationResult,
 )
+from gepa.optimize_anything import (  # type: ignore[import-not-found]
+    EngineConfig,
+    GEPAConfig,
+    ReflectionConfig,
+    TrackingConfig,
+    optimize_anything,
+)
 
-from .side import INPUT, Case, Gate, Item, Messages, prompt, read_case
+from .side import INPUT, THREADS, Case, Gate, Item, Messages, prompt, read_case
 
 COMPONENT = "system_prompt"
 
@@ -48,7 +57,8 @@ class Callbacks:
     def on_valset_evaluated(self, event: dict[str, Any]) -> None:
         """Post a candidate that is the best on all validation items."""
         if event["is_best_program"]:
-            self.gate.best(posted(event["candidate"][COMPONENT]), event["average_score"])
+            (instruction,) = event["candidate"].values()
+            self.gate.best(posted(instruction), event["average_score"])
 
 
 class Quiet:
@@ -58,9 +68,14 @@ class Quiet:
         """Drop the message."""
 
 
+def turns(instruction: str, text: str) -> Messages:
+    """Return the conversation of GEPA's default adapter."""
+    return [{"role": "system", "content": instruction}, {"role": "user", "content": text}]
+
+
 def posted(instruction: str) -> dict[str, Any]:
-    """Return the prompt that GEPA's default adapter sends."""
-    return prompt([{"role": "system", "content": instruction}, {"role": "user", "content": INPUT}])
+    """Return an instruction as it is posted."""
+    return prompt(turns(instruction, INPUT))
 
 
 def feedback(reward: float, target: str) -> str:
@@ -87,26 +102,63 @@ def instances(items: tuple[Item, ...]) -> list[dict[str, Any]]:
     return [{"input": item.input, "additional_context": {"id": item.id}, "answer": item.target} for item in items]
 
 
-def run(case: Case, gate: Gate) -> None:
-    """Run GEPA until the budget is spent."""
-    gate.best(posted(case.instruction))
-    with gate.until_spent():
-        gepa.optimize(
-            seed_candidate={COMPONENT: case.instruction},
-            trainset=instances(case.train),
-            valset=instances(case.validation),
-            adapter=adapter(case, gate),
-            reflection_lm=lambda text: gate.ask("writer", as_messages(text)),
+def writer_of(gate: Gate) -> Any:
+    """Return the reflection model: a function of a prompt or a conversation."""
+
+    def ask(asked: str | Messages) -> str:
+        return gate.ask("writer", [{"role": "user", "content": asked}] if isinstance(asked, str) else asked)
+
+    return ask
+
+
+def optimize(case: Case, gate: Gate) -> None:
+    """Run `gepa.optimize`."""
+    gepa.optimize(
+        seed_candidate={COMPONENT: case.instruction},
+        trainset=instances(case.train),
+        valset=instances(case.validation),
+        adapter=adapter(case, gate),
+        reflection_lm=writer_of(gate),
+        stop_callbacks=lambda _: gate.spent().over,
+        callbacks=[Callbacks(gate)],
+        logger=Quiet(),
+        seed=case.seed,
+    )
+
+
+def anything(case: Case, gate: Gate) -> None:
+    """Run `optimize_anything`, with the seed prompt as its artifact and the description as its objective."""
+
+    def evaluate(candidate: str, example: Item) -> tuple[float, dict[str, Any]]:
+        reply = gate.ask("task", turns(candidate, example.input), temperature=0, max_tokens=case.max_tokens)
+        found = gate.reward(example.id, reply)
+        said = feedback(found.reward, found.target)
+        return found.reward, {"Input": example.input, "Output": reply, "Feedback": said}
+
+    optimize_anything(
+        seed_candidate=case.instruction,
+        evaluator=evaluate,
+        dataset=list(case.train),
+        valset=list(case.validation),
+        objective=case.description,
+        config=GEPAConfig(
+            engine=EngineConfig(seed=case.seed, max_workers=THREADS),
+            reflection=ReflectionConfig(reflection_lm=writer_of(gate)),
+            tracking=TrackingConfig(logger=Quiet()),
             stop_callbacks=lambda _: gate.spent().over,
             callbacks=[Callbacks(gate)],
-            logger=Quiet(),
-            seed=case.seed,
-        )
+        ),
+    )
 
 
-def as_messages(text: str | Messages) -> Messages:
-    """Return a reflection prompt as a conversation."""
-    return [{"role": "user", "content": text}] if isinstance(text, str) else text
+METHODS = {"gepa": optimize, "gepa_anything": anything}
+
+
+def run(case: Case, gate: Gate) -> None:
+    """Run a method until the budget is spent."""
+    gate.best(posted(case.instruction))
+    with gate.until_spent():
+        METHODS[case.method](case, gate)
 
 
 if __name__ == "__main__":

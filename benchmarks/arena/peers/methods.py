@@ -6,9 +6,8 @@ where it has one: MIPROv2, BootstrapFewShotWithRandomSearch and SIMBA stop after
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[3]
 
@@ -59,6 +58,11 @@ _PARSED = Setting(
     "the test makes one request for an item; with the default, the tenth unreadable reply cancels an evaluation",
     "dspy.ChatAdapter(use_json_adapter_fallback), dspy.settings.max_errors",
 )
+_UNREAD = Setting(
+    "a reply of the writer that DSPy cannot read in either form is the field itself, where there is but one",
+    "else the first such reply ends MIPROv2 with an error, and small writers make many",
+    "ours, in its favour",
+)
 _CACHE = Setting(
     "cache in memory, none on disk",
     "both are defaults; the one on disk would answer the next run's requests",
@@ -69,7 +73,12 @@ _SIGNATURE = Setting(
     "how DSPy declares a classification",
     "dspy.ai/learn/programming/signatures",
 )
-_DSPY = (_SIGNATURE, _GREEDY, _WRITER, _PARSED, _CACHE)
+_GEPA_END = Setting(
+    "no max_metric_calls; stop_callbacks asks the gate",
+    "the budget is in tokens; 300,000 are about 15 to 30 validations of 50 items, which its guides advise",
+    "gepa.optimize, stop_callbacks; gepa-ai.github.io/gepa/guides/faq",
+)
+_DSPY = (_SIGNATURE, _GREEDY, _WRITER, _PARSED, _UNREAD, _CACHE)
 
 _ENTRY = "promptolution.optimize (utils/optimize.py)"
 _PROMPTOLUTION = (
@@ -103,11 +112,7 @@ PEERS_BY_METHOD = {
         "gepa_side",
         "0.1.4",
         (
-            Setting(
-                "no max_metric_calls; stop_callbacks asks the gate",
-                "the budget is in tokens; 300,000 are about 15 to 30 validations of 50 items, which its guides advise",
-                "gepa.optimize, stop_callbacks; gepa-ai.github.io/gepa/guides/faq",
-            ),
+            _GEPA_END,
             Setting(
                 "DefaultAdapter: instruction as the system turn, item as the user turn",
                 "its adapter for single-turn tasks",
@@ -118,6 +123,23 @@ PEERS_BY_METHOD = {
                 "in the words of its default evaluator, which looks for the answer in the reply instead of asking a metric",
                 "gepa.adapters.default_adapter.ContainsAnswerEvaluator",
             ),
+            _GREEDY,
+            _WRITER,
+        ),
+        "callback on_valset_evaluated with is_best_program",
+    ),
+    "gepa_anything": Peer(
+        "gepa",
+        "gepa_side",
+        "0.1.4",
+        (
+            Setting(
+                "the description as its objective, the same turns and feedback as gepa",
+                "what differs from gepa: its message shows the objective, and its front counts items and objectives",
+                "gepa.optimize_anything; gepa-ai.github.io/gepa/api/optimize_anything",
+            ),
+            Setting("max_workers=8", "the default is the number of processors, and the models are elsewhere", "ours"),
+            _GEPA_END,
             _GREEDY,
             _WRITER,
         ),
@@ -222,14 +244,11 @@ def python_of(method: str, folder: Path) -> Path:
     return folder / PEERS_BY_METHOD[method].library / "bin" / "python"
 
 
-def run_side(method: str, folder: Path, case: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-    """Run a method to its end.
+def command_of(method: str, folder: Path) -> list[str]:
+    """Return the command of a method; it reads its case as JSON from standard input, and needs `ROOT` on PYTHONPATH.
 
     Args:
         method: of `PEERS_BY_METHOD`.
         folder: of the environments.
-        case: in JSON, see `side.Case`.
-        settings: of `subprocess.run`, as `timeout`.
     """
-    command = [str(python_of(method, folder)), "-m", f"benchmarks.arena.peers.{PEERS_BY_METHOD[method].script}"]
-    return subprocess.run(command, input=case, cwd=ROOT, capture_output=True, text=True, check=False, **settings)  # noqa: S603
+    return [str(python_of(method, folder)), "-m", f"benchmarks.arena.peers.{PEERS_BY_METHOD[method].script}"]
