@@ -1,0 +1,91 @@
+"""The arena: `python -m benchmarks.arena run` runs the cells that are missing, `... table` prints the tables of the kept ones.
+
+    python -m benchmarks.arena run --tasks subj --methods seed gepa --seeds 1 --model smollm2 --writer qwen15
+    python -m benchmarks.arena table
+
+A run may be stopped at any moment: cells that are finished are kept, the one in progress is run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from contextlib import nullcontext
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+
+from .cells import CELLS, Cell, Place, Setting, keep, missing, read_cells, run
+from .contestants import METHODS
+from .models import MODELS, file_of, server
+from .tables import print_tables
+from .tasks import TASKS
+
+
+def main() -> None:
+    """Do what the command line says."""
+    os.environ.setdefault("OPENAI_API_KEY", "none")  # the server on this machine takes any
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.arena", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    running = commands.add_parser("run", help="run the cells that are missing")
+    running.set_defaults(command=run_missing)
+    running.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    running.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    running.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    running.add_argument("--model", choices=MODELS, default="qwen05", help="task model")
+    running.add_argument("--writer", choices=MODELS, default="qwen15")
+    running.add_argument("--budget", type=int, default=300_000, help="tokens of all roles and directions")
+    running.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
+    running.add_argument("--models", type=Path, default=Path("models"), help="folder of the models' GGUF files")
+    running.add_argument(
+        "--peers", type=Path, default=Path("runs/arena/peers"), help="folder of the peers' environments"
+    )
+    running.add_argument("--out", type=Path, default=Path("runs/arena"), help="folder for what contestants write")
+    running.add_argument("--threads", type=int, help="threads of the server that is started")
+    running.add_argument("--server", help="base URL of a server that is running already, with /v1")
+    table = commands.add_parser("table", help="print the tables of the kept cells")
+    table.set_defaults(command=lambda given: print_tables(list(read_cells(given.cells).values())))
+    for command in (running, table):
+        command.add_argument("--cells", type=Path, default=CELLS, help="file of the kept cells")
+    given = parser.parse_args()
+    given.command(given)
+
+
+def run_missing(given: argparse.Namespace) -> None:
+    """Run the cells that are missing, cheap methods first."""
+    places = [
+        Place(task, given.model, given.writer, method, seed, given.budget)
+        for seed, task, method in product(given.seeds, given.tasks, given.methods)
+    ]
+    wanted = missing(places, read_cells(given.cells))
+    if not wanted:
+        return
+    files = {"task": file_of(given.model, given.models), "writer": file_of(given.writer, given.models)}
+    serving = nullcontext(given.server) if given.server else server(list(files.values()), given.threads)
+    with serving as url:
+        models = {role: (url, str(file)) for role, file in files.items()}
+        setting = Setting(given.data, models, given.out.resolve(), given.peers.resolve(), versions())
+        for place in wanted:
+            cell = run(place, setting)
+            keep(cell, given.cells)
+            report(cell)
+
+
+def versions() -> dict[str, str]:
+    """Return what is run: versions, and the machine."""
+    return {
+        "promptopt": version("promptopt-toolkit"),
+        "torch": version("torch"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def report(cell: Cell) -> None:
+    """Print one line."""
+    words = [*map(str, cell.place), f"{cell.reward:.3f}", f"{cell.tokens:,} tokens", f"{cell.seconds:.0f} s"]
+    print(" | ".join(words), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""The methods of the arena: baselines without a search, ours, and the peers, all behind the same gate."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from promptopt import Demonstrations, HillClimb, Prompt, PromptQuine, load_model, optimize
+from promptopt.randomness import named_generator
+from promptopt.strategies import P1, RandomSearch
+from promptopt.tracking import StepFinished
+
+from .examination import RefusedError, examine
+
+if TYPE_CHECKING:
+    from promptopt import Example, Strategy
+    from promptopt.tracking import Event
+
+    from .gate import Gate
+    from .tasks import Splits
+
+SHOTS = (0, 1, 2, 4, 8, 16)  # numbers of demonstrations that the baselines choose from by validation
+_PEERS = Path(__file__).parent / "peers"
+_CLOCK = 4 * 3600  # seconds after which a peer that does not end is stopped; what it posted counts
+
+
+@dataclass(frozen=True)
+class Bout:
+    """One contestant's turn.
+
+    Args:
+        splits: of the task.
+        gate: its gate; what it asks is counted there.
+        url: of the gate, without /v1.
+        seed: of the method.
+        folder: for what the contestant writes.
+        peers: folder of the peers' environments.
+    """
+
+    splits: Splits
+    gate: Gate
+    url: str
+    seed: int
+    folder: Path
+    peers: Path
+
+
+Contestant: TypeAlias = Callable[[Bout], None]
+"""Spends the gate's budget; what it posted last is tested."""
+
+
+def seed_prompt(bout: Bout) -> None:
+    """Keep the seed prompt."""
+    _post(bout, bout.splits.seed_prompt)
+
+
+def demonstrations(bout: Bout, *, nearest: bool) -> None:
+    """Add demonstrations to the seed prompt, as many as are best on the validation examples.
+
+    Args:
+        bout: the turn.
+        nearest: whether they are those most similar to the input; otherwise the first of a random order, in turn from
+            each label.
+    """
+    seed_prompt(bout)
+    best = -1.0
+    for count in SHOTS:
+        prompt = Prompt(bout.splits.seed_prompt.text, _shown(bout, count, nearest=nearest))
+        chosen = {"prompt": prompt.to_json()}
+        try:
+            rewards = examine(chosen, bout.splits, bout.splits.validation, (f"{bout.url}/v1", "task"))
+        except RefusedError:  # the budget is spent
+            return
+        mean = sum(rewards) / len(rewards)
+        if mean > best:
+            best = mean
+            _post(bout, prompt, mean)
+
+
+def _shown(bout: Bout, count: int, *, nearest: bool) -> Demonstrations | None:
+    if not count:
+        return None
+    if nearest:
+        return Demonstrations(bout.splits.train, nearest=count)
+    return Demonstrations(shuffled(bout.splits, bout.seed)[:count])
+
+
+def shuffled(splits: Splits, seed: int) -> tuple[Example, ...]:
+    """Return the training examples in random order, in turn from each label."""
+    order = named_generator(seed, "arena demonstrations").permutation(len(splits.train))
+    examples = [splits.train[i] for i in order]
+    groups = [[example for example in examples if example.target == label] for label in splits.source.labels]
+    in_turn = chain.from_iterable(zip_longest(*(groups or [examples])))
+    return tuple(example for example in in_turn if example is not None)
+
+
+def ours(bout: Bout, *, strategy: Strategy) -> None:
+    """Run one of our strategies as a user would: `optimize` over an OpenAI-compatible endpoint."""
+    seed_prompt(bout)
+    task, writer = (load_model(f"openai:{role}", base_url=f"{bout.url}/v1") for role in ("task", "writer"))
+    best = -1.0
+
+    def follow(event: Event) -> None:
+        nonlocal best
+        for record in event.candidates if isinstance(event, StepFinished) else ():
+            if record.fitness is not None and record.fitness > best:
+                best = record.fitness
+                _post(bout, record.prompt)
+
+    found = optimize(
+        bout.splits.task(),
+        task,
+        strategy,
+        writer=writer,
+        budget=f"{bout.gate.budget} tokens",
+        seed=bout.seed,
+        run_dir=bout.folder,
+        tracking=False,
+        callbacks=[follow],
+    )
+    _post(bout, found.prompt)
+
+
+def _post(bout: Bout, prompt: Prompt, validation: float | None = None) -> None:
+    bout.gate.post_best({"prompt": prompt.to_json()}, validation)
+
+
+def peer(bout: Bout, *, library: str, method: str) -> None:
+    """Run a peer's script in its own environment.
+
+    Raises:
+        RuntimeError: it failed while there was budget left.
+    """
+    case = {
+        "method": method,
+        "task": bout.splits.name,
+        "seed": bout.seed,
+        "gate": bout.url,
+        "description": bout.splits.source.description,
+        "instruction": bout.splits.source.instruction,
+        "labels": bout.splits.source.labels,
+        "train": [_row(example) for example in bout.splits.train],
+        "validation": [_row(example) for example in bout.splits.validation],
+        "max_tokens": bout.splits.source.max_tokens,
+        "token_budget": bout.gate.budget,
+    }
+    bout.folder.mkdir(parents=True, exist_ok=True)
+    words = [str(bout.peers / library / "bin" / "python"), str(_PEERS / f"{library}_side.py")]
+    # A peer's own cache would answer what another cell has paid for.
+    settings = os.environ | {"OPENAI_API_KEY": "none", "HOME": str(bout.folder), "PYTHONPATH": str(_PEERS)}
+    with (bout.folder / "log.txt").open("w") as log:
+        ended = subprocess.run(  # noqa: S603  our own scripts
+            words,
+            input=json.dumps(case),
+            text=True,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=bout.folder,
+            env=settings,
+            timeout=_CLOCK,
+            check=False,
+        )
+    if ended.returncode and not bout.gate.refused:
+        raise RuntimeError(f"{method} failed before its budget was spent: see {bout.folder / 'log.txt'}")
+    if not bout.gate.best:
+        seed_prompt(bout)
+
+
+def _row(example: Example) -> dict[str, str | None]:
+    return {"id": example.id, "input": example.inputs["input"], "target": example.target}
+
+
+OURS: dict[str, Strategy] = {
+    "random": RandomSearch(),
+    "paraphrase": HillClimb(control="paraphrase"),
+    "hillclimb": HillClimb(),
+    "promptquine": PromptQuine(),
+    "promptquine.paper": PromptQuine.paper(),
+    "p1": P1(inner=HillClimb()),
+}
+PEERS = {
+    "gepa": "gepa",
+    "miprov2": "dspy",
+    "simba": "dspy",
+    "bootstrap": "dspy",
+    "capo": "promptolution",
+    "opro": "promptolution",
+    "evoprompt": "promptolution",
+}
+METHODS: dict[str, Contestant] = {
+    "seed": seed_prompt,
+    "random demonstrations": partial(demonstrations, nearest=False),
+    "nearest demonstrations": partial(demonstrations, nearest=True),
+    **{name: partial(ours, strategy=strategy) for name, strategy in OURS.items()},
+    **{name: partial(peer, library=library, method=name) for name, library in PEERS.items()},
+}
+"""Name in the tables -> what it does."""
