@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -64,6 +65,17 @@ def test_the_gate_counts_tokens_by_role_and_refuses_what_comes_after_the_budget(
     assert (second.status, second.json()["error"]["code"], gate.refused) == (429, "insufficient_quota", 1)
     assert unknown.status == 404
     assert server.requests[-1].body["max_tokens"] == 32
+
+
+def test_requests_in_flight_count_before_they_are_answered(arena: Any) -> None:
+    with Loopback(latency=0.2) as server, arena.gate.served(gate := gate_of(arena, server, 100)) as url:
+        first = arena.post.post(f"{url}/v1/chat/completions", chat())
+        with ThreadPoolExecutor(64) as pool:
+            answers = list(pool.map(lambda _: arena.post.post(f"{url}/v1/chat/completions", chat()), range(64)))
+
+    assert first.ok
+    assert any(answer.ok for answer in answers)
+    assert gate.tokens <= 100 + gate.tokens / gate.spent["task"].calls
 
 
 def test_after_the_budget_rewards_and_the_best_prompt_are_still_taken(arena: Any) -> None:

@@ -42,6 +42,7 @@ def main() -> None:
         "--peers", type=Path, default=Path("runs/arena/peers"), help="folder of the peers' environments"
     )
     running.add_argument("--out", type=Path, default=Path("runs/arena"), help="folder for what contestants write")
+    running.add_argument("--dtype", default="float32", help="of the models, see `promptopt serve --dtype`")
     running.add_argument("--threads", type=int, help="threads of the server that is started")
     running.add_argument("--server", help="base URL of a server that is running already, with /v1")
     table = commands.add_parser("table", help="print the tables of the kept cells")
@@ -62,19 +63,20 @@ def run_missing(given: argparse.Namespace) -> None:
     if not wanted:
         return
     files = {"task": file_of(given.model, given.models), "writer": file_of(given.writer, given.models)}
-    serving = nullcontext(given.server) if given.server else server(list(files.values()), given.threads)
+    serving = nullcontext(given.server) if given.server else server(list(files.values()), given.dtype, given.threads)
     with serving as url:
         models = {role: (url, str(file)) for role, file in files.items()}
-        setting = Setting(given.data, models, given.out.resolve(), given.peers.resolve(), versions())
+        setting = Setting(given.data, models, given.out.resolve(), given.peers.resolve(), versions(given.dtype))
         for place in wanted:
             cell = run(place, setting)
             keep(cell, given.cells)
             report(cell)
 
 
-def versions() -> dict[str, str]:
-    """Return what is run: versions, and the machine."""
+def versions(dtype: str) -> dict[str, str]:
+    """Return what is run: versions, the models' dtype, and the machine."""
     return {
+        "dtype": dtype,
         "promptopt": version("promptopt-toolkit"),
         "torch": version("torch"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",

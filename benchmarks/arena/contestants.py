@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from promptopt import Demonstrations, HillClimb, Prompt, PromptQuine, load_model, optimize
@@ -18,8 +16,11 @@ from promptopt.strategies import P1, RandomSearch
 from promptopt.tracking import StepFinished
 
 from .examination import RefusedError, examine
+from .peers.methods import PEERS_BY_METHOD, run_side
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from promptopt import Example, Strategy
     from promptopt.tracking import Event
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from .tasks import Splits
 
 SHOTS = (0, 1, 2, 4, 8, 16)  # numbers of demonstrations that the baselines choose from by validation
-_PEERS = Path(__file__).parent / "peers"
 _CLOCK = 4 * 3600  # seconds after which a peer that does not end is stopped; what it posted counts
 
 
@@ -132,41 +132,31 @@ def _post(bout: Bout, prompt: Prompt, validation: float | None = None) -> None:
     bout.gate.post_best({"prompt": prompt.to_json()}, validation)
 
 
-def peer(bout: Bout, *, library: str, method: str) -> None:
+def peer(bout: Bout, *, method: str) -> None:
     """Run a peer's script in its own environment.
 
     Raises:
         RuntimeError: it failed while there was budget left.
     """
+    source = bout.splits.source
     case = {
         "method": method,
         "task": bout.splits.name,
         "seed": bout.seed,
         "gate": bout.url,
-        "description": bout.splits.source.description,
-        "instruction": bout.splits.source.instruction,
-        "labels": bout.splits.source.labels,
+        "description": source.description,
+        "instruction": source.instruction,
+        "labels": source.labels,
         "train": [_row(example) for example in bout.splits.train],
         "validation": [_row(example) for example in bout.splits.validation],
-        "max_tokens": bout.splits.source.max_tokens,
+        "max_tokens": source.max_tokens,
         "token_budget": bout.gate.budget,
     }
     bout.folder.mkdir(parents=True, exist_ok=True)
-    words = [str(bout.peers / library / "bin" / "python"), str(_PEERS / f"{library}_side.py")]
-    # A peer's own cache would answer what another cell has paid for.
-    settings = os.environ | {"OPENAI_API_KEY": "none", "HOME": str(bout.folder), "PYTHONPATH": str(_PEERS)}
-    with (bout.folder / "log.txt").open("w") as log:
-        ended = subprocess.run(  # noqa: S603  our own scripts
-            words,
-            input=json.dumps(case),
-            text=True,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=bout.folder,
-            env=settings,
-            timeout=_CLOCK,
-            check=False,
-        )
+    # A home of its own: a cache in it would answer for free what an earlier cell has paid for.
+    settings = os.environ | {"OPENAI_API_KEY": "none", "HOME": str(bout.folder)}
+    ended = run_side(method, bout.peers, json.dumps(case), env=settings, timeout=_CLOCK)
+    (bout.folder / "log.txt").write_text(ended.stdout + ended.stderr, encoding="utf-8")
     if ended.returncode and not bout.gate.refused:
         raise RuntimeError(f"{method} failed before its budget was spent: see {bout.folder / 'log.txt'}")
     if not bout.gate.best:
@@ -185,20 +175,11 @@ OURS: dict[str, Strategy] = {
     "promptquine.paper": PromptQuine.paper(),
     "p1": P1(inner=HillClimb()),
 }
-PEERS = {
-    "gepa": "gepa",
-    "miprov2": "dspy",
-    "simba": "dspy",
-    "bootstrap": "dspy",
-    "capo": "promptolution",
-    "opro": "promptolution",
-    "evoprompt": "promptolution",
-}
 METHODS: dict[str, Contestant] = {
     "seed": seed_prompt,
     "random demonstrations": partial(demonstrations, nearest=False),
     "nearest demonstrations": partial(demonstrations, nearest=True),
     **{name: partial(ours, strategy=strategy) for name, strategy in OURS.items()},
-    **{name: partial(peer, library=library, method=name) for name, library in PEERS.items()},
+    **{name: partial(peer, method=name) for name in PEERS_BY_METHOD},
 }
 """Name in the tables -> what it does."""

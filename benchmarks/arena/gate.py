@@ -6,7 +6,7 @@
     GET  /spent                                   -> {"tokens", "budget", "calls"}
 
 Once the budget is spent, every further request is refused like a spent quota (status 429, `insufficient_quota`). Requests in
-flight at that moment are answered, and counted.
+flight count as the mean of those before them, and are answered.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class Gate:
     spent: dict[str, Tally] = field(default_factory=lambda: {role: Tally() for role in ROLES})
     best: list[Best] = field(default_factory=list)
     refused: int = 0
+    _in_flight: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ROLES, 0))
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_AT_ONCE), repr=False)
 
     @property
@@ -112,17 +113,24 @@ class Gate:
         role = str(body.get("model", "")).removeprefix("openai/")
         if role not in self.spent:
             return _refusal(404, "model_not_found", f"There is no model {role!r} here: use task or writer.")
-        if self.tokens >= self.budget:
+        if self.refused or self.tokens + self._expected() >= self.budget:
             self.refused += 1
             return _refusal(429, "insufficient_quota", f"The budget of {self.budget} tokens is spent.")
         url, body["model"] = self.models[role]
         limit = body.pop("max_completion_tokens", None) or body.get("max_tokens")
         body["max_tokens"] = self.max_tokens[role] if limit is None else min(limit, self.max_tokens[role])
         path = request.url.path.removeprefix("/v1")
+        self._in_flight[role] += 1
         answer = await asyncio.get_running_loop().run_in_executor(self._pool, post, f"{url}{path}", body)
+        self._in_flight[role] -= 1
         if answer.ok:
             self._count(self.spent[role], answer.json()["usage"])
         return Response(answer.body, answer.status, media_type="application/json")
+
+    def _expected(self) -> float:
+        """Return the tokens that the requests in flight may be expected to cost."""
+        means = {role: (tally.input + tally.output) / max(tally.calls, 1) for role, tally in self.spent.items()}
+        return sum(count * means[role] for role, count in self._in_flight.items())
 
     @staticmethod
     def _count(tally: Tally, usage: Mapping[str, int]) -> None:

@@ -42,17 +42,10 @@ def file_of(name: str, folder: Path) -> Path:
 
 
 @contextmanager
-def server(files: Sequence[Path], threads: int | None) -> Iterator[str]:
+def server(files: Sequence[Path], dtype: str, threads: int | None) -> Iterator[str]:
     """Start `promptopt serve` for the models in `files`; yields its base URL, with /v1."""
-    words = [
-        sys.executable,
-        "-m",
-        "promptopt",
-        "serve",
-        *(f"local:{file}" for file in dict.fromkeys(files)),
-        "--port",
-        "0",
-    ]
+    specs = [f"local:{file}" for file in dict.fromkeys(files)]
+    words = [sys.executable, "-m", "promptopt", "serve", *specs, "--port", "0", "--dtype", dtype]
     settings = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=settings) as process:  # noqa: S603
         try:

@@ -11,7 +11,8 @@ import numpy as np
 from promptopt.randomness import named_generator
 from promptopt.statistics import Interval
 
-from .contestants import METHODS, PEERS
+from .contestants import METHODS
+from .peers.methods import PEERS_BY_METHOD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -134,10 +135,10 @@ def by_method(cells: Iterable[Cell]) -> dict[str, Tasks]:
 def print_by_task(methods: Mapping[str, Tasks]) -> None:
     """Print the mean test reward of each method on each task; a peer that is ahead of all of ours is bold."""
     tasks = sorted(set().union(*methods.values()))
-    ours = best_of_each_task(methods, [name for name in methods if name not in PEERS])
+    ours = best_of_each_task(methods, [name for name in methods if name not in PEERS_BY_METHOD])
     print(f"| method | {' | '.join(tasks)} |\n|---{'|---:' * len(tasks)}|")
     for name, cells in methods.items():
-        shown = [_height(cells.get(task), ours.get(task) if name in PEERS else None) for task in tasks]
+        shown = [_height(cells.get(task), ours.get(task) if name in PEERS_BY_METHOD else None) for task in tasks]
         print(f"| {name} | {' | '.join(shown)} |")
     seeds = max(len(seeds) for cells in methods.values() for seeds in cells.values())
     print(f"\nMean test reward over up to {seeds} seeds; bold where a peer is ahead of everything else.\n")
@@ -159,7 +160,7 @@ HEADS = (
 def print_summary(methods: Mapping[str, Tasks]) -> None:
     """Print a row for each method."""
     seed, random = methods.get("seed", {}), methods.get("random", {})
-    peer = best_of_each_task(methods, PEERS)
+    peer = best_of_each_task(methods, PEERS_BY_METHOD)
     print(f"| {' | '.join(HEADS)} |\n|---{'|---:' * (len(HEADS) - 1)}|")
     for name, tasks in methods.items():
         cells = [cell for seeds in tasks.values() for cell in seeds.values()]
