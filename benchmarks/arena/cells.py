@@ -103,6 +103,7 @@ def read_cells(path: Path) -> dict[Place, Cell]:
 
 def keep(cell: Cell, path: Path) -> None:
     """Add a cell to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(f"{cell.line()}\n")
 

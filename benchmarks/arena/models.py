@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from promptopt import InputError
-from promptopt.models.local.catalog import model_file
+from promptopt.models.local.catalog import KNOWN, model_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,7 +33,8 @@ def file_of(name: str, folder: Path) -> Path:
     """
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}: use one of {', '.join(MODELS)}")
-    found = [path for path in (folder / MODELS[name], model_file(name)) if path.exists()]
+    places = [folder / MODELS[name], *([model_file(name)] if name in KNOWN else [])]
+    found = [path for path in places if path.exists()]
     if not found:
         raise InputError(
             f"the model {name} is not in {folder}: put {MODELS[name]} there, or give its folder by --models"
