@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from promptopt.strategies import P1, RandomSearch
 from promptopt.tracking import StepFinished
 
 from .examination import RefusedError, examine
-from .peers.methods import PEERS_BY_METHOD, run_side
+from .peers.methods import PEERS_BY_METHOD, ROOT, command_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -154,9 +155,19 @@ def peer(bout: Bout, *, method: str) -> None:
     }
     bout.folder.mkdir(parents=True, exist_ok=True)
     # A home of its own: a cache in it would answer for free what an earlier cell has paid for.
-    settings = os.environ | {"OPENAI_API_KEY": "none", "HOME": str(bout.folder)}
-    ended = run_side(method, bout.peers, json.dumps(case), env=settings, timeout=_CLOCK)
-    (bout.folder / "log.txt").write_text(ended.stdout + ended.stderr, encoding="utf-8")
+    settings = os.environ | {"OPENAI_API_KEY": "none", "HOME": str(bout.folder), "PYTHONPATH": str(ROOT)}
+    with (bout.folder / "log.txt").open("w", encoding="utf-8") as log:
+        ended = subprocess.run(  # noqa: S603  our own scripts
+            command_of(method, bout.peers),
+            input=json.dumps(case),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=bout.folder,
+            env=settings,
+            timeout=_CLOCK,
+            check=False,
+        )
     if ended.returncode and not bout.gate.refused:
         raise RuntimeError(f"{method} failed before its budget was spent: see {bout.folder / 'log.txt'}")
     if not bout.gate.best:
