@@ -147,6 +147,7 @@ BUDGETS = {
     "capo": 40_000,
     "opro": 12_000,
     "evoprompt": 40_000,
+    "metaprompt": 8_000,
 }
 
 

@@ -107,17 +107,26 @@ class FakeGate:
 
 
 def said(model: str, messages: Messages) -> str:
-    """Return a model's reply, in DSPy's form if that is asked for."""
+    """Return a model's reply, in DSPy's form if that is asked for, or in JSON for Opik."""
     number = int.from_bytes(hashlib.sha256(json.dumps(messages).encode()).digest()[:4])
-    text = LABELS[number % 2] if model == "task" else f"Is it subjective or objective? Mind rule {number % 1000}."
-    fields = FIELD.findall(messages[-1]["content"])
+    last = messages[-1]["content"]
+    if model == "task":
+        return _filled(LABELS[number % 2], last)
+    text = f"Is it subjective or objective? Mind rule {number % 1000}."
+    if "JSON" in last:
+        return json.dumps(_for_opik(text))
+    return f"Here it is:\n```\n{text}\n```" if "```" in last else _filled(text, last, f"<prompt>{text}</prompt>")
+
+
+def _for_opik(text: str) -> dict[str, Any]:
+    """Return four prompts, as its MetaPrompt optimizer asks for them."""
+    return {"prompts": [{"prompt": [{"role": "system", "content": text}]}] * 4}
+
+
+def _filled(text: str, last: str, otherwise: str = "") -> str:
+    """Return `text` in the fields that DSPy asks for."""
+    fields = FIELD.findall(last)
     if not fields:
-        return (
-            text
-            if model == "task"
-            else f"Here it is:\n```\n{text}\n```"
-            if "```" in messages[-1]["content"]
-            else f"<prompt>{text}</prompt>"
-        )
+        return otherwise or text
     filled = (f"[[ ## {name} ## ]]\n{json.dumps({'predict': text}) if is_dict else text}" for name, is_dict in fields)
     return "\n\n".join(filled) + "\n\n[[ ## completed ## ]]"

@@ -15,6 +15,7 @@ REQUIREMENTS = {
     "gepa": ("gepa==0.1.4",),
     "dspy": ("dspy[optuna]>=3.4,<3.5", "numpy"),  # numpy for SIMBA
     "promptolution": ("promptolution>=2.3,<2.4",),
+    "opik": ("opik-optimizer>=3.2,<3.3",),
 }
 """Library -> what pip installs into its environment."""
 
@@ -234,6 +235,37 @@ PEERS_BY_METHOD = {
             *_PROMPTOLUTION,
         ),
         _STEPS,
+    ),
+    "metaprompt": Peer(
+        "opik",
+        "opik_side",
+        "3.2",
+        (
+            Setting(
+                "a local Dataset, constants.ENABLE_EVALUATE_ON_DICT_ITEMS, nothing traced",
+                "it reads data sets from an Opik server and writes evaluations to it, and the arena has none",
+                "opik_optimizer.constants, core/evaluation.py; the local Dataset is ours",
+            ),
+            Setting(
+                "additional_drop_params=['response_format']",
+                "the gate's server has no structured outputs; the library then reads JSON from the text, and asks once more",
+                "docs.litellm.ai/docs/completion/drop_params; opik_optimizer/core/llm_calls.py",
+            ),
+            Setting("max_trials without limit", "the default, 10, might end before the budget", "ours"),
+            Setting(
+                "prompts_per_round=4, hall of fame, perfect_score=0.95",
+                "the defaults",
+                "opik_optimizer.MetaPromptOptimizer",
+            ),
+            Setting(
+                "the right answer as the reason of a reward below 1",
+                "its metrics give the writer a reason",
+                "opik.evaluation.metrics.score_result.ScoreResult",
+            ),
+            _GREEDY,
+            _WRITER,
+        ),
+        "on_trial, its hook after an evaluation on the validation items: strictly better than before",
     ),
 }
 """Method -> how it is run."""
