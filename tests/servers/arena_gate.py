@@ -67,7 +67,7 @@ class FakeGate:
         return self._complete(body)
 
     def _complete(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        if self.tokens >= self.budget:
+        if self.refused or self.tokens >= 0.98 * self.budget:  # as the gate, which counts requests in flight
             self.refused += 1
             return 429, {"error": {"code": "insufficient_quota", "type": "insufficient_quota", "message": "spent"}}
         messages = [{"role": turn["role"], "content": turn["content"]} for turn in body["messages"]]

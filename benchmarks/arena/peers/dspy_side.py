@@ -13,7 +13,11 @@ from typing import Any, Literal
 
 import dspy  # type: ignore[import-not-found]
 from dspy.utils.callback import BaseCallback  # type: ignore[import-not-found]
-from dspy.utils.exceptions import AdapterParseError  # type: ignore[import-not-found]
+from dspy.utils.exceptions import (  # type: ignore[import-not-found]
+    AdapterParseError,
+    LMBillingError,
+    LMRateLimitError,
+)
 
 from .side import INPUT, THREADS, BudgetSpent, Case, Gate, Item, prompt, read_case
 
@@ -73,8 +77,8 @@ class Watch(BaseCallback):  # type: ignore[misc]
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:  # noqa: ARG002
         """Leave the library once the budget is spent."""
-        if exception is not None and self.gate.spent().over:
-            raise BudgetSpent
+        if isinstance(exception, (LMBillingError, LMRateLimitError)):  # the gate's only reason for either
+            raise BudgetSpent from exception
 
     def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:  # noqa: ARG002
         """Note the program."""

@@ -101,7 +101,10 @@ class Judged(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """Tokens spent, the budget, and calls made, of all roles."""
+    """Tokens spent, the budget, and calls made, of all roles.
+
+    The gate refuses requests a little earlier: it counts those in flight.
+    """
 
     tokens: int
     budget: int
@@ -174,7 +177,9 @@ class Gate:
         """Run a library to the end of the budget: what it raises then is no error of its own."""
         try:
             yield
-        except (BudgetSpent, Exception):
+        except BudgetSpent:
+            return
+        except Exception:
             if not self.spent().over:
                 raise
 
