@@ -50,6 +50,10 @@ class Network(Protocol):
         """Return the hidden states of the tokens at `rows`, [rows, hidden]; see `NativeNetwork`."""
         ...
 
+    def grown(self, tokens: torch.Tensor, depths: torch.Tensor, own_pass: Pass) -> torch.Tensor:
+        """Return the hidden states of all tokens of a decoding step, [tokens, hidden]: those of `hidden` up to rounding."""
+        ...
+
 
 class Engine:
     """Runs tries through a network.
@@ -156,11 +160,20 @@ class Engine:
         Returns:
             Hidden states [len(output), hidden].
         """
-        columns, *masks = map(self.tensor, plan._replace(columns=np.maximum(plan.columns, 0)))
-        own_pass = Pass(states, columns.reshape(-1), *masks)
-        hidden = self._network.hidden(self.tensor(tokens), self.tensor(depths), own_pass, self.tensor(output))
         self.computed += len(tokens)
-        return hidden
+        return self._network.hidden(
+            self.tensor(tokens), self.tensor(depths), self._pass(plan, states), self.tensor(output)
+        )
+
+    @torch.inference_mode()
+    def grow(self, tokens: Ints, depths: Ints, plan: Blocks, states: States) -> torch.Tensor:
+        """Run one decoding step; return the hidden states of all its tokens. Takes arguments of `run`."""
+        self.computed += len(tokens)
+        return self._network.grown(self.tensor(tokens), self.tensor(depths), self._pass(plan, states))
+
+    def _pass(self, plan: Blocks, states: States) -> Pass:
+        columns, *masks = map(self.tensor, plan._replace(columns=np.maximum(plan.columns, 0)))
+        return Pass(states, columns.reshape(-1), *masks)
 
     def decoding_batch(self) -> DecodingBatch:
         """Return an empty batch for decoding."""
@@ -259,7 +272,7 @@ class DecodingBatch:
         self._visible = np.concatenate([self._visible, own], axis=2)
         plan = Blocks(self._columns, self._visible, depths[self._rows], self._depths)
         ordered_tokens = np.array(tokens)[self._order]
-        hidden = self._engine.run(ordered_tokens, depths, plan, self._states, np.arange(count))
+        hidden = self._engine.grow(ordered_tokens, depths, plan, self._states)
         self._states.length += count
         return hidden[self._engine.tensor(np.argsort(self._order))]
 

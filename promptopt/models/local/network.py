@@ -51,3 +51,7 @@ class TransformersNetwork:
             input_ids=tokens[None], position_ids=depths[None], use_cache=False, promptopt_pass=own_pass
         )
         return torch.as_tensor(out.last_hidden_state[0, rows])
+
+    def grown(self, tokens: torch.Tensor, depths: torch.Tensor, own_pass: Pass) -> torch.Tensor:
+        """Run one decoding step; see `NativeNetwork`."""
+        return self.hidden(tokens, depths, own_pass, torch.arange(len(tokens), device=tokens.device))
