@@ -45,10 +45,6 @@ Write a better instruction for the same task. Say what distinguishes the classes
 EXAMPLES = (
     ("an affecting and quietly funny film that never finds its ending", "positive"),
     ("too long, too loud, and not half as clever as it thinks it is", "negative"),
-    ("the actors do what they can with lines nobody should have to say", "negative"),
-    ("a small story, told with patience and without a wasted word", "positive"),
-    ("you will laugh twice, and both times at the trailer", "negative"),
-    ("it has the courage to leave its questions open", "positive"),
 )
 DIFFERENT = 8  # rows for which different messages are measured too
 STREAM = 2**27  # numbers of four bytes

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +21,7 @@ from safetensors import SafetensorError
 from tiny import build_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 
-from promptopt.models.local import LocalModel
+from promptopt.models.local import LocalModel, loading
 from promptopt.models.local.catalog import file_digest
 from promptopt.models.local.head import Head
 
@@ -275,6 +279,7 @@ def test_a_gguf_file_is_converted_once_and_gives_what_transformers_makes_of_it(
     replies = answers(first, ["to the", chat], ("the", "end"))
     with monkeypatch.context() as patched:
         patched.setattr(gguf, "GGUFReader", None)  # not read again
+        patched.setattr(loading, "has_seams", None)
         again = answers(LocalModel(str(path), dtype=dtype), ["to the", chat], ("the", "end"))
     plain = Plain(path.parent, dtype=getattr(torch, dtype), gguf_file=path.name)
     expected = [naive(plain, "to the", f" {label}", special=True) for label in ("the", "end")]
@@ -341,6 +346,39 @@ def test_a_gguf_file_is_read_where_the_disk_is_full(tmp_path: Path, monkeypatch:
     assert [folder.name for folder in tmp_path.glob("full/converted/*/*") if folder.parent.name != "digests"] == [
         "tokenizer"
     ]
+
+
+_KILLED = """
+import os, signal, sys
+from transformers import PreTrainedModel
+from promptopt.models.local import LocalModel
+
+save = PreTrainedModel.save_pretrained
+def half(network, folder, **settings):
+    save(network, folder, **settings)
+    (weights,) = folder.glob("*.safetensors")
+    os.truncate(weights, weights.stat().st_size // 2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+PreTrainedModel.save_pretrained = half
+list(LocalModel(sys.argv[1], dtype="float32").label_logprobs(["to the"], ("the", "end")))
+"""
+
+
+def test_a_kill_while_weights_are_written_leaves_nothing_that_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = build_gguf(tmp_path / "tiny.gguf")
+    monkeypatch.setenv("PROMPTOPT_DATA_DIR", str(tmp_path / "whole"))
+    expected = answers(LocalModel(str(path), dtype="float32"), ["to the"], ("the", "end"))
+    monkeypatch.setenv("PROMPTOPT_DATA_DIR", str(tmp_path / "killed"))
+    child = subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False)
+    assert child.returncode == -signal.SIGKILL
+    (unfinished,) = tmp_path.glob("killed/converted/*/.float32.*")
+    os.utime(unfinished, (0, 0))  # long ago
+
+    assert answers(LocalModel(str(path), dtype="float32"), ["to the"], ("the", "end")) == expected
+    assert not unfinished.exists()
 
 
 _DEMO = "Review: I left before the end.\nSentiment: terrible\n\nReview: Pure joy.\nSentiment: great\n\n"

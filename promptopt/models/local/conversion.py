@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_ABANDONED = 3600  # seconds after which an unfinished folder without a new file belongs to a killed process
 _TEXTS = (
     "",
     " ",
@@ -147,6 +149,7 @@ def _converted(path: Path, name: str, write: Callable[[Path], None]) -> Path:
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(target.parent)
     _log.info("converting %s once (%s): later runs load it in seconds", path.name, name)
     unfinished = Path(tempfile.mkdtemp(".partial", f".{name}.", target.parent))
     try:
@@ -157,6 +160,14 @@ def _converted(path: Path, name: str, write: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes left; no living one goes on for so long without a new file."""
+    for unfinished in folder.glob(".*.partial"):
+        with contextlib.suppress(OSError):  # another process was first
+            if time.time() - unfinished.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextlib.contextmanager

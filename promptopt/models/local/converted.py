@@ -5,13 +5,16 @@ They are in the user's cache, under the digest of the original file; `conversion
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from promptopt._version import __version__
 from promptopt.models.local.catalog import converted_directory, known_digest
+from promptopt.utils.files import write_private
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 VERIFIED = "verified.json"
@@ -37,6 +40,17 @@ def ends_of(folder: Path) -> frozenset[int]:
     """Return the tokens that end a reply, of the generation config."""
     ends = _read(folder / "generation_config.json").get("eos_token_id")
     return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+
+
+def remembered(folder: Path, name: str, find: Callable[[], bool]) -> bool:
+    """Return what is true of a converted part, found once and then kept in the part, by the package's version."""
+    path = folder / f"{name}-{__version__}.json"
+    if path.exists():
+        return bool(_read(path))
+    found = find()
+    with contextlib.suppress(OSError):
+        write_private(path, json.dumps(found))
+    return found
 
 
 def _read(path: Path) -> Any:

@@ -13,7 +13,7 @@ from promptopt.errors import InputError
 from promptopt.models.local.seams import has_seams, shared_starts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from promptopt.prompt import Context
 
@@ -48,11 +48,13 @@ class Encoder:
     Args:
         name: of the model, for messages.
         tokenizer: a fast one, which provides token offsets.
+        seams: `has_seams`, or what remembers its answer.
     """
 
-    def __init__(self, name: str, tokenizer: Any) -> None:
+    def __init__(self, name: str, tokenizer: Any, seams: Callable[[Any], bool] = has_seams) -> None:
         self.name = name
         self._tokenizer = tokenizer
+        self._seams = seams
 
     def prompts(self, contexts: Sequence[Context]) -> list[Ids]:
         """Return the tokens of contexts, ready for a reply."""
@@ -86,7 +88,7 @@ class Encoder:
 
     @cached_property
     def _has_seams(self) -> bool:
-        return has_seams(self._tokenizer)
+        return self._seams(self._tokenizer)
 
     def _encode(
         self, contexts: Sequence[Context], endings: Sequence[Sequence[str]]

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError, nearest
 from promptopt.models.local.catalog import KNOWN, known_digest, model_file
-from promptopt.models.local.converted import config_of, ends_of, is_verified, part
+from promptopt.models.local.converted import config_of, ends_of, is_verified, part, remembered
+from promptopt.models.local.seams import has_seams
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +64,12 @@ class Files:
         if not tokenizer.is_fast:
             raise InputError(f"{self.name} has no fast tokenizer, which provides token offsets: use another model")
         return tokenizer
+
+    def has_seams(self, tokenizer: Any) -> bool:
+        """Whether its tokenizer has seams; remembered for a converted file, because a large vocabulary takes a second to check."""
+        if self._gguf_file is None:
+            return has_seams(tokenizer)
+        return remembered(Path(self._source), "seams", lambda: has_seams(tokenizer))
 
     @property
     def longest(self) -> int:

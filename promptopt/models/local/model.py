@@ -157,7 +157,9 @@ class LocalModel:
 
     @cached_property
     def _encoder(self) -> Encoder | PairEncoder:
-        return (PairEncoder if self._files.is_encoder_decoder else Encoder)(self.name, self._files.tokenizer)
+        if self._files.is_encoder_decoder:
+            return PairEncoder(self.name, self._files.tokenizer)
+        return Encoder(self.name, self._files.tokenizer, self._files.has_seams)
 
     @cached_property
     def _runner(self) -> Runner:
