@@ -130,16 +130,17 @@ def posted(program: Answer) -> dict[str, Any]:
 
 
 def examples(items: tuple[Item, ...]) -> list[Any]:
-    """Return items as DSPy takes them; the id is no field of the signature."""
-    return [dspy.Example(input=item.input, answer=item.target, id=item.id).with_inputs("input") for item in items]
+    """Return items as DSPy takes them, without their ids, which MIPROv2 and SIMBA would show to the writer."""
+    return [dspy.Example(input=item.input, answer=item.target).with_inputs("input") for item in items]
 
 
-def metric_of(gate: Gate, watch: Watch) -> Any:
+def metric_of(case: Case, gate: Gate, watch: Watch) -> Any:
     """Return the gate's metric of the field `answer`; 0 where DSPy could read none."""
+    id_of = {item.input: item.id for item in case.train + case.validation}
 
     def metric(example: Any, prediction: Any, trace: Any = None) -> float:  # noqa: ARG001  DSPy's signature
         answer = None if prediction is None else prediction.get("answer")
-        reward = 0.0 if answer is None else gate.reward(example.id, str(answer)).reward
+        reward = 0.0 if answer is None else gate.reward(id_of[example.input], str(answer)).reward
         watch.count(reward)
         return reward
 
@@ -194,7 +195,7 @@ def run(case: Case, gate: Gate) -> None:
     # Replies that cannot be read are wrong answers; with the default, the tenth would cancel an evaluation.
     dspy.configure(lm=task, adapter=Adapter(), callbacks=[watch], max_errors=sys.maxsize)
     with gate.until_spent():
-        found = METHODS[case.method](case, program, metric_of(gate, watch), language_model(case, "writer"))
+        found = METHODS[case.method](case, program, metric_of(case, gate, watch), language_model(case, "writer"))
         gate.best(posted(found), found.candidate_programs[0]["score"] if watch.batch else watch.best)
 
 
