@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
+import sys
 from contextlib import nullcontext
 from importlib.metadata import version
 from itertools import product
@@ -25,6 +27,7 @@ from .tasks import TASKS
 
 def main() -> None:
     """Do what the command line says."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the server is stopped too
     os.environ.setdefault("OPENAI_API_KEY", "none")  # the server on this machine takes any
     parser = argparse.ArgumentParser(prog="python -m benchmarks.arena", description=__doc__)
     commands = parser.add_subparsers(required=True)
