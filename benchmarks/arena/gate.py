@@ -6,7 +6,7 @@
     GET  /spent                                   -> {"tokens", "budget", "calls"}
 
 Once the budget is spent, every further request is refused like a spent quota (status 429, `insufficient_quota`). Requests in
-flight count as the mean of those before them, and are answered.
+flight count by their length, at the tokens per character of those before them, and are answered.
 """
 
 from __future__ import annotations
@@ -54,6 +54,14 @@ class Tally:
     output: int = 0
 
 
+@dataclass
+class Lengths:
+    """Characters of one model's requests: of those that were answered, and of those in flight."""
+
+    answered: int = 0
+    in_flight: int = 0
+
+
 @dataclass(frozen=True)
 class Best:
     """A contestant's best prompt so far, and the tokens of all roles that it had spent by then."""
@@ -83,7 +91,7 @@ class Gate:
     spent: dict[str, Tally] = field(default_factory=lambda: {role: Tally() for role in ROLES})
     best: list[Best] = field(default_factory=list)
     refused: int = 0
-    _in_flight: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ROLES, 0))
+    _lengths: dict[str, Lengths] = field(default_factory=lambda: {role: Lengths() for role in ROLES}, repr=False)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_AT_ONCE), repr=False)
 
     @property
@@ -120,17 +128,21 @@ class Gate:
         limit = body.pop("max_completion_tokens", None) or body.get("max_tokens")
         body["max_tokens"] = self.max_tokens[role] if limit is None else min(limit, self.max_tokens[role])
         path = request.url.path.removeprefix("/v1")
-        self._in_flight[role] += 1
+        lengths, length = self._lengths[role], len(json.dumps(body))
+        lengths.in_flight += length
         answer = await asyncio.get_running_loop().run_in_executor(self._pool, post, f"{url}{path}", body)
-        self._in_flight[role] -= 1
+        lengths.in_flight -= length
         if answer.ok:
+            lengths.answered += length
             self._count(self.spent[role], answer.json()["usage"])
         return Response(answer.body, answer.status, media_type="application/json")
 
     def _expected(self) -> float:
         """Return the tokens that the requests in flight may be expected to cost."""
-        means = {role: (tally.input + tally.output) / max(tally.calls, 1) for role, tally in self.spent.items()}
-        return sum(count * means[role] for role, count in self._in_flight.items())
+        return sum(
+            lengths.in_flight * (self.spent[role].input + self.spent[role].output) / max(lengths.answered, 1)
+            for role, lengths in self._lengths.items()
+        )
 
     @staticmethod
     def _count(tally: Tally, usage: Mapping[str, int]) -> None:
