@@ -72,6 +72,7 @@ if _typing.TYPE_CHECKING:
     from promptopt.scores import Scores as Scores
     from promptopt.search.run import Run as Run
     from promptopt.strategies import HillClimb as HillClimb
+    from promptopt.strategies import Joint as Joint
     from promptopt.strategies import PromptQuine as PromptQuine
     from promptopt.strategies import RandomSearch as RandomSearch
     from promptopt.strategies import Unsupervised as Unsupervised
@@ -98,7 +99,7 @@ _NAMES = {  # module -> what it gives to the package; the same as above, which a
     "promptopt.rewards": "Contains Exact Judge Label LabelMargin Matches Number Progress Reward TokenF1",
     "promptopt.scores": "Scores",
     "promptopt.search.run": "Run",
-    "promptopt.strategies": "HillClimb PromptQuine RandomSearch Unsupervised",
+    "promptopt.strategies": "HillClimb Joint PromptQuine RandomSearch Unsupervised",
     "promptopt.strategies.base": "Strategy",
     "promptopt.task": "Task",
     "promptopt.tracking.display": "Display",

@@ -119,6 +119,7 @@ MODELS: dict[str, Callable[[], Model]] = {
 
 # What these ask next, and when they end, depends on what they see: nothing but a budget says how much it will be.
 BY_SCORES = {
+    "joint",
     "promptquine",
     "promptquine.ssga",
     "tapruning",

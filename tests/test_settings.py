@@ -71,6 +71,7 @@ def test_settings_change_a_strategy_that_was_made_already() -> None:
 
 NAMES = {  # what results, run digests and random streams have always called them
     "hillclimb": "HillClimb",
+    "joint": "Joint",
     "p1": "P1",
     "promptquine": "PromptQuine",
     "promst": "Promst",

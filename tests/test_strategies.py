@@ -26,7 +26,7 @@ from promptopt import (
     Strategy,
     optimize,
 )
-from promptopt.strategies import P1
+from promptopt.strategies import P1, Joint
 from promptopt.strategies.registry import find_strategy, settings_of
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ STRATEGIES: dict[str, Strategy] = {
     "hillclimb": HillClimb(),
     "random": RandomSearch(),
     "p1": P1(),
+    "joint": Joint(),
 }
 BUDGET = "9000 calls"
 GOLDEN = Path(__file__).with_name("golden")

@@ -7,7 +7,7 @@ their variances are estimated by EM. So a score of one combination says somethin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
     from promptopt.statistics.arrays import Floats
 
+Pairs: TypeAlias = np.ndarray[Any, np.dtype[np.intp]]
+
 _SWEEPS = 30  # of EM
 _TOLERANCE = 1e-2  # relative change of the variances at which it stops
 _PRIOR_EFFECTS = 2.0  # effects that the prior of a variance is worth
 # Prior variances, as shares of the rewards' variance: measured on four instructions by five sets of demonstrations.
 _PRIOR_SHARES = {"first": 0.05, "second": 0.02, "interaction": 0.01, "example": 0.2}
 _NOISE_SHARE = 0.7  # where the estimate of the noise starts
-_SMALLEST = 1e-6  # share of the rewards' variance that a variance never falls below
+_SMALLEST = 1e-6  # share of the prior variances that a variance never falls below
 
 
 class Variances(NamedTuple):
@@ -49,13 +51,14 @@ class Crossed:
 
     mean: Floats
     root: Floats
-    pairs: Floats
+    pairs: Pairs
     sizes: tuple[int, int]
     variances: Variances
 
     def expected(self) -> Floats:
         """Return [F, S]: the expected reward of each combination."""
-        return self._grid(self.mean[None], np.zeros((1, *self.sizes)))[0]
+        out: Floats = self._grid(self.mean[None], np.zeros((1, *self.sizes)))[0]
+        return out
 
     def draw(self, count: int, rng: np.random.Generator) -> Floats:
         """Return [count, F, S]: draws from the posterior of all combinations' rewards."""
@@ -92,11 +95,12 @@ def fit_crossed(
     variances = start or prior
     for _ in range(_SWEEPS):
         before, solved = variances, system.solve(_penalties(variances, groups), variances)
-        variances = _updated(system, solved, variances, prior, groups, scale)
+        variances = _updated(system, solved, variances, prior, groups)
         if max(abs(new - old) / old for new, old in zip(variances, before, strict=True)) < _TOLERANCE:
             break
     solved = system.solve(_penalties(variances, groups), variances)
-    return Crossed(solved.mean, np.linalg.cholesky(solved.covariance), chosen, sizes, variances)
+    root = np.linalg.cholesky(solved.covariance)
+    return Crossed(solved.mean, root.astype(np.float64), chosen, sizes, variances)
 
 
 class _Solved(NamedTuple):
@@ -139,7 +143,7 @@ class _System:
         return float(((self.rewards - fitted)[self.seen] ** 2).sum())
 
 
-def _design(pairs: Floats, sizes: tuple[int, int]) -> Floats:
+def _design(pairs: Pairs, sizes: tuple[int, int]) -> Floats:
     """Return [C, D]: level, first part, second part and interaction of each combination."""
     count = len(pairs)
     design = np.zeros((count, 1 + sum(sizes) + count))
@@ -169,7 +173,6 @@ def _updated(
     variances: Variances,
     prior: Variances,
     groups: tuple[slice, slice, slice],
-    scale: float,
 ) -> Variances:
     """Return the variances after a step of EM; those of effects have a prior worth a few effects."""
     diagonal = np.diag(solved.covariance)
@@ -183,4 +186,4 @@ def _updated(
     shrunk.append(solved.examples_variance.sum() / variances.example)
     free = 1 + sum(len(values) for values in squares) - sum(shrunk)  # effective number of parameters
     noise = (system.residual(solved) + variances.noise * free) / system.total
-    return Variances(*(max(value, _SMALLEST * scale) for value in (*effects, noise)))
+    return Variances(*(max(value, _SMALLEST * sum(prior)) for value in (*effects, noise)))

@@ -6,6 +6,7 @@ from functools import partial
 
 from promptopt.strategies.base import Strategy as Strategy
 from promptopt.strategies.hillclimb import HillClimb as HillClimb
+from promptopt.strategies.joint import Joint as Joint
 from promptopt.strategies.p1 import P1 as P1
 from promptopt.strategies.ppd import PPD as PPD
 from promptopt.strategies.promptquine import PromptQuine as PromptQuine
@@ -29,6 +30,7 @@ BUILT_IN.update(
         "hillclimb.positives_only": HillClimb.positives_only,
         "hillclimb.opro": HillClimb.opro,
         "hillclimb.protegi": HillClimb.protegi,
+        "joint": Joint,
         "random": RandomSearch,
         "unsupervised": Unsupervised,
         "unsupervised.paper": Unsupervised.paper,
@@ -45,6 +47,7 @@ IDENTITIES.update(
         TAPruning: "promptopt.strategies.tapruning.TAPruning",
         SteepestAscent: "promptopt.strategies.tapruning.SteepestAscent",
         HillClimb: "promptopt.strategies.hillclimb.HillClimb",
+        Joint: "promptopt.strategies.joint.Joint",
         RandomSearch: "promptopt.strategies.randomsearch.RandomSearch",
         Unsupervised: "promptopt.strategies.unsupervised.Unsupervised",
         PPD: "promptopt.strategies.ppd.PPD",

@@ -1,0 +1,161 @@
+"""What a joint search measured: combinations of an instruction and a demonstration set, and what all of them may be worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from promptopt.replies import Response
+from promptopt.search.writing import example_result
+from promptopt.statistics.crossed import fit_crossed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from promptopt.prompt import Demonstrations, Example, Prompt
+    from promptopt.scores import Scores
+    from promptopt.search.run import Run
+    from promptopt.search.writing import ExampleResult
+    from promptopt.statistics.arrays import Floats
+    from promptopt.statistics.crossed import Crossed
+
+_DIGITS = 9  # rounded, so that floating-point noise decides no tie
+_DRAWS = 200  # from the posterior, for what a round may still gain
+
+
+class Pair(NamedTuple):
+    """Numbers of an instruction and of a demonstration set."""
+
+    instruction: int
+    shown: int
+
+
+@dataclass
+class Parts:
+    """The instructions and demonstration sets to combine.
+
+    Args:
+        seed: the seed prompt; combinations keep its turns.
+        instructions: texts.
+        sets: demonstrations; the first is None, which shows nothing.
+    """
+
+    seed: Prompt
+    instructions: list[str]
+    sets: list[Demonstrations | None]
+
+    def prompt(self, pair: Pair) -> Prompt:
+        """Return the combination."""
+        return replace(self.seed, text=self.instructions[pair.instruction], demonstrations=self.sets[pair.shown])
+
+
+@dataclass
+class Table:
+    """What was measured of the combinations.
+
+    Args:
+        run: scores prompts; its archive holds the rewards.
+        examples: [E] training examples in the order in which each combination meets them.
+        parts: the parts.
+        next: combination -> number of its next example.
+        worked: example id -> the example with a reply of the task model that got the full reward, for tasks without labels.
+    """
+
+    run: Run
+    examples: Sequence[Example]
+    parts: Parts
+    next: dict[Pair, int] = field(default_factory=dict)
+    worked: dict[str, Example] = field(default_factory=dict)
+    _fit: Crossed | None = None
+
+    def score(self, pairs: Sequence[Pair], count: int) -> None:
+        """Score combinations, each on its next `count` examples."""
+        by_start: dict[int, list[Pair]] = {}
+        for pair in pairs:
+            by_start.setdefault(self.next.get(pair, 0), []).append(pair)
+        for start, group in sorted(by_start.items()):
+            block = self.examples[start : start + count]
+            prompts = [self.parts.prompt(pair) for pair in group]
+            self._note_worked(self.run.score(prompts, block, parents=[self.run.task.seed_prompt] * len(prompts)))
+            self.next |= dict.fromkeys(group, start + len(block))
+        self._refit()
+
+    def _note_worked(self, scores: Scores) -> None:
+        """Note replies with the full reward that say more than the target, such as the steps to a number."""
+        if self.run.task.labels:
+            return
+        for row, replies in zip(scores.per_example, scores.replies, strict=True):
+            for example, reward, (reply, *_) in zip(scores.examples, row, replies, strict=True):
+                if isinstance(reply, Response) and reward >= 1 and len(reply.text) > 2 * len(example.target or ""):
+                    self.worked.setdefault(example.id, replace(example, target=reply.text.strip()))
+
+    def complete(self, pair: Pair) -> bool:
+        """Whether a combination has met all examples."""
+        return self.next.get(pair, 0) >= len(self.examples)
+
+    def leader(self) -> Pair | None:
+        """Return the combination with the highest expected reward among those that have met all examples."""
+        done, expected = [pair for pair in self.next if self.complete(pair)], self.expected
+        return max(done, key=lambda pair: float(expected[pair]), default=None)
+
+    def rewards(self) -> tuple[list[Pair], Floats]:
+        """Return the measured combinations [C] and their rewards [C, E]; those without any reply are left out."""
+        rewards = self.run.archive.rewards([self.parts.prompt(pair) for pair in self.next], self.examples)
+        pairs, known = list(self.next), np.flatnonzero(~np.isnan(rewards).all(axis=1))
+        return [pairs[c] for c in known], rewards[known]
+
+    def results(self, prompt: Prompt, numbers: Sequence[int]) -> list[ExampleResult]:
+        """Return examples with the replies to them under a prompt; free, because they are in the memo."""
+        if not numbers:
+            return []
+        scores = self.run.score([prompt], [self.examples[e] for e in numbers])
+        return [
+            example_result(example, replies[0], reasons[0], float(rewards[0]))
+            for example, rewards, replies, reasons in zip(
+                scores.examples, scores.rewards[0], scores.replies[0], scores.reasons[0], strict=True
+            )
+        ]
+
+    def add(self, instructions: Sequence[str], sets: Sequence[Demonstrations]) -> None:
+        """Add parts that are new."""
+        self.parts.instructions += [text for text in instructions if text not in self.parts.instructions]
+        self.parts.sets += [shown for shown in dict.fromkeys(sets) if shown not in self.parts.sets]
+        self._refit()
+
+    @property
+    def expected(self) -> Floats:
+        """[I, S] expected reward of every combination; minus infinity before any reply."""
+        if self._fit is None:
+            return np.full((len(self.parts.instructions), len(self.parts.sets)), -np.inf)
+        return self._grid(self._fit.expected()).round(_DIGITS)
+
+    def draws(self) -> Floats:
+        """Return [_DRAWS, I, S]: draws from the posterior; no draws before any reply."""
+        if self._fit is None:
+            return self.expected[None][:0]
+        return self._grid(self._fit.draw(_DRAWS, self.run.rng))
+
+    def spreads(self) -> dict[str, float]:
+        """Return the estimated standard deviations."""
+        variances = self._fit.variances._asdict() if self._fit else {}
+        return {f"spread of {name}": float(np.sqrt(value)) for name, value in variances.items()}
+
+    def _refit(self) -> None:
+        """Fit the posterior of all combinations.
+
+        An instruction alone and the same one before demonstrations are two first parts: their order differs.
+        """
+        pairs, rewards = self.rewards()
+        if not pairs:
+            return
+        count = len(self.parts.instructions)
+        numbers = [(pair.instruction + (count if pair.shown else 0), pair.shown) for pair in pairs]
+        start = self._fit.variances if self._fit else None
+        self._fit = fit_crossed(rewards, numbers, (2 * count, len(self.parts.sets)), start)
+
+    def _grid(self, values: Floats) -> Floats:
+        """Return [..., I, S] of the posterior's values [..., 2 I, S]."""
+        count = len(self.parts.instructions)
+        return np.concatenate([values[..., :count, :1], values[..., count:, 1:]], axis=-1)
