@@ -63,12 +63,12 @@ class Way(NamedTuple):
     Args:
         name: in the table.
         run: takes prompts and a number of steps; returns what the steps took.
-        weights: bytes of weights that a step reads.
+        weights: bytes of weights that a step reads; None if unknown, as of a file that also holds what is only looked up.
     """
 
     name: str
     run: Callable[[Sequence[Sequence[int]], int], Spent]
-    weights: float
+    weights: int | None
 
 
 class Stopwatch:
@@ -193,7 +193,7 @@ def llama_way(path: Path, options: argparse.Namespace, stack: ExitStack) -> Way:
         )
     )
     stack.callback(process.kill)
-    return Way(f"llama.cpp, {path.stem}", partial(ask_llama, process), path.stat().st_size)
+    return Way(f"llama.cpp, {path.stem}", partial(ask_llama, process), None)
 
 
 def ask_llama(process: subprocess.Popen[str], rows: Sequence[Sequence[int]], steps: int) -> Spent:
@@ -227,13 +227,19 @@ def measure(ways: Sequence[Way], rows: Sequence[Sequence[int]], token_bytes: int
     medians = [Spent(*map(statistics.median, zip(*column, strict=True))) for column in zip(*turns, strict=True)]
     distinct = len({tuple(row[: i + 1]) for row in rows for i in range(len(row))}) + len(rows) * options.steps / 2
     rate, tokens, different = statistics.median(rates), len(rows) * options.steps, len(set(map(tuple, rows))) > 1
+
+    def share(way: Way, spent: Spent) -> str:
+        if way.weights is None:
+            return ""
+        step = (way.weights + token_bytes * distinct) / rate
+        return f"{step * options.steps * options.threads / spent.processor:.0%}"
+
     print(f"\n{len(rows)} rows, {'different messages' if different else 'one message'}, {rate / 1e9:.1f} GB/s\n")
     print_table(
         (
             "way",
             "tokens/s of the clock",
             "tokens per processor second",
-            "GB a step",
             "share of the memory's rate",
             "time / first way",
         ),
@@ -242,8 +248,7 @@ def measure(ways: Sequence[Way], rows: Sequence[Sequence[int]], token_bytes: int
                 way.name,
                 f"{tokens / spent.clock:.2f}",
                 f"{tokens / spent.processor:.2f}",
-                f"{(way.weights + token_bytes * distinct) / 1e9:.2f}",
-                f"{(way.weights + token_bytes * distinct) / rate * options.steps * options.threads / spent.processor:.0%}",
+                share(way, spent),
                 f"{spent.processor / medians[0].processor:.2f}",
             )
             for way, spent in zip(ways, medians, strict=True)

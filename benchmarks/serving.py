@@ -129,7 +129,17 @@ def start(options: argparse.Namespace, stack: ExitStack) -> list[Way]:
             )
         )
     if options.llama_python:
-        words = [options.llama_python, "-m", "llama_cpp.server", "--model", str(path), "--n_ctx", "2048"]
+        words = [
+            options.llama_python,
+            "-m",
+            "llama_cpp.server",
+            "--model",
+            str(path),
+            "--n_ctx",
+            "2048",
+            "--logits_all",
+            "true",
+        ]
         bos = ["--kv_overrides", "tokenizer.ggml.add_bos_token=bool:true"]
         url, process = stack.enter_context(server([*words, *bos]))
         ways.append(

@@ -7,6 +7,8 @@ model. For CPUs. Knows nothing of tries or text.
 from __future__ import annotations
 
 import json
+import os
+import sys
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -91,8 +93,8 @@ class NativeNetwork:
         self._frequencies = {kind: _frequencies(config, rope) for kind, rope in _ropes(config).items()}
         self._layers = _layers(config, parts)
         # For one token, a product with weights as they are in the file takes 0.7 of the time of a packed one.
-        packed = linear is kernels.PackedLinear
-        self._layers_of_one = _layers(config, _Parts(config, tensors, _plain_linear)) if packed else self._layers
+        both = linear is kernels.PackedLinear and _fit_twice(tensors)
+        self._layers_of_one = _layers(config, _Parts(config, tensors, _plain_linear)) if both else self._layers
         self._norm = parts.norm("model.norm")
 
     def hidden(self, tokens: torch.Tensor, depths: torch.Tensor, own_pass: Pass, rows: torch.Tensor) -> torch.Tensor:
@@ -251,6 +253,14 @@ def _layer(config: Mapping[str, Any], parts: _Parts, number: int) -> _Layer:
         before_feed_forward=parts.norm(f"{name}.pre_feedforward_layernorm" if sandwiched else after),
         after_feed_forward=parts.norm(f"{name}.post_feedforward_layernorm") if sandwiched else _unchanged,
     )
+
+
+def _fit_twice(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether weights, packed and in the file, take no more than half of the memory; else the file's would be read again and again."""
+    if sys.platform == "win32":
+        return False
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 4 * sum(tensor.nbytes for tensor in tensors.values()) <= memory
 
 
 def _linear(dtype: torch.dtype) -> MakesLinear:
