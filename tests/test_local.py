@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 from promptopt.models.local import LocalModel, loading
 from promptopt.models.local.catalog import file_digest
 from promptopt.models.local.head import Head
+from promptopt.models.local.kernels import PackedLinear
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -289,6 +290,34 @@ def test_a_gguf_file_is_converted_once_and_gives_what_transformers_makes_of_it(
     assert first.fingerprint["digest"] == file_digest(path)
     verified = {file.parent.name: file.read_text() for file in tmp_path.glob("converted/*/*/verified.json")}
     assert verified == {"tokenizer": "true", dtype: "true"}  # later runs do without transformers
+
+
+@pytest.mark.parametrize("pages", [None, 1], ids=["memory for both", "memory for one"])
+def test_one_row_is_written_by_weights_of_the_file_or_by_packed_ones(
+    pages: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMPTOPT_DATA_DIR", str(tmp_path))
+    path = build_gguf(tmp_path / "tiny.gguf")
+    if pages:
+        monkeypatch.setattr(os, "sysconf", lambda _: pages)
+    model = LocalModel(str(path), dtype="float32")
+    ones = 0
+    forward = PackedLinear.forward
+
+    def counted(layer: PackedLinear, x: torch.Tensor, *activation: Any) -> torch.Tensor:
+        nonlocal ones
+        ones += x.shape[-2] == 1
+        return forward(layer, x, *activation)
+
+    ((_, read),) = model.label_logprobs(["to the"], ("the", "end"))
+    with monkeypatch.context() as patched:
+        patched.setattr(PackedLinear, "forward", counted)
+        ((_, reply),) = model.generate([Request(context="to the", max_tokens=8)])
+
+    assert isinstance(read, Response)
+    assert isinstance(reply, Response)
+    assert reply.text == greedy(Plain(path.parent, gguf_file=path.name), "to the", 8)
+    assert (ones > 20) == (pages == 1)  # a few are the last layer's for the prompt's last token
 
 
 def test_w16a32_rounds_the_weights_of_products_and_nothing_else(
