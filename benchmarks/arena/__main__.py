@@ -18,6 +18,8 @@ from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
+from promptopt import InputError
+
 from .cells import CELLS, Cell, Place, Setting, keep, missing, read_cells, run
 from .contestants import METHODS
 from .models import MODELS, file_of, server
@@ -71,7 +73,11 @@ def run_missing(given: argparse.Namespace) -> None:
         models = {role: (url, str(file)) for role, file in files.items()}
         setting = Setting(given.data, models, given.out.resolve(), given.peers.resolve(), versions(given.dtype))
         for place in wanted:
-            cell = run(place, setting)
+            try:
+                cell = run(place, setting)
+            except (InputError, RuntimeError) as error:  # of this contestant; the others have their turn
+                print(f"{' | '.join(map(str, place))} | no cell: {error}", flush=True)
+                continue
             keep(cell, given.cells)
             report(cell)
 
