@@ -57,7 +57,7 @@ DATA ?= ../shared/data
 arena-small: .venv/.dev
 	@$(BIN)/promptopt models fetch smollm2 > /dev/null
 	@$(BIN)/python -m benchmarks.arena run --tasks subj larger_animal --methods seed 'random demonstrations' hillclimb --seeds 0 \
-		--model smollm2 --writer smollm2 --dtype w16a32 --budget 12000 --data $(DATA) --cells runs/arena/small.jsonl
+		--model smollm2 --writer smollm2 --dtype w16a32 --budget 15000 --data $(DATA) --cells runs/arena/small.jsonl
 	@$(BIN)/python -m benchmarks.arena table --cells runs/arena/small.jsonl
 
 docs: .venv/.dev
