@@ -21,9 +21,11 @@ from promptopt.randomness import named_generator
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from promptopt import Result
     from promptopt.models.base import Request
     from promptopt.strategies.base import Strategy
 
+SEED_PROMPT = "Sort."
 LABELS = ("alpha", "beta", "gamma")
 INPUTS = {f"item {i}": LABELS[i % 3] for i in range(200)}
 METHODS: dict[str, Strategy] = {
@@ -43,6 +45,14 @@ def uniform(*parts: object) -> float:
 def normal(*parts: object) -> float:
     """Return a standard normal number that depends on nothing but the parts."""
     return NormalDist().inv_cdf(min(max(uniform(*parts), 1e-9), 1 - 1e-9))
+
+
+def parts(request: Request) -> tuple[str, list[str], str]:
+    """Return the instruction, the demonstrations' inputs and the input of a chat."""
+    turns = [turn for turn in request.context if not isinstance(turn, str)]
+    system = next((turn.content for turn in turns if turn.role == "system"), "")
+    *shown, query = (turn.content for turn in turns if turn.role == "user")
+    return system, shown, query
 
 
 @dataclass(frozen=True)
@@ -68,9 +78,7 @@ class World:
 
     def answer(self, request: Request) -> str:
         """Return the simulated reply of the task model."""
-        turns = [turn for turn in request.context if not isinstance(turn, str)]
-        system = next((turn.content for turn in turns if turn.role == "system"), "")
-        *shown, query = (turn.content for turn in turns if turn.role == "user")
+        system, shown, query = parts(request)
         chance = self.quality(system, shown) + INPUT * normal(self.number, "input", query)
         if uniform(self.number, system, shown, query) < chance:
             return INPUTS[query]
@@ -81,20 +89,25 @@ class World:
         drawn = (int(1e6 * uniform(self.number, request.context, request.replicate, i)) for i in range(8))
         return "\n".join(f"<prompt>Sort the item in way {way}.</prompt>" for way in drawn)
 
-    def search(self, strategy: Strategy, budget: str) -> float:
-        """Return the quality of the prompt that a strategy finds."""
-        order = named_generator(self.number, "split").permutation(len(INPUTS))
-        rows = list(INPUTS.items())
-        examples = tuple(Example({"input": rows[i][0]}, rows[i][1], rows[i][0]) for i in order)
-        task = Task(train=examples[:50], validation=examples[50:100], seed_prompt=Prompt("Sort."), labels=LABELS)
+    def run(self, strategy: Strategy, budget: str) -> Result:
+        """Search for a prompt on 50 training and 50 validation examples."""
+        examples = self._examples()
+        task = Task(train=examples[:50], validation=examples[50:100], seed_prompt=Prompt(SEED_PROMPT), labels=LABELS)
         model = FunctionModel(self.answer, name="simulated", version=str(self.number))
         writer = FunctionModel(self.write, name="simulated writer", version=str(self.number))
-        found = optimize(task, model, strategy, writer=writer, budget=budget, seed=self.number, tracking=False).prompt
-        shown = found.demonstrations
-        if shown is None:
-            return self.quality(found.text, [])
-        sets = [[item.inputs["input"] for item in shown.for_example(example)] for example in examples[100:]]
-        return float(np.mean([self.quality(found.text, items) for items in sets]))
+        return optimize(task, model, strategy, writer=writer, budget=budget, seed=self.number, tracking=False)
+
+    def accuracy(self, prompt: Prompt) -> float:
+        """Return how often a prompt is right on inputs of the average difficulty."""
+        if prompt.demonstrations is None:
+            return self.quality(prompt.text, [])
+        sets = [prompt.demonstrations.for_example(example) for example in self._examples()[100:]]
+        return float(np.mean([self.quality(prompt.text, [item.inputs["input"] for item in items]) for items in sets]))
+
+    def _examples(self) -> tuple[Example, ...]:
+        order = named_generator(self.number, "split").permutation(len(INPUTS))
+        examples = [Example({"input": text}, label, text) for text, label in INPUTS.items()]
+        return tuple(examples[i] for i in order)
 
 
 def main() -> None:
@@ -105,8 +118,10 @@ def main() -> None:
     given = parser.parse_args()
     print("| strategy | simulated accuracy of its choice | standard error |\n|---|---:|---:|")
     for name, strategy in METHODS.items():
-        found = np.array([World(number).search(strategy, given.budget) for number in range(given.worlds)])
-        print(f"| {name} | {found.mean():.3f} | {found.std(ddof=1) / np.sqrt(len(found)):.3f} |", flush=True)
+        worlds = [World(number) for number in range(given.worlds)]
+        accuracies = np.array([world.accuracy(world.run(strategy, given.budget).prompt) for world in worlds])
+        error = accuracies.std(ddof=1) / np.sqrt(len(accuracies))
+        print(f"| {name} | {accuracies.mean():.3f} | {error:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

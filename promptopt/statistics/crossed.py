@@ -1,7 +1,7 @@
 """Rewards of prompts that are combinations of two parts: empirical Bayes over all combinations, measured or not.
 
 Fits reward = mean + example + first part + second part + interaction + noise, where every effect is normal with mean 0, and
-their variances are estimated by EM. So a score of one combination says something of all that share a part with it.
+their variances are estimated by EM. So a score of one combination informs all that share a part with it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ Pairs: TypeAlias = np.ndarray[Any, np.dtype[np.intp]]
 _SWEEPS = 30  # of EM
 _TOLERANCE = 1e-2  # relative change of the variances at which it stops
 _PRIOR_EFFECTS = 2.0  # effects that the prior of a variance is worth
-# Prior variances, as shares of the rewards' variance: measured on four instructions by five sets of demonstrations.
-_PRIOR_SHARES = {"first": 0.05, "second": 0.02, "interaction": 0.01, "example": 0.2}
-_NOISE_SHARE = 0.7  # where the estimate of the noise starts
+_SMALLEST_SCALE = 1e-4  # variance of rewards, which may all be equal
 _SMALLEST = 1e-6  # share of the prior variances that a variance never falls below
 
 
@@ -35,6 +33,11 @@ class Variances(NamedTuple):
     interaction: float
     example: float
     noise: float
+
+
+# As shares of the rewards' variance. Those of prompts have the order of magnitude that four instructions with five sets of
+# demonstrations showed on a real task.
+_PRIOR = Variances(first=0.05, second=0.02, interaction=0.01, example=0.2, noise=0.7)
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,12 @@ class Crossed:
     def draw(self, count: int, rng: np.random.Generator) -> Floats:
         """Return [count, F, S]: draws from the posterior of all combinations' rewards."""
         effects = self.mean + rng.standard_normal((count, len(self.mean))) @ self.root.T
-        unseen = rng.standard_normal((count, *self.sizes)) * np.sqrt(self.variances.interaction)
-        return self._grid(effects, unseen)
+        interactions = rng.standard_normal((count, *self.sizes)) * np.sqrt(self.variances.interaction)
+        return self._grid(effects, interactions)
 
-    def _grid(self, effects: Floats, unseen: Floats) -> Floats:
+    def _grid(self, effects: Floats, interactions: Floats) -> Floats:
+        """Return [count, F, S]: level, parts and interactions added up; `interactions` gets the measured ones."""
         firsts, seconds = self.sizes
-        interactions = unseen.copy()
         interactions[:, self.pairs[:, 0], self.pairs[:, 1]] = effects[:, 1 + firsts + seconds :]
         first, second = effects[:, 1 : 1 + firsts], effects[:, 1 + firsts : 1 + firsts + seconds]
         out: Floats = effects[:, :1, None] + first[:, :, None] + second[:, None, :] + interactions
@@ -89,9 +92,9 @@ def fit_crossed(
     chosen = np.array(pairs, dtype=np.intp).reshape(-1, 2)
     design = _design(chosen, sizes)
     system = _System(rewards, design)
-    scale = max(float(np.nanvar(rewards)), 1e-4)
+    scale = max(float(np.nanvar(rewards)), _SMALLEST_SCALE)
     groups = _groups(len(chosen), sizes)
-    prior = Variances(*(scale * share for share in (*_PRIOR_SHARES.values(), _NOISE_SHARE)))
+    prior = Variances(*(scale * share for share in _PRIOR))
     variances = start or prior
     for _ in range(_SWEEPS):
         before, solved = variances, system.solve(_penalties(variances, groups), variances)
@@ -113,12 +116,12 @@ class _Solved(NamedTuple):
 
 
 class _System:
-    """The normal equations; the effects of the examples are eliminated, since each has an entry of its own."""
+    """The normal equations, with the effects of the examples eliminated: their block is diagonal."""
 
     def __init__(self, rewards: Floats, design: Floats) -> None:
-        seen = ~np.isnan(rewards)
-        self.rewards, self.seen, self.design = np.where(seen, rewards, 0.0), seen, design
-        counts = seen.astype(float)
+        scored = ~np.isnan(rewards)
+        self.rewards, self.scored, self.design = np.where(scored, rewards, 0.0), scored, design
+        counts = scored.astype(float)
         self.per_example = counts.sum(axis=0)
         self.gram = design.T @ (counts.sum(axis=1)[:, None] * design)
         self.cross = design.T @ counts  # [D, E]
@@ -140,7 +143,7 @@ class _System:
 
     def residual(self, solved: _Solved) -> float:
         fitted = (self.design @ solved.mean)[:, None] + solved.examples
-        return float(((self.rewards - fitted)[self.seen] ** 2).sum())
+        return float(((self.rewards - fitted)[self.scored] ** 2).sum())
 
 
 def _design(pairs: Pairs, sizes: tuple[int, int]) -> Floats:

@@ -14,12 +14,12 @@ import numpy as np
 from promptopt.replies import Response
 from promptopt.rewards import LabelMargin
 from promptopt.search.surrogate import Change, Surrogate, fit_surrogate
-from promptopt.search.writing import ScoredPrompt, example_result
+from promptopt.search.writing import ScoredPrompt, example_results
 from promptopt.statistics import shrunken_means
 from promptopt.statistics.arrays import nanmean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from promptopt.prompt import Example, Prompt
     from promptopt.scores import Scores
@@ -126,7 +126,11 @@ class Chain:
         won = [e for e in shuffled if gain[e] > 0]
         losses = sorted(lost, key=lambda e: (gain[e], own[e]))[:count]
         wins = sorted(won, key=lambda e: -gain[e])[:count]
-        return self._results(run, prompt, losses, np.nanargmin), self._results(run, prompt, wins, np.nanargmax)
+        lost_examples, won_examples = ([self.examples[e] for e in indices] for indices in (losses, wins))
+        return (
+            example_results(run, prompt, lost_examples, np.nanargmin),
+            example_results(run, prompt, won_examples, np.nanargmax),
+        )
 
     def ordered_for_screening(self, run: Run, prompt: Prompt, shown_examples: Sequence[Example]) -> list[Example]:
         """Return all examples in the order in which to evaluate proposals made from a prompt.
@@ -146,21 +150,6 @@ class Chain:
         """Return `count` random examples, or all of them where there are fewer."""
         size = min(count, len(self.examples))
         return [self.examples[i] for i in run.rng.choice(len(self.examples), size=size, replace=False)]
-
-    def _results(
-        self, run: Run, prompt: Prompt, indices: Sequence[int], pick: Callable[[Floats], np.intp]
-    ) -> list[ExampleResult]:
-        """Return examples, each with one of the prompt's replies, picked by its reward; free, because they are in the memo."""
-        if not indices:
-            return []
-        scores = run.score([prompt], [self.examples[e] for e in indices])
-        results = []
-        for example, rewards, replies, reasons in zip(
-            scores.examples, scores.rewards[0], scores.replies[0], scores.reasons[0], strict=True
-        ):
-            r = int(pick(rewards))
-            results.append(example_result(example, replies[r], reasons[r], float(rewards[r])))
-        return results
 
     def _rewards(self, prompts: Sequence[Prompt]) -> Floats:
         """Return rewards [P, E], means over replicates; NaN where the chain has not evaluated a prompt."""

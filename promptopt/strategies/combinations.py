@@ -1,4 +1,4 @@
-"""What a joint search measured: combinations of an instruction and a demonstration set, and what all of them may be worth."""
+"""What a joint search measured of combinations of an instruction and a demonstration set, and their posterior."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from promptopt.replies import Response
-from promptopt.search.writing import example_result
 from promptopt.statistics.crossed import fit_crossed
 
 if TYPE_CHECKING:
@@ -17,12 +16,11 @@ if TYPE_CHECKING:
     from promptopt.prompt import Demonstrations, Example, Prompt
     from promptopt.scores import Scores
     from promptopt.search.run import Run
-    from promptopt.search.writing import ExampleResult
     from promptopt.statistics.arrays import Floats
     from promptopt.statistics.crossed import Crossed
 
 _DIGITS = 9  # rounded, so that floating-point noise decides no tie
-_DRAWS = 200  # from the posterior, for what a round may still gain
+_DRAWS = 200  # from the posterior, per round
 
 
 class Pair(NamedTuple):
@@ -57,10 +55,10 @@ class Table:
 
     Args:
         run: scores prompts; its archive holds the rewards.
-        examples: [E] training examples in the order in which each combination meets them.
+        examples: [E] training examples, in the order in which each combination is scored on them.
         parts: the parts.
         next: combination -> number of its next example.
-        worked: example id -> the example with a reply of the task model that got the full reward, for tasks without labels.
+        worked: for tasks without labels, example id -> the example with a fully rewarded reply of the task model as its target.
     """
 
     run: Run
@@ -92,31 +90,19 @@ class Table:
                     self.worked.setdefault(example.id, replace(example, target=reply.text.strip()))
 
     def complete(self, pair: Pair) -> bool:
-        """Whether a combination has met all examples."""
+        """Whether a combination has been scored on all examples."""
         return self.next.get(pair, 0) >= len(self.examples)
 
     def leader(self) -> Pair | None:
-        """Return the combination with the highest expected reward among those that have met all examples."""
-        done, expected = [pair for pair in self.next if self.complete(pair)], self.expected
-        return max(done, key=lambda pair: float(expected[pair]), default=None)
+        """Return the combination with the highest expected reward among those scored on all examples."""
+        complete, expected = [pair for pair in self.next if self.complete(pair)], self.expected
+        return max(complete, key=lambda pair: float(expected[pair]), default=None)
 
     def rewards(self) -> tuple[list[Pair], Floats]:
         """Return the measured combinations [C] and their rewards [C, E]; those without any reply are left out."""
         rewards = self.run.archive.rewards([self.parts.prompt(pair) for pair in self.next], self.examples)
-        pairs, known = list(self.next), np.flatnonzero(~np.isnan(rewards).all(axis=1))
-        return [pairs[c] for c in known], rewards[known]
-
-    def results(self, prompt: Prompt, numbers: Sequence[int]) -> list[ExampleResult]:
-        """Return examples with the replies to them under a prompt; free, because they are in the memo."""
-        if not numbers:
-            return []
-        scores = self.run.score([prompt], [self.examples[e] for e in numbers])
-        return [
-            example_result(example, replies[0], reasons[0], float(rewards[0]))
-            for example, rewards, replies, reasons in zip(
-                scores.examples, scores.rewards[0], scores.replies[0], scores.reasons[0], strict=True
-            )
-        ]
+        pairs, replied = list(self.next), np.flatnonzero(~np.isnan(rewards).all(axis=1))
+        return [pairs[c] for c in replied], rewards[replied]
 
     def add(self, instructions: Sequence[str], sets: Sequence[Demonstrations]) -> None:
         """Add parts that are new."""
@@ -125,27 +111,34 @@ class Table:
         self._refit()
 
     @property
+    def is_measured(self) -> bool:
+        """Whether any combination got a reply; only then is there a posterior."""
+        return self._fit is not None
+
+    @property
     def expected(self) -> Floats:
-        """[I, S] expected reward of every combination; minus infinity before any reply."""
-        if self._fit is None:
-            return np.full((len(self.parts.instructions), len(self.parts.sets)), -np.inf)
-        return self._grid(self._fit.expected()).round(_DIGITS)
+        """[I, S] expected reward of every combination."""
+        return self._grid(self._posterior.expected()).round(_DIGITS)
 
     def draws(self) -> Floats:
-        """Return [_DRAWS, I, S]: draws from the posterior; no draws before any reply."""
-        if self._fit is None:
-            return self.expected[None][:0]
-        return self._grid(self._fit.draw(_DRAWS, self.run.rng))
+        """Return [_DRAWS, I, S]: draws from the posterior."""
+        return self._grid(self._posterior.draw(_DRAWS, self.run.rng))
 
     def spreads(self) -> dict[str, float]:
         """Return the estimated standard deviations."""
-        variances = self._fit.variances._asdict() if self._fit else {}
+        variances = self._posterior.variances._asdict()
         return {f"spread of {name}": float(np.sqrt(value)) for name, value in variances.items()}
+
+    @property
+    def _posterior(self) -> Crossed:
+        if self._fit is None:
+            raise LookupError("no combination got a reply")
+        return self._fit
 
     def _refit(self) -> None:
         """Fit the posterior of all combinations.
 
-        An instruction alone and the same one before demonstrations are two first parts: their order differs.
+        An instruction has one effect with demonstrations and another without: instructions rank differently in the two.
         """
         pairs, rewards = self.rewards()
         if not pairs:

@@ -1,4 +1,4 @@
-"""Joint search: instructions and demonstration sets together, each score telling of everything that shares a part with it.
+"""Joint search: instructions and demonstration sets together; each score informs all prompts that share a part.
 
 Knows nothing of models, caching or budgets.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from promptopt.prompt import Demonstrations, Prompt
 from promptopt.search.demonstrations import stratified_shuffle
-from promptopt.search.writing import ScoredPrompt, ask, improve, paraphrase
+from promptopt.search.writing import ScoredPrompt, ask, example_results, improve, paraphrase
 from promptopt.strategies.checks import check_at_least
 from promptopt.strategies.combinations import Pair, Parts, Table
 
@@ -36,28 +36,28 @@ _SHOWN = 3  # prompts of each kind, and examples of each kind, in a message to t
 
 @dataclass(frozen=True, kw_only=True)
 class Joint:
-    """Search instructions and demonstrations together: each score tells of all prompts that share a part with it.
+    """Search instructions and demonstrations together; each score informs all prompts that share a part.
 
     Candidates are combinations of an instruction and a demonstration set (none, a few of each label, or the nearest to the
     input). The reward of a combination is modelled as example + instruction + set + interaction + noise; the variances are
-    estimated from all scores so far (empirical Bayes). Each round, draws from the posterior say which combinations meet
-    their next examples (Thompson sampling). Every few rounds new parts join: instructions from the writer, which sees the
-    best and worst instructions and examples that a parent loses and wins, the parent drawn from the prompts that are best on
-    some example; and sets made from the best ones by exchanging, adding or dropping a demonstration. The search ends with the
-    budget, or when the best combination that has met all examples stays the same through several additions.
+    estimated from all scores so far (empirical Bayes). Each round, draws from the posterior choose the combinations to score on
+    more examples (Thompson sampling). Every few rounds, new parts are added. The writer proposes instructions: it sees the best
+    and worst ones, and examples that a parent loses and wins; the parent is drawn from the prompts that are best on some
+    example. New sets exchange, add or drop a demonstration of the best ones. The search ends with the budget, or when several
+    additions in a row leave the best fully scored combination unchanged.
 
-    Not for tasks with an environment (use `promst`), and without targets only instructions are searched.
+    Not for tasks with an environment: use `promst`. Without targets, it searches instructions only.
 
-    What it scores does not depend on the budget, so that a run with a larger one goes on from a smaller one.
+    What it scores does not depend on the budget: a run with a larger budget continues one with a smaller budget.
 
     Args:
-        instructions: number of starting instructions: the seed prompt's, and paraphrases by the writer. 1 never asks the
-            writer: only demonstrations are searched.
+        instructions: starting instructions: the seed prompt's, and paraphrases by the writer. With 1, only demonstrations
+            are searched and the writer is never asked.
         batch: combinations per round.
-        block: examples that each of them meets in a round.
+        block: examples that each of them is scored on in a round.
         refresh: rounds between additions of new parts.
-        new: instructions that an addition asks for, and sets made from the best ones; half as many random sets join them.
-        patience: additions in a row that leave the best combination as it is before the search ends.
+        new: instructions, and changed sets, per addition; half as many random sets are added too.
+        patience: additions in a row without a new best combination before the search ends.
     """
 
     instructions: int = 4
@@ -78,6 +78,8 @@ class Joint:
     def search(self, run: Run) -> None:
         """Score combinations until new parts no longer change the best one."""
         table, sets = self._start(run)
+        if not table.is_measured:  # every reply failed: there is nothing to learn from
+            return
         leader, stale, round_number = table.leader(), 0, 0
         while stale < self.patience:
             chosen, gain = self._choose(table)
@@ -93,28 +95,26 @@ class Joint:
     def _start(self, run: Run) -> tuple[Table, Iterator[Demonstrations]]:
         """Return the table with a first look at each part, and the stream of random and nearest sets."""
         seed, sets = run.task.seed_prompt, _stream(run)
-        shown = [] if seed.demonstrations is None else [seed.demonstrations]
-        table = Table(run, stratified_shuffle(run.task.train, run.rng), Parts(seed, [seed.text], [None, *shown]))
-        table.score([Pair(0, len(shown))], self.block)
+        own_sets = [] if seed.demonstrations is None else [seed.demonstrations]
+        table = Table(run, stratified_shuffle(run.task.train, run.rng), Parts(seed, [seed.text], [None, *own_sets]))
+        table.score([Pair(0, len(own_sets))], self.block)
         table.add([], list(islice(sets, _FIRST_SETS)))
         if self.writes:
             wanted, plain = self.instructions - 1, Prompt(seed.text)
-            found = ask(run, partial(paraphrase, run.task, plain), wanted, each=wanted, like=plain)
-            table.add([prompt.text for prompt in found.prompts], [])
-        count, known = len(table.parts.instructions), len(table.parts.sets)
-        first = [*(Pair(i, 0) for i in range(count)), *(Pair(0, s) for s in range(known))]
-        first += [Pair(i, 1 + i % (known - 1)) for i in range(1, count) if known > 1]
+            answer = ask(run, partial(paraphrase, run.task, plain), wanted, each=wanted, like=plain)
+            table.add([prompt.text for prompt in answer.prompts], [])
+        instructions, known_sets = len(table.parts.instructions), len(table.parts.sets)
+        first = [*(Pair(i, 0) for i in range(instructions)), *(Pair(0, s) for s in range(known_sets))]
+        first += [Pair(i, 1 + i % (known_sets - 1)) for i in range(1, instructions) if known_sets > 1]
         table.score([pair for pair in dict.fromkeys(first) if pair not in table.next], self.block)
         return table, sets
 
     def _choose(self, table: Table) -> tuple[list[Pair], float]:
-        """Return the combinations that draws from the posterior prefer, and the reward they may be expected to add.
+        """Return the combinations to score next, by Thompson sampling, and the gain that the posterior still allows.
 
-        Combinations that have met all examples are not among them.
+        Combinations already scored on all examples are left out.
         """
         draws, expected = table.draws(), table.expected
-        if not len(draws):
-            return [], 0.0
         best = np.unravel_index(expected.argmax(), expected.shape)
         gain = float((draws.max(axis=(1, 2)) - draws[:, best[0], best[1]]).mean())
         chosen: list[Pair] = []
@@ -128,8 +128,6 @@ class Joint:
 
     def _add_parts(self, table: Table, stream: Iterator[Demonstrations]) -> None:
         """Add instructions and sets, made from those that are best so far."""
-        if not len(table.draws()):
-            return
         run, expected = table.run, table.expected
         instructions = self._new_instructions(table, expected) if self.writes else []
         order = np.argsort(-expected.max(axis=0), kind="stable").tolist()
@@ -164,10 +162,16 @@ class Joint:
         column = rewards[:, rng.choice(columns)]
         parent = int(rng.choice(np.flatnonzero(column == np.nanmax(column))))
         own, most = rewards[parent], np.nanmax(rewards)
-        met = rng.permutation(np.flatnonzero(~np.isnan(own)))
-        losses, wins = met[own[met] < most][:_SHOWN].tolist(), met[own[met] == most][:_SHOWN].tolist()
+        scored = rng.permutation(np.flatnonzero(~np.isnan(own)))
+        losses, wins = (
+            [table.examples[e] for e in scored[chosen][:_SHOWN]] for chosen in (own[scored] < most, own[scored] == most)
+        )
         prompt = table.parts.prompt(pairs[parent])
-        return pairs[parent], table.results(prompt, losses), table.results(prompt, wins)
+        return (
+            pairs[parent],
+            example_results(table.run, prompt, losses, np.nanargmin),
+            example_results(table.run, prompt, wins, np.nanargmax),
+        )
 
     @staticmethod
     def _facts(table: Table) -> dict[str, float]:
@@ -181,7 +185,7 @@ class Joint:
 
 
 def _stream(run: Run) -> Iterator[Demonstrations]:
-    """Yield demonstration sets without end: random ones of each size in turn, and after each turn more of the nearest."""
+    """Yield demonstration sets endlessly: a random one of each size, then the next number of nearest examples, and so on."""
     train = [example for example in run.task.train if example.target is not None]
     sizes = [size for size in _sizes(run.task.labels) if 2 * size <= len(train)]
     nearest = (Demonstrations(tuple(train), nearest=k) for k in _NEAREST if 2 * k <= len(train))

@@ -8,6 +8,7 @@ from promptopt._moved import renamed as _renamed
 from promptopt.search.writing.asking import AskResult as AskResult
 from promptopt.search.writing.asking import ask as ask
 from promptopt.search.writing.asking import by_reason as by_reason
+from promptopt.search.writing.asking import example_results as example_results
 from promptopt.search.writing.asking import rejections as rejections
 from promptopt.search.writing.messages import ExampleResult as ExampleResult
 from promptopt.search.writing.messages import ScoredPrompt as ScoredPrompt

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from promptopt.search.writing.messages import example_result
 from promptopt.search.writing.replies import MAX_CHARACTERS, parse_proposals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-    from promptopt.prompt import Context, Prompt
+    import numpy as np
+
+    from promptopt.prompt import Context, Example, Prompt
     from promptopt.search.run import Run
+    from promptopt.search.writing.messages import ExampleResult
+    from promptopt.statistics.arrays import Floats
 
 _MAX_RETRIES = 2  # times that replacements for rejected proposals are requested
 _IGNORED_REJECTIONS = 2  # rejected proposals that need no note
@@ -103,3 +108,26 @@ def ask(
         if not missing:
             break
     return out
+
+
+def example_results(
+    run: Run, prompt: Prompt, examples: Sequence[Example], pick: Callable[[Floats], np.intp]
+) -> list[ExampleResult]:
+    """Return examples with one reply each under a prompt that was scored on them; free, because replies are in the memo.
+
+    Args:
+        run: the run that scored the prompt.
+        prompt: the prompt.
+        examples: examples with at least one successful reply.
+        pick: chooses among the rewards of an example's replicates, such as `np.nanargmin`.
+    """
+    if not examples:
+        return []
+    scores = run.score([prompt], examples)
+    results = []
+    for example, rewards, replies, reasons in zip(
+        scores.examples, scores.rewards[0], scores.replies[0], scores.reasons[0], strict=True
+    ):
+        r = int(pick(rewards))
+        results.append(example_result(example, replies[r], reasons[r], float(rewards[r])))
+    return results
