@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
@@ -27,7 +28,7 @@ def arena() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parent.parent)
         pytest.importorskip("benchmarks.arena", reason="benchmarks come with a checkout only")
-        for name in ("gate", "examination", "tasks", "cells", "contestants", "tables", "post"):
+        for name in ("gate", "examination", "tasks", "cells", "contestants", "tables", "post", "__main__"):
             import_module(f"benchmarks.arena.{name}")
         yield sys.modules["benchmarks.arena"]
 
@@ -147,9 +148,34 @@ def test_a_cell_is_the_same_after_it_was_kept(arena: Any, tmp_path: Path) -> Non
     arena.cells.keep(cell, path)
 
     assert arena.cells.read_cells(path) == {cell.place: cell}
-    places = [cell.place, cell.place._replace(seed=1)]
-    assert arena.cells.missing(places, arena.cells.read_cells(path)) == places[1:]
     assert len(path.read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_kept_cells_are_not_run_again(arena: Any, tmp_path: Path) -> None:
+    cell, path = cell_of(arena, "seed", "1001"), tmp_path / "cells.jsonl"
+    arena.cells.keep(cell, path)
+    place = cell.place
+    given = Namespace(
+        tasks=[place.task], methods=[place.method], seeds=[place.seed], model=place.model, writer=place.writer,
+        budget=place.budget, cells=path,
+    )  # fmt: skip
+
+    arena.__main__.run_missing(given)  # it has neither models nor data
+
+
+def test_a_cell_that_is_run_again_starts_anew_and_pays_again(
+    arena: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.setattr(arena.cells, "load", lambda *_: splits_of(arena))
+    place = arena.cells.Place("things", "small", "large", "random", 0, 3_000)
+    with Loopback() as server:
+        models = dict.fromkeys(("task", "writer"), (f"{server.url}/v1", MODEL))
+        setting = arena.cells.Setting(tmp_path, models, tmp_path / "out", tmp_path, {})
+        first, again = (arena.cells.run(place, setting) for _ in range(2))
+
+    assert first.used == again.used
+    assert first.tokens > 0
 
 
 def test_differences_pair_the_cells_that_both_methods_have(arena: Any) -> None:

@@ -115,7 +115,7 @@ def test_an_error_before_the_end_of_the_budget_is_an_error(side: Any) -> None:
 def test_each_method_says_why_it_is_set_as_it_is_and_has_a_script(peers: ModuleType) -> None:
     for name, method in peers.PEERS_BY_METHOD.items():
         assert Path(str(peers.__file__)).with_name(f"{method.script}.py").is_file(), name
-        assert method.library in peers.REQUIREMENTS
+        assert method.package in peers.REQUIREMENTS
         assert method.settings
         assert all(setting.why and setting.source for setting in method.settings)
 

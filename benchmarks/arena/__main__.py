@@ -13,14 +13,13 @@ import os
 import platform
 import signal
 import sys
-from contextlib import nullcontext
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
 from promptopt import InputError
 
-from .cells import CELLS, Cell, Place, Setting, keep, missing, read_cells, run
+from .cells import CELLS, Cell, Place, Setting, keep, read_cells, run
 from .contestants import METHODS
 from .models import MODELS, file_of, server
 from .tables import print_tables
@@ -49,7 +48,6 @@ def main() -> None:
     running.add_argument("--out", type=Path, default=Path("runs/arena"), help="folder for what contestants write")
     running.add_argument("--dtype", default="float32", help="of the models, see `promptopt serve --dtype`")
     running.add_argument("--threads", type=int, help="threads of the server that is started")
-    running.add_argument("--server", help="base URL of a server that is running already, with /v1")
     table = commands.add_parser("table", help="print the tables of the kept cells")
     table.set_defaults(command=lambda given: print_tables(list(read_cells(given.cells).values())))
     for command in (running, table):
@@ -59,23 +57,23 @@ def main() -> None:
 
 
 def run_missing(given: argparse.Namespace) -> None:
-    """Run the cells that are missing, cheap methods first."""
+    """Run the cells that are missing."""
     places = [
         Place(task, given.model, given.writer, method, seed, given.budget)
         for seed, task, method in product(given.seeds, given.tasks, given.methods)
     ]
-    wanted = missing(places, read_cells(given.cells))
-    if not wanted:
+    kept = read_cells(given.cells)
+    missing = [place for place in places if place not in kept]
+    if not missing:
         return
     files = {"task": file_of(given.model, given.models), "writer": file_of(given.writer, given.models)}
-    serving = nullcontext(given.server) if given.server else server(list(files.values()), given.dtype, given.threads)
-    with serving as url:
+    with server(list(files.values()), given.dtype, given.threads) as url:
         models = {role: (url, str(file)) for role, file in files.items()}
         setting = Setting(given.data, models, given.out.resolve(), given.peers.resolve(), versions(given.dtype))
-        for place in wanted:
+        for place in missing:
             try:
                 cell = run(place, setting)
-            except (InputError, RuntimeError) as error:  # of this contestant; the others have their turn
+            except (InputError, RuntimeError) as error:  # of this contestant only
                 print(f"{' | '.join(map(str, place))} | no cell: {error}", flush=True)
                 continue
             keep(cell, given.cells)

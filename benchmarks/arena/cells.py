@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from .gate import WRITER_TOKENS, Gate, served
 from .tasks import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from .gate import Best
     from .tasks import Splits
@@ -137,6 +138,7 @@ def run(place: Place, setting: Setting) -> Cell:
         budget=place.budget,
     )
     folder = setting.out / "-".join(str(part).replace(" ", "-") for part in place)
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped
     began = time.monotonic()
     with served(gate) as url:
         METHODS[place.method](Bout(splits, gate, url, place.seed, folder, setting.peers))
@@ -173,8 +175,3 @@ def _spread(best: Sequence[Best]) -> list[Best]:
 
 def _mean(values: Sequence[float]) -> float:
     return round(sum(values) / len(values), 4)
-
-
-def missing(places: Iterable[Place], kept: dict[Place, Cell]) -> list[Place]:
-    """Return the places without a kept cell, those of the same models together."""
-    return sorted((place for place in places if place not in kept), key=lambda place: (place.model, place.writer))

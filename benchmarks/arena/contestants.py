@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, zip_longest
@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from promptopt import Demonstrations, HillClimb, Prompt, PromptQuine, load_model, optimize
 from promptopt.randomness import named_generator
+from promptopt.rewards import target_of
 from promptopt.strategies import P1, RandomSearch
 from promptopt.tracking import StepFinished
 
 from .examination import RefusedError, examine
 from .peers.methods import PEERS_BY_METHOD, ROOT, command_of
+from .peers.side import Case, Item
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from promptopt import Example, Strategy
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from .tasks import Splits
 
 SHOTS = (0, 1, 2, 4, 8, 16)  # numbers of demonstrations that the baselines choose from by validation
-_CLOCK = 4 * 3600  # seconds after which a peer that does not end is stopped; what it posted counts
+_CLOCK = 4 * 3600  # seconds after which a hanging peer is stopped; what it posted counts
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def demonstrations(bout: Bout, *, nearest: bool) -> None:
         chosen = {"prompt": prompt.to_json()}
         try:
             rewards = examine(chosen, bout.splits, bout.splits.validation, (f"{bout.url}/v1", "task"))
-        except RefusedError:  # the budget is spent
+        except RefusedError:
             return
         mean = sum(rewards) / len(rewards)
         if mean > best:
@@ -122,7 +125,8 @@ def ours(bout: Bout, *, strategy: Strategy) -> None:
         writer=writer,
         budget=f"{bout.gate.budget} tokens",
         seed=bout.seed,
-        run_dir=bout.folder,
+        memo=bout.folder / "memo",  # its own: replies that another cell paid for would be free
+        run_dir=bout.folder / "run",
         tracking=False,
         callbacks=[follow],
     )
@@ -140,26 +144,26 @@ def peer(bout: Bout, *, method: str) -> None:
         RuntimeError: it failed while there was budget left.
     """
     source = bout.splits.source
-    case = {
-        "method": method,
-        "task": bout.splits.name,
-        "seed": bout.seed,
-        "gate": bout.url,
-        "description": source.description,
-        "instruction": source.instruction,
-        "labels": source.labels,
-        "train": [_row(example) for example in bout.splits.train],
-        "validation": [_row(example) for example in bout.splits.validation],
-        "max_tokens": source.max_tokens,
-        "token_budget": bout.gate.budget,
-    }
-    bout.folder.mkdir(parents=True, exist_ok=True)
-    # A home of its own: a cache in it would answer for free what an earlier cell has paid for.
+    case = Case(
+        method=method,
+        task=bout.splits.name,
+        seed=bout.seed,
+        gate=bout.url,
+        description=source.description,
+        instruction=source.instruction,
+        labels=source.labels,
+        train=_items(bout.splits.train),
+        validation=_items(bout.splits.validation),
+        max_tokens=source.max_tokens,
+        token_budget=bout.gate.budget,
+    )
+    bout.folder.mkdir(parents=True)
+    # A home directory of its own: replies cached in it by another cell would be free.
     settings = os.environ | {"OPENAI_API_KEY": "none", "HOME": str(bout.folder), "PYTHONPATH": str(ROOT)}
-    with (bout.folder / "log.txt").open("w", encoding="utf-8") as log:
+    with (bout.folder / "log.txt").open("w", encoding="utf-8") as log, suppress(subprocess.TimeoutExpired):
         ended = subprocess.run(  # noqa: S603  our own scripts
             command_of(method, bout.peers),
-            input=json.dumps(case),
+            input=case.to_json(),
             stdout=log,
             stderr=subprocess.STDOUT,
             text=True,
@@ -168,14 +172,14 @@ def peer(bout: Bout, *, method: str) -> None:
             timeout=_CLOCK,
             check=False,
         )
-    if ended.returncode and not bout.gate.refused:
-        raise RuntimeError(f"{method} failed before its budget was spent: see {bout.folder / 'log.txt'}")
+        if ended.returncode and not bout.gate.refused:
+            raise RuntimeError(f"{method} failed before its budget was spent: see {bout.folder / 'log.txt'}")
     if not bout.gate.best:
         seed_prompt(bout)
 
 
-def _row(example: Example) -> dict[str, str | None]:
-    return {"id": example.id, "input": example.inputs["input"], "target": example.target}
+def _items(examples: Sequence[Example]) -> tuple[Item, ...]:
+    return tuple(Item(example.id, example.inputs["input"], target_of(example)) for example in examples)
 
 
 OURS: dict[str, Strategy] = {

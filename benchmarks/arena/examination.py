@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _AT_ONCE = 32
 
 
-class RefusedError(Exception):
-    """A request for a test reply was refused."""
+class RefusedError(RuntimeError):
+    """A request was refused: the budget is spent, or the prompt is too long for the model."""
 
 
 def messages(chosen: Mapping[str, Any], splits: Splits, example: Example) -> list[dict[str, str]]:

@@ -167,6 +167,10 @@ class Gate:
         calls = sum(tally.calls for tally in self.spent.values())
         return JSONResponse({"tokens": self.tokens, "budget": self.budget, "calls": calls})
 
+    def close(self) -> None:
+        """End the threads that passed requests on."""
+        self._pool.shutdown(wait=False)
+
     def usage(self) -> dict[str, dict[str, int]]:
         """Return role -> calls, input and output tokens."""
         return {role: asdict(tally) for role, tally in self.spent.items() if tally.calls}
@@ -188,13 +192,15 @@ def served(gate: Gate) -> Iterator[str]:
         server = uvicorn.Server(config)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
         thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+        try:
+            while not server.started:
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+            gate.close()
 
 
 def _refusal(status: int, code: str, message: str) -> Response:
-    error = {"error": {"message": message, "type": code, "param": None, "code": code}}
-    return Response(json.dumps(error), status, media_type="application/json")
+    return JSONResponse({"error": {"message": message, "type": code, "param": None, "code": code}}, status)

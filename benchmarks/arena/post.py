@@ -1,4 +1,4 @@
-"""Sends JSON over HTTP."""
+"""Sends JSON over HTTP. Standard library only, for the peers' environments use it too."""
 
 from __future__ import annotations
 

@@ -38,14 +38,14 @@ class Peer(NamedTuple):
     """A method of a peer.
 
     Args:
-        library: name of its environment.
+        package: name of its environment.
         script: module of its side, beside this one.
         version: of the library.
         settings: those worth a word.
         hook: how its best prompt so far becomes known.
     """
 
-    library: str
+    package: str
     script: str
     version: str
     settings: tuple[Setting, ...]
@@ -273,7 +273,7 @@ PEERS_BY_METHOD = {
 
 def python_of(method: str, folder: Path) -> Path:
     """Return the Python of a method's library in the folder of the environments."""
-    return folder / PEERS_BY_METHOD[method].library / "bin" / "python"
+    return folder / PEERS_BY_METHOD[method].package / "bin" / "python"
 
 
 def command_of(method: str, folder: Path) -> list[str]:

@@ -1,12 +1,11 @@
 """What the scripts of the peers share: the case, the gate, prompts as they are posted, and the end of the budget.
 
-Standard library only: this runs in the Pythons of the peers. It knows no library.
+Standard library only, for it runs in the environments of the peers.
 """
 
 from __future__ import annotations
 
 import json
-import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,8 +13,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..post import post  # noqa: TID252  mypy knows the package by this name only
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from ..post import Answer  # noqa: TID252
 
 INPUT = "{input}"
 """Where an item's input goes in the last user turn of a posted prompt."""
@@ -70,16 +73,18 @@ class Case:
     max_tokens: int
     token_budget: int
 
+    def to_json(self) -> str:
+        """Return the case for `read_case`."""
+        splits = {split: [item._asdict() for item in getattr(self, split)] for split in ("train", "validation")}
+        return json.dumps(vars(self) | splits)
+
 
 def read_case(text: str) -> Case:
-    """Return the case that JSON describes."""
-    given = json.loads(text)
-    splits: dict[str, Any] = {
-        split: tuple(Item(str(item["id"]), item["input"], str(item["target"])) for item in given[split])
-        for split in ("train", "validation")
-    }
-    names = ("method", "task", "seed", "gate", "description", "instruction", "max_tokens", "token_budget")
-    return Case(**{name: given[name] for name in names}, labels=tuple(given["labels"]), **splits)
+    """Return the case that `Case.to_json` wrote."""
+    values = json.loads(text)
+    for split in ("train", "validation"):
+        values[split] = tuple(Item(**item) for item in values[split])
+    return Case(**values | {"labels": tuple(values["labels"])})
 
 
 def prompt(messages: Messages, *, after: str | None = None, before: str | None = None) -> dict[str, Any]:
@@ -137,15 +142,12 @@ class Gate:
         Raises:
             BudgetSpent: there are no tokens left.
         """
-        try:
-            reply = self._post("/v1/chat/completions", {"model": model, "messages": messages} | settings)
-        except urllib.error.HTTPError as error:
-            if error.code == HTTPStatus.TOO_MANY_REQUESTS:
-                raise BudgetSpent from error
-            if error.code == HTTPStatus.BAD_REQUEST:
-                return ""
-            raise
-        return str(reply["choices"][0]["message"]["content"] or "")
+        answer = post(f"{self.url}/v1/chat/completions", {"model": model, "messages": messages} | settings)
+        if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+            raise BudgetSpent
+        if answer.status == HTTPStatus.BAD_REQUEST:
+            return ""
+        return str(_value(answer)["choices"][0]["message"]["content"] or "")
 
     def ask_all(self, model: str, conversations: Sequence[Messages], **settings: Any) -> list[str]:
         """Return the replies to several conversations, asked at the same time; see `ask`."""
@@ -154,8 +156,8 @@ class Gate:
 
     def reward(self, item: str, reply: str) -> Judged:
         """Apply the task's metric to a reply to an item, by the item's id."""
-        found = self._post("/reward", {"id": item, "reply": reply})
-        return Judged(float(found["reward"]), str(found["target"]))
+        verdict = _value(post(f"{self.url}/reward", {"id": item, "reply": reply}))
+        return Judged(float(verdict["reward"]), str(verdict["target"]))
 
     def best(self, prompt: dict[str, Any], validation: float | None = None) -> None:
         """Post the best prompt so far; the last one posted is tested.
@@ -164,13 +166,12 @@ class Gate:
             prompt: see `prompt`.
             validation: the library's own score of it, from 0 to 1; None where it has none.
         """
-        self._post("/best", {"prompt": prompt, "validation": validation})
+        _value(post(f"{self.url}/best", {"prompt": prompt, "validation": validation}))
 
     def spent(self) -> Spent:
         """Return what was spent so far."""
         with urllib.request.urlopen(f"{self.url}/spent") as reply:  # noqa: S310  of the loopback gate
-            found = json.load(reply)
-        return Spent(found["tokens"], found["budget"], found["calls"])
+            return Spent(**json.load(reply))
 
     @contextmanager
     def until_spent(self) -> Iterator[None]:
@@ -183,9 +184,10 @@ class Gate:
             if not self.spent().over:
                 raise
 
-    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        head = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), head)  # noqa: S310  loopback
-        with urllib.request.urlopen(request) as reply:  # noqa: S310
-            found: dict[str, Any] = json.load(reply)
-        return found
+
+def _value(answer: Answer) -> Any:
+    if not answer.ok:
+        raise RuntimeError(
+            f"the gate answered with status {answer.status}: {answer.body.decode(errors='replace')[:200]}"
+        )
+    return answer.json()
