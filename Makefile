@@ -2,7 +2,7 @@
 # make test    run the tests            make check   linters, types, layers
 # make test-all    the tests, and then wider grids of them and clean installations
 # make bench   measurements, some minutes          make proofs   that searches find more than their controls, simulated
-# make arena-small   two tasks and three methods in the arena, see docs/arena.md; the data sets lie in ../shared/data or DATA=
+# make arena-small   two tasks and three methods in the arena (docs/arena.md); data sets in ../shared/data, or DATA=FOLDER
 # make docs    the documentation as a site, in site/     make newcomer    follow docs/getting-started.md in a fresh environment
 #
 # All of them install what they need into .venv first.

@@ -1,8 +1,8 @@
 """Joint search on simulated models: `python -m benchmarks.joint --budget '1000 calls' --worlds 8` prints a table.
 
-A simulated model is right as often as its prompt's instruction, demonstrations and their interaction say, with the spreads
-that were measured on six question types and a 0.5B model: .114, .057 and .039. So joint search's own model
-holds: the table shows that the search works where it does, and nothing about real models.
+A simulated model's accuracy is the sum of effects of the instruction, the demonstrations and their interaction, with the
+spreads that were measured on six question types with a 0.5B model: .114, .057 and .039. So the search's own model of
+rewards holds here; the table says nothing about real models.
 """
 
 from __future__ import annotations

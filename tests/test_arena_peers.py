@@ -137,7 +137,7 @@ def ran(peers: ModuleType, method: str, budget: int) -> FakeGate:
         return gate
 
 
-# Words of the fake gate that let each method come to a first choice of its own.
+# Budgets, in words, with which each method reaches a first scored choice.
 BUDGETS = {
     "gepa": 15_000,
     "gepa_anything": 15_000,

@@ -40,7 +40,7 @@ CHOICES = {
     "most items, then score": ["steady"],
     "longest in population": ["steady"],
     "shortest within 1 SE": ["lucky"],
-    "score less length penalty": ["lucky"],
+    "score minus length penalty": ["lucky"],
     "promptopt": ["steady"],
     "promptopt, ties to the oldest": ["long"],
 }

@@ -1,4 +1,4 @@
-"""The methods of the arena: baselines without a search, ours, and the peers, all behind the same gate."""
+"""The arena's methods: baselines without a search, our strategies, and the peers. All ask the models through the gate."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Bout:
 
     Args:
         splits: of the task.
-        gate: its gate; what it asks is counted there.
+        gate: its gate, which counts its requests.
         url: of the gate, without /v1.
         seed: of the method.
         folder: for what the contestant writes.
@@ -57,7 +57,7 @@ class Bout:
 
 
 Contestant: TypeAlias = Callable[[Bout], None]
-"""Spends the gate's budget; what it posted last is tested."""
+"""Spends the gate's budget. The prompt it posted last is tested."""
 
 
 def seed_prompt(bout: Bout) -> None:
@@ -66,12 +66,11 @@ def seed_prompt(bout: Bout) -> None:
 
 
 def demonstrations(bout: Bout, *, nearest: bool) -> None:
-    """Add demonstrations to the seed prompt, as many as are best on the validation examples.
+    """Add demonstrations to the seed prompt; their number is chosen on the validation examples.
 
     Args:
         bout: the turn.
-        nearest: whether they are those most similar to the input; otherwise the first of a random order, in turn from
-            each label.
+        nearest: show the training examples most similar to the input; otherwise random ones, taking turns among the labels.
     """
     seed_prompt(bout)
     best = -1.0
@@ -97,7 +96,7 @@ def _shown(bout: Bout, count: int, *, nearest: bool) -> Demonstrations | None:
 
 
 def shuffled(splits: Splits, seed: int) -> tuple[Example, ...]:
-    """Return the training examples in random order, in turn from each label."""
+    """Return the training examples in random order, taking turns among the labels."""
     order = named_generator(seed, "arena demonstrations").permutation(len(splits.train))
     examples = [splits.train[i] for i in order]
     groups = [[example for example in examples if example.target == label] for label in splits.source.labels]

@@ -1,8 +1,8 @@
-"""The test: a contestant's prompt is sent for every test example, and the replies are judged. Costs the contestant nothing.
+"""The test: a contestant's prompt is sent for every test example, and the replies are judged. It costs the contestant nothing.
 
 A chosen prompt is JSON: `{"messages": [{"role", "content"}, ...], "after": null, "before": null}`, where `{input}` in the last
 turn is replaced by the example's input, and the answer is the part of the reply between the two marks; or `{"prompt": ...}`,
-a prompt of promptopt, for those whose demonstrations depend on the example.
+a promptopt prompt, whose demonstrations may depend on the example.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""The gate: every contestant asks the models through it. It counts tokens, enforces the budget, and applies the metric.
+"""The gate between contestants and models. It counts tokens, enforces the budget, and applies the metric.
 
     POST /v1/chat/completions, /v1/completions    OpenAI's protocol; the models are called `task` and `writer`
     POST /reward   {"id", "reply"}                -> {"reward", "target"}; free of charge
-    POST /best     {"prompt", "validation"}       the contestant's best prompt so far
+    POST /best     {"prompt", "validation"}       the contestant's best prompt so far, with its own score of it
     GET  /spent                                   -> {"tokens", "budget", "calls"}
 
-Once the budget is spent, every further request is refused like a spent quota (status 429, `insufficient_quota`). Requests in
-flight count by their length, at the tokens per character of those before them, and are answered.
+Once the budget is spent, every further request is refused like one over quota (status 429, `insufficient_quota`). Requests in
+flight count by their length, at the tokens per character of earlier ones, and are answered.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _AT_ONCE = 128  # requests in flight
 
 @dataclass
 class Tally:
-    """What one model was asked: calls, and tokens by direction."""
+    """Usage of one model: calls, and tokens by direction."""
 
     calls: int = 0
     input: int = 0
@@ -56,7 +56,7 @@ class Tally:
 
 @dataclass
 class Lengths:
-    """Characters of one model's requests: of those that were answered, and of those in flight."""
+    """Characters of one model's answered requests and of those in flight."""
 
     answered: int = 0
     in_flight: int = 0
@@ -64,7 +64,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Best:
-    """A contestant's best prompt so far, and the tokens of all roles that it had spent by then."""
+    """A contestant's best prompt so far, and the tokens of both models spent by then."""
 
     tokens: int
     prompt: Mapping[str, Any]
@@ -77,9 +77,9 @@ class Gate:
 
     Args:
         models: role -> base URL and name of the model there.
-        examples: by id, those that rewards may be asked for.
+        examples: by id, the examples whose rewards may be requested.
         metric: of a reply.
-        max_tokens: role -> limit of a reply's length; requests for longer ones get this.
+        max_tokens: role -> maximum length of a reply; larger values in requests are reduced to it.
         budget: tokens of all roles and directions.
     """
 
@@ -112,7 +112,7 @@ class Gate:
         return Starlette(routes=routes)
 
     def post_best(self, prompt: Mapping[str, Any], validation: float | None) -> None:
-        """Take down the best prompt so far, unless it is the one that was the best before."""
+        """Record the best prompt so far, unless it is the last one recorded."""
         if not self.best or self.best[-1].prompt != prompt:
             self.best.append(Best(self.tokens, prompt, validation))
 
@@ -138,7 +138,7 @@ class Gate:
         return Response(answer.body, answer.status, media_type="application/json")
 
     def _expected(self) -> float:
-        """Return the tokens that the requests in flight may be expected to cost."""
+        """Return the expected tokens of the requests in flight."""
         return sum(
             lengths.in_flight * (self.spent[role].input + self.spent[role].output) / max(lengths.answered, 1)
             for role, lengths in self._lengths.items()
@@ -168,7 +168,7 @@ class Gate:
         return JSONResponse({"tokens": self.tokens, "budget": self.budget, "calls": calls})
 
     def close(self) -> None:
-        """End the threads that passed requests on."""
+        """Stop the threads that forward requests."""
         self._pool.shutdown(wait=False)
 
     def usage(self) -> dict[str, dict[str, int]]:

@@ -1,4 +1,4 @@
-"""Sends JSON over HTTP. Standard library only, for the peers' environments use it too."""
+"""Sends JSON over HTTP. Standard library only, because it also runs in the peers' environments."""
 
 from __future__ import annotations
 

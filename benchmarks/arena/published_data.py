@@ -32,7 +32,7 @@ class Run(NamedTuple):
         name: family, dataset, model, optimiser, seed.
         prompts: [P] hashes, in order of first appearance.
         dev: [P, S] dev score of each prompt after each step; NaN where it was not in the population.
-        items: [P] dev items behind the latest score, at least.
+        items: [P] number of dev items in the latest score, a lower bound.
         characters: [P] length.
         test: [P] test score.
     """

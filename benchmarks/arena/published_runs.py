@@ -119,7 +119,7 @@ RULES: dict[str, Rule] = {
     "most items, then score": shortest(lambda run: run.items + latest(run)),
     "longest in population": shortest(lambda run: (~np.isnan(run.dev)).sum(axis=1) + latest(run)),
     "shortest within 1 SE": shortest(shortest_near_best),
-    "score less length penalty": shortest(_penalised),
+    "score minus length penalty": shortest(_penalised),
     "promptopt": shortest(well_measured),
     "promptopt, ties to the oldest": oldest(well_measured),
 }
@@ -199,7 +199,7 @@ def main() -> None:
     print(f"{(last < first).sum()} of {len(last)} without; equal in {(last == first).sum()}")
     for name in (REFERENCE, "all steps, latest score"):
         items = Counter(int(run.items[RULES[name](run)[0]]) for run in runs)
-        print(f"items behind the choice by {name!r}: " + ", ".join(f"{n} in {items[n]}" for n in sorted(items)))
+        print(f"items that the choice rests on, by {name!r}: " + ", ".join(f"{n} in {items[n]}" for n in sorted(items)))
     compare("All runs", runs)
     compare("The paper's main runs", [run for run in runs if run.name[0] == "main"])
     break_down("optimiser", runs, lambda run: run.optimiser)
@@ -211,7 +211,7 @@ def compare(title: str, runs: Sequence[Run]) -> None:
     tests = {name: judged(runs, rule)[0] for name, rule in RULES.items()}
     base, usual = tests[REFERENCE], usual_gap(runs)
     print(f"\n{title}: {len(runs)} runs, {len(by_cell(runs, base))} cells\n")
-    print(f"| rule | test | less {REFERENCE} | better, same, worse | dev less test | beyond the run's mean |")
+    print(f"| rule | test | minus {REFERENCE} | better, same, worse | dev minus test | beyond the run's mean |")
     print("|---|---|---|---|---|---|")
     for name, rule in {**RULES, **BOUNDS}.items():
         test, dev = judged(runs, rule)
@@ -229,12 +229,12 @@ def compare(title: str, runs: Sequence[Run]) -> None:
 
 
 def break_down(title: str, runs: Sequence[Run], key: Callable[[Run], str]) -> None:
-    """Print a table with a row for each group of runs: three rules less the last step; intervals are over runs."""
+    """Print a table with a row for each group of runs: differences of rules from the last step; intervals are over runs."""
     print(
-        f"\n| {title} | runs | {REFERENCE} | less {FIRST} | all steps, latest | promptopt | oracle less {REFERENCE}",
+        f"\n| {title} | runs | {REFERENCE} | minus {FIRST} | all steps, latest | promptopt | oracle minus {REFERENCE}",
         end=" ",
     )
-    print("| dev less test | beyond the run's mean | slope | of 16 best |\n" + "|---" * 11 + "|")
+    print("| dev minus test | beyond the run's mean | slope | of 16 best |\n" + "|---" * 11 + "|")
     for name, members in groupby(sorted(runs, key=key), key):
         group = list(members)
         last, dev = judged(group, RULES[REFERENCE])

@@ -101,7 +101,7 @@ def area(cell: Cell, start: float) -> float:
 
 
 def tokens_to(cell: Cell, reward: float) -> int | None:
-    """Return the tokens after which the best so far reached a test reward for good, None if it never did."""
+    """Return the tokens after which the best prompt so far reached a test reward and stayed there; None if it never did."""
     reached: int | None = None
     for point in cell.curve:
         if point.reward < reward:
@@ -133,7 +133,7 @@ def by_method(cells: Iterable[Cell]) -> dict[str, Tasks]:
 
 
 def print_by_task(methods: Mapping[str, Tasks]) -> None:
-    """Print the mean test reward of each method on each task; a peer that is ahead of all of ours is bold."""
+    """Print the mean test reward of each method on each task; a peer that beats everything else is bold."""
     tasks = sorted(set().union(*methods.values()))
     ours = best_of_each_task(methods, [name for name in methods if name not in PEERS_BY_METHOD])
     print(f"| method | {' | '.join(tasks)} |\n|---{'|---:' * len(tasks)}|")
@@ -141,7 +141,7 @@ def print_by_task(methods: Mapping[str, Tasks]) -> None:
         shown = [_height(cells.get(task), ours.get(task) if name in PEERS_BY_METHOD else None) for task in tasks]
         print(f"| {name} | {' | '.join(shown)} |")
     seeds = max(len(seeds) for cells in methods.values() for seeds in cells.values())
-    print(f"\nMean test reward over up to {seeds} seeds; bold where a peer is ahead of everything else.\n")
+    print(f"\nMean test reward over up to {seeds} seeds; bold where a peer beats everything else.\n")
 
 
 def _height(seeds: Seeds | None, rival: Seeds | None) -> str:
@@ -152,8 +152,15 @@ def _height(seeds: Seeds | None, rival: Seeds | None) -> str:
 
 
 HEADS = (
-    *("method", "cells", "test reward", "less seed prompt", "less random", "less best peer of each task"),
-    *("area under curve", "cells below the seed prompt", "tokens to best peer's reward", "tokens", "calls", "seconds"),
+    *("method", "cells", "test reward", "minus seed prompt", "minus random", "minus best peer of each task"),
+    *(
+        "area under curve",
+        "cells below the seed prompt",
+        "tokens to the best peer's reward",
+        "tokens",
+        "calls",
+        "seconds",
+    ),
 )
 
 

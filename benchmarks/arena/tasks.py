@@ -54,7 +54,7 @@ def normalized(text: str) -> str:
 
 
 class Source(NamedTuple):
-    """Where a task comes from, and how it is put.
+    """A task: where its data come from, and how it is posed.
 
     Args:
         read: returns all its pairs from the folder of the data.
@@ -100,7 +100,7 @@ class Splits:
         return Prompt(self.source.instruction)
 
     def task(self, *, test: tuple[Example, ...] = (), logprobs: bool = True) -> Task:
-        """Return the task as promptopt sees it; the arena tests by itself, so that there are no test examples by default."""
+        """Return the task for promptopt, by default without test examples: the arena does the test."""
         return Task(
             train=self.train,
             validation=self.validation,
@@ -158,7 +158,7 @@ def _mawps(data: Path) -> list[Pair]:
     return [Pair(row["original_text"], f"{float(row['ans']):g}") for row in rows]
 
 
-# The first ten intents of the authors' list whose names say what they mean without a definition of the others.
+# The first ten intents of the authors' list that are clear without definitions of the others.
 INTENTS = (
     "card arrival",
     "card linking",
@@ -248,7 +248,7 @@ TASKS: dict[str, Source] = {
     ),
     "mawps": Source(_mawps, "Solve the problem.", _SUM, metric=Number(), max_tokens=200),
     "gsm8k": Source(_gsm8k, "Solve the problem. Think step by step.", _SUM, metric=Number(), max_tokens=300),
-    # After VISTA's (arXiv 2603.18388), in our words: the format puts the answer before the steps that lead to it, and the
+    # As in VISTA (arXiv 2603.18388), in our wording: the format asks for the answer before the steps that lead to it, and the
     # metric reads the last number.
     "gsm8k_defective": Source(
         _gsm8k,
@@ -280,5 +280,5 @@ def load(name: str, data: Path, seed: int) -> Splits:
 
 
 def _distinct(pairs: Iterable[Pair]) -> list[Pair]:
-    """Keep the first of those with the same input."""
+    """Keep the first pair of each input."""
     return list({pair.input: pair for pair in reversed(list(pairs))}.values())[::-1]

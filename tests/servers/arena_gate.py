@@ -1,4 +1,4 @@
-"""A gate of the arena in the standard library, with scripted models, for the sides of the peers.
+"""The arena's gate with scripted models, in the standard library, for tests of the peers' scripts.
 
 Half of the replies are right, decided by a hash of the request, so that prompts differ in their scores. The writer answers
 in the form that a library asks for.

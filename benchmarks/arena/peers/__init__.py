@@ -1,5 +1,5 @@
-"""The peers' side of the arena: each library's script runs in a Python of its own, which has that library and no promptopt.
+"""The peers' scripts. Each runs in its own environment, which has that library and no promptopt.
 
-`python -m benchmarks.arena.peers FOLDER` makes those Pythons, `methods` says which script runs a method, with which settings
-and why, and `side` is what the scripts share.
+`python -m benchmarks.arena.peers FOLDER` creates these environments. `methods` lists each method's script, its settings and
+their reasons. `side` is shared by all scripts.
 """

@@ -1,6 +1,6 @@
-"""Make the peers' environments: `python -m benchmarks.arena.peers FOLDER` makes one for each library, FOLDER/LIBRARY.
+"""Create the peers' environments: `python -m benchmarks.arena.peers FOLDER` creates FOLDER/LIBRARY for each library.
 
-An environment that is there is brought up to date.
+Existing environments are updated.
 """
 
 from __future__ import annotations

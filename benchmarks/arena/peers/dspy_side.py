@@ -41,8 +41,8 @@ class Answer(dspy.Module):  # type: ignore[misc]
 class Adapter(dspy.ChatAdapter):  # type: ignore[misc]
     """DSPy's default adapter, with two differences.
 
-    It asks again in JSON when it cannot read a reply: of the task model, it does not, for what is tested is one request. And
-    a writer's reply that neither form can read is the field itself, where there is but one: MIPROv2 would end with an error.
+    The task model is never asked again in JSON, because the test sends one request per item. And if a writer's reply cannot be
+    parsed in either format, it becomes the value of the only output field; otherwise MIPROv2 would end with an error.
     """
 
     def __call__(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> Any:
@@ -104,7 +104,7 @@ class Watch(BaseCallback):  # type: ignore[misc]
         with self.lock:
             rewards = self.rewards.setdefault(id(program), [])
             rewards.append(reward)
-            self.programs[id(program)] = program  # so that no other gets its id
+            self.programs[id(program)] = program  # so that no other object gets its id
             if len(rewards) == self.batch:
                 self.offer(program, sum(rewards) / self.batch)
 
@@ -169,7 +169,7 @@ def bootstrap(case: Case, program: Answer, metric: Any, writer: Any) -> Any:  # 
 
 
 def simba(case: Case, program: Answer, metric: Any, writer: Any) -> Any:
-    """Run SIMBA on all items, for it splits none off."""
+    """Run SIMBA on all items, because it takes no validation set."""
     steps = min(8, max(1, case.token_budget // STEP_TOKENS))
     optimizer = dspy.SIMBA(metric=metric, prompt_model=writer, max_steps=steps, num_threads=THREADS)
     return optimizer.compile(program, trainset=examples(case.train + case.validation), seed=case.seed)

@@ -29,7 +29,7 @@ COMPONENT = "system_prompt"
 
 
 class TaskModel:
-    """The task model behind the gate, in the place of `gepa.lm.LM`, whose batches need litellm.
+    """The task model, asked through the gate. Replaces `gepa.lm.LM`, whose batches need litellm.
 
     Args:
         gate: where it is asked.
@@ -45,7 +45,7 @@ class TaskModel:
 
 
 class Callbacks:
-    """Posts what GEPA holds to be its best candidate.
+    """Posts GEPA's best candidate so far.
 
     Args:
         gate: where it is posted.

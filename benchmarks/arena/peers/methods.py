@@ -41,7 +41,7 @@ class Peer(NamedTuple):
         package: name of its environment.
         script: module of its side, beside this one.
         version: of the library.
-        settings: those worth a word.
+        settings: the ones that need an explanation.
         hook: how its best prompt so far becomes known.
     """
 
@@ -76,8 +76,8 @@ _SIGNATURE = Setting(
 )
 _GEPA_END = Setting(
     "no max_metric_calls; stop_callbacks asks the gate",
-    "the budget is in tokens; 300,000 are about 15 to 30 validations of 50 items, which its guides advise",
-    "gepa.optimize, stop_callbacks; gepa-ai.github.io/gepa/guides/faq",
+    "the budget is in tokens; 300,000 are about 15 to 30 validations of 50 items",
+    "gepa.optimize, stop_callbacks",
 )
 _DSPY = (_SIGNATURE, _GREEDY, _WRITER, _PARSED, _UNREAD, _CACHE)
 
@@ -171,7 +171,7 @@ PEERS_BY_METHOD = {
                 "the page's own example; the constructor's 16 labeled demonstrations would make prompts too long for 13 candidates",
                 "dspy.ai/learn/optimization/optimizers",
             ),
-            Setting("training items shuffled by the seed", "it has no seed of its own", "ours"),
+            Setting("training items shuffled by the seed", "it takes no seed", "ours"),
             *_DSPY,
         ),
         _EVALUATED,

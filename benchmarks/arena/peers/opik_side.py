@@ -1,8 +1,7 @@
 """Opik's side of the arena: method `metaprompt`. Runs in a Python that has opik-optimizer; needs no Opik server.
 
-The library reads data sets from a server, and writes evaluations to it. Here a data set is local, and evaluation takes the
-way that the library has for plain items, by its own feature flag. The instruction is the system turn, which is what it
-changes by default.
+The library reads data sets from a server, and writes evaluations to it. Here the data set is local, and the library's own
+feature flag selects its evaluation of plain items. The instruction is the system turn, which it changes by default.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-# Read when opik is imported: nothing is traced, nobody is told, and no server is looked for.
+# Read when opik is imported. They turn off tracing, error reports and the search for a server.
 os.environ |= {
     "OPIK_TRACK_DISABLE": "true",
     "OPIK_SENTRY_ENABLE": "false",
@@ -40,7 +39,7 @@ NAME = "prompt"
 
 
 class Local(opik.Dataset):  # type: ignore[misc]
-    """A data set that lies on no server.
+    """A data set that needs no server.
 
     Args:
         name: of the data set.

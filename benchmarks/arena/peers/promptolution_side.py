@@ -1,7 +1,7 @@
 """Promptolution's side of the arena: methods `capo`, `opro` and `evoprompt`. Runs in a Python that has promptolution.
 
 Task, predictor and evaluation strategy are those that `promptolution.optimize` builds, but that rewards are the gate's: the
-user turn is the prompt, a new line and the item, and the answer stands between markers, if the reply has them.
+user turn is the prompt, a new line and the item, and the answer is the text between the markers, if the reply has them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ POPULATION = {"capo": 5, "opro": 1, "evoprompt": 10}
 
 
 class GateModel(BaseLLM):  # type: ignore[misc]
-    """A model behind the gate; sends what promptolution's `APILLM` sends.
+    """A model, asked through the gate with the same requests as promptolution's `APILLM`.
 
     Args:
         gate: where it is asked.
@@ -89,7 +89,7 @@ def task_of(case: Case, gate: Gate) -> Any:
             "x": [item.input for item in items],
             "y": [
                 item.target.lower() for item in items
-            ],  # as ClassificationTask has it, for predictions are in lower case
+            ],  # as ClassificationTask has it, because predictions are in lower case
             "item": [item.id for item in items],
         }
     )

@@ -1,6 +1,6 @@
-"""What the scripts of the peers share: the case, the gate, prompts as they are posted, and the end of the budget.
+"""Shared by the peers' scripts: the case, the gate, posted prompts, and the end of the budget.
 
-Standard library only, for it runs in the environments of the peers.
+Standard library only, because it runs in the peers' environments.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 INPUT = "{input}"
 """Where an item's input goes in the last user turn of a posted prompt."""
 
-THREADS = 8  # requests at the same time, as DSPy's default of num_threads
+THREADS = 8  # concurrent requests, DSPy's default num_threads
 
 Messages = list[dict[str, str]]
 
@@ -45,14 +45,14 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """What a side is to do, read from standard input.
+    """A script's job, read from standard input.
 
     Args:
         method: which method of the library.
         task: name of the task.
         seed: of the method's own randomness.
         gate: address of the gate, without /v1.
-        description: of the task, for methods that show one to the writer.
+        description: of the task, for methods that show it to the writer.
         instruction: the seed prompt.
         labels: the answers, if there are few.
         train: items for the search.
@@ -92,7 +92,7 @@ def prompt(messages: Messages, *, after: str | None = None, before: str | None =
 
     Args:
         messages: as the library sends them, with `INPUT` for the item's input in the last user turn.
-        after: the answer begins behind this marker; None where the whole reply is the answer.
+        after: the answer follows this marker; None if the whole reply is the answer.
         before: the answer ends before this marker.
     """
     return {"messages": messages, "after": after, "before": before}
@@ -132,12 +132,12 @@ class Gate:
     url: str
 
     def ask(self, model: str, messages: Messages, **settings: Any) -> str:
-        """Return a model's reply; empty if the server refuses the request, as one that is too long for the model.
+        """Return a model's reply; empty if the server refuses the request, for example because it is too long for the model.
 
         Args:
             model: "task" or "writer".
             messages: the conversation.
-            settings: OpenAI's, as `temperature`.
+            settings: OpenAI's, such as `temperature`.
 
         Raises:
             BudgetSpent: there are no tokens left.
@@ -175,7 +175,7 @@ class Gate:
 
     @contextmanager
     def until_spent(self) -> Iterator[None]:
-        """Run a library to the end of the budget: what it raises then is no error of its own."""
+        """Run a library until the budget is spent; what it raises after that is ignored."""
         try:
             yield
         except BudgetSpent:
