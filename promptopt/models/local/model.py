@@ -17,6 +17,7 @@ from promptopt.models.base import Price
 from promptopt.models.local.encoding import Encoder, PairEncoder, pieces
 from promptopt.models.local.failures import NAN_FAILURE, too_long
 from promptopt.models.local.loading import W16A32, Files, choose_device, choose_dtype
+from promptopt.models.local.trie import unread_prefixes
 from promptopt.replies import Arrival, Response, Usage
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from promptopt.models.base import Request
     from promptopt.models.local.runner import Runner
+    from promptopt.models.local.trie import Segments
     from promptopt.prompt import Context
     from promptopt.replies import Failure
     from promptopt.statistics.arrays import Floats
@@ -48,6 +50,7 @@ class LocalModel:
 
     unit: Literal["batch"] = "batch"
     price = Price(0.0, 0.0)
+    _segments: Segments = staticmethod(unread_prefixes)  # the runs of tokens whose states are cached
 
     def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto") -> None:
         self.name = name
@@ -167,8 +170,8 @@ class LocalModel:
         from promptopt.models.local import runner  # noqa: PLC0415  torch, which takes seconds
 
         if self._dtype_name == W16A32:
-            return runner.load_halved(self._files)
-        return runner.load(self._files, self.dtype, self.device)
+            return runner.load_halved(self._files, self._segments)
+        return runner.load(self._files, self.dtype, self.device, self._segments)
 
     @cached_property
     def _fingerprint(self) -> Mapping[str, Any]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.errors import InputError
 from promptopt.models.local.decoding import Decoding, one_token_reply
-from promptopt.models.local.loading import W16A32
 from promptopt.models.local.model import LocalModel
-from promptopt.models.local.runner import load, load_halved
 from promptopt.models.local.token_scores import SegmentScores, TokenScores, score_tokens
 from promptopt.models.local.trie import all_segments
 
@@ -18,7 +15,6 @@ if TYPE_CHECKING:
 
     from promptopt.models.base import Request
     from promptopt.models.local.encoding import Ids
-    from promptopt.models.local.runner import Runner
     from promptopt.prompt import Context
     from promptopt.replies import Response
 
@@ -40,6 +36,8 @@ class ServedModel(LocalModel):
 
     For one thread at a time, but for what only tokenizes.
     """
+
+    _segments = staticmethod(all_segments)
 
     def __init__(self, name: str, *, dtype: str = "auto", device: str = "auto") -> None:
         super().__init__(name, dtype=dtype, device=device)
@@ -112,9 +110,3 @@ class ServedModel(LocalModel):
     def one_token_reply(self, request: Request, prompt: Ids, token: int) -> Response:
         """Return the reply of up to one token, which is known from the prompt's scores."""
         return one_token_reply(request, prompt, token, self._runner.ends, self._runner.tokenizer)
-
-    @cached_property
-    def _runner(self) -> Runner:
-        if self._dtype_name == W16A32:
-            return load_halved(self._files, all_segments)
-        return load(self._files, self.dtype, self.device, all_segments)
