@@ -117,7 +117,7 @@ def ours(bout: Bout, *, strategy: Strategy) -> None:
                 best = record.fitness
                 _post(bout, record.prompt)
 
-    found = optimize(
+    result = optimize(
         bout.splits.task(),
         task,
         strategy,
@@ -129,7 +129,7 @@ def ours(bout: Bout, *, strategy: Strategy) -> None:
         tracking=False,
         callbacks=[follow],
     )
-    _post(bout, found.prompt)
+    _post(bout, result.prompt)
 
 
 def _post(bout: Bout, prompt: Prompt, validation: float | None = None) -> None:

@@ -178,8 +178,8 @@ class Gate:
 
 def judged(metric: Reward, example: Example, reply: str) -> float:
     """Return the reward of a reply."""
-    found = metric(example, Reply(text=split_thinking(reply).answer))
-    return found[0] if isinstance(found, tuple) else found
+    reward = metric(example, Reply(text=split_thinking(reply).answer))
+    return reward[0] if isinstance(reward, tuple) else reward
 
 
 @contextmanager

@@ -34,12 +34,12 @@ def file_of(name: str, folder: Path) -> Path:
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}: use one of {', '.join(MODELS)}")
     places = [folder / MODELS[name], *([model_file(name)] if name in KNOWN else [])]
-    found = [path for path in places if path.exists()]
-    if not found:
+    existing = [path for path in places if path.exists()]
+    if not existing:
         raise InputError(
             f"the model {name} is not in {folder}: put {MODELS[name]} there, or give its folder by --models"
         )
-    return found[0]
+    return existing[0]
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def server(files: Sequence[Path], dtype: str, threads: int | None) -> Iterator[s
 def _address(process: subprocess.Popen[str]) -> str:
     """Wait until the server says where it listens."""
     for line in process.stdout or ():
-        found = re.search(r"http://\S+/v1", line)
-        if found:
-            return found[0]
+        address = re.search(r"http://\S+/v1", line)
+        if address:
+            return address[0]
     raise InputError("promptopt serve ended before it listened: see its error above")

@@ -83,9 +83,9 @@ def difference(first: Tasks, second: Tasks) -> Mean:
 
 def best_of_each_task(methods: Mapping[str, Tasks], names: Iterable[str]) -> Tasks:
     """Return, for each task, the cells of that method among `names` with the highest mean reward."""
-    known = [methods[name] for name in names if name in methods]
-    tasks = sorted(set().union(*known))
-    return {task: max((m[task] for m in known if task in m), key=mean_reward) for task in tasks}
+    candidates = [methods[name] for name in names if name in methods]
+    tasks = sorted(set().union(*candidates))
+    return {task: max((cells[task] for cells in candidates if task in cells), key=mean_reward) for task in tasks}
 
 
 def mean_reward(seeds: Seeds) -> float:
@@ -125,11 +125,11 @@ def print_tables(cells: Sequence[Cell]) -> None:
 
 def by_method(cells: Iterable[Cell]) -> dict[str, Tasks]:
     """Return method -> task -> seed -> cell, methods in the order of `METHODS`."""
-    found: dict[str, Tasks] = {}
+    methods: dict[str, Tasks] = {}
     order = {name: place for place, name in enumerate(METHODS)}
     for cell in sorted(cells, key=lambda cell: (order[cell.place.method], cell.place.task, cell.place.seed)):
-        found.setdefault(cell.place.method, {}).setdefault(cell.place.task, {})[cell.place.seed] = cell
-    return found
+        methods.setdefault(cell.place.method, {}).setdefault(cell.place.task, {})[cell.place.seed] = cell
+    return methods
 
 
 def print_by_task(methods: Mapping[str, Tasks]) -> None:
@@ -206,5 +206,9 @@ def _interval(mean: Mean, sign: str = "") -> str:
 
 
 def _reached(tokens: Sequence[int | None]) -> str:
-    known = [count for count in tokens if count is not None]
-    return f"{np.median(known):,.0f} ({len(known)} of {len(tokens)} cells)" if known else f"never ({len(tokens)} cells)"
+    reached = [count for count in tokens if count is not None]
+    return (
+        f"{np.median(reached):,.0f} ({len(reached)} of {len(tokens)} cells)"
+        if reached
+        else f"never ({len(tokens)} cells)"
+    )

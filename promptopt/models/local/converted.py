@@ -43,14 +43,14 @@ def ends_of(folder: Path) -> frozenset[int]:
 
 
 def remembered(folder: Path, name: str, find: Callable[[], bool]) -> bool:
-    """Return what is true of a converted part, found once and then kept in the part, by the package's version."""
+    """Return a property of a converted part, computed once per version of the package and then stored in the part."""
     path = folder / f"{name}-{__version__}.json"
     if path.exists():
         return bool(_read(path))
-    found = find()
+    value = find()
     with contextlib.suppress(OSError):
-        write_private(path, json.dumps(found))
-    return found
+        write_private(path, json.dumps(value))
+    return value
 
 
 def _read(path: Path) -> Any:
