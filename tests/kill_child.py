@@ -2,8 +2,7 @@
 
 A line is a JSON list, [KIND, [MEMO, RESULT, LOG], MOST, MODEL], KIND being "fake", "local", the name of a strategy, or
 "build", which makes the model of "local"; the answer is the number of the process. What they import is imported once,
-before the first fork. A run that is to be killed waits for that once its log has MOST lines: it never ends before it is
-killed.
+before the first fork. A run that is to be killed waits for that once its log has MOST lines.
 """
 
 from __future__ import annotations
