@@ -185,11 +185,11 @@ def _report(found: Floats, fresh: Floats, held_out: Floats, arguments: argparse.
     users = found.shape[1]
     each = max(1, round(replies / users))
     row = held_out[_best(fresh, tuple(range(users)), each)]
-    print(f"all {users} examples x {each}: {np.nanmean(row):.3f}; p1 + guard less this", _said(first, row))
+    print(f"all {users} examples x {each}: {np.nanmean(row):.3f}; p1 + guard minus this", _said(first, row))
     draws = [tuple(rng.choice(users, arguments.subset, replace=False).tolist()) for _ in range(arguments.controls)]
     control = np.mean([held_out[_best(fresh, subset, arguments.replicates)] for subset in draws], axis=0)
     print(
-        f"random subsets ({len(draws)} draws): {np.nanmean(control):.3f}; p1 + guard less these", _said(first, control)
+        f"random subsets ({len(draws)} draws): {np.nanmean(control):.3f}; p1 + guard minus these", _said(first, control)
     )
 
 

@@ -322,7 +322,7 @@ def table(rows: dict[str, list[Cell]], names: Sequence[str], given: argparse.Nam
         each = np.array([cell.rewards[:items] for cell in cells])
         right[method] = each.reshape(len(names) * sets, given.draws, given.seeds, -1)
     print(f"\n{', '.join(names)}; {given.draws} draws x {given.seeds} seeds; test accuracy in per cent\n")
-    heads = ["method", *given.data_set, "mean", "less ICL", "less paper", "searched", "tokens", "seconds", "length"]
+    heads = ["method", *given.data_set, "mean", "minus ICL", "minus paper", "searched", "tokens", "seconds", "length"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for method, cells in rows.items():
         means = right[method].mean(axis=(1, 2, 3)).reshape(len(names), sets).mean(axis=0)

@@ -245,7 +245,7 @@ def main() -> None:
     if given.what == "estimators":
         estimators()
         return
-    heads = ["set", "strategy", "seed", "direct", "calibrated", "null", "found", "less direct", "its estimate"]
+    heads = ["set", "strategy", "seed", "direct", "calibrated", "null", "found", "minus direct", "its estimate"]
     heads += ["pseudo-labels right", "calls", "seconds"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for seed in range(given.seeds):
