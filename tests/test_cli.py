@@ -72,7 +72,8 @@ def in_a_process(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def optimize(folder: Path, *words: str, model: str = "python:mine:model") -> subprocess.CompletedProcess[str]:
-    return promptopt(folder, "optimize", *words, "--model", model, "--set", "shortest=4")
+    given = ("--strategy", "promptquine", *words, "--model", model, "--set", "shortest=4")
+    return promptopt(folder, "optimize", *given)
 
 
 def test_optimize_prints_a_table_and_writes_result_and_report(folder: Path) -> None:
@@ -89,7 +90,7 @@ def test_a_second_run_makes_no_call_and_prints_the_same_result(folder: Path) -> 
     first = optimize(folder, "task.toml", "--json", "--budget", "1500 calls", "--no-study")
     again = in_a_process(
         folder, "optimize", "task.toml", "--json", "--budget", "1500 calls", "--no-study",
-        "--model", "python:mine:forbidden", "--set", "shortest=4",
+        "--strategy", "promptquine", "--model", "python:mine:forbidden", "--set", "shortest=4",
     )  # fmt: skip
     one, other = json.loads(first.stdout), json.loads(again.stdout)
 

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, TypeAlias
 
-from promptopt import Demonstrations, HillClimb, Prompt, PromptQuine, load_model, optimize
+from promptopt import Demonstrations, HillClimb, Joint, Prompt, PromptQuine, load_model, optimize
 from promptopt.randomness import named_generator
 from promptopt.rewards import target_of
 from promptopt.strategies import P1, RandomSearch
@@ -75,7 +75,7 @@ def demonstrations(bout: Bout, *, nearest: bool) -> None:
     seed_prompt(bout)
     best = -1.0
     for count in SHOTS:
-        prompt = Prompt(bout.splits.seed_prompt.text, _shown(bout, count, nearest=nearest))
+        prompt = Prompt(bout.splits.seed_prompt.text, shown(bout.splits, bout.seed, count, nearest=nearest))
         chosen = {"prompt": prompt.to_json()}
         try:
             rewards = examine(chosen, bout.splits, bout.splits.validation, (f"{bout.url}/v1", "task"))
@@ -87,12 +87,13 @@ def demonstrations(bout: Bout, *, nearest: bool) -> None:
             _post(bout, prompt, mean)
 
 
-def _shown(bout: Bout, count: int, *, nearest: bool) -> Demonstrations | None:
+def shown(splits: Splits, seed: int, count: int, *, nearest: bool) -> Demonstrations | None:
+    """Return `count` demonstrations, as `demonstrations` has them."""
     if not count:
         return None
     if nearest:
-        return Demonstrations(bout.splits.train, nearest=count)
-    return Demonstrations(shuffled(bout.splits, bout.seed)[:count])
+        return Demonstrations(splits.train, nearest=count)
+    return Demonstrations(shuffled(splits, seed)[:count])
 
 
 def shuffled(splits: Splits, seed: int) -> tuple[Example, ...]:
@@ -188,6 +189,8 @@ OURS: dict[str, Strategy] = {
     "promptquine": PromptQuine(),
     "promptquine.paper": PromptQuine.paper(),
     "p1": P1(inner=HillClimb()),
+    "joint": Joint(),
+    "joint, demonstrations alone": Joint(instructions=1),
 }
 METHODS: dict[str, Contestant] = {
     "seed": seed_prompt,

@@ -11,6 +11,7 @@ from promptopt.cli.output import say
 from promptopt.errors import InputError
 from promptopt.models import HOSTED, KINDS, load_model
 from promptopt.models.local import catalog
+from promptopt.strategies.auto import ABOUT, AUTO
 from promptopt.strategies.registry import find_strategy, known_strategies, settings_of
 
 models = typer.Typer(help="List models, check a hosted model, or fetch a small local one.", rich_markup_mode=None)
@@ -20,6 +21,9 @@ def strategies(
     name: Annotated[str | None, typer.Argument(help="Strategy to describe.", show_default=False)] = None,
 ) -> None:
     """List the strategies, or describe one and its settings."""
+    if name == AUTO:
+        say(ABOUT)
+        return
     if name is not None:
         strategy = find_strategy(name)
         say(inspect.getdoc(type(strategy)) or name)
@@ -27,6 +31,7 @@ def strategies(
         for key, value in settings_of(strategy).items():
             say(f"  {key} = {value}")
         return
+    say(f"{AUTO:20} {ABOUT.partition(chr(10))[0]}")
     for key in sorted(known_strategies()):
         summary = (inspect.getdoc(type(find_strategy(key))) or "").partition("\n")[0]
         say(f"{key:20} {summary}")

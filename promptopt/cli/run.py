@@ -27,6 +27,7 @@ from promptopt.optimization.job import prepare
 from promptopt.results.outcomes import SAME
 from promptopt.results.result import CHOSEN, SPENDING
 from promptopt.statistics import mean_interval, paired_interval
+from promptopt.strategies.auto import AUTO
 from promptopt.tracking.display import Display
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class _CallLimits:
 def optimize(
     task: TaskArgument = None,
     model: ModelName = "local:smollm2",
-    strategy: Annotated[str, typer.Option(help="Search strategy; see `promptopt strategies`.")] = "promptquine",
+    strategy: Annotated[str, typer.Option(help="Search strategy; see `promptopt strategies`.")] = AUTO,
     data: Data = None,
     input: Input = None,  # noqa: A002  the option's name
     label: Label = None,

@@ -6,6 +6,7 @@ budget, so running it again continues it: all earlier replies are in the memo.
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -33,6 +34,7 @@ from promptopt.optimization.selection import by_search, select
 from promptopt.optimization.signals import stop_on_signals
 from promptopt.optimization.stages import Stages
 from promptopt.search.run import Run
+from promptopt.strategies.auto import AUTO
 from promptopt.strategies.registry import name_of, random_numbers
 from promptopt.tracking import EventEmitter, RunFinished, study
 
@@ -48,13 +50,15 @@ if TYPE_CHECKING:
     from promptopt.tracking import Callback
     from promptopt.tracking.display import Display
 
+_log = logging.getLogger(__name__)
+
 _RUN_ENDING_ERRORS = (StoppedError, ModelError, RewardError, MemoError)  # the run returns an unfinished result
 
 
 def optimize(
     task: Task | str | Path,
     model: Model | str,
-    strategy: Strategy | str = "promptquine",
+    strategy: Strategy | str = AUTO,
     *,
     writer: Model | str | None = None,
     budget: Budget | str | None = None,
@@ -76,7 +80,7 @@ def optimize(
     Args:
         task: a task, or the path of a task file.
         model: the model that the prompt is for, or its name such as `openai:gpt-4.1-mini`.
-        strategy: a strategy, or its name such as `promptquine.paper`.
+        strategy: a strategy, or its name such as `promptquine.paper`; by default it is chosen by the task.
         writer: the model that writes prompts, for strategies that use one; by default the task model.
         budget: the most to use, over all stages, such as `"500 calls"` or `"2 dollars"`; required for models that cost
             money.
@@ -164,6 +168,8 @@ def run_job(
         spare_descriptors() as release_descriptors,
         stop_on_signals(display) as stop,
     ):
+        if job.chosen:
+            _log.info("%s", job.chosen)
         try:
             caller = Caller(store, ledger or Ledger(), stop, watch=display.refresh if display else nothing)
             result = save_result(run_stages(job, caller, display, all_callbacks))

@@ -17,6 +17,7 @@ from promptopt.optimization.api import run_stages
 from promptopt.optimization.job import Job, prepare
 from promptopt.optimization.preflight import check
 from promptopt.optimization.simulation import Overlay, SimulatedCaller, longest_episodes
+from promptopt.strategies.auto import AUTO
 from promptopt.strategies.registry import description_of
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Estimate:
 def estimate(
     task: Task | str | Path,
     model: Model | str,
-    strategy: Strategy | str = "promptquine",
+    strategy: Strategy | str = AUTO,
     *,
     writer: Model | str | None = None,
     budget: Budget | str | None = None,

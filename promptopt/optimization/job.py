@@ -15,6 +15,7 @@ from promptopt.models import load_model
 from promptopt.models.base import without_batches
 from promptopt.optimization.stages import least_calls
 from promptopt.rewards import Judge
+from promptopt.strategies.auto import AUTO, choose
 from promptopt.strategies.registry import find_strategy
 from promptopt.task import Task
 from promptopt.tracking import run_started
@@ -36,6 +37,7 @@ class Job:
     """All that decides a run.
 
     Args: as of `optimize`, read.
+        chosen: which strategy `auto` chose and why; "" if a strategy was given.
     """
 
     task: Task
@@ -44,6 +46,7 @@ class Job:
     strategy: Strategy
     budget: Budget
     seed: int
+    chosen: str = ""
 
     @property
     def roles(self) -> dict[str, Model]:
@@ -116,13 +119,16 @@ def prepare(
     settings: Mapping[str, Any] | None,
 ) -> Job:
     """Read what `optimize` is given; nothing is loaded or called yet."""
+    task = read_task(task)
+    chosen = choose(task) if strategy == AUTO else None
     return Job(
-        task=read_task(task),
+        task=task,
         model=read_model(model),
         writer=None if writer is None else read_model(writer),
-        strategy=find_strategy(strategy, settings),
+        strategy=find_strategy(chosen.name if chosen else strategy, settings),
         budget=read_budget(budget),
         seed=seed,
+        chosen=str(chosen or ""),
     )
 
 

@@ -103,8 +103,8 @@ def _check_first(job: Job, first: Response | Failure) -> None:
 
 
 def notes_on(job: Job) -> list[str]:
-    """Return notes for the result on the task, the prices and the data."""
-    notes = list(job.task.notes)
+    """Return notes for the result on the strategy, the task, the prices and the data."""
+    notes = [*filter(None, [job.chosen]), *job.task.notes]
     notes += [
         f"the price of the {role} model is unknown: its cost is not included; set it with --price"
         for role, model in job.roles.items()

@@ -1,0 +1,168 @@
+"""The arena's labelled tasks in one process, where answers are chosen among the labels by log-probability.
+
+    python -m benchmarks.arena.label_choice run --tasks sst2 subj --model smollm2 --writer qwen05
+    python -m benchmarks.arena.label_choice table
+
+A gate cannot give this to the peers, so these rows have tables of their own. Splits, budgets and kept cells are as in the arena;
+tokens are counted by the run's ledger. A search that was stopped goes on from its memo in `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from promptopt import BudgetExhaustedError, Memo, Prompt
+from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.ledger import Budget, Ledger
+from promptopt.evaluation.scorer import Scorer
+from promptopt.models.local import LocalModel
+from promptopt.optimization.api import run_job
+from promptopt.optimization.job import prepare
+
+from .cells import Cell, Place, Point, keep, read_cells
+from .contestants import OURS, SHOTS, shown
+from .models import MODELS, file_of
+from .tables import print_tables
+from .tasks import TASKS, Splits, load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from promptopt import Example
+    from promptopt.statistics.arrays import Floats
+
+CELLS = Path(__file__).with_name("label_choice.jsonl")
+"""The kept cells."""
+
+BASELINES = ("seed", "random demonstrations", "nearest demonstrations")
+LABELLED = [name for name, source in TASKS.items() if source.labels]
+
+
+class Bout(NamedTuple):
+    """One method's turn: the cell, its examples, the models, and where replies are kept."""
+
+    place: Place
+    splits: Splits
+    task_model: LocalModel
+    writer: LocalModel
+    memo: Memo
+
+    def scores(self, prompt: Prompt, examples: Sequence[Example], ledger: Ledger) -> Floats:
+        """Return the reward of each example."""
+        scorer = Scorer(self.splits.task(), self.task_model, Caller(self.memo, ledger))
+        rewards: Floats = scorer.score([prompt], examples).per_example[0]
+        return rewards
+
+    def choose(self, ledger: Ledger) -> Prompt:
+        """Spend the budget, and return the chosen prompt."""
+        place = self.place
+        if place.method in BASELINES:
+            return self._baseline(ledger)
+        job = prepare(
+            self.splits.task(),
+            self.task_model,
+            OURS[place.method],
+            writer=self.writer,
+            budget=f"{place.budget} tokens",
+            seed=place.seed,
+            settings=None,
+        )
+        return run_job(job, memo=self.memo, tracking=False, ledger=ledger).prompt
+
+    def _baseline(self, ledger: Ledger) -> Prompt:
+        """Return the seed prompt with as many demonstrations as are best on the validation examples."""
+        best, most = self.splits.seed_prompt, -1.0
+        counts = SHOTS if self.place.method != "seed" else ()
+        with ledger.stage("search", Budget(tokens=self.place.budget)):
+            for count in counts:
+                demonstrations = shown(
+                    self.splits, self.place.seed, count, nearest=self.place.method.startswith("near")
+                )
+                prompt = Prompt(self.splits.seed_prompt.text, demonstrations)
+                try:
+                    mean = float(np.mean(self.scores(prompt, self.splits.validation, ledger)))
+                except BudgetExhaustedError:
+                    break
+                if mean > most:
+                    best, most = prompt, mean
+        return best
+
+
+def run(bout: Bout) -> Cell:
+    """Run one cell: the method's turn, then the test of what it chose."""
+    began, ledger = time.monotonic(), Ledger()
+    chosen = bout.choose(ledger)
+    seconds = time.monotonic() - began
+    rewards = tuple(bout.scores(chosen, bout.splits.test, Ledger()).tolist())
+    used = {
+        role: {"calls": spent.calls, "input": spent.input_tokens, "output": spent.output_tokens}
+        for role, spent in ledger.logical.items()
+    }
+    tokens = sum(spent.tokens for spent in ledger.logical.values())
+    return Cell(
+        place=bout.place,
+        rewards=rewards,
+        chosen={"prompt": chosen.to_json()},
+        used=used,
+        curve=(Point(tokens, sum(rewards) / len(rewards)),),
+        seconds=round(seconds, 1),
+        versions={"dtype": str(bout.task_model.dtype)},
+    )
+
+
+def run_missing(given: argparse.Namespace) -> None:
+    """Run the cells that are missing."""
+    kept = read_cells(given.cells)
+    for seed, task, method in product(given.seeds, given.tasks, given.methods):
+        place = Place(task, given.model, given.writer, method, seed, given.budget)
+        if place in kept:
+            continue
+        task_model, writer = (model(file_of(name, given.models), given.dtype) for name in (given.model, given.writer))
+        folder = given.out / "-".join(str(part).replace(" ", "-") for part in place)
+        with Memo(folder) as memo:
+            cell = run(Bout(place, load(task, given.data, seed), task_model, writer, memo))
+        keep(cell, given.cells)
+        words = [*map(str, place), f"{cell.reward:.3f}", f"{cell.tokens:,} tokens", f"{cell.seconds:.0f} s"]
+        print(" | ".join(words), flush=True)
+
+
+@cache
+def model(file: Path, dtype: str) -> LocalModel:
+    """Return a model, loaded once."""
+    return LocalModel(str(file), dtype=dtype)
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.arena.label_choice", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    running = commands.add_parser("run", help="run the cells that are missing")
+    running.set_defaults(command=run_missing)
+    methods = [*BASELINES, *OURS]
+    running.add_argument("--tasks", nargs="+", choices=LABELLED, default=LABELLED)
+    running.add_argument("--methods", nargs="+", choices=methods, default=methods)
+    running.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    running.add_argument("--model", choices=MODELS, default="qwen05", help="task model")
+    running.add_argument("--writer", choices=MODELS, default="qwen15")
+    running.add_argument("--budget", type=int, default=300_000, help="tokens of all roles and directions")
+    running.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
+    running.add_argument("--models", type=Path, default=Path("models"), help="folder of the models' GGUF files")
+    running.add_argument("--out", type=Path, default=Path("runs/arena/label_choice"), help="folder of the memos")
+    running.add_argument("--dtype", default="float32", help="of the models")
+    table = commands.add_parser("table", help="print the tables of the kept cells")
+    table.set_defaults(command=lambda given: print_tables(list(read_cells(given.cells).values())))
+    for command in (running, table):
+        command.add_argument("--cells", type=Path, default=CELLS, help="file of the kept cells")
+    given = parser.parse_args()
+    given.command(given)
+
+
+if __name__ == "__main__":
+    main()

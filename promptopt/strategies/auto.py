@@ -1,0 +1,48 @@
+"""The default, `auto`: chooses a strategy by the task, before any model is called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from promptopt.rewards import REWARDS_WITH_TARGET
+
+if TYPE_CHECKING:
+    from promptopt.task import Task
+
+AUTO = "auto"
+"""Name of the strategy that stands for a choice."""
+
+ABOUT = """\
+Chooses the strategy by the task, before any model is called.
+
+* `promst` for a task with an environment.
+* `hillclimb` for captions, which take no demonstrations.
+* `unsupervised` where training examples have no labels and the reward needs them.
+* `joint` for everything else: it searches the instruction and the demonstrations together.
+
+The run's first line and a note in its result say which strategy it is and why. The run is the same as with that strategy's
+name; so are the settings that it takes."""
+
+
+class Chosen(NamedTuple):
+    """The name of a strategy, and why it was chosen."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"strategy {AUTO} runs {self.name}: {self.reason}"
+
+
+def choose(task: Task) -> Chosen:
+    """Return the strategy for a task."""
+    unlabelled = [example.id for example in task.train if example.target is None]
+    if task.environment is not None:
+        return Chosen("promst", "the task has an environment")
+    if task.format == "caption":
+        return Chosen("hillclimb", "captions take no demonstrations")
+    if unlabelled and isinstance(task.reward, REWARDS_WITH_TARGET):
+        return Chosen("unsupervised", f"training example {unlabelled[0]!r} has no label")
+    if len(unlabelled) == len(task.train):
+        return Chosen("joint", "it searches the instruction; no training example has a target to show")
+    return Chosen("joint", "it searches the instruction and the demonstrations together")

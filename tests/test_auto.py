@@ -1,0 +1,66 @@
+"""The default strategy: which it is, and that it is the same run as under that strategy's name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import toys
+
+from promptopt import Example, FakeModel, InputError, Joint, Prompt, Task, estimate, optimize
+from promptopt.strategies.auto import choose
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+IN_A_WORLD = Task(
+    train=(Example({"instance": "{}"}, None, "a"),),
+    validation=(Example({"instance": '{"a": 1}'}, None, "b"),),
+    seed_prompt=Prompt("Play."),
+    environment=object,  # type: ignore[arg-type]
+)
+
+
+def without_targets(task: Task) -> Task:
+    return replace(task, train=tuple(replace(example, target=None) for example in task.train))
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "reason"),
+    [
+        (toys.TASK, "joint", "instruction and the demonstrations together"),
+        (without_targets(toys.TASK), "unsupervised", "has no label"),
+        (
+            without_targets(replace(toys.TASK, labels=(), reward=lambda *_: 1.0)),
+            "joint",
+            "no training example has a target",
+        ),
+        (IN_A_WORLD, "promst", "environment"),
+    ],
+)
+def test_the_task_decides(task: Task, name: str, reason: str) -> None:
+    chosen = choose(task)
+
+    assert chosen.name == name
+    assert reason in chosen.reason
+
+
+def test_it_is_the_run_of_the_strategy_that_it_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "promptopt")
+    run = partial(
+        optimize, toys.TASK, FakeModel(toys.answer), budget="300 calls", memo=tmp_path / "memo", tracking=False
+    )
+    default = run(settings={"instructions": 1})
+    named = run(Joint(instructions=1))
+
+    assert caplog.messages[0] == default.notes[0]
+    assert default.notes[0] == "strategy auto runs joint: it searches the instruction and the demonstrations together"
+    assert replace(default, notes=default.notes[1:]) == named
+
+
+def test_a_wrong_setting_is_one_of_the_strategy_that_it_names() -> None:
+    with pytest.raises(InputError, match="Joint has no setting 'instruction', did you mean 'instructions'"):
+        estimate(toys.TASK, FakeModel(toys.answer), settings={"instruction": 1}, budget="300 calls")
