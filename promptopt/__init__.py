@@ -56,6 +56,8 @@ if _typing.TYPE_CHECKING:
     from promptopt.replies import Failure as Failure
     from promptopt.replies import Response as Response
     from promptopt.replies import Usage as Usage
+    from promptopt.results.predictor import Prediction as Prediction
+    from promptopt.results.predictor import Predictor as Predictor
     from promptopt.results.pseudo_labels import pseudo_labels as pseudo_labels
     from promptopt.results.pseudo_labels import write_fine_tuning as write_fine_tuning
     from promptopt.results.result import Result as Result
@@ -94,6 +96,7 @@ _NAMES = {  # module -> what it gives to the package; the same as above, which a
     "promptopt.optimization.estimate": "Estimate estimate",
     "promptopt.prompt": "Demonstrations Example Message Prompt",
     "promptopt.replies": "Arrival Failure Response Usage",
+    "promptopt.results.predictor": "Prediction Predictor",
     "promptopt.results.pseudo_labels": "pseudo_labels write_fine_tuning",
     "promptopt.results.result": "Result",
     "promptopt.rewards": "Contains Exact Judge Label LabelMargin Matches Number Progress Reward TokenF1",

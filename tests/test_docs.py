@@ -35,6 +35,7 @@ PAGES += sorted((ROOT / "examples").rglob("*.md"))
 READ_ONLY = {
     ("docs/environments.md", 0): "a whole search with a hosted model, which needs a key",
     ("docs/environments.md", 1): "its methods are left to the reader",
+    ("docs/predictor.md", 0): "a whole search with a real model",
     ("docs/strategies/unsupervised.md", 0): "takes texts of the reader's own, and a real model",
 }
 LANGUAGES = {"python", "sh", "toml", "text", "json", ""}

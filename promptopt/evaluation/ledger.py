@@ -151,6 +151,10 @@ class Ledger:
         """Number of calls that the limit still allows; infinite without a limit on calls."""
         return math.inf if self.limit.calls is None else self.limit.calls - self.total(self.logical).calls
 
+    def has_reply(self, key: str) -> bool:
+        """Whether this run has asked for a call and got a reply, so that asking again costs nothing."""
+        return key in self._asked and key not in self._failed
+
     def affordable(self, keys: Sequence[str]) -> int:
         """Return how many of the first calls the limit on calls covers. A key that was asked for before costs nothing."""
         left, new = self.calls_left, set[str]()
@@ -196,7 +200,7 @@ class Ledger:
         Raises:
             BudgetExhaustedError: usage, reservations and this bound together exceed the limit.
         """
-        if key in self._asked and key not in self._failed:
+        if self.has_reply(key):
             return
         largest_bound = self.largest_bound.get(role, Bound())
         self.largest_bound[role] = Bound(

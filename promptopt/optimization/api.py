@@ -26,6 +26,7 @@ from promptopt.evaluation.caller import Caller, nothing
 from promptopt.evaluation.ledger import Budget, Ledger
 from promptopt.evaluation.scorer import Scorer
 from promptopt.memo.memo import Memo
+from promptopt.optimization.calibration import fit_predictor
 from promptopt.optimization.claim import claim, record, result_of
 from promptopt.optimization.job import Job, prepare
 from promptopt.optimization.preflight import call_each_model, check, check_budget, notes_on, start
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from promptopt.models.base import Model
     from promptopt.optimization.selection import Choice
     from promptopt.results.outcomes import Comparison
+    from promptopt.results.predictor import Predictor
     from promptopt.results.result import Result
     from promptopt.strategies.base import Strategy
     from promptopt.task import Task
@@ -86,8 +88,8 @@ def optimize(
             money.
         seed: random seed.
         settings: changes to the strategy's settings.
-        run_dir: folder for `result.json`, `test.jsonl` (the replies to the test examples) and `report.md`; None writes
-            nothing.
+        run_dir: folder for `result.json`, `test.jsonl` (the replies to the test examples), `report.md` and, if the run kept a
+            predictor, `predictor.json`; None writes nothing.
         memo: where replies are stored: a memo, a folder, or a server's URL; the default is shown by `promptopt memo path`.
         display: shows progress; None is silent.
         tracking: record the run as an Optuna study: in `study.db` in `run_dir` (True), in a storage with this URL, or
@@ -212,6 +214,7 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
         callback(job.begun)
     notes = notes_on(job)
     choice: Choice | None = None
+    predictor: Predictor | None = None
     test: Comparison | None = None
     crash: Exception | None = None
     unfinished, answered = "", False
@@ -223,7 +226,8 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
         with stages.search():
             _search(job, run)
         choice = select(run, stages, notes)
-        test = claim(run, stages, choice, notes)
+        predictor = fit_predictor(run, choice)
+        test = claim(run, stages, choice, notes, predictor)
     except _RUN_ENDING_ERRORS as error:
         if not answered and not isinstance(error, StoppedError):
             raise
@@ -234,7 +238,15 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
         crash = error
         unfinished = str(error) if isinstance(error, PromptoptError) else f"{type(error).__name__}: {error}"
     notes += stages.notes
-    result = result_of(job, run, choice=choice or by_search(run), test=test, unfinished=unfinished, notes=notes)
+    result = result_of(
+        job,
+        run,
+        choice=choice or by_search(run),
+        predictor=predictor,
+        test=test,
+        unfinished=unfinished,
+        notes=notes,
+    )
     if crash is not None:
         raise CrashedError(result, crash)
     return result

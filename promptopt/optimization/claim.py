@@ -11,9 +11,10 @@ import numpy as np
 
 from promptopt._version import __version__
 from promptopt.errors import BudgetExhaustedError
+from promptopt.optimization.calibration import predictor_rewards
 from promptopt.optimization.selection import Choice, cells_measured
 from promptopt.replies import Response
-from promptopt.results.outcomes import SAME, ByLabels, Comparison, outcomes
+from promptopt.results.outcomes import SAME, ByLabels, Comparison, PredictorTest, outcomes
 from promptopt.results.result import Record, Result
 from promptopt.search.writing import rejections
 from promptopt.statistics import mean_interval, paired_interval
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from promptopt.optimization.selection import Validated
     from promptopt.optimization.stages import Stages
     from promptopt.prompt import Example, Prompt
+    from promptopt.results.predictor import Predictor
     from promptopt.scores import Scores
     from promptopt.search.archive import Candidate
     from promptopt.search.run import Run
@@ -37,7 +39,9 @@ _FAILED_SHARE = 0.01  # above this share of failed replies a run is unfinished (
 _SHOWN_IDS = 5  # examples that a message names
 
 
-def claim(run: Run, stages: Stages, choice: Choice, notes: list[str]) -> Comparison | None:
+def claim(
+    run: Run, stages: Stages, choice: Choice, notes: list[str], predictor: Predictor | None = None
+) -> Comparison | None:
     """Compare on as many test examples as the remaining budget covers; a kept seed prompt is tested alone.
 
     Args:
@@ -45,6 +49,7 @@ def claim(run: Run, stages: Stages, choice: Choice, notes: list[str]) -> Compari
         stages: sets the budget of the test.
         choice: the prompt to compare with the seed prompt.
         notes: receives the reason if there is no test.
+        predictor: of the chosen prompt, tested on the same replies.
 
     Returns:
         The comparison, or None if there are no test data or no budget for them.
@@ -56,7 +61,7 @@ def claim(run: Run, stages: Stages, choice: Choice, notes: list[str]) -> Compari
     with stages.test():
         for examples in stages.test_samples(1 if choice.prompt == seed else 2, cells_measured(run, choice)):
             try:
-                comparison = compare(run.scorer, seed, choice.prompt, examples)
+                comparison = compare(run.scorer, seed, choice.prompt, examples, predictor)
             except BudgetExhaustedError:
                 break
     if comparison is None:
@@ -64,11 +69,13 @@ def claim(run: Run, stages: Stages, choice: Choice, notes: list[str]) -> Compari
     return comparison
 
 
-def compare(scorer: Scorer, seed: Prompt, chosen: Prompt, examples: Sequence[Example]) -> Comparison:
+def compare(
+    scorer: Scorer, seed: Prompt, chosen: Prompt, examples: Sequence[Example], predictor: Predictor | None = None
+) -> Comparison:
     """Score the seed prompt and the chosen prompt on the same test examples, in one batch; once if they are the same.
 
     If the model scores labels but the task is read as text, the comparison is of the written replies, and the choice among
-    labels is reported in addition.
+    labels is reported in addition. The predictor, if any, is tested on the replies to the chosen prompt.
 
     Raises:
         BudgetExhaustedError: the budget does not cover the test.
@@ -87,7 +94,18 @@ def compare(scorer: Scorer, seed: Prompt, chosen: Prompt, examples: Sequence[Exa
         costs=_costs(scores, scorer.model.price),
         read="text" if written else "labels" if scorer.chooses else "",
         by_labels=_by_labels(scorer.score(prompts, examples), first, second) if written else None,
+        predictor=None if predictor is None else _predictor_test(predictor, scores),
         outcomes=outcomes(scores),
+    )
+
+
+def _predictor_test(predictor: Predictor, scores: Scores) -> PredictorTest:
+    replies = [column[0] for column in scores.replies[-1]]
+    rewards = predictor_rewards(predictor, scores.examples, replies)
+    return PredictorTest(
+        reward=mean_interval(rewards),
+        over_seed=paired_interval(rewards, scores.per_example[0]),
+        over_prompt=paired_interval(rewards, scores.per_example[-1]),
     )
 
 
@@ -112,7 +130,14 @@ def _costs(scores: Scores, price: Price | None) -> tuple[float, float] | None:
 
 
 def result_of(
-    job: Job, run: Run, *, choice: Choice, test: Comparison | None, unfinished: str, notes: Sequence[str]
+    job: Job,
+    run: Run,
+    *,
+    choice: Choice,
+    predictor: Predictor | None,
+    test: Comparison | None,
+    unfinished: str,
+    notes: Sequence[str],
 ) -> Result:
     """Return the result of a run; whoever saves it sets `seconds`, `run_dir` and `digest`."""
     scorer, ledger = run.scorer, run.ledger
@@ -121,6 +146,7 @@ def result_of(
         prompt=choice.prompt,
         seed_prompt=job.task.seed_prompt,
         test=test,
+        predictor=predictor,
         history=tuple(record(run, c, choice.validated.get(c.prompt)) for c in run.archive.values()),
         seed_number=_seed_number(run),
         steps=tuple(run.steps),

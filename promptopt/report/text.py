@@ -39,6 +39,7 @@ def markdown(result: Result) -> str:
         _block(str(result.prompt)),
         "",
         *_request_settings(result),
+        *_predictor(result),
         "## Seed prompt",
         "",
         _block(str(result.seed_prompt)),
@@ -70,6 +71,16 @@ def _request_settings(result: Result) -> list[str]:
         return []
     settings = ", ".join(f"{name} {value!r}" for name, value in result.request.items())
     return [f"Use this prompt with the same request settings: {settings}.", ""]
+
+
+def _predictor(result: Result) -> list[str]:
+    """Return the section on the predictor, if the run kept one."""
+    if result.predictor is None:
+        return []
+    about = (
+        f"The chosen prompt with a bias for each label: {result.predictor.bias_in_words}. The same without promptopt:"
+    )
+    return ["## Predictor", "", about, "", _block(result.predictor.source()), ""]
 
 
 def price_in_words(price: Price | None) -> str:

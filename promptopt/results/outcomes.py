@@ -98,6 +98,21 @@ class ByLabels:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PredictorTest:
+    """The test of the predictor, from the same replies as that of the chosen prompt.
+
+    Args:
+        reward: mean test reward of the chosen prompt with its label bias, with its 95 % interval.
+        over_seed: that minus the reward of the seed prompt, paired, with its 95 % interval.
+        over_prompt: that minus the reward of the chosen prompt alone, paired, with its 95 % interval.
+    """
+
+    reward: Interval
+    over_seed: Interval
+    over_prompt: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """One paired comparison of chosen and seed prompt, on test examples that the search never used.
 
@@ -112,6 +127,7 @@ class Comparison:
         read: how answers were read: "labels" if chosen among the labels by log-probability; "text" if the model wrote them
             although the search chose among the labels; "" if search and test both read text.
         by_labels: if `read` is "text", the result of choosing among the labels on the same examples.
+        predictor: the test of the predictor, if the run kept one.
         outcomes: both replies to each example; () in a loaded result, whose outcomes are in `test.jsonl`.
     """
 
@@ -123,6 +139,7 @@ class Comparison:
     costs: tuple[float, float] | None = None
     read: str = ""
     by_labels: ByLabels | None = None
+    predictor: PredictorTest | None = None
     outcomes: tuple[Outcome, ...] = field(default=(), compare=False, repr=False)
 
     @property

@@ -16,7 +16,8 @@ from promptopt.errors import InputError
 from promptopt.evaluation.ledger import Spending
 from promptopt.models.base import Price
 from promptopt.prompt import Prompt  # noqa: TC001  read when a result is loaded
-from promptopt.results.outcomes import SAME, Comparison, with_infinities
+from promptopt.results.outcomes import SAME, Comparison, PredictorTest, with_infinities
+from promptopt.results.predictor import Predictor  # noqa: TC001  as above
 from promptopt.statistics.pareto import pareto
 from promptopt.utils.characters import printable
 from promptopt.utils.files import make_private_folder, write_private
@@ -103,6 +104,8 @@ class Result:
         run_dir: folder of the run's files, or "".
         digest: identifies the run; "" in results of earlier versions.
         request: the task's settings sent with the prompt; the test holds for these only. {} in results of earlier versions.
+        predictor: the chosen prompt with a bias for each label, if validation showed that the bias pays; None if the
+            prompt alone is what was chosen.
     """
 
     task: str
@@ -129,6 +132,7 @@ class Result:
     warnings: tuple[str, ...] = ()
     digest: str = field(default="", compare=False)
     request: dict[str, Any] = field(default_factory=dict)
+    predictor: Predictor | None = None
 
     @property
     def finished(self) -> bool:
@@ -149,7 +153,7 @@ class Result:
 
     @property
     def improved(self) -> bool:
-        """Whether the interval of the paired test difference is entirely above 0."""
+        """Whether the interval of the paired test difference is entirely above 0; of the prompt alone, not the predictor."""
         return self.gain is not None and self.gain.low > 0
 
     @property
@@ -192,6 +196,25 @@ class Result:
 
     @property
     def _outcome(self) -> str:
+        if self.predictor is None:
+            return self._prompt_outcome
+        if self.test is None or self.test.predictor is None:
+            return f"{self._prompt_outcome} A label bias for it was not tested either."
+        return f"Prompt alone: {self._prompt_outcome} {self._with_bias(self.test, self.test.predictor)}"
+
+    def _with_bias(self, test: Comparison, predictor: PredictorTest) -> str:
+        """Return the outcome of the predictor as a sentence."""
+        span = f"{predictor.over_seed.estimate:+.3f}, 95 % interval {_span(predictor.over_seed, '+')}"
+        if not self.kept:
+            versus = predictor.over_prompt
+            span += f"; against the prompt alone {versus.estimate:+.3f}, {_span(versus, '+')}"
+        if predictor.over_seed.low <= 0:
+            return f"With label bias: no improvement shown on test data ({span})."
+        rewards = f"{test.seed.estimate:.3f} -> {predictor.reward.estimate:.3f}"
+        return f"With label bias: better than the seed prompt: {rewards} ({span})."
+
+    @property
+    def _prompt_outcome(self) -> str:
         if self.kept:
             return self._nothing_better + self._seed_tested
         if self.test is None:
@@ -269,6 +292,8 @@ class Result:
                 _shown(chosen.validation if chosen else None),
             ),
         ]
+        if self.predictor is not None:
+            out.append(("validation, with bias", "", _shown(self.predictor.validation)))
         out = [row for row in out if any(row[1:])]
         if self.test is not None:
             out += [
@@ -286,6 +311,7 @@ class Result:
                         f"{labelled.chosen_apart.estimate:+.3f}",
                     ),
                 ]
+            out += _predictor_rows(self.test.predictor) if self.test.predictor else []
         out.append(("tokens in the prompt", str(self.lengths[0]), str(self.lengths[1])))
         if self.test is not None and self.test.costs is not None and any(self.test.costs):
             out.append(("$ per 1,000 replies", f"{self.test.costs[0]:.4f}", f"{self.test.costs[1]:.4f}"))
@@ -316,6 +342,8 @@ class Result:
             out.insert(1, ("overfitting", f"{self.optimism:+.3f} (training gain minus test gain)"))
         if self.failed:
             out.append(("failed replies", str(self.failed)))
+        if self.predictor is not None:
+            out.append(("label bias", self.predictor.bias_in_words))
         if self.run_dir:
             out.append(("run and report", self.run_dir))
         return out
@@ -346,14 +374,15 @@ class Result:
         """Return JSON values for `from_json`. NaN and infinities become null; outcomes are left out."""
         out: dict[str, Any] = _plain(asdict(self) | {"format": _FORMAT})
         out["prompt"], out["seed_prompt"] = self.prompt.to_json(), self.seed_prompt.to_json()
+        out["predictor"] = self.predictor and self.predictor.to_json()
         for record, mine in zip(out["history"], self.history, strict=True):
             record["prompt"] = mine.prompt.to_json()
         if out["test"] is not None:
             del out["test"]["outcomes"]
-            for name in ("read", "by_labels"):
+            for name in ("read", "by_labels", "predictor"):
                 if not out["test"][name]:
                     del out["test"][name]  # as in results of earlier versions
-        for name in ("warnings", "digest", "request"):
+        for name in ("warnings", "digest", "request", "predictor"):
             if not out[name]:
                 del out[name]  # as above
         return out
@@ -399,6 +428,17 @@ class Result:
             raise InputError(f"cannot read {path} ({error}): give the result.json of a run") from error
         except ValueError as error:  # from JSON, UTF-8 or `from_json`
             raise InputError(f"{path} is not a saved result: {error}") from error
+
+
+def _predictor_rows(predictor: PredictorTest) -> list[tuple[str, str, str]]:
+    return [
+        ("with label bias", "", f"{predictor.reward.estimate:.3f}"),
+        ("95 % interval", "", _span(predictor.reward)),
+        ("gain over seed prompt", "", f"{predictor.over_seed.estimate:+.3f}"),
+        ("its 95 % interval", "", _span(predictor.over_seed, "+")),
+        ("gain over prompt alone", "", f"{predictor.over_prompt.estimate:+.3f}"),
+        ("its 95 % interval", "", _span(predictor.over_prompt, "+")),
+    ]
 
 
 def _shown(value: float | None) -> str:

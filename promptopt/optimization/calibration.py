@@ -1,0 +1,111 @@
+"""The predictor of a run: a label bias for the chosen prompt, fitted and judged on replies that the run already has.
+
+No call is made. Knows nothing of budgets or tests.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from promptopt.models.base import LabelModel, LabelReader
+from promptopt.replies import Failure, Response
+from promptopt.results.predictor import Predictor, model_name
+from promptopt.rewards import Label
+from promptopt.statistics.label_bias import fit_label_bias, held_out_biases
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from promptopt.optimization.selection import Choice
+    from promptopt.prompt import Example, Prompt
+    from promptopt.replies import Reply
+    from promptopt.search.run import Run
+    from promptopt.statistics.arrays import Floats
+    from promptopt.statistics.label_bias import Targets
+
+
+class _Measured(NamedTuple):
+    """What the run measured of one prompt on one split.
+
+    Args:
+        logprobs: [E, L].
+        targets: [E].
+        rewards: [E] of the prompt alone.
+    """
+
+    logprobs: Floats
+    targets: Targets
+    rewards: Floats
+
+    def accuracy(self, bias: Floats) -> float:
+        """Return the share of right answers with a bias [L] or [E, L]."""
+        return float(((self.logprobs + bias).argmax(axis=1) == self.targets).mean())
+
+    def gain(self, bias: Floats) -> float:
+        """Return the number of right answers that a bias [L] or [E, L] gains."""
+        return len(self.targets) * self.accuracy(bias) - float(self.rewards.sum())
+
+
+def fit_predictor(run: Run, choice: Choice) -> Predictor | None:
+    """Return the chosen prompt with its label bias, or None if validation does not show that the bias pays.
+
+    The rule is the one that chooses prompts: the validation mean must be higher, and so must the mean over training and
+    validation examples together, of which each training example is judged by a bias fitted without it.
+
+    Returns:
+        None also if the task's reward is not label accuracy by log-probabilities, or if the prompt was not measured on
+        validation examples, as in a run without them.
+    """
+    task = run.task
+    if not _applies(run):
+        return None
+    train, validation = (_measured(run, choice.prompt, split) for split in (task.train, task.validation))
+    if train is None or validation is None:
+        return None
+    bias = fit_label_bias(train.logprobs, train.targets)
+    gain = validation.gain(bias)
+    if gain <= 0 or gain + train.gain(held_out_biases(train.logprobs, train.targets)) <= 0:
+        return None
+    return Predictor(
+        prompt=choice.prompt,
+        labels=task.labels,
+        bias=tuple(bias.tolist()),
+        layout=task.layout,
+        max_tokens=task.max_tokens,
+        model=model_name(run.scorer.model),
+        fitted=len(train.targets),
+        validation=validation.accuracy(bias),
+    )
+
+
+def predictor_rewards(predictor: Predictor, examples: Sequence[Example], replies: Sequence[Reply]) -> Floats:
+    """Return the accuracy of the predictor's answers, 1 or 0, [E]; NaN where there is no reply."""
+    return np.array(
+        [
+            math.nan if isinstance(reply, Failure) else float(predictor.answer(reply) == example.target)
+            for example, reply in zip(examples, replies, strict=True)
+        ]
+    )
+
+
+def _applies(run: Run) -> bool:
+    """Whether rewards are label accuracies, and the model may give the labels' log-probabilities."""
+    task = run.task
+    scores_labels = isinstance(run.scorer.model, LabelModel | LabelReader) and task.logprobs
+    return scores_labels and bool(task.labels) and type(task.reward) is Label and task.read == "labels"
+
+
+def _measured(run: Run, prompt: Prompt, examples: Sequence[Example]) -> _Measured | None:
+    """Return what the run measured of a prompt; None if nothing, or if replies came without log-probabilities."""
+    labels = run.task.labels
+    labelled = [example for example in examples if example.target is not None]
+    replies = [(e, r) for e, r in run.scorer.replies_so_far(prompt, labelled) if isinstance(r, Response)]
+    rows = [reply.logprobs_of(labels) for _, reply in replies]
+    if not rows or any(row is None for row in rows):
+        return None
+    targets = [labels.index(str(example.target)) for example, _ in replies]
+    rewards = [Label(labels)(example, reply)[0] for example, reply in replies]
+    return _Measured(np.array(rows, dtype=np.float64), np.array(targets, dtype=np.int64), np.array(rewards))

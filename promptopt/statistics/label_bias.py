@@ -1,0 +1,79 @@
+"""One bias for each label, added to label log-probabilities before the likeliest label is taken.
+
+Pure functions of log-probabilities [E, L] and targets [E]; knows nothing of models or prompts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from promptopt.statistics.arrays import Floats
+
+Targets: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+"""Indices of the right labels."""
+
+_PRIOR_SD = 1.0  # nats; see docs/predictor.md
+_FOLDS = 8
+
+
+def fit_label_bias(logprobs: Floats, targets: Targets) -> Floats:
+    """Return the likeliest bias of each label under a normal prior around 0, in nats; the biases sum to 0.
+
+    Multinomial logistic regression with an offset: p(label) is proportional to exp(log-probability + bias). The prior has a
+    standard deviation of one nat, so few examples move the biases little. After vector scaling without slopes (Guo et al.
+    2017, section 4.2).
+
+    Args:
+        logprobs: [E, L], in any normalisation over labels.
+        targets: [E].
+
+    Returns:
+        [L].
+    """
+    from scipy.optimize import minimize  # noqa: PLC0415  loaded when used: importing the package stays light
+
+    labels = logprobs.shape[1]
+    counts = np.bincount(targets, minlength=labels)
+
+    def loss(bias: Floats) -> float:
+        moved = logprobs + bias
+        top = moved.max(axis=1)
+        normalisers = top + np.log(np.exp(moved - top[:, None]).sum(axis=1))
+        right = np.take_along_axis(moved, targets[:, None], axis=1)[:, 0]
+        return float((normalisers - right).sum() + (bias**2).sum() / (2 * _PRIOR_SD**2))
+
+    def gradient(bias: Floats) -> Floats:
+        out: Floats = probabilities(logprobs, bias).sum(axis=0) - counts + bias / _PRIOR_SD**2
+        return out
+
+    def hessian(bias: Floats) -> Floats:
+        p = probabilities(logprobs, bias)
+        out: Floats = np.diag(p.sum(axis=0) + 1 / _PRIOR_SD**2) - p.T @ p
+        return out
+
+    bias = minimize(loss, np.zeros(labels), jac=gradient, hess=hessian, method="trust-exact").x
+    centred: Floats = bias - bias.mean()  # the optimum sums to 0 up to rounding
+    return centred
+
+
+def held_out_biases(logprobs: Floats, targets: Targets) -> Floats:
+    """Return for each example a bias fitted without it, [E, L]: examples are left out by every eighth.
+
+    Args: as of `fit_label_bias`.
+    """
+    out = np.zeros(logprobs.shape)
+    for fold in range(min(_FOLDS, len(targets))):
+        left_out = np.arange(len(targets)) % _FOLDS == fold
+        out[left_out] = fit_label_bias(logprobs[~left_out], targets[~left_out])
+    return out
+
+
+def probabilities(logprobs: Floats, bias: Floats) -> Floats:
+    """Return label probabilities [E, L], each row summing to 1, after adding the bias [L] or [E, L]."""
+    moved = logprobs + bias
+    weights = np.exp(moved - moved.max(axis=1, keepdims=True))
+    out: Floats = weights / weights.sum(axis=1, keepdims=True)
+    return out
