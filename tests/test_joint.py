@@ -109,3 +109,15 @@ def test_a_changed_set_is_another_one_without_repetitions(seed: int) -> None:
     assert 3 <= len(changed.items) <= 5
     assert len(set(changed.items)) == len(changed.items)
     assert changed != shown or seed  # another order may be the same one by chance
+
+
+def test_a_candidate_comes_from_the_one_that_it_differs_from_by_its_newest_part(benchmark: Any) -> None:
+    result = benchmark.World(0).run(Joint(), "500 calls")
+    pairs = [(result.history[r.parent].prompt, r.prompt) for r in result.history if r.parent]
+    kept_text = [one.text == other.text for one, other in pairs]
+
+    assert len(pairs) > 10
+    assert 0 < sum(kept_text) < len(pairs)
+    assert all(
+        kept or one.demonstrations == other.demonstrations for kept, (one, other) in zip(kept_text, pairs, strict=True)
+    )

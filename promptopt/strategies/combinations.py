@@ -11,7 +11,7 @@ from promptopt.replies import Response
 from promptopt.statistics.crossed import fit_crossed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from promptopt.prompt import Demonstrations, Example, Prompt
     from promptopt.scores import Scores
@@ -38,15 +38,29 @@ class Parts:
         seed: the seed prompt; combinations keep its turns.
         instructions: texts.
         sets: demonstrations; the first is None, which shows nothing.
+        instruction_parents: number of the instruction that each was made from.
+        set_parents: number of the set that each was made from; 0 for new ones.
     """
 
     seed: Prompt
     instructions: list[str]
     sets: list[Demonstrations | None]
+    instruction_parents: list[int] = field(init=False)
+    set_parents: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.instruction_parents, self.set_parents = [0] * len(self.instructions), [0] * len(self.sets)
 
     def prompt(self, pair: Pair) -> Prompt:
         """Return the combination."""
         return replace(self.seed, text=self.instructions[pair.instruction], demonstrations=self.sets[pair.shown])
+
+    def parent(self, pair: Pair, measured: Container[Pair]) -> Prompt:
+        """Return the measured combination that `pair` differs from by its newest part; the seed prompt without one."""
+        set_before = Pair(pair.instruction, self.set_parents[pair.shown])
+        instruction_before = Pair(self.instruction_parents[pair.instruction], pair.shown)
+        known = (before for before in (set_before, instruction_before) if before != pair and before in measured)
+        return next(map(self.prompt, known), self.seed)
 
 
 @dataclass
@@ -76,7 +90,8 @@ class Table:
         for start, group in sorted(by_start.items()):
             block = self.examples[start : start + count]
             prompts = [self.parts.prompt(pair) for pair in group]
-            self._note_worked(self.run.score(prompts, block, parents=[self.run.task.seed_prompt] * len(prompts)))
+            parents = [self.parts.parent(pair, self.next) for pair in group]
+            self._note_worked(self.run.score(prompts, block, parents=parents))
             self.next |= dict.fromkeys(group, start + len(block))
         self._refit()
 
@@ -104,10 +119,22 @@ class Table:
         pairs, replied = list(self.next), np.flatnonzero(~np.isnan(rewards).all(axis=1))
         return [pairs[c] for c in replied], rewards[replied]
 
-    def add(self, instructions: Sequence[str], sets: Sequence[Demonstrations]) -> None:
-        """Add parts that are new."""
-        self.parts.instructions += [text for text in instructions if text not in self.parts.instructions]
-        self.parts.sets += [shown for shown in dict.fromkeys(sets) if shown not in self.parts.sets]
+    def add(self, instructions: Mapping[str, int], sets: Mapping[Demonstrations, int]) -> None:
+        """Add parts that are new.
+
+        Args:
+            instructions: instruction -> number of the one it was made from.
+            sets: demonstration set -> number of the one it was made from; 0 for a new one.
+        """
+        parts = self.parts
+        for text, parent in instructions.items():
+            if text not in parts.instructions:
+                parts.instructions.append(text)
+                parts.instruction_parents.append(parent)
+        for shown, parent in sets.items():
+            if shown not in parts.sets:
+                parts.sets.append(shown)
+                parts.set_parents.append(parent)
         self._refit()
 
     @property

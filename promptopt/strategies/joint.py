@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,11 +98,11 @@ class Joint:
         own_sets = [] if seed.demonstrations is None else [seed.demonstrations]
         table = Table(run, stratified_shuffle(run.task.train, run.rng), Parts(seed, [seed.text], [None, *own_sets]))
         table.score([Pair(0, len(own_sets))], self.block)
-        table.add([], list(islice(sets, _FIRST_SETS)))
+        table.add({}, dict.fromkeys(islice(sets, _FIRST_SETS), 0))
         if self.writes:
             wanted, plain = self.instructions - 1, Prompt(seed.text)
             answer = ask(run, partial(paraphrase, run.task, plain), wanted, each=wanted, like=plain)
-            table.add([prompt.text for prompt in answer.prompts], [])
+            table.add({prompt.text: 0 for prompt in answer.prompts}, {})
         instructions, known_sets = len(table.parts.instructions), len(table.parts.sets)
         first = [*(Pair(i, 0) for i in range(instructions)), *(Pair(0, s) for s in range(known_sets))]
         first += [Pair(i, 1 + i % (known_sets - 1)) for i in range(1, instructions) if known_sets > 1]
@@ -129,18 +129,19 @@ class Joint:
     def _add_parts(self, table: Table, stream: Iterator[Demonstrations]) -> None:
         """Add instructions and sets, made from those that are best so far."""
         run, expected = table.run, table.expected
-        instructions = self._new_instructions(table, expected) if self.writes else []
+        instructions = self._new_instructions(table, expected) if self.writes else {}
         order = np.argsort(-expected.max(axis=0), kind="stable").tolist()
-        parents = [shown for s in order if (shown := table.parts.sets[s]) is not None and shown.nearest is None]
-        best = parents[:_SHOWN]
-        sets = [_changed(best[i % len(best)], run.task.train, run.rng) for i in range(self.new if best else 0)]
-        sets += islice(stream, self.new // 2)
+        parents = [(s, shown) for s in order if (shown := table.parts.sets[s]) is not None and shown.nearest is None]
+        sets: dict[Demonstrations, int] = {}
+        for number, shown in islice(cycle(parents[:_SHOWN]), self.new):
+            sets.setdefault(_changed(shown, run.task.train, run.rng), number)
+        sets |= dict.fromkeys(islice(stream, self.new // 2), 0)
         if len(worked := list(table.worked.values())) > 1:
-            sets += [_balanced(worked, (), min(size, len(worked)), run.rng) for size in _FREE_SHOTS[:2]]
+            sets |= {_balanced(worked, (), min(size, len(worked)), run.rng): 0 for size in _FREE_SHOTS[:2]}
         table.add(instructions, sets)
 
-    def _new_instructions(self, table: Table, expected: Floats) -> list[str]:
-        """Ask the writer for instructions, given a parent that is best on some example."""
+    def _new_instructions(self, table: Table, expected: Floats) -> dict[str, int]:
+        """Ask the writer for instructions, given a parent that is best on some example; return them with its number."""
         run, texts = table.run, table.parts.instructions
         parent, losses, wins = self._parent(table)
         values = expected.max(axis=1)
@@ -151,7 +152,8 @@ class Joint:
         bad = scored[max(len(scored) - _SHOWN, _SHOWN) :]
         message = partial(improve, run.task, good, bad, losses=losses, wins=wins)
         known = [Prompt(text) for text in texts]
-        return [p.text for p in ask(run, message, self.new, each=self.new, like=good[0].prompt, known=known).prompts]
+        answer = ask(run, message, self.new, each=self.new, like=good[0].prompt, known=known)
+        return {prompt.text: parent.instruction for prompt in answer.prompts}
 
     @staticmethod
     def _parent(table: Table) -> tuple[Pair, list[ExampleResult], list[ExampleResult]]:
