@@ -36,6 +36,7 @@ from promptopt.results.outcomes import PredictorTest
 from promptopt.results.predictor import FILE, Predictor
 from promptopt.statistics import Interval
 from promptopt.statistics.label_bias import fit_label_bias, held_out_biases, probabilities
+from promptopt.sweep.single_run import RunOutcome, save_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -312,6 +313,8 @@ def test_it_is_saved_in_the_runs_folder_and_loaded_as_it_was(tmp_path: Path) -> 
     result = search(tmp_path / "memo", Counting(TILT), run_dir=tmp_path / "run")
     assert Predictor.load(tmp_path / "run") == result.predictor
     assert Result.load(tmp_path / "run") == result
+    save_outcome(RunOutcome(result=result), tmp_path / "run of a sweep")
+    assert Predictor.load(tmp_path / "run of a sweep") == result.predictor
     search(tmp_path / "memo", Counting(0.0), run_dir=tmp_path / "run", overwrite=True)
     assert not (tmp_path / "run" / FILE).exists()
     with pytest.raises(InputError, match=r"give the predictor\.json of a run that kept a predictor"):

@@ -17,7 +17,7 @@ from promptopt.errors import InputError
 from promptopt.report import write_report
 from promptopt.results.outcomes import FILE as OUTCOMES
 from promptopt.results.outcomes import write_outcomes
-from promptopt.results.predictor import FILE as PREDICTOR
+from promptopt.results.predictor import write_predictor
 from promptopt.results.result import FILE, Result
 from promptopt.utils.files import make_private_folder
 
@@ -132,10 +132,7 @@ def _write(result: Result, folder: Path) -> None:
     result.save(folder / FILE)
     write_outcomes(result.test.outcomes if result.test else (), folder / OUTCOMES)
     write_report(result, folder / "report.md")
-    if result.predictor is None:
-        (folder / PREDICTOR).unlink(missing_ok=True)  # of an overwritten run
-    else:
-        result.predictor.save(folder / PREDICTOR)
+    write_predictor(result.predictor, folder)
 
 
 @contextmanager

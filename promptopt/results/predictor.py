@@ -214,6 +214,14 @@ class BoundPredictor:
         return self.predictor.predict(logprobs)
 
 
+def write_predictor(predictor: Predictor | None, folder: Path) -> None:
+    """Save the predictor that a run kept in the run's folder; if it kept none, remove that of an overwritten run."""
+    if predictor is None:
+        (folder / FILE).unlink(missing_ok=True)
+    else:
+        predictor.save(folder / FILE)
+
+
 def model_name(model: Model) -> str:
     """Return the name by which a predictor knows its model."""
     return str(model.fingerprint.get("model", model.fingerprint))

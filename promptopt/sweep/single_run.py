@@ -20,6 +20,7 @@ from promptopt.optimization.job import Job, prepare
 from promptopt.report import write_report
 from promptopt.results.outcomes import FILE as OUTCOMES
 from promptopt.results.outcomes import Outcome, read_outcomes, write_outcomes
+from promptopt.results.predictor import write_predictor
 from promptopt.results.result import FILE as RESULT
 from promptopt.results.result import Result
 from promptopt.tracking import OptunaStudy
@@ -204,6 +205,7 @@ def save_outcome(outcome: RunOutcome, folder: Path) -> None:
     write_private(folder / CALLS, json.dumps(calls))
     result = replace(outcome.result, run_dir=str(folder))
     write_report(result, folder / "report.md")
+    write_predictor(result.predictor, folder)
     result.save(folder / RESULT)
 
 
