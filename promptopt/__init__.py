@@ -65,6 +65,7 @@ if _typing.TYPE_CHECKING:
     from promptopt.rewards import Exact as Exact
     from promptopt.rewards import Judge as Judge
     from promptopt.rewards import Label as Label
+    from promptopt.rewards import LabelLikelihood as LabelLikelihood
     from promptopt.rewards import LabelMargin as LabelMargin
     from promptopt.rewards import Matches as Matches
     from promptopt.rewards import Number as Number
@@ -99,7 +100,7 @@ _NAMES = {  # module -> what it gives to the package; the same as above, which a
     "promptopt.results.predictor": "Prediction Predictor",
     "promptopt.results.pseudo_labels": "pseudo_labels write_fine_tuning",
     "promptopt.results.result": "Result",
-    "promptopt.rewards": "Contains Exact Judge Label LabelMargin Matches Number Progress Reward TokenF1",
+    "promptopt.rewards": "Contains Exact Judge Label LabelLikelihood LabelMargin Matches Number Progress Reward TokenF1",
     "promptopt.scores": "Scores",
     "promptopt.search.run": "Run",
     "promptopt.strategies": "HillClimb Joint PromptQuine RandomSearch Unsupervised",

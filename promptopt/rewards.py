@@ -199,7 +199,37 @@ class LabelMargin:
         return (self.right if gap > 0 else self.wrong) * gap
 
 
-REWARDS_WITH_TARGET = (Exact, Contains, Matches, Number, TokenF1, Label, LabelMargin)
+@dataclass(frozen=True)
+class LabelLikelihood:
+    """Natural logarithm of the target's probability among the labels: a fitness for searches, 0 at most.
+
+    A plain-text reply is a vote: the probability is 1 if it names only the target, else 0.
+
+    Args:
+        labels: all labels of the task, two or more.
+        floor: smallest probability that counts, so that no single reply decides.
+    """
+
+    labels: tuple[str, ...]
+    floor: float = 0.01
+
+    def __post_init__(self) -> None:
+        if len(self.labels) < 2:  # noqa: PLR2004
+            raise InputError(f"a label likelihood needs two labels or more, not {list(self.labels)}")
+        if not 0 < self.floor < 1:
+            raise InputError(f"floor must be a probability between 0 and 1, not {self.floor}")
+
+    def __call__(self, example: Example, response: Response) -> float:
+        target = target_of(example)
+        logprobs = response.logprobs_of(self.labels)
+        if logprobs is None:
+            p = float(named_label(response.text, self.labels) == target)
+        else:
+            p = softmax(logprobs)[self.labels.index(target)]
+        return math.log(max(p, self.floor))
+
+
+REWARDS_WITH_TARGET = (Exact, Contains, Matches, Number, TokenF1, Label, LabelMargin, LabelLikelihood)
 """Built-in rewards that need a target."""
 
 

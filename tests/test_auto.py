@@ -15,6 +15,12 @@ from promptopt.strategies.auto import choose
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from promptopt import Response
+
+
+def one(example: Example, response: Response) -> float:
+    return 1.0
+
 
 IN_A_WORLD = Task(
     train=(Example({"instance": "{}"}, None, "a"),),
@@ -34,7 +40,7 @@ def without_targets(task: Task) -> Task:
         (toys.TASK, "joint", "instruction and the demonstrations together"),
         (without_targets(toys.TASK), "unsupervised", "has no label"),
         (
-            without_targets(replace(toys.TASK, labels=(), reward=lambda *_: 1.0)),
+            without_targets(replace(toys.TASK, labels=(), reward=one)),
             "joint",
             "no training example has a target",
         ),
@@ -42,10 +48,23 @@ def without_targets(task: Task) -> Task:
     ],
 )
 def test_the_task_decides(task: Task, name: str, reason: str) -> None:
-    chosen = choose(task)
+    chosen = choose(task, writes=True)
 
     assert chosen.name == name
     assert reason in chosen.reason
+
+
+def test_without_a_writer_nothing_is_written() -> None:
+    assert choose(toys.TASK, writes=False).settings == {"instructions": 1}
+    assert choose(without_targets(replace(toys.TASK, labels=(), reward=one)), writes=False).name == "promptquine"
+
+
+def test_a_function_writes_if_it_is_asked_to(tmp_path: Path) -> None:
+    run = partial(estimate, toys.TASK, FakeModel(toys.answer), budget="300 calls", memo=tmp_path)
+
+    assert "writer" not in {need.role for need in run().needs}
+    assert "writer" in {need.role for need in run(settings={"instructions": 2}).needs}
+    assert "writer" in {need.role for need in run(writer=FakeModel(toys.writer)).needs}
 
 
 def test_it_is_the_run_of_the_strategy_that_it_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -53,11 +72,13 @@ def test_it_is_the_run_of_the_strategy_that_it_names(tmp_path: Path, caplog: pyt
     run = partial(
         optimize, toys.TASK, FakeModel(toys.answer), budget="300 calls", memo=tmp_path / "memo", tracking=False
     )
-    default = run(settings={"instructions": 1})
+    default = run()
     named = run(Joint(instructions=1))
 
     assert caplog.messages[0] == default.notes[0]
-    assert default.notes[0] == "strategy auto runs joint: it searches the instruction and the demonstrations together"
+    assert default.notes[0] == (
+        "strategy auto runs joint: it searches the demonstrations; a function is the model and there is no writer"
+    )
     assert replace(default, notes=default.notes[1:]) == named
 
 

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import toys
 
 from promptopt import (
     Demonstrations,
     Example,
     Failure,
+    FakeLabelModel,
     FakeModel,
     FunctionModel,
     HillClimb,
+    InputError,
     Memo,
     Number,
     Prompt,
@@ -59,6 +62,17 @@ def test_it_finds_better_prompts_than_a_search_of_instructions_at_the_same_budge
 def test_it_keeps_the_promises_of_a_strategy() -> None:
     check_strategy(Joint())
     check_strategy(Joint(instructions=1))
+
+
+def test_a_finer_fitness_is_searched_by_and_the_reward_is_claimed(tmp_path: Path) -> None:
+    model = FakeLabelModel(toys.logprobs, "spoilers-labels")
+    strategy = Joint(instructions=1, fitness="likelihood")
+    result = optimize(toys.TASK, model, strategy, budget="400 calls", memo=tmp_path, tracking=False)
+
+    assert all(record.fitness < 0 for record in result.history if record.fitness is not None)
+    assert all(0 <= record.reward <= 1 for record in result.history if record.reward is not None)
+    with pytest.raises(InputError, match="fitness must be 'margin', 'likelihood' or 'reward', not 'x'"):
+        Joint(fitness="x")  # type: ignore[arg-type]
 
 
 def test_with_one_instruction_the_writer_is_never_asked(benchmark: Any) -> None:

@@ -17,6 +17,7 @@ from promptopt.rewards import (
     Exact,
     Judge,
     Label,
+    LabelLikelihood,
     LabelMargin,
     Matches,
     Number,
@@ -83,7 +84,8 @@ def test_a_pattern_says_what_it_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "reward", [Exact(), Contains(), Matches("x"), Number(), TokenF1(), Label(MOOD), LabelMargin(MOOD)]
+    "reward",
+    [Exact(), Contains(), Matches("x"), Number(), TokenF1(), Label(MOOD), LabelMargin(MOOD), LabelLikelihood(MOOD)],
 )
 def test_every_built_in_reward_asks_for_a_target(reward: Reward) -> None:
     with pytest.raises(InputError, match="example 'e' has no target, which this reward needs"):
@@ -264,6 +266,17 @@ def test_a_margin_weighs_right_and_wrong_differently() -> None:
     assert by_logprobs(LabelMargin(MOOD), "negative", logs) == pytest.approx(200 * 0.4)
     assert by_logprobs(LabelMargin(MOOD), "positive", logs) == pytest.approx(180 * -0.4)
     assert by_logprobs(LabelMargin(MOOD, wrong=1, right=1), "positive", logs) == pytest.approx(-0.4)
+
+
+def test_a_likelihood_is_among_the_labels_and_has_a_floor() -> None:
+    logs = [math.log(0.7) - 3, math.log(0.3) - 3]  # normalised over the vocabulary, not over the labels
+    assert by_logprobs(LabelLikelihood(MOOD), "negative", logs) == pytest.approx(math.log(0.7))
+    assert by_logprobs(LabelLikelihood(MOOD), "positive", logs) == pytest.approx(math.log(0.3))
+    assert by_logprobs(LabelLikelihood(MOOD, floor=0.4), "positive", logs) == pytest.approx(math.log(0.4))
+    votes = [worth(LabelLikelihood(MOOD), "positive", text) for text in ("Positive.", "negative", "hm")]
+    assert votes == pytest.approx([0, math.log(0.01), math.log(0.01)])
+    with pytest.raises(InputError, match="floor must be a probability between 0 and 1, not 0"):
+        LabelLikelihood(MOOD, floor=0)
 
 
 @given(st.lists(st.floats(-1000, 0), min_size=2, max_size=6), st.data())

@@ -13,6 +13,7 @@ from promptopt.evaluation.ledger import Budget
 from promptopt.evaluation.scorer import chooses_labels
 from promptopt.models import load_model
 from promptopt.models.base import without_batches
+from promptopt.models.fake import FunctionModel
 from promptopt.optimization.stages import least_calls
 from promptopt.rewards import Judge
 from promptopt.strategies.auto import AUTO, choose
@@ -119,13 +120,17 @@ def prepare(
     settings: Mapping[str, Any] | None,
 ) -> Job:
     """Read what `optimize` is given; nothing is loaded or called yet."""
-    task = read_task(task)
-    chosen = choose(task) if strategy == AUTO else None
+    task, model = read_task(task), read_model(model)
+    writer = None if writer is None else read_model(writer)
+    chosen = None
+    if strategy == AUTO:
+        chosen = choose(task, writes=writer is not None or not isinstance(model, FunctionModel))
+        strategy, settings = chosen.name, {**chosen.settings, **(settings or {})}
     return Job(
         task=task,
-        model=read_model(model),
-        writer=None if writer is None else read_model(writer),
-        strategy=find_strategy(chosen.name if chosen else strategy, settings),
+        model=model,
+        writer=writer,
+        strategy=find_strategy(strategy, settings),
         budget=read_budget(budget),
         seed=seed,
         chosen=str(chosen or ""),

@@ -1,4 +1,4 @@
-"""What the searches over a prompt's tokens share: what they maximise, parents, and children."""
+"""What the searches over a prompt's tokens share: parents, children, and how they rank."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from promptopt.errors import InputError
-from promptopt.rewards import LabelMargin
 from promptopt.statistics.arrays import nanmean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     from promptopt.prompt import Prompt
-    from promptopt.rewards import Reward
     from promptopt.search.run import Run
     from promptopt.search.tokens import Mask, Tokens
     from promptopt.statistics.arrays import Floats
@@ -48,17 +46,6 @@ def seed_tokens(run: Run) -> Tokens:
     if not tokens.prunable.size:
         raise InputError("the seed prompt has nothing to prune, only slots: add text or demonstrations")
     return tokens
-
-
-def reward_of(run: Run, fitness: str) -> Reward | None:
-    """Return the reward that a search maximises: the label margin if `fitness` says so and there are labels, else None."""
-    return LabelMargin(run.task.labels) if fitness == "margin" and run.task.labels else None
-
-
-def check_fitness(fitness: str) -> None:
-    """Raise InputError if the fitness is unknown."""
-    if fitness not in ("margin", "reward"):
-        raise InputError(f"fitness must be 'margin' or 'reward', not {fitness!r}")
 
 
 def ranking_fitness(rewards: Floats) -> list[float]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt.rewards import REWARDS_WITH_TARGET
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from promptopt.task import Task
 
 AUTO = "auto"
@@ -18,24 +21,31 @@ Chooses the strategy by the task, before any model is called.
 * `promst` for a task with an environment.
 * `hillclimb` for captions, which take no demonstrations.
 * `unsupervised` where training examples have no labels and the reward needs them.
-* `joint` for everything else: it searches the instruction and the demonstrations together.
+* `joint` for everything else: it searches the instruction and the demonstrations together. Without a writer, where the task
+  model is a function, it searches the demonstrations only; where there are none to show either, it is `promptquine`.
 
 The run's first line and a note in its result say which strategy it is and why. The run is the same as with that strategy's
 name; so are the settings that it takes."""
 
 
 class Chosen(NamedTuple):
-    """The name of a strategy, and why it was chosen."""
+    """The name of a strategy, why it was chosen, and its settings."""
 
     name: str
     reason: str
+    settings: Mapping[str, Any] = MappingProxyType({})
 
     def __str__(self) -> str:
         return f"strategy {AUTO} runs {self.name}: {self.reason}"
 
 
-def choose(task: Task) -> Chosen:
-    """Return the strategy for a task."""
+def choose(task: Task, *, writes: bool) -> Chosen:
+    """Return the strategy for a task.
+
+    Args:
+        task: the task.
+        writes: whether there is a model that can write prompts.
+    """
     unlabelled = [example.id for example in task.train if example.target is None]
     if task.environment is not None:
         return Chosen("promst", "the task has an environment")
@@ -43,6 +53,15 @@ def choose(task: Task) -> Chosen:
         return Chosen("hillclimb", "captions take no demonstrations")
     if unlabelled and isinstance(task.reward, REWARDS_WITH_TARGET):
         return Chosen("unsupervised", f"training example {unlabelled[0]!r} has no label")
-    if len(unlabelled) == len(task.train):
+    shows = len(unlabelled) < len(task.train)
+    if not writes:
+        settings = MappingProxyType({"instructions": 1})
+        without = "a function is the model and there is no writer"
+        return (
+            Chosen("joint", f"it searches the demonstrations; {without}", settings)
+            if shows
+            else Chosen("promptquine", f"it prunes the prompt; no training example has a target to show, and {without}")
+        )
+    if not shows:
         return Chosen("joint", "it searches the instruction; no training example has a target to show")
     return Chosen("joint", "it searches the instruction and the demonstrations together")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
     from promptopt.prompt import Demonstrations, Example, Prompt
+    from promptopt.rewards import Reward
     from promptopt.scores import Scores
     from promptopt.search.run import Run
     from promptopt.statistics.arrays import Floats
@@ -71,6 +72,7 @@ class Table:
         run: scores prompts; its archive holds the rewards.
         examples: [E] training examples, in the order in which each combination is scored on them.
         parts: the parts.
+        fitness: what is modelled; None for the task's reward.
         next: combination -> number of its next example.
         worked: for tasks without labels, example id -> the example with a fully rewarded reply of the task model as its target.
     """
@@ -78,6 +80,7 @@ class Table:
     run: Run
     examples: Sequence[Example]
     parts: Parts
+    fitness: Reward | None = None
     next: dict[Pair, int] = field(default_factory=dict)
     worked: dict[str, Example] = field(default_factory=dict)
     _fit: Crossed | None = None
@@ -91,7 +94,7 @@ class Table:
             block = self.examples[start : start + count]
             prompts = [self.parts.prompt(pair) for pair in group]
             parents = [self.parts.parent(pair, self.next) for pair in group]
-            self._note_worked(self.run.score(prompts, block, parents=parents))
+            self._note_worked(self.run.score(prompts, block, reward=self.fitness, parents=parents))
             self.next |= dict.fromkeys(group, start + len(block))
         self._refit()
 
@@ -114,8 +117,18 @@ class Table:
         return max(complete, key=lambda pair: float(expected[pair]), default=None)
 
     def rewards(self) -> tuple[list[Pair], Floats]:
-        """Return the measured combinations [C] and their rewards [C, E]; those without any reply are left out."""
-        rewards = self.run.archive.rewards([self.parts.prompt(pair) for pair in self.next], self.examples)
+        """Return the measured combinations [C] and their fitness [C, E]; those without any reply are left out."""
+        return self._replied(self.run.archive.rewards(self._prompts, self.examples))
+
+    def task_rewards(self) -> tuple[list[Pair], Floats]:
+        """Return the same with the task's rewards."""
+        return self._replied(self.run.archive.task_rewards(self._prompts, self.examples))
+
+    @property
+    def _prompts(self) -> list[Prompt]:
+        return [self.parts.prompt(pair) for pair in self.next]
+
+    def _replied(self, rewards: Floats) -> tuple[list[Pair], Floats]:
         pairs, replied = list(self.next), np.flatnonzero(~np.isnan(rewards).all(axis=1))
         return [pairs[c] for c in replied], rewards[replied]
 
@@ -144,7 +157,7 @@ class Table:
 
     @property
     def expected(self) -> Floats:
-        """[I, S] expected reward of every combination."""
+        """[I, S] expected fitness of every combination."""
         return self._grid(self._posterior.expected()).round(_DIGITS)
 
     def draws(self) -> Floats:

@@ -14,6 +14,7 @@ import numpy as np
 
 from promptopt.prompt import Demonstrations, Prompt
 from promptopt.search.demonstrations import stratified_shuffle
+from promptopt.search.fitness import Fitness, check_fitness, reward_of
 from promptopt.search.writing import ScoredPrompt, ask, example_results, improve, paraphrase
 from promptopt.strategies.checks import check_at_least
 from promptopt.strategies.combinations import Pair, Parts, Table
@@ -58,6 +59,9 @@ class Joint:
         refresh: rounds between additions of new parts.
         new: instructions, and changed sets, per addition; half as many random sets are added too.
         patience: additions in a row without a new best combination before the search ends.
+        fitness: what is modelled: "reward" for the task's reward; on tasks with labels also "margin" for the label margin and
+            "likelihood" for the log-probability of the right label, which tell more of each example if the model gives
+            log-probabilities.
     """
 
     instructions: int = 4
@@ -66,9 +70,11 @@ class Joint:
     refresh: int = 4
     new: int = 4
     patience: int = 6
+    fitness: Fitness = "reward"
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "instructions", "batch", "block", "refresh", "new", "patience")
+        check_fitness(self.fitness)
 
     @property
     def writes(self) -> bool:
@@ -96,7 +102,8 @@ class Joint:
         """Return the table with a first look at each part, and the stream of random and nearest sets."""
         seed, sets = run.task.seed_prompt, _stream(run)
         own_sets = [] if seed.demonstrations is None else [seed.demonstrations]
-        table = Table(run, stratified_shuffle(run.task.train, run.rng), Parts(seed, [seed.text], [None, *own_sets]))
+        parts = Parts(seed, [seed.text], [None, *own_sets])
+        table = Table(run, stratified_shuffle(run.task.train, run.rng), parts, reward_of(run, self.fitness))
         table.score([Pair(0, len(own_sets))], self.block)
         table.add({}, dict.fromkeys(islice(sets, _FIRST_SETS), 0))
         if self.writes:
@@ -158,7 +165,7 @@ class Joint:
     @staticmethod
     def _parent(table: Table) -> tuple[Pair, list[ExampleResult], list[ExampleResult]]:
         """Draw a combination that is best on a random example; return it with examples that it loses and wins."""
-        pairs, rewards = table.rewards()
+        pairs, rewards = table.task_rewards()
         rng = table.run.rng
         columns = np.flatnonzero(~np.isnan(rewards).all(axis=0))
         column = rewards[:, rng.choice(columns)]

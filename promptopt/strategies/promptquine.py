@@ -18,17 +18,16 @@ import numpy as np
 
 from promptopt.errors import InputError
 from promptopt.search.demonstrations import stratified_shuffle, with_other_demonstrations
+from promptopt.search.fitness import Fitness, check_fitness, reward_of
 from promptopt.search.halving import doubling, successive_halving
 from promptopt.search.masks import drop_tokens, restore_tokens, token_effects
 from promptopt.search.pruning import (
     Child,
     Genome,
-    check_fitness,
     mean_length,
     mutated,
     new_children,
     ranking_fitness,
-    reward_of,
     seed_tokens,
     tournament,
 )
@@ -68,7 +67,8 @@ class PromptQuine:
         recent: number of newest entries from which survivors are chosen; older ones die regardless of rank (paper: 50).
         max_prompts: most children drawn in total, counting the starting prompts.
         shortest: the search ends when the population's mean length in tokens is at most this (paper: 15).
-        fitness: "margin" maximises the label margin if the task has labels, "reward" the task's reward.
+        fitness: "margin" maximises the label margin and "likelihood" the log-probability of the right label, if the task has
+            labels; "reward" the task's reward.
         elite: number of best prompts that do not die of age (paper: 0).
         restore: share of children that regain tokens instead of losing some (paper: 0).
         swap: share of children that lose some tokens and regain others (paper: 0).
@@ -96,7 +96,7 @@ class PromptQuine:
     recent: int = 50
     max_prompts: int = 10_000
     shortest: int = 15
-    fitness: Literal["margin", "reward"] = "margin"
+    fitness: Fitness = "margin"
     elite: int = 5
     restore: float = 0.15
     swap: float = 0.1

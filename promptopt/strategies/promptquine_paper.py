@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from promptopt.search.fitness import Fitness, check_fitness, reward_of
 from promptopt.search.masks import drop_tokens
 from promptopt.search.pruning import (
     Child,
     Genome,
-    check_fitness,
     mean_length,
     mutated,
     new_children,
     ranking_fitness,
-    reward_of,
     seed_tokens,
     tournament,
 )
@@ -58,7 +57,8 @@ class PromptQuinePaper:
         max_prompts: most children drawn ("gga") or scored ("ssga") in total, counting the seed prompt (code). The paper has
             10,000 for one demonstration per class, 100,000 for four; most searches end by about 10,000.
         shortest: the search ends when the population's mean length in tokens is at most this.
-        fitness: "margin" maximises the label margin if the task has labels, "reward" the task's reward.
+        fitness: "margin" maximises the label margin and "likelihood" the log-probability of the right label, if the task has
+            labels; "reward" the task's reward.
         halving: if the task has no labels (reasoning, generation), children are scored on the first half of the examples,
             and on the second half only if their mean is not below the worst survivor's; otherwise that mean is their
             fitness (on in the authors' scripts for GSM8K, rejected there for classification).
@@ -74,7 +74,7 @@ class PromptQuinePaper:
     recent: int = 50
     max_prompts: int = 100_000
     shortest: int = 15
-    fitness: Literal["margin", "reward"] = "margin"
+    fitness: Fitness = "margin"
     halving: bool = True
 
     def __post_init__(self) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from promptopt.search.pruning import check_fitness, reward_of, seed_tokens
+from promptopt.search.fitness import Fitness, check_fitness, reward_of
+from promptopt.search.pruning import seed_tokens
 from promptopt.strategies.checks import check_share
 
 if TYPE_CHECKING:
@@ -30,13 +31,14 @@ class TAPruning:
 
     Args:
         threshold: share of the best score so far that a deletion must keep, in (0, 1] (paper: 0.96).
-        fitness: "reward" prunes by the task's reward (paper: accuracy), "margin" by the label margin.
+        fitness: "reward" prunes by the task's reward (paper: accuracy), "margin" by the label margin, "likelihood" by the
+            log-probability of the right label.
     """
 
     writes = False
 
     threshold: float = 0.96
-    fitness: Literal["margin", "reward"] = "reward"
+    fitness: Fitness = "reward"
 
     def __post_init__(self) -> None:
         check_share(self, "threshold")
@@ -71,12 +73,13 @@ class SteepestAscent:
     What differs from the released code: its `SAHCPruner` takes the first improvement; this follows the paper.
 
     Args:
-        fitness: "margin" climbs the label margin where the task has labels, "reward" the task's reward.
+        fitness: "margin" climbs the label margin and "likelihood" the log-probability of the right label, where the task has
+            labels; "reward" the task's reward.
     """
 
     writes = False
 
-    fitness: Literal["margin", "reward"] = "margin"
+    fitness: Fitness = "margin"
 
     def __post_init__(self) -> None:
         check_fitness(self.fitness)
