@@ -20,6 +20,8 @@ from promptopt import (
     LabelModel,
     Memo,
     Model,
+    Prediction,
+    Predictor,
     Price,
     Prompt,
     PromptQuine,
@@ -62,6 +64,8 @@ def run_with_names(folder: Path) -> None:
     assert_type(result.prompt, Prompt)
     assert_type(result.improved, bool)
     assert_type(result.gain, Interval | None)
+    assert_type(result.predictor, Predictor | None)
+    assert_type(Predictor.load(folder).bind(load_model("local:smollm2"))({"text": "Fine."}), Prediction)
     assert_type(result.history, tuple[Record, ...])
     assert_type(Result.load(folder), Result)
     assert_type(result.to_json(), dict[str, Any])
