@@ -231,9 +231,19 @@ def test_a_bias_that_changes_no_answer_leaves_the_result_as_it_was(tmp_path: Pat
     assert "bias" not in f"{result}{markdown(result)}"
 
 
-def test_a_bias_that_only_training_items_want_is_not_kept(tmp_path: Path) -> None:
+def test_a_bias_that_loses_as_much_on_validation_as_it_gains_in_training_is_not_kept(tmp_path: Path) -> None:
+    turned = {"yes": "no", "no": "yes"}
+    other = tuple(replace(e, target=turned[str(e.target)]) for e in TASK.validation)  # as many items as in training
+    assert search(tmp_path, Counting(TILT), replace(TASK, validation=other)).predictor is None
+
+
+def test_a_bias_that_training_items_held_out_show_is_kept_where_validation_does_not_contradict_it(
+    tmp_path: Path,
+) -> None:
     only_yes = tuple(e for e in TASK.validation if e.target == "yes")
-    assert search(tmp_path, Counting(TILT), replace(TASK, validation=only_yes)).predictor is None
+    found = search(tmp_path, Counting(TILT), replace(TASK, validation=only_yes)).predictor
+    assert found is not None
+    assert found.validation == 1.0
 
 
 class Reader(FakeModel):

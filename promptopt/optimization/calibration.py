@@ -40,20 +40,21 @@ class _Measured(NamedTuple):
     targets: Targets
     rewards: Floats
 
-    def accuracy(self, bias: Floats) -> float:
-        """Return the share of right answers with a bias [L] or [E, L]."""
-        return float(((self.logprobs + bias).argmax(axis=1) == self.targets).mean())
+    def right(self, bias: Floats) -> int:
+        """Return the number of right answers with a bias [L] or [E, L]."""
+        return int(((self.logprobs + bias).argmax(axis=1) == self.targets).sum())
 
-    def gain(self, bias: Floats) -> float:
+    def gain(self, bias: Floats) -> int:
         """Return the number of right answers that a bias [L] or [E, L] gains."""
-        return len(self.targets) * self.accuracy(bias) - float(self.rewards.sum())
+        return self.right(bias) - int(self.rewards.sum())
 
 
 def fit_predictor(run: Run, choice: Choice) -> Predictor | None:
-    """Return the chosen prompt with its label bias, or None if validation does not show that the bias pays.
+    """Return the chosen prompt with its label bias, or None if held-out answers do not show that the bias pays.
 
-    The rule is the one that chooses prompts: the validation mean must be higher, and so must the mean over training and
-    validation examples together, of which each training example is judged by a bias fitted without it.
+    The criterion is the one that chooses prompts: training and validation examples together. The bias is fitted on training
+    examples, so each of these is judged by a bias fitted without it. Validation examples alone would decide against the bias too
+    often, because the prompt was chosen for its rewards on them (docs/statistics.md).
 
     Returns:
         None also if the task's reward is not label accuracy by log-probabilities, or if the prompt was not measured on
@@ -66,8 +67,7 @@ def fit_predictor(run: Run, choice: Choice) -> Predictor | None:
     if train is None or validation is None:
         return None
     bias = fit_label_bias(train.logprobs, train.targets)
-    gain = validation.gain(bias)
-    if gain <= 0 or gain + train.gain(held_out_biases(train.logprobs, train.targets)) <= 0:
+    if validation.gain(bias) + train.gain(held_out_biases(train.logprobs, train.targets)) <= 0:
         return None
     return Predictor(
         prompt=choice.prompt,
@@ -77,7 +77,7 @@ def fit_predictor(run: Run, choice: Choice) -> Predictor | None:
         max_tokens=task.max_tokens,
         model=model_name(run.scorer.model),
         fitted=len(train.targets),
-        validation=validation.accuracy(bias),
+        validation=validation.right(bias) / len(validation.targets),
     )
 
 

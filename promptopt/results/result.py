@@ -104,7 +104,7 @@ class Result:
         run_dir: folder of the run's files, or "".
         digest: identifies the run; "" in results of earlier versions.
         request: the task's settings sent with the prompt; the test holds for these only. {} in results of earlier versions.
-        predictor: the chosen prompt with a bias for each label, if validation showed that the bias pays; None if the
+        predictor: the chosen prompt with a bias for each label, if held-out answers showed that the bias pays; None if the
             prompt alone is what was chosen.
     """
 
