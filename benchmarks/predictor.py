@@ -17,6 +17,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 from promptopt import Demonstrations, Example, Joint, Prompt, PromptQuine, Task, load_model, optimize
 from promptopt.randomness import named_generator
@@ -102,6 +103,14 @@ def measure(name: str, given: argparse.Namespace, seed: int, model: Model) -> fl
     )
     print(f"| {name} | {seed} | {' | '.join(cells(result))} |", flush=True)
     return difference(result).estimate
+
+
+def over_runs(gains: list[float]) -> str:
+    """Return the mean and its 95 % interval by Student's t, over independent runs."""
+    if len(gains) == 1:
+        return f"{gains[0]:+.3f}, one run"
+    average, half = mean(gains), float(stdtrit(len(gains) - 1, 0.975)) * stdev(gains) / sqrt(len(gains))
+    return f"{average:+.3f}, 95 % interval over {len(gains)} runs {average - half:+.3f} to {average + half:+.3f}"
 
 
 def simulated(rng: np.random.Generator, items: int, labels: int, tilt: float) -> tuple[Floats, Targets]:
@@ -194,8 +203,7 @@ def main() -> None:
     model = load_model(given.model)
     print(f"| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}")
     gains = [measure(name, given, seed, model) for name in given.sets.split(",") for seed in range(given.seeds)]
-    error = stdev(gains) / sqrt(len(gains)) if len(gains) > 1 else float("nan")
-    print(f"\nWith bias minus alone: {mean(gains):+.3f}, standard error over {len(gains)} runs {error:.3f}.")
+    print(f"\nWith bias minus alone: {over_runs(gains)}.")
 
 
 if __name__ == "__main__":
