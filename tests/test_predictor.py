@@ -14,10 +14,12 @@ from results import BETTER, a_result
 
 from promptopt import (
     Arrival,
+    Example,
     Failure,
     FakeModel,
     InputError,
     LabelMargin,
+    PermanentModelError,
     Price,
     Prompt,
     Response,
@@ -147,11 +149,14 @@ def tilted(context: Context, labels: Sequence[str], tilt: float) -> list[float]:
     return [-3.0 + (label == right) + tilt * (label == toys.LABELS[0]) for label in labels]
 
 
-SPLITS = toys.splits(24)
+def items(numbers: range) -> tuple[Example, ...]:
+    return tuple(Example({"text": f"item{i}"}, toys.LABELS[i % 2], f"{i}") for i in numbers)
+
+
 TASK = Task(
-    train=SPLITS["train"],
-    validation=SPLITS["validation"],
-    test=SPLITS["test"],
+    train=items(range(24)),
+    validation=items(range(24, 48)),
+    test=items(range(48, 72)),
     seed_prompt=Prompt("Answer: {text}"),
     labels=toys.LABELS,
 )
@@ -209,6 +214,19 @@ def test_a_replay_keeps_the_same_one_and_a_dry_run_expects_the_same_calls(
     assert model.asked == []
     monkeypatch.setattr(api, "fit_predictor", lambda *_: None)
     assert estimate(TASK, Counting(TILT), Fixed(), memo=tmp_path / "empty", budget="1000 calls") == expected
+
+
+def test_a_run_that_was_cut_off_keeps_the_same_one_when_it_goes_on(tmp_path: Path) -> None:
+    class Dying(Counting):
+        def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
+            for arrival in super().label_logprobs(contexts, labels):
+                if len(self.asked) > 100:
+                    raise PermanentModelError("quota spent")
+                yield arrival
+
+    begun = search(tmp_path / "a", Dying(TILT))
+    assert not begun.finished
+    assert search(tmp_path / "a", Counting(TILT)) == search(tmp_path / "b", Counting(TILT))
 
 
 @pytest.mark.parametrize(
