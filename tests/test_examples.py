@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import runpy
 import shlex
 import subprocess
@@ -18,6 +17,7 @@ from typer.testing import CliRunner
 
 from promptopt import Response, Result
 from promptopt.cli import app
+from promptopt.data.near_duplicates import near_duplicates
 from promptopt.data.rows import read_rows, to_examples
 from promptopt.data.task_file import load_task
 
@@ -73,22 +73,13 @@ def test_the_data_of_the_examples_are_whole() -> None:
     assert len({item.inputs["question"] for item in (*sums.train, *sums.validation, *sums.test)}) == 60
 
 
-def test_reviews_are_as_their_page_says() -> None:
-    sizes = {"train": 64, "validation": 120, "test": 240}
-    texts = []
-    for split, size in sizes.items():
-        with (ROOT / "examples" / "reviews" / f"{split}.tsv").open(encoding="utf-8") as file:
-            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-        assert Counter(row["label"] for row in rows) == {"positive": size // 2, "negative": size // 2}
-        texts += [row["text"] for row in rows]
+def test_the_help_desk_messages_are_as_their_page_says() -> None:
+    task = load_task(ROOT / "examples" / "helpdesk")
+    splits = task.train, task.validation, task.test
+    texts = [item.inputs["text"] for items in splits for item in items]
 
-    assert len(set(texts)) == 424
+    assert [len(items) for items in splits] == [61, 101, 198]
+    assert Counter(item.target for items in splits for item in items) == dict.fromkeys(task.labels, 90)
+    assert not near_duplicates(*splits, threshold=0.2)
     runs = [{tuple(words[i : i + 6]) for i in range(len(words) - 5)} for words in (t.lower().split() for t in texts)]
     assert not any(a & b for a, b in combinations(runs, 2))
-
-
-def test_the_review_task_loads() -> None:
-    task = load_task(ROOT / "examples" / "reviews")
-
-    assert (len(task.train), len(task.validation), len(task.test)) == (16, 120, 240)
-    assert task.labels == ("terrible", "great")
