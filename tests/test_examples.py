@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from promptopt import Response, Result
 from promptopt.cli import app
 from promptopt.data.near_duplicates import near_duplicates
-from promptopt.data.rows import read_rows, to_examples
+from promptopt.data.rows import read_rows, split_examples, to_examples
 from promptopt.data.task_file import load_task
 
 if TYPE_CHECKING:
@@ -74,12 +74,15 @@ def test_the_data_of_the_examples_are_whole() -> None:
 
 
 def test_the_help_desk_messages_are_as_their_page_says() -> None:
-    task = load_task(ROOT / "examples" / "helpdesk")
-    splits = task.train, task.validation, task.test
-    texts = [item.inputs["text"] for items in splits for item in items]
+    folder = ROOT / "examples" / "helpdesk"
+    task = load_task(folder)
+    messages = to_examples(read_rows(folder / "messages.csv"), inputs=["text"], label="topic")
+    splits = split_examples(messages, seed=0, shares=(0.17, 0.28, 0.55))
+    texts = [message.inputs["text"].lower().split() for message in messages]
+    runs = [{tuple(words[i : i + 6]) for i in range(len(words) - 5)} for words in texts]
 
     assert [len(items) for items in splits] == [61, 101, 198]
-    assert Counter(item.target for items in splits for item in items) == dict.fromkeys(task.labels, 90)
+    assert [len(items) for items in (task.train, task.validation, task.test)] == [24, 101, 198]
+    assert Counter(message.target for message in messages) == dict.fromkeys(task.labels, 90)
     assert not near_duplicates(*splits, threshold=0.2)
-    runs = [{tuple(words[i : i + 6]) for i in range(len(words) - 5)} for words in (t.lower().split() for t in texts)]
     assert not any(a & b for a, b in combinations(runs, 2))
