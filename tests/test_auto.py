@@ -10,6 +10,7 @@ import pytest
 import toys
 
 from promptopt import Example, FakeModel, InputError, Joint, Prompt, Task, estimate, optimize
+from promptopt.optimization.job import prepare
 from promptopt.strategies.auto import choose
 
 if TYPE_CHECKING:
@@ -67,6 +68,15 @@ def test_a_function_writes_if_it_is_asked_to(tmp_path: Path) -> None:
     assert "writer" in {need.role for need in run(writer=FakeModel(toys.writer)).needs}
 
 
+def test_a_local_model_is_not_the_writer_of_its_own_prompts() -> None:
+    job = partial(prepare, toys.TASK, "local:smollm2", budget=None, seed=0)
+
+    assert not job("auto", writer=None, settings=None).strategy.writes
+    assert job("auto", writer="local:smollm2", settings=None).strategy.writes
+    assert job("auto", writer=None, settings={"instructions": 4}).strategy.writes
+    assert job("joint", writer=None, settings=None).strategy.writes
+
+
 def test_it_is_the_run_of_the_strategy_that_it_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "promptopt")
     run = partial(
@@ -77,7 +87,8 @@ def test_it_is_the_run_of_the_strategy_that_it_names(tmp_path: Path, caplog: pyt
 
     assert caplog.messages[0] == default.notes[0]
     assert default.notes[0] == (
-        "strategy auto runs joint: it searches the demonstrations; a function is the model and there is no writer"
+        "strategy auto runs joint: it searches the demonstrations; no writer is given, and a function or a local model is not "
+        "asked to write"
     )
     assert replace(default, notes=default.notes[1:]) == named
 

@@ -380,13 +380,14 @@ def test_tokens_are_the_models_own_where_it_has_any(memo: Memo) -> None:
     assert a_run(memo, Characters(always_yes)).tokens(Prompt("ab{text}")).pieces == ("a", "b", "{text}")
 
 
-def test_a_length_is_that_of_the_prompt_with_its_fixed_demonstrations(memo: Memo) -> None:
+def test_a_length_is_that_of_the_prompt_with_its_demonstrations(memo: Memo) -> None:
     run = a_run(memo, Characters(always_yes))
     shown = Prompt("{text}:", Demonstrations((ITEMS[0],)))
 
     assert run.length(Prompt("ab {text}")) == len("ab {text}")
     assert run.length(shown) == len("item0: yes\n\n{text}:")
-    assert run.length(Prompt("{text}:", Demonstrations(ITEMS[:3], nearest=1))) == len("{text}:")
+    nearest, all_three = (Prompt("{text}:", Demonstrations(ITEMS[:3], nearest=k)) for k in (1, None))
+    assert run.length(nearest) == len("{text}:") + round((run.length(all_three) - len("{text}:")) / 3)
     assert a_run(memo).length(Prompt("one two")) == len(["one", " two", "\n\n{", "text", "}"])
 
 

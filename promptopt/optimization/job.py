@@ -124,7 +124,7 @@ def prepare(
     writer = None if writer is None else read_model(writer)
     chosen = None
     if strategy == AUTO:
-        chosen = choose(task, writes=writer is not None or not isinstance(model, FunctionModel))
+        chosen = choose(task, writes=writer is not None or _writes(model))
         strategy, settings = chosen.name, {**chosen.settings, **(settings or {})}
     return Job(
         task=task,
@@ -135,6 +135,14 @@ def prepare(
         seed=seed,
         chosen=str(chosen or ""),
     )
+
+
+def _writes(model: Model) -> bool:
+    """Whether a task model is asked to write prompts too, if no writer is given and no strategy is named.
+
+    A function knows only its own inputs, and a local model takes minutes for a message of instructions.
+    """
+    return not isinstance(model, FunctionModel) and model.unit != "batch"
 
 
 def read_model(given: Model | str) -> Model:

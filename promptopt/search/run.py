@@ -289,11 +289,21 @@ class Run:
         return tokenize(prompt, self.task.layout, model.pieces if isinstance(model, TokenModel) else words)
 
     def length(self, prompt: Prompt) -> int:
-        """Return the length of a prompt in tokens (or words), as the model sees it."""
+        """Return the length of a prompt in tokens (or words), as the model sees it.
+
+        That of nearest demonstrations, which differ from example to example, is estimated from the mean of all that may be shown.
+        """
+        shown = prompt.demonstrations
+        if shown is None or shown.nearest is None or not shown.items:
+            return self._fixed_length(prompt)
+        plain = self._fixed_length(replace(prompt, demonstrations=None))
+        whole = self._fixed_length(replace(prompt, demonstrations=replace(shown, nearest=None)))
+        return round(plain + (whole - plain) * min(shown.nearest / len(shown.items), 1))
+
+    def _fixed_length(self, prompt: Prompt) -> int:
         model = self.scorer.model
         pieces = model.pieces if isinstance(model, TokenModel) else words
-        texts = [turn.content for turn in sections(prompt, self.task.layout)] if _is_fixed(prompt) else [prompt.text]
-        return sum(len(pieces(text)) for text in texts if text)
+        return sum(len(pieces(turn.content)) for turn in sections(prompt, self.task.layout) if turn.content)
 
     def step(self, **facts: float | str) -> None:
         """End one step of the search and report facts about it, such as `best=0.9, length=31`.
@@ -327,10 +337,6 @@ def label_shares(replies: Sequence[Response | Failure], labels: Sequence[str]) -
 def zero_reward(example: Example, response: Response) -> float:  # noqa: ARG001  a reward's signature
     """Return 0: for replies whose reward is not needed."""
     return 0.0
-
-
-def _is_fixed(prompt: Prompt) -> bool:
-    return prompt.demonstrations is None or prompt.demonstrations.nearest is None
 
 
 def _plain(fact: float | str | np.generic) -> Any:

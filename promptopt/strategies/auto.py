@@ -21,8 +21,9 @@ Chooses the strategy by the task, before any model is called.
 * `promst` for a task with an environment.
 * `hillclimb` for captions, which take no demonstrations.
 * `unsupervised` where training examples have no labels and the reward needs them.
-* `joint` for everything else: it searches the instruction and the demonstrations together. Without a writer, where the task
-  model is a function, it searches the demonstrations only; where there are none to show either, it is `promptquine`.
+* `joint` for everything else: it searches the instruction and the demonstrations together. Where no
+  writer is given and the task model is a function or a local model, it searches the demonstrations only; where there are none to
+  show either, it is `promptquine`.
 
 The run's first line and a note in its result say which strategy it is and why. The run is the same as with that strategy's
 name; so are the settings that it takes."""
@@ -56,7 +57,7 @@ def choose(task: Task, *, writes: bool) -> Chosen:
     shows = len(unlabelled) < len(task.train)
     if not writes:
         settings = MappingProxyType({"instructions": 1})
-        without = "a function is the model and there is no writer"
+        without = "no writer is given, and a function or a local model is not asked to write"
         return (
             Chosen("joint", f"it searches the demonstrations; {without}", settings)
             if shows
