@@ -229,7 +229,10 @@ class LabelLikelihood:
         return math.log(max(p, self.floor))
 
 
-REWARDS_WITH_TARGET = (Exact, Contains, Matches, Number, TokenF1, Label, LabelMargin, LabelLikelihood)
+LABEL_REWARDS = (Label, LabelMargin, LabelLikelihood)
+"""Built-in rewards of labels, each with its `labels`."""
+
+REWARDS_WITH_TARGET = (Exact, Contains, Matches, Number, TokenF1, *LABEL_REWARDS)
 """Built-in rewards that need a target."""
 
 

@@ -14,7 +14,7 @@ from promptopt.errors import InputError, nearest
 from promptopt.parsing.labels import check_labels
 from promptopt.parsing.slots import check_slots
 from promptopt.prompt import IMAGE, LABEL, Demonstrations, Example, Format, Layout, Prompt
-from promptopt.rewards import Exact, Judge, Label, LabelMargin, Number, Progress, Reward
+from promptopt.rewards import LABEL_REWARDS, Exact, Judge, Label, Number, Progress, Reward
 from promptopt.utils.characters import character_fault
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Task:
         check_labels(self.labels)
         if len(self.labels) == 1:
             raise InputError(f"give two or more labels, or none for free text, not {list(self.labels)}")
-        if isinstance(self.reward, Label | LabelMargin) and self.labels and set(self.reward.labels) != set(self.labels):
+        if isinstance(self.reward, LABEL_REWARDS) and self.labels and set(self.reward.labels) != set(self.labels):
             raise InputError(
                 f"the reward {type(self.reward).__name__} has the labels {list(self.reward.labels)}, but the task has "
                 f"{list(self.labels)}: give both the same labels"

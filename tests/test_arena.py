@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers.loopback import MODEL, Loopback
 
-from promptopt import Demonstrations, Example, HillClimb, Prompt
+from promptopt import Demonstrations, Example, FakeLabelModel, HillClimb, Memo, Prompt
 from promptopt.rewards import Label
 
 if TYPE_CHECKING:
@@ -28,7 +28,17 @@ def arena() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parent.parent)
         pytest.importorskip("benchmarks.arena", reason="benchmarks come with a checkout only")
-        for name in ("gate", "examination", "tasks", "cells", "contestants", "tables", "post", "__main__"):
+        for name in (
+            "gate",
+            "examination",
+            "tasks",
+            "cells",
+            "contestants",
+            "tables",
+            "post",
+            "label_choice",
+            "__main__",
+        ):
             import_module(f"benchmarks.arena.{name}")
         yield sys.modules["benchmarks.arena"]
 
@@ -211,6 +221,23 @@ def test_tables_show_a_peer_ahead_in_bold(arena: Any, capsys: pytest.CaptureFixt
     assert "| gepa | **.750** |" in printed
     assert "| random | .500 |" in printed
     assert "+0.250" in printed
+
+
+@pytest.mark.parametrize("method", ["seed", "random demonstrations", "joint, demonstrations alone"])
+def test_in_one_process_the_answer_is_chosen_among_the_labels(arena: Any, method: str, tmp_path: Path) -> None:
+    def logprobs(context: Any, labels: Any) -> list[float]:
+        number = int(context[-1].content.split()[-1])  # right on one label only, unless examples are shown
+        right = LABELS[number % 2] if len(context) > 2 else LABELS[0]
+        return [0.0 if label == right else -1.0 for label in labels]
+
+    place = arena.cells.Place("things", "smollm2", "smollm2", method, 0, 100_000)
+    model = FakeLabelModel(logprobs, "labels")
+    with Memo(tmp_path) as memo:
+        cell = arena.label_choice.run(arena.label_choice.Bout(place, splits_of(arena), model, model, memo), "float32")
+
+    assert cell.reward == (0.5 if method == "seed" else 1.0)
+    assert cell.used.keys() == ({"task"} if method != "seed" else set())
+    assert arena.cells.Cell.read(cell.line()) == cell
 
 
 @pytest.mark.parametrize("name", ["sst2", "snarks", "banking10", "larger_animal", "mawps", "gsm8k_defective"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import toys
 from results import BETTER, a_result
+from scipy.special import softmax
 
 from promptopt import (
     Arrival,
@@ -37,7 +38,7 @@ from promptopt.report.text import markdown
 from promptopt.results.outcomes import PredictorTest
 from promptopt.results.predictor import FILE, Predictor
 from promptopt.statistics import Interval
-from promptopt.statistics.label_bias import fit_label_bias, held_out_biases, probabilities
+from promptopt.statistics.label_bias import fit_label_bias, held_out_biases
 from promptopt.sweep.single_run import RunOutcome, save_outcome
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def sampled(bias: Sequence[float], count: int) -> tuple[Any, Any]:
     """Log-probabilities, and targets drawn after the negative of a bias is taken out of them."""
     rng = np.random.default_rng(0)
     logprobs = rng.normal(0, 2, (count, len(bias)))
-    right = probabilities(logprobs, np.array(bias))
+    right = softmax(logprobs + np.array(bias), axis=1)
     return logprobs, np.array([rng.choice(len(bias), p=row) for row in right])
 
 
@@ -92,7 +93,7 @@ def test_the_fit_ends_where_the_slope_is_zero_even_for_a_model_that_is_sure_and_
 def _loss(bias: Any, logprobs: Any, targets: Any) -> float:
     from promptopt.statistics import label_bias
 
-    p = probabilities(logprobs, bias)[np.arange(len(targets)), targets]
+    p = softmax(logprobs + bias, axis=1)[np.arange(len(targets)), targets]
     return float(-np.log(np.maximum(p, 1e-300)).sum() + (bias**2).sum() / (2 * label_bias._PRIOR_SD**2))
 
 

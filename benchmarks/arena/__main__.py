@@ -14,14 +14,14 @@ import platform
 import signal
 import sys
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 
 from promptopt import InputError
 
-from .cells import CELLS, Cell, Place, Setting, keep, read_cells, run
+from .cells import CELLS, Setting, keep, read_cells, run
+from .command import add_options, missing, report
 from .contestants import METHODS
-from .models import MODELS, file_of, server
+from .models import file_of, server
 from .tables import print_tables
 from .tasks import TASKS
 
@@ -34,19 +34,10 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     running = commands.add_parser("run", help="run the cells that are missing")
     running.set_defaults(command=run_missing)
-    running.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    running.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    running.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    running.add_argument("--model", choices=MODELS, default="qwen05", help="task model")
-    running.add_argument("--writer", choices=MODELS, default="qwen15")
-    running.add_argument("--budget", type=int, default=300_000, help="tokens of all roles and directions")
-    running.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
-    running.add_argument("--models", type=Path, default=Path("models"), help="folder of the models' GGUF files")
+    add_options(running, TASKS, METHODS, out=Path("runs/arena"))
     running.add_argument(
         "--peers", type=Path, default=Path("runs/arena/peers"), help="folder of the peers' environments"
     )
-    running.add_argument("--out", type=Path, default=Path("runs/arena"), help="folder for what contestants write")
-    running.add_argument("--dtype", default="float32", help="of the models, see `promptopt serve --dtype`")
     running.add_argument("--threads", type=int, help="threads of the server that is started")
     table = commands.add_parser("table", help="print the tables of the kept cells")
     table.set_defaults(command=lambda given: print_tables(list(read_cells(given.cells).values())))
@@ -58,19 +49,14 @@ def main() -> None:
 
 def run_missing(given: argparse.Namespace) -> None:
     """Run the cells that are missing."""
-    places = [
-        Place(task, given.model, given.writer, method, seed, given.budget)
-        for seed, task, method in product(given.seeds, given.tasks, given.methods)
-    ]
-    kept = read_cells(given.cells)
-    missing = [place for place in places if place not in kept]
-    if not missing:
+    places = missing(given)
+    if not places:
         return
     files = {"task": file_of(given.model, given.models), "writer": file_of(given.writer, given.models)}
     with server(list(files.values()), given.dtype, given.threads) as url:
         models = {role: (url, str(file)) for role, file in files.items()}
         setting = Setting(given.data, models, given.out.resolve(), given.peers.resolve(), versions(given.dtype))
-        for place in missing:
+        for place in places:
             try:
                 cell = run(place, setting)
             except (InputError, RuntimeError) as error:  # of this contestant only
@@ -88,12 +74,6 @@ def versions(dtype: str) -> dict[str, str]:
         "torch": version("torch"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
-
-
-def report(cell: Cell) -> None:
-    """Print one line."""
-    words = [*map(str, cell.place), f"{cell.reward:.3f}", f"{cell.tokens:,} tokens", f"{cell.seconds:.0f} s"]
-    print(" | ".join(words), flush=True)
 
 
 if __name__ == "__main__":

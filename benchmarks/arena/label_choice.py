@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import time
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,15 +26,16 @@ from promptopt.optimization.api import run_job
 from promptopt.optimization.job import prepare
 
 from .cells import Cell, Place, Point, keep, read_cells
+from .command import add_options, missing, report
 from .contestants import OURS, SHOTS, shown
-from .models import MODELS, file_of
+from .models import file_of
 from .tables import print_tables
 from .tasks import TASKS, Splits, load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from promptopt import Example
+    from promptopt import Example, Model
     from promptopt.statistics.arrays import Floats
 
 CELLS = Path(__file__).with_name("label_choice.jsonl")
@@ -50,8 +50,8 @@ class Bout(NamedTuple):
 
     place: Place
     splits: Splits
-    task_model: LocalModel
-    writer: LocalModel
+    task_model: Model
+    writer: Model
     memo: Memo
 
     def scores(self, prompt: Prompt, examples: Sequence[Example], ledger: Ledger) -> Floats:
@@ -95,7 +95,7 @@ class Bout(NamedTuple):
         return best
 
 
-def run(bout: Bout) -> Cell:
+def run(bout: Bout, dtype: str) -> Cell:
     """Run one cell: the method's turn, then the test of what it chose."""
     began, ledger = time.monotonic(), Ledger()
     chosen = bout.choose(ledger)
@@ -113,24 +113,19 @@ def run(bout: Bout) -> Cell:
         used=used,
         curve=(Point(tokens, sum(rewards) / len(rewards)),),
         seconds=round(seconds, 1),
-        versions={"dtype": str(bout.task_model.dtype)},
+        versions={"dtype": dtype},
     )
 
 
 def run_missing(given: argparse.Namespace) -> None:
     """Run the cells that are missing."""
-    kept = read_cells(given.cells)
-    for seed, task, method in product(given.seeds, given.tasks, given.methods):
-        place = Place(task, given.model, given.writer, method, seed, given.budget)
-        if place in kept:
-            continue
+    for place in missing(given):
         task_model, writer = (model(file_of(name, given.models), given.dtype) for name in (given.model, given.writer))
         folder = given.out / "-".join(str(part).replace(" ", "-") for part in place)
         with Memo(folder) as memo:
-            cell = run(Bout(place, load(task, given.data, seed), task_model, writer, memo))
+            cell = run(Bout(place, load(place.task, given.data, place.seed), task_model, writer, memo), given.dtype)
         keep(cell, given.cells)
-        words = [*map(str, place), f"{cell.reward:.3f}", f"{cell.tokens:,} tokens", f"{cell.seconds:.0f} s"]
-        print(" | ".join(words), flush=True)
+        report(cell)
 
 
 @cache
@@ -145,17 +140,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     running = commands.add_parser("run", help="run the cells that are missing")
     running.set_defaults(command=run_missing)
-    methods = [*BASELINES, *OURS]
-    running.add_argument("--tasks", nargs="+", choices=LABELLED, default=LABELLED)
-    running.add_argument("--methods", nargs="+", choices=methods, default=methods)
-    running.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    running.add_argument("--model", choices=MODELS, default="qwen05", help="task model")
-    running.add_argument("--writer", choices=MODELS, default="qwen15")
-    running.add_argument("--budget", type=int, default=300_000, help="tokens of all roles and directions")
-    running.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
-    running.add_argument("--models", type=Path, default=Path("models"), help="folder of the models' GGUF files")
-    running.add_argument("--out", type=Path, default=Path("runs/arena/label_choice"), help="folder of the memos")
-    running.add_argument("--dtype", default="float32", help="of the models")
+    add_options(running, LABELLED, [*BASELINES, *OURS], out=Path("runs/arena/label_choice"))
     table = commands.add_parser("table", help="print the tables of the kept cells")
     table.set_defaults(command=lambda given: print_tables(list(read_cells(given.cells).values())))
     for command in (running, table):

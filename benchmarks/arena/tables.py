@@ -141,7 +141,9 @@ def print_by_task(methods: Mapping[str, Tasks]) -> None:
         shown = [_height(cells.get(task), ours.get(task) if name in PEERS_BY_METHOD else None) for task in tasks]
         print(f"| {name} | {' | '.join(shown)} |")
     seeds = max(len(seeds) for cells in methods.values() for seeds in cells.values())
-    print(f"\nMean test reward; seeds for a method and task: at most {seeds}. Bold where a peer beats everything else.\n")
+    print(
+        f"\nMean test reward; seeds for a method and task: at most {seeds}. Bold where a peer beats everything else.\n"
+    )
 
 
 def _height(seeds: Seeds | None, rival: Seeds | None) -> str:

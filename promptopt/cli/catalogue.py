@@ -31,7 +31,7 @@ def strategies(
         for key, value in settings_of(strategy).items():
             say(f"  {key} = {value}")
         return
-    say(f"{AUTO:20} {ABOUT.partition(chr(10))[0]}")
+    say(f"{AUTO:20} {ABOUT.splitlines()[0]}")
     for key in sorted(known_strategies()):
         summary = (inspect.getdoc(type(find_strategy(key))) or "").partition("\n")[0]
         say(f"{key:20} {summary}")

@@ -139,11 +139,11 @@ class Scorer:
     def replies_so_far(self, prompt: Prompt, examples: Sequence[Example]) -> list[tuple[Example, Reply]]:
         """Return the examples to which this run has a reply under the prompt, each with its reply. Costs nothing."""
         keys = self._keys([prompt], examples, 1)
-        known = [e for e, key in zip(examples, keys, strict=True) if self.caller.ledger.has_reply(key)]
-        if not known:
+        answered = [e for e, key in zip(examples, keys, strict=True) if self.caller.ledger.has_reply(key)]
+        if not answered:
             return []
-        row = self._replies([prompt], known, 1, written=False)[0]
-        return [(example, cell[0]) for example, cell in zip(known, row, strict=True)]
+        row = self._replies([prompt], answered, 1, written=False)[0]
+        return [(example, cell[0]) for example, cell in zip(answered, row, strict=True)]
 
     @property
     def chooses(self) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from promptopt.parsing.labels import named_label
 from promptopt.replies import Failure, Response
-from promptopt.rewards import Label, LabelMargin
+from promptopt.rewards import LABEL_REWARDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Tally:
     @classmethod
     def of(cls, task: Task) -> Tally:
         """Return an empty tally for a task."""
-        return cls(task.labels if isinstance(task.reward, Label | LabelMargin) else ())
+        return cls(task.labels if isinstance(task.reward, LABEL_REWARDS) else ())
 
     def add(
         self,

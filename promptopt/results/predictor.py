@@ -5,9 +5,7 @@ Knows nothing of how the biases were fitted.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt.errors import InputError, TransientModelError
@@ -15,12 +13,13 @@ from promptopt.models.base import LabelModel, LabelReader, Request
 from promptopt.parsing.labels import named_label
 from promptopt.prompt import IMAGE, Example, Layout, Prompt
 from promptopt.replies import Failure
+from promptopt.results.saved import read_json, write_json
 from promptopt.rewards import softmax
-from promptopt.utils.files import make_private_folder, write_private
 from promptopt.utils.json_values import read_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from promptopt.models.base import Model
     from promptopt.replies import Reply, Response
@@ -84,8 +83,8 @@ class Predictor:
     @property
     def bias_in_words(self) -> str:
         """The biases for readers, and what they were fitted on."""
-        shown = ", ".join(f"{label} {bias:+.2f}" for label, bias in zip(self.labels, self.bias, strict=True))
-        return f"{shown} (nats, fitted on {self.fitted} training items)"
+        biases = ", ".join(f"{label} {bias:+.2f}" for label, bias in zip(self.labels, self.bias, strict=True))
+        return f"{biases} (nats, fitted on {self.fitted} training items)"
 
     def predict(self, logprobs: Sequence[float]) -> Prediction:
         """Return the answer for log p(label | context) of each label, in the order of `labels`."""
@@ -129,16 +128,14 @@ class Predictor:
         Raises:
             ValueError: a part is missing or has another type, or the data has another format.
         """
-        found = data.get("format") if isinstance(data, dict) else None
-        if found != _FORMAT:
-            raise ValueError(f"its format is {found!r}, not {_FORMAT}")
+        data_format = data.get("format") if isinstance(data, dict) else None
+        if data_format != _FORMAT:
+            raise ValueError(f"its format is {data_format!r}, not {_FORMAT}")
         return read_value(cls, data)
 
     def save(self, path: Path | str) -> None:
         """Write the predictor as JSON, atomically."""
-        target = Path(path)
-        make_private_folder(target.parent)
-        write_private(target, json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False))
+        write_json(self.to_json(), path)
 
     @classmethod
     def load(cls, path: Path | str) -> Predictor:
@@ -150,13 +147,9 @@ class Predictor:
         Raises:
             InputError: the file cannot be read, or is not a predictor.
         """
-        try:
-            file = Path(path) / FILE if Path(path).is_dir() else Path(path)
-            return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise InputError(f"cannot read {path} ({error}): give the {FILE} of a run that kept a predictor") from error
-        except ValueError as error:  # from JSON, UTF-8 or `from_json`
-            raise InputError(f"{path} is not a saved predictor: {error}") from error
+        return read_json(
+            path, FILE, cls.from_json, what="predictor", advice=f"give the {FILE} of a run that kept a predictor"
+        )
 
 
 @dataclass(frozen=True)

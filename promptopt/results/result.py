@@ -6,10 +6,8 @@ its replay, and nothing else may.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError
@@ -18,12 +16,14 @@ from promptopt.models.base import Price
 from promptopt.prompt import Prompt  # noqa: TC001  read when a result is loaded
 from promptopt.results.outcomes import SAME, Comparison, PredictorTest, with_infinities
 from promptopt.results.predictor import Predictor  # noqa: TC001  as above
+from promptopt.results.saved import read_json, write_json
 from promptopt.statistics.pareto import pareto
 from promptopt.utils.characters import printable
-from promptopt.utils.files import make_private_folder, write_private
 from promptopt.utils.json_values import read_value
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from promptopt.statistics import Interval
 
 SPENDING = ("role", "calls", "saved", "input", "cached input", "output", "dollars", "dollars saved")
@@ -407,9 +407,7 @@ class Result:
 
     def save(self, path: Path | str) -> None:
         """Write the result as JSON, atomically."""
-        target = Path(path)
-        make_private_folder(target.parent)
-        write_private(target, json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False))
+        write_json(self.to_json(), path)
 
     @classmethod
     def load(cls, path: Path | str) -> Result:
@@ -421,13 +419,7 @@ class Result:
         Raises:
             InputError: the file cannot be read, or is not a result.
         """
-        try:
-            file = Path(path) / FILE if Path(path).is_dir() else Path(path)
-            return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise InputError(f"cannot read {path} ({error}): give the result.json of a run") from error
-        except ValueError as error:  # from JSON, UTF-8 or `from_json`
-            raise InputError(f"{path} is not a saved result: {error}") from error
+        return read_json(path, FILE, cls.from_json, what="result", advice="give the result.json of a run")
 
 
 def _predictor_rows(predictor: PredictorTest) -> list[tuple[str, str, str]]:

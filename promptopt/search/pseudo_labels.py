@@ -9,7 +9,7 @@ import numpy as np
 
 from promptopt.errors import InputError
 from promptopt.prompt import Prompt
-from promptopt.rewards import Label, LabelMargin, named_label
+from promptopt.rewards import LABEL_REWARDS, named_label
 from promptopt.statistics.arrays import nanmean
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def refuse_what_needs_labels(task: Task) -> None:
             f"{len(task.train)} training items are too few to learn from without labels: give at least {MIN_EXAMPLES}, "
             "better some hundreds"
         )
-    if isinstance(task.reward, Label | LabelMargin):
+    if isinstance(task.reward, LABEL_REWARDS):
         for split in ("validation", "test"):
             unlabelled = [item.id for item in getattr(task, split) if item.target is None]
             if unlabelled:

@@ -293,12 +293,12 @@ class Run:
 
         That of nearest demonstrations, which differ from example to example, is estimated from the mean of all that may be shown.
         """
-        shown = prompt.demonstrations
-        if shown is None or shown.nearest is None or not shown.items:
+        pool = prompt.demonstrations
+        if pool is None or pool.nearest is None or not pool.items:
             return self._fixed_length(prompt)
         plain = self._fixed_length(replace(prompt, demonstrations=None))
-        whole = self._fixed_length(replace(prompt, demonstrations=replace(shown, nearest=None)))
-        return round(plain + (whole - plain) * min(shown.nearest / len(shown.items), 1))
+        whole = self._fixed_length(replace(prompt, demonstrations=replace(pool, nearest=None)))
+        return round(plain + (whole - plain) * min(pool.nearest / len(pool.items), 1))
 
     def _fixed_length(self, prompt: Prompt) -> int:
         model = self.scorer.model

@@ -34,23 +34,20 @@ def fit_label_bias(logprobs: Floats, targets: Targets) -> Floats:
         [L].
     """
     from scipy.optimize import minimize  # noqa: PLC0415  loaded when used: importing the package stays light
+    from scipy.special import logsumexp, softmax  # noqa: PLC0415
 
     labels = logprobs.shape[1]
     counts = np.bincount(targets, minlength=labels)
 
-    def loss(bias: Floats) -> float:
-        moved = logprobs + bias
-        top = moved.max(axis=1)
-        normalisers = top + np.log(np.exp(moved - top[:, None]).sum(axis=1))
-        right = np.take_along_axis(moved, targets[:, None], axis=1)[:, 0]
-        return float((normalisers - right).sum() + (bias**2).sum() / (2 * _PRIOR_SD**2))
+    def loss(bias: Floats) -> float:  # up to a constant
+        return float(logsumexp(logprobs + bias, axis=1).sum() - counts @ bias + (bias**2).sum() / (2 * _PRIOR_SD**2))
 
     def gradient(bias: Floats) -> Floats:
-        out: Floats = probabilities(logprobs, bias).sum(axis=0) - counts + bias / _PRIOR_SD**2
+        out: Floats = softmax(logprobs + bias, axis=1).sum(axis=0) - counts + bias / _PRIOR_SD**2
         return out
 
     def hessian(bias: Floats) -> Floats:
-        p = probabilities(logprobs, bias)
+        p = softmax(logprobs + bias, axis=1)
         out: Floats = np.diag(p.sum(axis=0) + 1 / _PRIOR_SD**2) - p.T @ p
         return out
 
@@ -68,12 +65,4 @@ def held_out_biases(logprobs: Floats, targets: Targets) -> Floats:
     for fold in range(min(_FOLDS, len(targets))):
         left_out = np.arange(len(targets)) % _FOLDS == fold
         out[left_out] = fit_label_bias(logprobs[~left_out], targets[~left_out])
-    return out
-
-
-def probabilities(logprobs: Floats, bias: Floats) -> Floats:
-    """Return label probabilities [E, L], each row summing to 1, after adding the bias [L] or [E, L]."""
-    moved = logprobs + bias
-    weights = np.exp(moved - moved.max(axis=1, keepdims=True))
-    out: Floats = weights / weights.sum(axis=1, keepdims=True)
     return out

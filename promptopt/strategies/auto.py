@@ -28,6 +28,8 @@ Chooses the strategy by the task, before any model is called.
 The run's first line and a note in its result say which strategy it is and why. The run is the same as with that strategy's
 name; so are the settings that it takes."""
 
+_NO_WRITER = "no writer is given, and a function or a local model is not asked to write"
+
 
 class Chosen(NamedTuple):
     """The name of a strategy, why it was chosen, and its settings."""
@@ -54,15 +56,15 @@ def choose(task: Task, *, writes: bool) -> Chosen:
         return Chosen("hillclimb", "captions take no demonstrations")
     if unlabelled and isinstance(task.reward, REWARDS_WITH_TARGET):
         return Chosen("unsupervised", f"training example {unlabelled[0]!r} has no label")
-    shows = len(unlabelled) < len(task.train)
-    if not writes:
-        settings = MappingProxyType({"instructions": 1})
-        without = "no writer is given, and a function or a local model is not asked to write"
-        return (
-            Chosen("joint", f"it searches the demonstrations; {without}", settings)
-            if shows
-            else Chosen("promptquine", f"it prunes the prompt; no training example has a target to show, and {without}")
-        )
-    if not shows:
+    return _for_most_tasks(shows=len(unlabelled) < len(task.train), writes=writes)
+
+
+def _for_most_tasks(*, shows: bool, writes: bool) -> Chosen:
+    """Return the strategy by whether there are examples to show and a model that writes."""
+    if writes and shows:
+        return Chosen("joint", "it searches the instruction and the demonstrations together")
+    if writes:
         return Chosen("joint", "it searches the instruction; no training example has a target to show")
-    return Chosen("joint", "it searches the instruction and the demonstrations together")
+    if shows:
+        return Chosen("joint", f"it searches the demonstrations; {_NO_WRITER}", MappingProxyType({"instructions": 1}))
+    return Chosen("promptquine", f"it prunes the prompt; no training example has a target to show, and {_NO_WRITER}")

@@ -60,8 +60,8 @@ class Parts:
         """Return the measured combination that `pair` differs from by its newest part; the seed prompt without one."""
         set_before = Pair(pair.instruction, self.set_parents[pair.shown])
         instruction_before = Pair(self.instruction_parents[pair.instruction], pair.shown)
-        known = (before for before in (set_before, instruction_before) if before != pair and before in measured)
-        return next(map(self.prompt, known), self.seed)
+        parents = (before for before in (set_before, instruction_before) if before != pair and before in measured)
+        return next(map(self.prompt, parents), self.seed)
 
 
 @dataclass
