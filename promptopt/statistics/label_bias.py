@@ -40,7 +40,7 @@ def fit_label_bias(logprobs: Floats, targets: Targets) -> Floats:
     counts = np.bincount(targets, minlength=labels)
 
     def loss(bias: Floats) -> float:  # up to a constant
-        return float(logsumexp(logprobs + bias, axis=1).sum() - counts @ bias + (bias**2).sum() / (2 * _PRIOR_SD**2))
+        return float(np.sum(logsumexp(logprobs + bias, axis=1)) - counts @ bias + (bias**2).sum() / (2 * _PRIOR_SD**2))
 
     def gradient(bias: Floats) -> Floats:
         out: Floats = softmax(logprobs + bias, axis=1).sum(axis=0) - counts + bias / _PRIOR_SD**2
