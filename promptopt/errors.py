@@ -62,6 +62,10 @@ class BudgetExhaustedError(PromptoptError):
     """The next call would exceed the budget, so it was not sent."""
 
 
+STOPPED = "stopped by the user"
+"""Reason why a run that Ctrl-C ended is unfinished."""
+
+
 class StoppedError(PromptoptError):
     """The user asked the run to stop; replies received so far are kept."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ from promptopt.rewards import Label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from promptopt.search.run import Run
 
 LABELS = ("up", "down")
 
@@ -113,6 +116,22 @@ def test_one_of_our_strategies_stays_within_the_gate_and_its_choice_is_tested(
     assert gate.refused == 0  # our own budget ends the search first
     assert 0 < gate.tokens <= 3_000
     assert len(rewards) == len(splits.test)
+
+
+class Stopped(HillClimb):
+    """A search during which somebody stops the run."""
+
+    def search(self, run: Run) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        super().search(run)
+
+
+def test_a_run_that_was_stopped_makes_no_cell(arena: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    with Loopback() as server, arena.gate.served(gate := gate_of(arena, server, 3_000)) as url:
+        bout = arena.contestants.Bout(splits_of(arena), gate, url, 0, tmp_path / "run", tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            arena.contestants.ours(bout, strategy=Stopped(restarts=1))
 
 
 def test_prompts_are_sent_as_posted_and_answers_are_read_between_the_marks(arena: Any) -> None:

@@ -12,6 +12,7 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, TypeAlias
 
 from promptopt import Demonstrations, HillClimb, Joint, Prompt, PromptQuine, load_model, optimize
+from promptopt.errors import STOPPED
 from promptopt.randomness import named_generator
 from promptopt.rewards import target_of
 from promptopt.strategies import P1, RandomSearch
@@ -106,7 +107,11 @@ def shuffled(splits: Splits, seed: int) -> tuple[Example, ...]:
 
 
 def ours(bout: Bout, *, strategy: Strategy) -> None:
-    """Run one of our strategies as a user would: `optimize` over an OpenAI-compatible endpoint."""
+    """Run one of our strategies as a user would: `optimize` over an OpenAI-compatible endpoint.
+
+    Raises:
+        KeyboardInterrupt: the run was stopped.
+    """
     seed_prompt(bout)
     task, writer = (load_model(f"openai:{role}", base_url=f"{bout.url}/v1") for role in ("task", "writer"))
     best = -1.0
@@ -130,6 +135,8 @@ def ours(bout: Bout, *, strategy: Strategy) -> None:
         tracking=False,
         callbacks=[follow],
     )
+    if result.unfinished == STOPPED:
+        raise KeyboardInterrupt  # no cell
     _post(bout, result.prompt)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from promptopt.errors import BudgetExhaustedError, MemoError, StoppedError
+from promptopt.errors import STOPPED, BudgetExhaustedError, MemoError, StoppedError
 from promptopt.models.usage import with_valid_usage
 from promptopt.parsing.thinking import strip_thinking
 from promptopt.replies import Failure, Response
@@ -43,7 +43,7 @@ class Stop:
     def check(self) -> None:
         """Raise StoppedError if the user asked to stop."""
         if self.requested:
-            raise StoppedError("stopped by the user")
+            raise StoppedError(STOPPED)
 
 
 @dataclass(kw_only=True)

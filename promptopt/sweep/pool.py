@@ -10,15 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from promptopt.errors import InputError, MissingExtraError
+from promptopt.errors import STOPPED, InputError, MissingExtraError
 from promptopt.sweep.single_run import RunOutcome, execute_run
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
     from promptopt.sweep.single_run import RunSpec
-
-_STOPPED = "stopped by the user"  # reason of a run that Ctrl-C ended
 
 
 class Pool(Protocol):
@@ -46,7 +44,7 @@ class SequentialPool:
         for run_spec in run_specs:
             outcome = execute_run(run_spec, self.memo, self.storage)
             yield run_spec, outcome
-            if outcome.reason == _STOPPED:
+            if outcome.reason == STOPPED:
                 raise KeyboardInterrupt
 
 
