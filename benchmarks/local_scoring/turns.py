@@ -126,7 +126,9 @@ def linear_layers(network: Any) -> list[torch.nn.Linear]:
 def flops(network: Any, sequences: Sequence[Ids]) -> Flops:
     """Count what the distinct tokens of sequences take."""
     config = network.config
-    width = config.num_attention_heads * config.head_dim
+    width = config.num_attention_heads * (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
     tokens, pairs = distinct(sequences)
     return Flops(
         linear=2 * tokens * sum(layer.weight.numel() for layer in linear_layers(network)),
