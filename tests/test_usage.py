@@ -7,7 +7,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from servers.loopback import Loopback
 
@@ -180,6 +180,7 @@ def reports(draw: st.DrawFn) -> tuple[str, str, Any]:
     unit=st.sampled_from(["tokens", "dollars"]),
     known=st.sets(st.integers(0, 11)),
 )
+@example(said=[("good", "good", Usage(1, 0, 1.0, 0))], share=1.0, unit="tokens", known=set())  # type: ignore[arg-type]
 @settings(max_examples=60, deadline=None)
 def test_what_was_delivered_never_exceeds_the_budget_and_a_replay_counts_the_same(
     said: list[tuple[str, str, Any]], share: float, unit: str, known: set[int]

@@ -101,7 +101,7 @@ def parse_count(value: object) -> int:
 
 
 def with_valid_usage(reply: Response) -> Response:
-    """Return the reply with invalid counts in its usage zeroed and the total input at least the sum of its parts."""
+    """Return the reply with integers as counts, invalid ones zeroed, and the total input at least the sum of its parts."""
     reported_input, cached, output, written = map(parse_count, reply.usage)
     usage = Usage(max(reported_input, cached + written) if reported_input else 0, cached, output, written)
-    return reply if usage == reply.usage else replace(reply, usage=usage)
+    return replace(reply, usage=usage)  # even if equal: 1.0 == 1, but the memo takes integers only
