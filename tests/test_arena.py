@@ -134,6 +134,16 @@ def test_a_run_that_was_stopped_makes_no_cell(arena: Any, tmp_path: Path, monkey
             arena.contestants.ours(bout, strategy=Stopped(restarts=1))
 
 
+def test_a_run_in_one_process_that_was_stopped_makes_no_cell(
+    arena: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(arena.contestants.OURS, "stopped", Stopped(restarts=1))
+    place = arena.cells.Place("things", "smollm2", "smollm2", "stopped", 0, 100_000)
+    model = FakeLabelModel(lambda _, labels: [0.0 for _ in labels], "equal")
+    with Memo(tmp_path) as memo, pytest.raises(KeyboardInterrupt):
+        arena.label_choice.run(arena.label_choice.Bout(place, splits_of(arena), model, model, memo), "float32")
+
+
 def test_prompts_are_sent_as_posted_and_answers_are_read_between_the_marks(arena: Any) -> None:
     splits, examination = splits_of(arena), arena.examination
     posted = {

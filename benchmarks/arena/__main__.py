@@ -41,7 +41,7 @@ def main() -> None:
     )
     running.add_argument("--threads", type=int, help="threads of the server that is started")
     running.add_argument(
-        "--server", help="base URL, with /v1, of a `promptopt serve` of the same files, instead of one of its own"
+        "--server", help="base URL, with /v1, of a running `promptopt serve` of the same files and dtype"
     )
     table = commands.add_parser("table", help="print the tables of the kept cells")
     table.set_defaults(command=lambda given: print_tables(list(read_cells(given.cells).values())))
@@ -57,8 +57,8 @@ def run_missing(given: argparse.Namespace) -> None:
     if not places:
         return
     files = {"task": file_of(given.model, given.models), "writer": file_of(given.writer, given.models)}
-    own = nullcontext(given.server) if given.server else server(list(files.values()), given.dtype, given.threads)
-    with own as url:
+    running = nullcontext(given.server) if given.server else server(list(files.values()), given.dtype, given.threads)
+    with running as url:
         models = {role: (url, str(file)) for role, file in files.items()}
         setting = Setting(given.data, models, given.out.resolve(), given.peers.resolve(), versions(given.dtype))
         for place in places:

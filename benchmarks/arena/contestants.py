@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from promptopt import Example, Strategy
+    from promptopt import Example, Result, Strategy
     from promptopt.tracking import Event
 
     from .gate import Gate
@@ -135,9 +135,18 @@ def ours(bout: Bout, *, strategy: Strategy) -> None:
         tracking=False,
         callbacks=[follow],
     )
+    _post(bout, choice(result))
+
+
+def choice(result: Result) -> Prompt:
+    """Return the prompt that a run chose.
+
+    Raises:
+        KeyboardInterrupt: the run was stopped, so that there is no cell.
+    """
     if result.unfinished == STOPPED:
-        raise KeyboardInterrupt  # no cell
-    _post(bout, result.prompt)
+        raise KeyboardInterrupt
+    return result.prompt
 
 
 def _post(bout: Bout, prompt: Prompt, validation: float | None = None) -> None:

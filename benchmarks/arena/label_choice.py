@@ -27,7 +27,7 @@ from promptopt.optimization.job import prepare
 
 from .cells import Cell, Place, Point, keep, read_cells
 from .command import add_options, missing, report
-from .contestants import OURS, SHOTS, shown
+from .contestants import OURS, SHOTS, choice, shown
 from .models import file_of
 from .tables import print_tables
 from .tasks import TASKS, Splits, load
@@ -61,7 +61,11 @@ class Bout(NamedTuple):
         return rewards
 
     def choose(self, ledger: Ledger) -> Prompt:
-        """Spend the budget, and return the chosen prompt."""
+        """Spend the budget, and return the chosen prompt.
+
+        Raises:
+            KeyboardInterrupt: the search was stopped.
+        """
         place = self.place
         if place.method in BASELINES:
             return self._baseline(ledger)
@@ -74,7 +78,7 @@ class Bout(NamedTuple):
             seed=place.seed,
             settings=None,
         )
-        return run_job(job, memo=self.memo, tracking=False, ledger=ledger).prompt
+        return choice(run_job(job, memo=self.memo, tracking=False, ledger=ledger))
 
     def _baseline(self, ledger: Ledger) -> Prompt:
         """Return the seed prompt with as many demonstrations as are best on the validation examples."""
