@@ -30,7 +30,7 @@ from promptopt.models.local.conversion import weights_folder
 from promptopt.models.local.decoding import Decoding
 from promptopt.models.local.loading import Files
 
-from .local_scoring.turns import print_table  # type: ignore[import-not-found]
+from .local_scoring.turns import head_width, print_table  # type: ignore[import-not-found]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,8 +121,7 @@ def prompts(files: Files, rows: int, *, shared: bool) -> list[list[int]]:
 def state_bytes(files: Files) -> int:
     """Return the bytes of keys and values of one token in float32."""
     config = files.config
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * 4 * int(config.num_hidden_layers * config.num_key_value_heads * width)
+    return 2 * 4 * int(config.num_hidden_layers * config.num_key_value_heads * head_width(config))
 
 
 def own_way(name: str, files: Files, options: argparse.Namespace) -> Way:
@@ -139,8 +138,7 @@ def own_way(name: str, files: Files, options: argparse.Namespace) -> Way:
 def products(config: Any) -> int:
     """Return the number of weights in products, the output matrix among them."""
     hidden, heads, keys = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
-    width = getattr(config, "head_dim", None) or hidden // heads
-    layer = 2 * hidden * width * (heads + keys) + 3 * hidden * config.intermediate_size
+    layer = 2 * hidden * head_width(config) * (heads + keys) + 3 * hidden * config.intermediate_size
     return int(config.num_hidden_layers * layer + config.vocab_size * hidden)
 
 

@@ -123,12 +123,15 @@ def linear_layers(network: Any) -> list[torch.nn.Linear]:
     return [layer for layer in network.modules() if isinstance(layer, torch.nn.Linear) and layer is not output]
 
 
+def head_width(config: Any) -> int:
+    """Return the width of an attention head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
 def flops(network: Any, sequences: Sequence[Ids]) -> Flops:
     """Count what the distinct tokens of sequences take."""
     config = network.config
-    width = config.num_attention_heads * (
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    )
+    width = config.num_attention_heads * head_width(config)
     tokens, pairs = distinct(sequences)
     return Flops(
         linear=2 * tokens * sum(layer.weight.numel() for layer in linear_layers(network)),

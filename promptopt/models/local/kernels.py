@@ -9,7 +9,6 @@ is used. A layer is replaced only if its replacement gives the same results. Kno
 from __future__ import annotations
 
 import copy
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _ROWS = 512  # batch size that packing optimizes for; any other works too
-
-_HALVES = (torch.float16, torch.bfloat16)
 
 # Operators that torch.compile emits for the CPU; present in every torch build with oneDNN.
 _linear = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
@@ -56,23 +53,18 @@ def decoding_linear(weight: torch.Tensor) -> PackedLinear | HalfLinear | None:
     """Return the fastest product of few rows with an output matrix [out, in], in float32; None for the usual product.
 
     Weights in bfloat16 are kept in float16, which holds them exactly down to 6e-5 in absolute value, and smaller ones within 3e-8.
-    The usual product converts them to float32 at every step, half of the time of a step of one row.
+    The usual product converts them to float32 at every step.
     """
     if weight.device.type != "cpu":
         return None
     if weight.dtype == torch.float32:
         return PackedLinear(weight, None) if packs(torch.float32) else None
-    return HalfLinear(weight, None) if weight.dtype in _HALVES and has_half_product() else None
-
-
-@cache
-def has_half_product() -> bool:
-    """Whether torch has products with weights in float16 and arithmetic in float32 for this processor."""
+    if weight.dtype not in (torch.float16, torch.bfloat16):
+        return None
     try:
-        HalfLinear(torch.zeros(1, 1), None)
-    except InputError:
-        return False
-    return True
+        return HalfLinear(weight, None)
+    except InputError:  # torch has no such product for this processor
+        return None
 
 
 def restrict_last_layer(body: nn.Module) -> list[SelectedRows]:
