@@ -82,9 +82,10 @@ def main() -> None:
     parser.add_argument("--transformers", action="store_true", help="also `transformers serve`")
     parser.add_argument("--llama-python", help="also llama_cpp.server, by a Python that has llama-cpp-python[server]")
     options = parser.parse_args()
+    prompts = [texts(options, number) for number in range(options.repeats + 1)]
     with ExitStack() as stack:
         ways = start(options, stack)
-        rounds = [run_round(ways, texts(options, number)) for number in range(options.repeats + 1)][1:]
+        rounds = [run_round(ways, of_round) for of_round in prompts][1:]
     medians = [Spent(*map(statistics.median, zip(*column, strict=True))) for column in zip(*rounds, strict=True)]
     best = {way.chat: spent for way, spent in zip(ways, medians, strict=True) if way.name.startswith("promptopt")}
     print_table(

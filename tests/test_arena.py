@@ -262,11 +262,36 @@ def test_in_one_process_the_answer_is_chosen_among_the_labels(arena: Any, method
     place = arena.cells.Place("things", "smollm2", "smollm2", method, 0, 100_000)
     model = FakeLabelModel(logprobs, "labels")
     with Memo(tmp_path) as memo:
-        cell = arena.label_choice.run(arena.label_choice.Bout(place, splits_of(arena), model, model, memo), "float32")
+        bout = arena.label_choice.Bout(place, splits_of(arena), model, model, memo)
+        cell, with_bias = arena.label_choice.run(bout, "float32")
 
-    assert cell.reward == (0.5 if method == "seed" else 1.0)
+    assert cell.reward == with_bias.reward == (0.5 if method == "seed" else 1.0)
     assert cell.used.keys() == ({"task"} if method != "seed" else set())
     assert arena.cells.Cell.read(cell.line()) == cell
+    assert with_bias.place.method == f"{method}, label bias"
+    assert "bias" not in with_bias.chosen["prompt"]
+
+
+@pytest.mark.parametrize("method", ["seed", "joint, demonstrations alone"])
+def test_in_one_process_a_label_bias_corrects_a_model_that_prefers_one_label(
+    arena: Any, method: str, tmp_path: Path
+) -> None:
+    def logprobs(context: Any, labels: Any) -> list[float]:
+        number = int(context[-1].content.split()[-1])
+        return [0.5 * (label == LABELS[number % 2]) + 0.6 * (label == LABELS[0]) for label in labels]
+
+    place = arena.cells.Place("things", "smollm2", "smollm2", method, 0, 100_000)
+    model = FakeLabelModel(logprobs, "labels")
+    with Memo(tmp_path) as memo:
+        more = tuple(Example({"input": f"thing {i}"}, LABELS[i % 2], str(i)) for i in range(12, 36))
+        splits = replace(splits_of(arena), validation=more)
+        bout = arena.label_choice.Bout(place, splits, model, model, memo)
+        cell, with_bias = arena.label_choice.run(bout, "float32")
+
+    assert cell.reward == 0.5
+    assert with_bias.reward == 1.0
+    assert len(with_bias.chosen["bias"]) == 2
+    assert method in arena.tables.by_method([cell, with_bias])
 
 
 @pytest.mark.parametrize("name", ["sst2", "snarks", "banking10", "larger_animal", "mawps", "gsm8k_defective"])

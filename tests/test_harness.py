@@ -436,6 +436,31 @@ def test_the_best_on_training_and_validation_items_together_is_chosen_and_a_shor
     assert {prompt.text.split()[0] for prompt in found.validated} == {"seed", "long", "short"}
 
 
+@pytest.mark.parametrize(
+    ("seed", "rival", "training", "chosen"),
+    [
+        (12, 12, (4, 0), "rival"),  # equal on validation items: training items decide
+        (12, 12, (0, 0), "seed"),
+        (12, 12, (0, 4), "seed"),
+        (12, 11, (4, 0), "rival"),  # behind by one of 16 and one standard error, ahead on both together
+        (12, 11, (1, 0), "seed"),  # not ahead on both together
+        (12, 10, (9, 0), "seed"),  # behind by more than a standard error
+        (12, 13, (0, 4), "seed"),  # ahead on validation items, behind on both together
+    ],
+)
+def test_a_prompt_must_be_ahead_of_the_seed_prompt_on_both_and_not_behind_on_validation_items(
+    tmp_path: Path, seed: int, rival: int, training: tuple[int, int], chosen: str
+) -> None:
+    won, lost = training
+    listed = candidate(1, "rival {text}", 0.9)
+    gains = {listed.prompt: np.array([1.0] * won + [-1.0] * lost)}
+    with Memo(tmp_path) as memo:
+        scorer, items = choosing(memo, {"seed": seed, "rival": rival})
+        found = choose(scorer, Prompt("seed {text}"), [listed], items, words_of, training=gains)
+
+    assert found.prompt.text.split()[0] == chosen
+
+
 def test_what_validation_saw_is_told_of_each_prompt(tmp_path: Path) -> None:
     listed = [candidate(1, "good {text}", 0.9), candidate(2, "bad {text}", 0.8)]
     with Memo(tmp_path) as memo:

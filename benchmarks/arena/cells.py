@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 CELLS = Path(__file__).with_name("cells.jsonl")
 """The cells behind docs/arena.md."""
 
+LABEL_BIAS = ", label bias"
+"""After a method's name: its prompt with a bias for each label."""
+
 CURVE = 6  # points of a best-so-far curve that are tested, the first and the last among them
 CURVE_TEST = 100  # test examples of a point that is not the last
 

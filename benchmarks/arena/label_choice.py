@@ -5,12 +5,16 @@
 
 A gate cannot give this to the peers, so these rows have tables of their own. Splits, budgets and kept cells are as in the arena;
 tokens are counted by the run's ledger. A search that was stopped goes on from its memo in `--out`.
+
+Each run makes two cells: the chosen prompt, and the same prompt with its label bias. Where held-out answers do not show that the
+bias pays, both have the same rewards.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,8 +28,10 @@ from promptopt.evaluation.scorer import Scorer
 from promptopt.models.local import LocalModel
 from promptopt.optimization.api import run_job
 from promptopt.optimization.job import prepare
+from promptopt.replies import Response
+from promptopt.statistics.label_bias import fit_label_bias, held_out_biases
 
-from .cells import Cell, Place, Point, keep, read_cells
+from .cells import LABEL_BIAS, Cell, Place, Point, keep, read_cells
 from .command import add_options, missing, report
 from .contestants import OURS, SHOTS, choice, shown
 from .models import file_of
@@ -36,7 +42,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from promptopt import Example, Model
+    from promptopt.scores import Scores
     from promptopt.statistics.arrays import Floats
+    from promptopt.statistics.label_bias import Targets
 
 CELLS = Path(__file__).with_name("label_choice.jsonl")
 """The kept cells."""
@@ -54,21 +62,24 @@ class Bout(NamedTuple):
     writer: Model
     memo: Memo
 
-    def scores(self, prompt: Prompt, examples: Sequence[Example], ledger: Ledger) -> Floats:
-        """Return the reward of each example."""
-        scorer = Scorer(self.splits.task(), self.task_model, Caller(self.memo, ledger))
-        rewards: Floats = scorer.score([prompt], examples).per_example[0]
-        return rewards
+    def scores(self, prompt: Prompt, examples: Sequence[Example], ledger: Ledger) -> Scores:
+        """Return the rewards and replies of a prompt."""
+        return Scorer(self.splits.task(), self.task_model, Caller(self.memo, ledger)).score([prompt], examples)
 
-    def choose(self, ledger: Ledger) -> Prompt:
-        """Spend the budget, and return the chosen prompt.
+    def rewards(self, prompt: Prompt, bias: Floats, examples: Sequence[Example]) -> tuple[float, ...]:
+        """Return 1 for each example that a prompt with a label bias answers right, else 0."""
+        logprobs, targets = self._answers(prompt, examples, Ledger())
+        return tuple(((logprobs + bias).argmax(axis=1) == targets).astype(float).tolist())
+
+    def choose(self, ledger: Ledger) -> tuple[Prompt, Floats | None]:
+        """Spend the budget; return the chosen prompt, and its label bias where the run fits one.
 
         Raises:
             KeyboardInterrupt: the search was stopped.
         """
         place = self.place
         if place.method in BASELINES:
-            return self._baseline(ledger)
+            return self._baseline(ledger), None
         job = prepare(
             self.splits.task(),
             self.task_model,
@@ -78,7 +89,29 @@ class Bout(NamedTuple):
             seed=place.seed,
             settings=None,
         )
-        return choice(run_job(job, memo=self.memo, tracking=False, ledger=ledger))
+        result = run_job(job, memo=self.memo, tracking=False, ledger=ledger)
+        return choice(result), np.array(result.predictor.bias if result.predictor else self.no_bias)
+
+    def fit_bias(self, prompt: Prompt, ledger: Ledger) -> Floats:
+        """Return the label bias of a baseline's choice, fitted on validation examples, if it pays on them, each held out."""
+        logprobs, targets = self._answers(prompt, self.splits.validation, ledger)
+        right = [
+            int(((logprobs + bias).argmax(axis=1) == targets).sum())
+            for bias in (self.no_bias, held_out_biases(logprobs, targets))
+        ]
+        return fit_label_bias(logprobs, targets) if right[1] > right[0] else self.no_bias
+
+    @property
+    def no_bias(self) -> Floats:
+        """0 for each label."""
+        return np.zeros(len(self.splits.source.labels))
+
+    def _answers(self, prompt: Prompt, examples: Sequence[Example], ledger: Ledger) -> tuple[Floats, Targets]:
+        """Return the labels' log-probabilities [E, L] and the numbers of the right ones [E]."""
+        labels = self.splits.source.labels
+        replies = (reply for (reply,) in self.scores(prompt, examples, ledger).replies[0])
+        logprobs = [reply.logprobs_of(labels) for reply in replies if isinstance(reply, Response)]
+        return np.array(logprobs), np.array([labels.index(example.target or "") for example in examples])
 
     def _baseline(self, ledger: Ledger) -> Prompt:
         """Return the seed prompt with as many demonstrations as are best on the validation examples."""
@@ -91,7 +124,7 @@ class Bout(NamedTuple):
                 )
                 prompt = Prompt(self.splits.seed_prompt.text, demonstrations)
                 try:
-                    mean = float(np.mean(self.scores(prompt, self.splits.validation, ledger)))
+                    mean = float(np.mean(self.scores(prompt, self.splits.validation, ledger).per_example))
                 except BudgetExhaustedError:
                     break
                 if mean > most:
@@ -99,12 +132,18 @@ class Bout(NamedTuple):
         return best
 
 
-def run(bout: Bout, dtype: str) -> Cell:
-    """Run one cell: the method's turn, then the test of what it chose."""
+def run(bout: Bout, dtype: str) -> list[Cell]:
+    """Run one method's turn and the test of what it chose; return the cells without and with label bias."""
     began, ledger = time.monotonic(), Ledger()
-    chosen = bout.choose(ledger)
-    seconds = time.monotonic() - began
-    rewards = tuple(bout.scores(chosen, bout.splits.test, Ledger()).tolist())
+    prompt, bias = bout.choose(ledger)
+    alone = _cell(bout, ledger, prompt, bout.no_bias, seconds=time.monotonic() - began, dtype=dtype)
+    bias = bout.fit_bias(prompt, ledger) if bias is None else bias
+    biased = _cell(bout, ledger, prompt, bias, seconds=time.monotonic() - began, dtype=dtype)
+    return [alone, replace(biased, place=bout.place._replace(method=f"{bout.place.method}{LABEL_BIAS}"))]
+
+
+def _cell(bout: Bout, ledger: Ledger, prompt: Prompt, bias: Floats, *, seconds: float, dtype: str) -> Cell:
+    rewards = bout.rewards(prompt, bias, bout.splits.test)
     used = {
         role: {"calls": spent.calls, "input": spent.input_tokens, "output": spent.output_tokens}
         for role, spent in ledger.logical.items()
@@ -113,7 +152,7 @@ def run(bout: Bout, dtype: str) -> Cell:
     return Cell(
         place=bout.place,
         rewards=rewards,
-        chosen={"prompt": chosen.to_json()},
+        chosen={"prompt": prompt.to_json(), **({"bias": bias.tolist()} if bias.any() else {})},
         used=used,
         curve=(Point(tokens, sum(rewards) / len(rewards)),),
         seconds=round(seconds, 1),
@@ -127,9 +166,10 @@ def run_missing(given: argparse.Namespace) -> None:
         task_model, writer = (model(file_of(name, given.models), given.dtype) for name in (given.model, given.writer))
         folder = given.out / "-".join(str(part).replace(" ", "-") for part in place)
         with Memo(folder) as memo:
-            cell = run(Bout(place, load(place.task, given.data, place.seed), task_model, writer, memo), given.dtype)
-        keep(cell, given.cells)
-        report(cell)
+            cells = run(Bout(place, load(place.task, given.data, place.seed), task_model, writer, memo), given.dtype)
+        for cell in cells:
+            keep(cell, given.cells)
+            report(cell)
 
 
 @cache

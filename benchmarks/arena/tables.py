@@ -11,6 +11,7 @@ import numpy as np
 from promptopt.randomness import named_generator
 from promptopt.statistics import Interval
 
+from .cells import LABEL_BIAS
 from .contestants import METHODS
 from .peers.methods import PEERS_BY_METHOD
 
@@ -124,10 +125,10 @@ def print_tables(cells: Sequence[Cell]) -> None:
 
 
 def by_method(cells: Iterable[Cell]) -> dict[str, Tasks]:
-    """Return method -> task -> seed -> cell, methods in the order of `METHODS`."""
+    """Return method -> task -> seed -> cell, methods in the order of `METHODS`, each followed by itself with label bias."""
     methods: dict[str, Tasks] = {}
-    order = {name: place for place, name in enumerate(METHODS)}
-    for cell in sorted(cells, key=lambda cell: (order[cell.place.method], cell.place.task, cell.place.seed)):
+    order = [name for method in METHODS for name in (method, f"{method}{LABEL_BIAS}")]
+    for cell in sorted(cells, key=lambda cell: (order.index(cell.place.method), cell.place.task, cell.place.seed)):
         methods.setdefault(cell.place.method, {}).setdefault(cell.place.task, {})[cell.place.seed] = cell
     return methods
 

@@ -11,10 +11,10 @@ from promptopt.errors import BudgetExhaustedError
 from promptopt.evaluation.racing import race
 from promptopt.optimization.reserves import SHORTLIST
 from promptopt.statistics import shortest_within_one_error
-from promptopt.statistics.arrays import nanmean
+from promptopt.statistics.arrays import nanmean, standard_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from promptopt.evaluation.racing import Race
     from promptopt.evaluation.scorer import Scorer
@@ -66,13 +66,25 @@ def choose(
     candidates: Sequence[Candidate],
     examples: Sequence[Example],
     length: Callable[[Prompt], int],
+    *,
+    training: Mapping[Prompt, Floats] | None = None,
 ) -> Choice:
     """Race the shortlist and the seed prompt on validation examples; choose the best on training and validation together.
 
-    Only prompts with a higher validation mean than the seed prompt are eligible. Training rewards of a shortlist are
-    inflated, but for all its prompts alike, so they are as useful for ranking as validation rewards. Ties go to the shorter
-    prompt. The one-standard-error rule (the shortest prompt that is not clearly worse) lost about a point of accuracy here
+    Eligible are prompts that are ahead of the seed prompt on training and validation examples together, and not behind it by
+    more than a standard error on validation examples alone. A higher validation mean was demanded before: where a budget left
+    few validation examples, ties returned the seed prompt (docs/log.md). Training rewards of a shortlist are inflated, but for
+    all its prompts alike, so they are as useful for ranking as validation rewards. Ties go to the shorter prompt. The
+    one-standard-error rule (the shortest prompt that is not clearly worse) lost about a point of accuracy here
     (docs/strategies/promptquine.md), so its choice is only reported.
+
+    Args:
+        scorer: scores prompts.
+        seed: the seed prompt.
+        candidates: the shortlist, best first.
+        examples: for validation.
+        length: of a prompt.
+        training: candidate -> its reward minus the seed prompt's on each training example that both were scored on.
 
     Raises:
         BudgetExhaustedError: the budget does not cover the first block.
@@ -80,9 +92,7 @@ def choose(
     known = {candidate.prompt: candidate for candidate in candidates}
     end = race(scorer.score, [seed, *known], examples, _CONFIDENCE, guarantee="always")
     validated = {prompt: _validated(end, p) for p, prompt in enumerate([seed, *known])}
-    means = end.scores.mean
-    floor = next((means[i] for i, prompt in enumerate(end.scores.prompts) if prompt == seed), -math.inf)
-    rivals = [i for i, mean in enumerate(means) if mean > floor]
+    rivals = _eligible(end, seed, training or {})
     if not rivals:
         return Choice(seed, validated)
     prompts, per_example = [end.scores.prompts[i] for i in rivals], end.scores.per_example[rivals]
@@ -91,6 +101,22 @@ def choose(
     best = min(range(len(prompts)), key=lambda i: (-together[i], lengths[i], i))
     near = shortest_within_one_error(per_example, lengths)
     return Choice(prompts[best], validated, prompts[near] if lengths[near] < lengths[best] else None)
+
+
+def _eligible(end: Race, seed: Prompt, training: Mapping[Prompt, Floats]) -> list[int]:
+    """Return the survivors that may be chosen in place of the seed prompt: all others, if it was dropped."""
+    prompts, per_example = end.scores.prompts, end.scores.per_example
+    if seed not in prompts:
+        return list(range(len(prompts)))
+    gains = per_example - per_example[prompts.index(seed)]
+    return [i for i, p in enumerate(prompts) if p != seed and _is_ahead(gains[i], training.get(p, np.empty(0)))]
+
+
+def _is_ahead(validation: Floats, training: Floats) -> bool:
+    """Whether gains are positive on both together, and not more than a standard error below 0 on validation examples."""
+    total, mean = float(np.nansum(validation)), float(nanmean(validation, axis=0))
+    is_behind = total < 0 and not mean >= -float(standard_error(validation[None])[0])
+    return not is_behind and total + float(np.nansum(training)) > 0
 
 
 def _validated(end: Race, row: int) -> Validated:
@@ -123,8 +149,10 @@ def select(run: Run, stages: Stages, notes: list[str]) -> Choice:
         notes.append("no validation data: the choice was made by the search's own scores")
         return search_choice
     with stages.validation(len(listed), cells_measured(run, search_choice)) as (size, examples):
+        raced, seed = listed[:size], task.seed_prompt
+        gains = _training_gains(run, raced)
         try:
-            choice = choose(run.scorer, task.seed_prompt, listed[:size], examples, run.length) if examples else None
+            choice = choose(run.scorer, seed, raced, examples, run.length, training=gains) if examples else None
         except BudgetExhaustedError:
             choice = None
     if choice is None:
@@ -136,6 +164,14 @@ def select(run: Run, stages: Stages, notes: list[str]) -> Choice:
             f"of {run.length(choice.prompt)} and was within one standard error on validation items"
         )
     return choice
+
+
+def _training_gains(run: Run, candidates: Sequence[Candidate]) -> dict[Prompt, Floats]:
+    """Return each candidate's reward minus the seed prompt's on the training examples that both were scored on."""
+    prompts = [candidate.prompt for candidate in candidates]
+    seed, *rewards = run.archive.task_rewards([run.task.seed_prompt, *prompts])
+    gains = [row - seed for row in rewards]
+    return {prompt: gain[~np.isnan(gain)] for prompt, gain in zip(prompts, gains, strict=True)}
 
 
 def by_search(run: Run) -> Choice:
