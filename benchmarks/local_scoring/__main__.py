@@ -64,6 +64,7 @@ def read_options() -> argparse.Namespace:
     add("--size", choices=SIZES, default="small", help="sets what the next five options leave open")
     add("--data-set", nargs="+", choices=DATA_SETS)
     add("--demonstrations", nargs="+", type=int, help="of each label, in the parent prompt")
+    add("--own-demonstrations", action="store_true", help="random ones for each sequence: no common prefix")
     add("--prompts", type=int, help="mutants of a parent")
     add("--examples", type=int, help="after each prompt")
     add("--baseline-prompts", type=int, help="how many of the prompts the other ways get, with all examples")
@@ -89,7 +90,13 @@ def compare(path: Path, options: argparse.Namespace) -> None:
     models = Models(path, device, files.tokenizer, plain, engines)
     for data_set in options.data_set or size.data_sets:
         for demonstrations in options.demonstrations or size.demonstrations:
-            cell = Cell(data_set, demonstrations, options.prompts or size.prompts, options.examples or size.examples)
+            cell = Cell(
+                data_set,
+                demonstrations,
+                options.prompts or size.prompts,
+                options.examples or size.examples,
+                options.own_demonstrations,
+            )
             few = min(options.baseline_prompts or size.baseline_prompts, cell.prompts)
             measure(cell, models, options.data, repeats=options.repeats, baseline_prompts=few)
 

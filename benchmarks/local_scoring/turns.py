@@ -80,6 +80,7 @@ def measure(cell: Cell, models: Models, data: Path, *, repeats: int, baseline_pr
     chosen, left_out = choose(cell, models, baseline_prompts, warm.first(2), longest)
     turns = [run_turn(work, chosen, [models.plain[dtype] for dtype in models.ours]) for work in works]
     heading = f"{cell.data_set}, {cell.demonstrations} of each label: {cell.prompts} prompts x {cell.examples} examples"
+    heading += ", demonstrations of their own" if cell.own_demonstrations else ""
     print(f"\n### {heading}, {len(warm.labels)} labels of one token\n")
     print_tokens(turns, models.ours)
     print_ways(turns, models.ours, cell)

@@ -38,12 +38,15 @@ class Cell(NamedTuple):
         demonstrations: of each label, in the parent prompt.
         prompts: mutants of a parent.
         examples: after each prompt.
+        own_demonstrations: whether each sequence begins with random demonstrations of its own, as with the nearest ones, so that
+            sequences share no prefix.
     """
 
     data_set: str
     demonstrations: int
     prompts: int
     examples: int
+    own_demonstrations: bool = False
 
 
 class Work(NamedTuple):
@@ -99,8 +102,16 @@ def make_work(cell: Cell, turn: int, data: Path, tokenizer: Any, cut: Callable[[
         cut: cuts a text into the strings that its tokens cover.
     """
     template, labels = DATA_SETS[cell.data_set]
-    prompts = mutants(cut(parent(cell, turn, data)), cell.prompts, f"{cell.data_set} {cell.demonstrations} {turn}")
-    return tokenise(prompts, [template.format(text) for text in items(cell, data)], labels, tokenizer)
+    seed, endings = (
+        f"{cell.data_set} {cell.demonstrations} {turn}",
+        [template.format(text) for text in items(cell, data)],
+    )
+    if cell.own_demonstrations:
+        contexts = own_contexts(cell, data, endings, seed)
+    else:
+        prompts = mutants(cut(parent(cell, turn, data)), cell.prompts, seed)
+        contexts = [[prompt + ending for ending in endings] for prompt in prompts]
+    return tokenise(contexts, labels, tokenizer)
 
 
 def items(cell: Cell, data: Path) -> list[str]:
@@ -133,6 +144,21 @@ def parent(cell: Cell, turn: int, data: Path) -> str:
     )
 
 
+def own_contexts(cell: Cell, data: Path, endings: Sequence[str], seed: str) -> list[list[str]]:
+    """Return contexts [prompts][examples] that each begin with random demonstrations, the labels in turn."""
+    template, labels = DATA_SETS[cell.data_set]
+    train = read(data / cell.data_set / "fewshot-13-train.tsv")
+    by_label = [[text for text, label in train if label == number] for number in range(len(labels))]
+    rng = random.Random(seed)  # noqa: S311  no secret
+
+    def shown() -> str:
+        chosen = zip(*(rng.sample(texts, cell.demonstrations) for texts in by_label), strict=True)
+        pairs = (pair for texts in chosen for pair in zip(texts, labels, strict=True))
+        return "".join(f"{template.format(text)} {label}\n\n" for text, label in pairs)
+
+    return [[shown() + ending for ending in endings] for _ in range(cell.prompts)]
+
+
 def mutants(pieces: Sequence[str], count: int, seed: str) -> list[str]:
     """Return texts that each leave out 1 to 4 random pieces."""
     rng = random.Random(seed)  # noqa: S311  no secret
@@ -140,9 +166,8 @@ def mutants(pieces: Sequence[str], count: int, seed: str) -> list[str]:
     return ["".join(piece for n, piece in enumerate(pieces) if n not in drop) for drop in dropped]
 
 
-def tokenise(prompts: Sequence[str], endings: Sequence[str], labels: tuple[str, ...], tokenizer: Any) -> Work:
-    """Join every prompt with every ending, and make sure that every label is one token after each of them."""
-    contexts = [[prompt + ending for ending in endings] for prompt in prompts]
+def tokenise(contexts: list[list[str]], labels: tuple[str, ...], tokenizer: Any) -> Work:
+    """Tokenise contexts, and make sure that every label is one token after each of them."""
     work = Work(contexts, [tokenizer(row)["input_ids"] for row in contexts], labels, [])
     for label in labels:
         whole = tokenizer([f"{context} {label}" for context in work.texts])["input_ids"]
