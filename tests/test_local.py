@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -292,6 +294,47 @@ def test_a_gguf_file_is_converted_once_and_gives_what_transformers_makes_of_it(
     assert verified == {"tokenizer": "true", dtype: "true"}  # later runs do without transformers
 
 
+def test_a_folder_is_converted_once_and_its_weights_stay_where_they_are(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMPTOPT_DATA_DIR", str(tmp_path))
+    chat = (Message("user", "the end"),)
+    first = LocalModel(str(tiny_llama), dtype="float32")
+    replies = answers(first, ["to the", chat], ("the", "end"))
+    with monkeypatch.context() as patched:
+        for name in (AutoTokenizer, AutoModelForCausalLM):
+            patched.setattr(name, "from_pretrained", None)  # transformers loads nothing
+        again = answers(LocalModel(str(tiny_llama), dtype="float32"), ["to the", chat], ("the", "end"))
+    plain = Plain(tiny_llama)
+    expected = [naive(plain, "to the", f" {label}", special=True) for label in ("the", "end")]
+
+    assert again == replies
+    assert replies[0].label_logprobs == pytest.approx(expected, abs=1e-4)
+    assert {file.parent.name for file in tmp_path.glob("converted/*/*/verified.json")} == {"tokenizer", "float32"}
+    assert not list(tmp_path.glob("converted/**/*.safetensors"))
+
+
+def test_a_folder_that_only_transformers_can_run_is_run_by_it(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMPTOPT_DATA_DIR", str(tmp_path / "data"))
+    folder = with_gelu(tiny_llama, tmp_path / "gelu")
+    plain = Plain(folder)
+    expected = [naive(plain, "to the", f" {label}", special=True) for label in ("the", "end")]
+
+    for _ in range(2):  # the second time, what the first one found is known
+        (reply,) = answers(LocalModel(str(folder), dtype="float32"), ["to the"], ("the", "end"))
+        assert reply.label_logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def with_gelu(model: Path, folder: Path) -> Path:
+    """Return a copy of a model with another activation, which only transformers has."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
+    return folder
+
+
 @pytest.mark.parametrize("pages", [None, 1], ids=["memory for both", "memory for one"])
 def test_one_row_is_written_by_weights_of_the_file_or_by_packed_ones(
     pages: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -342,11 +385,15 @@ def test_w16a32_rounds_the_weights_of_products_and_nothing_else(
     assert model.fingerprint["dtype"] == "w16a32"
 
 
-def test_w16a32_is_refused_where_it_cannot_run(tiny_llama: Path) -> None:
+def test_w16a32_is_refused_where_it_cannot_run(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMPTOPT_DATA_DIR", str(tmp_path / "data"))
     with pytest.raises(InputError, match="use float16"):
         LocalModel(str(tiny_llama), dtype="w16a32", device="cuda")
+    gelu = LocalModel(str(with_gelu(tiny_llama, tmp_path / "gelu")), dtype="w16a32")
     with pytest.raises(InputError, match="use float32"):
-        answers(LocalModel(str(tiny_llama), dtype="w16a32"), ["to the"], ("the", "end"))
+        answers(gelu, ["to the"], ("the", "end"))
 
 
 def test_a_gguf_file_is_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ import platformdirs
 from promptopt.errors import InputError, PromptoptError, nearest
 from promptopt.utils.files import make_private_folder, write_private
 
+_MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".gguf")
 _WORTH_REMEMBERING = 2**22  # bytes: a smaller file is read in some milliseconds
 _DIGEST_LENGTH = 64  # hex digits of a SHA-256
 DIRECTORY_VARIABLE = "PROMPTOPT_DATA_DIR"
@@ -106,6 +107,15 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_digest(path: Path) -> str:
+    """Return the SHA-256 of a GGUF file, or of the names and digests of a folder's model files."""
+    if path.is_file():
+        return known_digest(path)
+    files = sorted(file for file in path.iterdir() if file.suffix in _MODEL_FILES)
+    listed = "".join(f"{file.name} {known_digest(file)}\n" for file in files)
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def known_digest(path: Path) -> str:

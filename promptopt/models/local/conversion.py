@@ -1,7 +1,7 @@
-"""Converts GGUF files once into files that load fast.
+"""Converts GGUF files and folders once into files that load fast.
 
 A GGUF file stores its vocabulary as hundreds of thousands of small records and its weights quantized; reading them in Python
-takes half a minute or more. Each converted part is run once without transformers, whose import takes seconds; if that gives
+takes half a minute or more. Of a folder, tokenizer and config are written as transformers completes them; its weights stay. Each converted part is run once without transformers, whose import takes seconds; if that gives
 the same results, later runs do without it.
 """
 
@@ -56,7 +56,9 @@ _CHATS = (
 
 
 def weights_folder(path: Path, dtype: torch.dtype) -> Path:
-    """Return the folder with the network and config of a GGUF file, dequantized to `dtype`; written if it does not exist.
+    """Return the folder with the network and config of a GGUF file, dequantized to `dtype`, or with the config of a folder.
+
+    It is written if it does not exist.
 
     Raises:
         OSError: the cache cannot be written.
@@ -68,7 +70,7 @@ def weights_folder(path: Path, dtype: torch.dtype) -> Path:
 
 
 def tokenizer_folder(path: Path) -> Path:
-    """Return the folder with the tokenizer and config of a GGUF file; a temporary one if the cache cannot be written."""
+    """Return the folder with tokenizer and config of a file or folder; a temporary one if the cache cannot be written."""
     try:
         return _converted(path, "tokenizer", partial(_write_tokenizer, path))
     except OSError:
@@ -87,8 +89,10 @@ def network(path: Path, dtype: torch.dtype) -> Any:
 
 
 def _write_tokenizer(path: Path, folder: Path) -> None:
-    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
-    AutoConfig.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+    given: dict[str, Any] = {"gguf_file": path.name} if path.is_file() else {}
+    place = path.parent if path.is_file() else path
+    AutoTokenizer.from_pretrained(place, **given).save_pretrained(folder)
+    AutoConfig.from_pretrained(place, **given).save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.save_pretrained(folder)  # with what loading added, such as the normalizer of Qwen
     same = tokenizer.is_fast and _outputs(FastTokenizer(folder)) == _outputs(tokenizer)
@@ -114,18 +118,28 @@ def _outputs(tokenizer: Any) -> list[Any]:
 def _write_network(path: Path, dtype: torch.dtype, folder: Path) -> None:
     expected = _save(path, dtype, folder)
     gc.collect()  # two networks in memory would be too many for a large model
-    same = False
+    same, weights = False, folder if path.is_file() else path
     if expected is not None and native.supports(config_of(folder)):
-        same = torch.equal(_states(Engine(native.load(folder, dtype)[0])), expected)
+        with contextlib.suppress(KeyError):  # a folder may name its weights otherwise
+            same = torch.equal(_states(Engine(native.load(folder, weights, dtype)[0])), expected)
     (folder / VERIFIED).write_text(json.dumps(same), encoding="utf-8")
 
 
 def _save(path: Path, dtype: torch.dtype, folder: Path) -> torch.Tensor | None:
-    """Save a network, and return its hidden states for a few tokens; None if the engine cannot run it."""
-    whole = _dequantized(path, dtype).eval()
-    whole.config.__dict__.pop("quantization_config", None)
-    whole.hf_quantizer = None  # it would prevent saving
-    whole.save_pretrained(folder)
+    """Save a network, without weights if the original is a folder; return its hidden states for a few tokens.
+
+    Returns:
+        None if the engine cannot run it.
+    """
+    if path.is_file():
+        whole = _dequantized(path, dtype).eval()
+        whole.config.__dict__.pop("quantization_config", None)
+        whole.hf_quantizer = None  # it would prevent saving
+        whole.save_pretrained(folder)
+    else:
+        whole = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
+        whole.config.save_pretrained(folder)
+        whole.generation_config.save_pretrained(folder)
     engine = engine_for(whole, Head.of(whole), path.name)
     return _states(engine) if isinstance(engine, Engine) else None
 

@@ -1,6 +1,6 @@
 """Files of converted models, which load fast: a tokenizer, a config, and weights that are mapped into memory.
 
-They are in the user's cache, under the digest of the original file; `conversion` writes them.
+They are in the user's cache, under the digest of the original; `conversion` writes them. Weights of folders stay where they are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from promptopt._version import __version__
-from promptopt.models.local.catalog import converted_directory, known_digest
+from promptopt.models.local.catalog import content_digest, converted_directory
 from promptopt.utils.files import write_private
 
 if TYPE_CHECKING:
@@ -21,9 +21,34 @@ VERIFIED = "verified.json"
 """A file in a converted part: whether it was seen to give the same results without transformers as with it."""
 
 
+FAMILIES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "llama": {"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)},
+    "qwen2": {"hidden_act": ("silu",), "use_sliding_window": (False,)},
+    "gemma3_text": {
+        "hidden_activation": ("gelu_pytorch_tanh",),
+        "attention_bias": (False,),
+        "attn_logit_softcapping": (None,),
+        "use_bidirectional_attention": (False, None),
+    },
+}
+"""Model types that can run without transformers -> the settings of the config that they may have."""
+
+
+def is_convertible(path: Path) -> bool:
+    """Whether a file or folder may be run without transformers: a GGUF file, or a folder of a known family in usual files."""
+    if path.is_file():
+        return True
+    files = [path / "config.json", path / "tokenizer.json"]
+    return (
+        all(file.exists() for file in files)
+        and any(path.glob("*.safetensors"))
+        and config_of(path).get("model_type") in FAMILIES
+    )
+
+
 def part(path: Path, name: str) -> Path:
-    """Return the folder of one part of a converted file, whether it exists or not."""
-    return converted_directory() / known_digest(path) / name
+    """Return the folder of one part of a converted file or folder, whether it exists or not."""
+    return converted_directory() / content_digest(path) / name
 
 
 def is_verified(folder: Path) -> bool:

@@ -1,13 +1,12 @@
 """Finds a local model's files and loads its tokenizer, config and network.
 
-Converted GGUF files are loaded without transformers, other models by it; both it and torch are imported only when needed,
+Converted GGUF files and folders are loaded without transformers, other models by it; both it and torch are imported only when needed,
 because their import takes seconds. Knows nothing of how the network is run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import sys
 from functools import cached_property
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError, nearest
-from promptopt.models.local.catalog import KNOWN, known_digest, model_file
-from promptopt.models.local.converted import config_of, ends_of, is_verified, part, remembered
+from promptopt.models.local.catalog import KNOWN, content_digest, model_file
+from promptopt.models.local.converted import config_of, ends_of, is_convertible, is_verified, part, remembered
 from promptopt.models.local.seams import has_seams
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 W16A32 = "w16a32"
 """A dtype: the weights of matrix products in float16, all else in float32; of native networks on CPUs."""
 _DTYPES = ("auto", "float32", "bfloat16", "float16", W16A32)
-_WEIGHTS = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".gguf")
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # of Linux: Nvidia's, Windows Subsystem's, AMD's
 
 
@@ -54,7 +52,7 @@ class Files:
         Raises:
             InputError: the model has only a slow one.
         """
-        if self._gguf_file is not None and is_verified(Path(self._source)):
+        if self._is_converted and is_verified(Path(self._source)):
             from promptopt.models.local.tokenizer import FastTokenizer  # noqa: PLC0415  the extra, loaded when used
 
             return FastTokenizer(Path(self._source))
@@ -66,15 +64,15 @@ class Files:
         return tokenizer
 
     def has_seams(self, tokenizer: Any) -> bool:
-        """Whether its tokenizer has seams; remembered for a converted file, because a large vocabulary takes a second to check."""
-        if self._gguf_file is None:
+        """Whether its tokenizer has seams; remembered for a converted model, because a large vocabulary takes a second to check."""
+        if not self._is_converted:
             return has_seams(tokenizer)
         return remembered(Path(self._source), "seams", lambda: has_seams(tokenizer))
 
     @property
     def longest(self) -> int:
         """Maximum sequence length of the model; recurrent ones have no limit."""
-        if self._gguf_file is not None:
+        if self._convertible is not None:
             longest = config_of(Path(self._source)).get("max_position_embeddings")
         else:
             longest = getattr(self.config, "max_position_embeddings", None)
@@ -88,7 +86,7 @@ class Files:
     @property
     def is_encoder_decoder(self) -> bool:
         """Whether the model is an encoder-decoder; none of those converted here is."""
-        return self._gguf_file is None and bool(self._whole_config.is_encoder_decoder)
+        return self._convertible is None and bool(self._whole_config.is_encoder_decoder)
 
     def native(
         self, dtype: torch.dtype, linear: MakesLinear | None = None
@@ -99,19 +97,21 @@ class Files:
             dtype: of the weights.
             linear: makes linear layers, if not by default.
         """
-        if self._gguf_file is None:
+        original = self._convertible
+        if original is None:
             return None
-        folder = part(self._gguf_file, str(dtype).removeprefix("torch."))
+        folder = part(original, str(dtype).removeprefix("torch."))
         if not folder.exists():
             from promptopt.models.local.conversion import weights_folder  # noqa: PLC0415
 
             with contextlib.suppress(OSError), contextlib.redirect_stderr(io.StringIO()):
-                weights_folder(self._gguf_file, dtype)
+                weights_folder(original, dtype)
         if not folder.exists() or not is_verified(folder):
             return None
         from promptopt.models.local import native  # noqa: PLC0415
 
-        return *native.load(folder, dtype, linear), ends_of(folder)
+        weights = original if original.is_dir() else folder
+        return *native.load(folder, weights, dtype, linear), ends_of(folder)
 
     def network(self, dtype: torch.dtype, device: torch.device) -> Any:
         """Load the network by transformers."""
@@ -121,7 +121,7 @@ class Files:
         # Output of transformers, such as progress bars, would break our own progress line.
         with contextlib.redirect_stderr(io.StringIO()):
             if self._gguf_file is None:
-                network: Any = loader.from_pretrained(self._source, dtype=dtype)
+                network: Any = loader.from_pretrained(str(self._location), dtype=dtype)
             else:
                 from promptopt.models.local import conversion  # noqa: PLC0415
 
@@ -132,11 +132,7 @@ class Files:
         """Return the SHA-256 of the files, or the commit of a hub model."""
         if not isinstance(self._location, Path):
             return str(self.config._commit_hash)  # noqa: SLF001  transformers has no public name for a hub model's commit
-        if self._location.is_file():
-            return known_digest(self._location)
-        files = sorted(f for f in self._location.iterdir() if f.suffix in _WEIGHTS)
-        listed = "".join(f"{file.name} {known_digest(file)}\n" for file in files)
-        return hashlib.sha256(listed.encode()).hexdigest()
+        return content_digest(self._location)
 
     @cached_property
     def _whole_config(self) -> Any:
@@ -150,16 +146,28 @@ class Files:
         return self._location if isinstance(self._location, Path) and self._location.is_file() else None
 
     @cached_property
+    def _convertible(self) -> Path | None:
+        """The GGUF file or the folder, if the model may be run without transformers."""
+        location = self._location
+        return location if isinstance(location, Path) and is_convertible(location) else None
+
+    @property
+    def _is_converted(self) -> bool:
+        """Whether tokenizer and config are those that the conversion wrote."""
+        return self._convertible is not None and self._source != str(self._location)
+
+    @cached_property
     def _source(self) -> str:
         """The folder or hub name from which tokenizer and config are loaded."""
-        if self._gguf_file is None:
+        original = self._convertible
+        if original is None:
             return str(self._location)
-        folder = part(self._gguf_file, "tokenizer")
+        folder = part(original, "tokenizer")
         if not folder.exists():
             from promptopt.models.local.conversion import tokenizer_folder  # noqa: PLC0415
 
-            folder = tokenizer_folder(self._gguf_file)
-        return str(folder)
+            folder = tokenizer_folder(original)
+        return str(folder if original.is_file() or is_verified(folder) else original)
 
 
 def choose_device(device: str) -> str:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from promptopt.models.local import kernels
 from promptopt.models.local.attention import attend
+from promptopt.models.local.converted import FAMILIES
 from promptopt.models.local.head import Head
 
 if TYPE_CHECKING:
@@ -30,41 +31,34 @@ if TYPE_CHECKING:
     _Function = Callable[[torch.Tensor], torch.Tensor]
     MakesLinear = Callable[[torch.Tensor, torch.Tensor | None], _Function]
 
-_SETTINGS: dict[str, dict[str, tuple[Any, ...]]] = {  # of the config, by family: all others are left to transformers
-    "llama": {"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)},
-    "qwen2": {"hidden_act": ("silu",), "use_sliding_window": (False,)},
-    "gemma3_text": {
-        "hidden_activation": ("gelu_pytorch_tanh",),
-        "attention_bias": (False,),
-        "attn_logit_softcapping": (None,),
-        "use_bidirectional_attention": (False, None),
-    },
-}
-
 
 def supports(config: Mapping[str, Any]) -> bool:
     """Whether a network with this config can be built here."""
-    settings = _SETTINGS.get(config.get("model_type", ""))
+    settings = FAMILIES.get(config.get("model_type", ""))
     if settings is None or any(config.get(name) not in allowed for name, allowed in settings.items()):
         return False
     return all(rope["rope_type"] == "default" for rope in _ropes(config).values())
 
 
-def load(folder: Path, dtype: torch.dtype, linear: MakesLinear | None = None) -> tuple[NativeNetwork, Head]:
-    """Load a network and its head from a folder with `config.json` and safetensors files, which are mapped into memory.
+def load(
+    folder: Path, weights: Path, dtype: torch.dtype, linear: MakesLinear | None = None
+) -> tuple[NativeNetwork, Head]:
+    """Load a network and its head from `config.json` and safetensors files, which are mapped into memory.
 
     Args:
-        folder: of a converted model.
+        folder: of a converted model, with its config.
+        weights: folder of the safetensors files.
         dtype: of the weights.
         linear: makes linear layers from weights [out, in] and biases; by default the fastest that keeps the dtype.
 
     Raises:
         OSError: the files cannot be read.
         SafetensorError: the files are damaged.
+        KeyError: the weights have other names than transformers gives them.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     tensors: dict[str, torch.Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(weights.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             tensors |= {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118  not a mapping
     network = NativeNetwork(config, tensors, linear or _linear(dtype))

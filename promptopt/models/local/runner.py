@@ -72,7 +72,7 @@ def load_halved(files: Files, segments: Segments = unread_prefixes) -> Runner:
     parts = files.native(torch.float32, HalfLinear)
     if parts is None:
         raise InputError(
-            f"{files.name} cannot run in w16a32, which takes GGUF files of Llama, Qwen 2 or Gemma 3: use float32"
+            f"{files.name} cannot run in w16a32, which takes models of the Llama, Qwen 2 and Gemma 3 families: use float32"
         )
     network, head, ends = parts
     return _native_runner(files, network, replace(head, weight=head.weight.half()), ends, segments)
