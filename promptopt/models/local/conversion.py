@@ -132,15 +132,15 @@ def _save(path: Path, dtype: torch.dtype, folder: Path) -> torch.Tensor | None:
         None if the engine cannot run it.
     """
     if path.is_file():
-        whole = _dequantized(path, dtype).eval()
+        whole: Any = _dequantized(path, dtype)
         whole.config.__dict__.pop("quantization_config", None)
         whole.hf_quantizer = None  # it would prevent saving
         whole.save_pretrained(folder)
     else:
-        whole = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
+        whole = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
         whole.config.save_pretrained(folder)
         whole.generation_config.save_pretrained(folder)
-    engine = engine_for(whole, Head.of(whole), path.name)
+    engine = engine_for(whole.eval(), Head.of(whole), path.name)
     return _states(engine) if isinstance(engine, Engine) else None
 
 
