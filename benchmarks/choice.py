@@ -25,8 +25,11 @@ from promptopt.evaluation.ledger import Ledger
 from promptopt.evaluation.scorer import Scorer
 from promptopt.models.local import LocalModel
 from promptopt.optimization.reserves import race_plan
+from promptopt.optimization.selection import is_ahead
+from promptopt.optimization.stages import SAFETY_FACTOR
 from promptopt.search.run import Run
-from promptopt.statistics.label_bias import fit_label_bias, held_out_biases
+from promptopt.statistics.arrays import standard_error
+from promptopt.statistics.label_bias import fit_label_bias, held_out_biases, right_answers
 from promptopt.strategies import joint
 
 if TYPE_CHECKING:
@@ -39,7 +42,6 @@ if TYPE_CHECKING:
 TABLE = Path(__file__).with_name("choice.npz")
 SETS, MOST_NEAREST = 32, 2  # sets drawn, and those of nearest demonstrations that are kept: they share no prefix
 SPLIT = 50  # messages for the search, and for validation
-SAFETY = 1.5  # as promptopt.optimization.stages has it
 SEARCH_SHARE = 0.8  # of the budget
 
 
@@ -69,9 +71,7 @@ class Table:
 
     def right(self, prompt: int, messages: Targets, bias: Floats | float = 0.0) -> Floats:
         """Return for each message whether the answer is right with a label bias [L] or [E, L]."""
-        answers = (self.logprobs[prompt, messages] + bias).argmax(axis=1)
-        out: Floats = (answers == self.targets[messages]).astype(float)
-        return out
+        return right_answers(self.logprobs[prompt, messages], self.targets[messages], bias)
 
 
 class Found(NamedTuple):
@@ -132,7 +132,7 @@ def gain(table: Table, found: Found, chosen: Chosen) -> float:
 
 def with_error(values: Floats) -> str:
     """Return a mean and its standard error."""
-    return f"{values.mean():+.3f} ({values.std(ddof=1) / np.sqrt(len(values)):.3f})"
+    return f"{values.mean():+.3f} ({standard_error(values[None])[0]:.3f})"
 
 
 # Searches
@@ -216,88 +216,78 @@ def number_of(demonstrations: Demonstrations) -> int:
 # Rules
 
 
-class Race(NamedTuple):
-    """Finalists, best in the search first, and how far they are ahead of the seed prompt.
+class Finalist(NamedTuple):
+    """A prompt in the race on validation messages.
 
     Args:
-        prompts: [F].
-        together: [F] mean reward on search and validation messages.
-        validation: [F, V] reward minus the seed prompt's.
-        search: [F] sum of such differences on messages that both were scored on.
-        messages: [V] of validation.
+        prompt: its number.
+        together: mean reward on search and validation messages.
+        validation: [V] its reward minus the seed prompt's.
+        search: [50] the same on messages for the search; NaN where one of them was not measured.
     """
 
-    prompts: list[int]
-    together: list[float]
-    validation: list[Floats]
-    search: list[float]
-    messages: Targets
+    prompt: int
+    together: float
+    validation: Floats
+    search: Floats
 
 
-def race(table: Table, found: Found, budget: float) -> Race:
-    """Run the best prompts of the search on as many validation messages as the budget covers."""
+def race(table: Table, found: Found, budget: float) -> list[Finalist]:
+    """Run the best prompts of the search, best first, on as many validation messages as the budget covers."""
     counts, means = (~np.isnan(found.rewards)).sum(axis=1), np.nanmean(found.rewards, axis=1)
     spent = float(counts @ table.tokens[found.prompts])
-    cells = (budget - spent) / (SAFETY * spent / counts.sum())
+    cells = (budget - spent) / (SAFETY_FACTOR * spent / counts.sum())
     well = np.where(2 * counts >= counts.max(), means, -1)
     rows = [row for row in np.argsort(-well, kind="stable").tolist() if found.prompts[row] and well[row] >= 0]
     plan = race_plan(cells, SPLIT, len(rows))
     messages, (start,) = found.validation[: plan.items], np.flatnonzero(found.prompts == 0)
-    out = Race([], [], [], [], messages)
+    finalists = []
     for row in rows[: plan.listed]:
         prompt = int(found.prompts[row])
         right = table.right(prompt, messages)
-        out.prompts.append(prompt)
-        out.together.append((np.nansum(found.rewards[row]) + right.sum()) / (counts[row] + len(messages)))
-        out.validation.append(right - table.right(0, messages))
-        out.search.append(float(np.nansum(found.rewards[row] - found.rewards[start])))
-    return out
+        together = (np.nansum(found.rewards[row]) + right.sum()) / (counts[row] + len(messages))
+        gains = right - table.right(0, messages), found.rewards[row] - found.rewards[start]
+        finalists.append(Finalist(prompt, float(together), *gains))
+    return finalists
 
 
-def by(eligible: Callable[[Floats, float], bool]) -> Callable[[Table, Found, float], Chosen]:
-    """Return a rule: the best on both together among those that are eligible, else the seed prompt."""
-
-    def rule(table: Table, found: Found, budget: float) -> Chosen:
-        end = race(table, found, budget)
-        ways = zip(end.validation, end.search, strict=True)
-        best = [i for i, (validation, train) in enumerate(ways) if eligible(validation, train)]
-        return Chosen(end.prompts[max(best, key=lambda i: end.together[i])] if best else 0)
-
-    return rule
+def best(finalists: Sequence[Finalist], eligible: Callable[[Floats, Floats], bool]) -> int:
+    """Return the best on both together among those that are eligible by their gains, else the seed prompt."""
+    chosen = [finalist for finalist in finalists if eligible(finalist.validation, finalist.search)]
+    return max(chosen, key=lambda finalist: finalist.together).prompt if chosen else 0
 
 
-def not_behind(validation: Floats, train: float) -> bool:
-    """Today's rule."""
-    error = validation.std(ddof=1) / np.sqrt(len(validation)) if len(validation) > 1 else 0.0
-    return bool(validation.mean() >= -error) and float(validation.sum()) + train > 0
+def by(eligible: Callable[[Floats, Floats], bool]) -> Callable[[Table, Found, float], Chosen]:
+    """Return the rule that chooses by `best`."""
+    return lambda table, found, budget: Chosen(best(race(table, found, budget), eligible))
 
 
-def biased(others: Callable[[Race], Sequence[int]]) -> Callable[[Table, Found, float], Chosen]:
+def biased(others: Callable[[Sequence[Finalist]], Sequence[int]]) -> Callable[[Table, Found, float], Chosen]:
     """Return a rule: today's choice, or one of it and `others` with a label bias, by right answers, each held out."""
 
     def rule(table: Table, found: Found, budget: float) -> Chosen:
-        chosen, end = today(table, found, budget), race(table, found, budget)
-        best, most = chosen, judged(table, found, end, chosen.prompt, held_out=False)[0]
-        for prompt in dict.fromkeys([chosen.prompt, *others(end)]):
-            share, bias = judged(table, found, end, prompt, held_out=True)
+        finalists = race(table, found, budget)
+        messages = found.validation[: len(finalists[0].validation)]
+        alone = best(finalists, is_ahead)
+        seen = measured(found, alone)
+        chosen = Chosen(alone)
+        most = np.concatenate([table.right(alone, seen), table.right(alone, messages)]).mean()
+        for prompt in dict.fromkeys([alone, *others(finalists)]):
+            seen = measured(found, prompt)
+            fitted_on = table.logprobs[prompt, seen], table.targets[seen]
+            bias, own = fit_label_bias(*fitted_on), held_out_biases(*fitted_on)
+            share = np.concatenate([table.right(prompt, seen, own), table.right(prompt, messages, bias)]).mean()
             if share > most:
-                best, most = Chosen(prompt, bias), share
-        return best
+                chosen, most = Chosen(prompt, bias), share
+        return chosen
 
     return rule
 
 
-def judged(table: Table, found: Found, end: Race, prompt: int, *, held_out: bool) -> tuple[float, Floats | float]:
-    """Return the share of right answers on search and validation messages, and the bias fitted for it, if any."""
+def measured(found: Found, prompt: int) -> Targets:
+    """Return the messages for the search to which there is a reply: a run scores its seed prompt on all."""
     (row,) = np.flatnonzero(found.prompts == prompt)
-    seen = (
-        found.search[~np.isnan(found.rewards[row])] if prompt else found.search
-    )  # a run scores its seed prompt on all
-    logprobs, targets = table.logprobs[prompt, seen], table.targets[seen]
-    bias = fit_label_bias(logprobs, targets) if held_out else 0.0
-    own = held_out_biases(logprobs, targets) if held_out else 0.0
-    right = np.concatenate([table.right(prompt, seen, own), table.right(prompt, end.messages, bias)])
-    return float(right.mean()), bias
+    return found.search[~np.isnan(found.rewards[row])] if prompt else found.search
 
 
 def calibrated_seed(table: Table, found: Found, _: float) -> Chosen:
@@ -311,15 +301,14 @@ def best_of_six(table: Table, found: Found, _: float) -> Chosen:
     return Chosen(max(candidates, key=lambda prompt: float(table.right(prompt, found.validation).sum())))
 
 
-today = by(not_behind)
 RULES: dict[str, Callable[[Table, Found, float], Chosen]] = {
     "ahead on validation (before)": by(lambda validation, _: bool(validation.sum() > 0)),
-    "ahead on both, at most a standard error behind on validation (today)": today,
-    "ahead on both": by(lambda validation, train: float(validation.sum()) + train > 0),
+    "ahead on both, at most a standard error behind on validation (today)": by(is_ahead),
+    "ahead on both": by(lambda validation, search: bool(validation.sum() + np.nansum(search) > 0)),
     "the best, whatever the seed prompt has": by(lambda *_: True),
-    "today, with label bias where it pays": biased(lambda _: ()),
-    "the same, or the seed prompt with bias": biased(lambda _: (0,)),
-    "the same, or any of six finalists with bias": biased(lambda end: (*end.prompts[:6], 0)),
+    "today's, with label bias where it pays": biased(lambda _: ()),
+    "that, or the seed prompt with bias": biased(lambda _: (0,)),
+    "that, or any of six finalists with bias": biased(lambda finalists: (*(f.prompt for f in finalists[:6]), 0)),
     "the seed prompt with bias, no search": calibrated_seed,
     "best of the first six on validation, no search": best_of_six,
 }

@@ -29,7 +29,7 @@ from promptopt.models.local import LocalModel
 from promptopt.optimization.api import run_job
 from promptopt.optimization.job import prepare
 from promptopt.replies import Response
-from promptopt.statistics.label_bias import fit_label_bias, held_out_biases
+from promptopt.statistics.label_bias import fit_label_bias, held_out_biases, right_answers
 
 from .cells import LABEL_BIAS, Cell, Place, Point, keep, read_cells
 from .command import add_options, missing, report
@@ -68,8 +68,7 @@ class Bout(NamedTuple):
 
     def rewards(self, prompt: Prompt, bias: Floats, examples: Sequence[Example]) -> tuple[float, ...]:
         """Return 1 for each example that a prompt with a label bias answers right, else 0."""
-        logprobs, targets = self._answers(prompt, examples, Ledger())
-        return tuple(((logprobs + bias).argmax(axis=1) == targets).astype(float).tolist())
+        return tuple(right_answers(*self._answers(prompt, examples, Ledger()), bias).tolist())
 
     def choose(self, ledger: Ledger) -> tuple[Prompt, Floats | None]:
         """Spend the budget; return the chosen prompt, and its label bias where the run fits one.
@@ -95,11 +94,10 @@ class Bout(NamedTuple):
     def fit_bias(self, prompt: Prompt, ledger: Ledger) -> Floats:
         """Return the label bias of a baseline's choice, fitted on validation examples, if it pays on them, each held out."""
         logprobs, targets = self._answers(prompt, self.splits.validation, ledger)
-        right = [
-            int(((logprobs + bias).argmax(axis=1) == targets).sum())
-            for bias in (self.no_bias, held_out_biases(logprobs, targets))
-        ]
-        return fit_label_bias(logprobs, targets) if right[1] > right[0] else self.no_bias
+        gain = right_answers(logprobs, targets, held_out_biases(logprobs, targets)) - right_answers(
+            logprobs, targets, 0
+        )
+        return fit_label_bias(logprobs, targets) if gain.sum() > 0 else self.no_bias
 
     @property
     def no_bias(self) -> Floats:

@@ -102,10 +102,8 @@ def make_work(cell: Cell, turn: int, data: Path, tokenizer: Any, cut: Callable[[
         cut: cuts a text into the strings that its tokens cover.
     """
     template, labels = DATA_SETS[cell.data_set]
-    seed, endings = (
-        f"{cell.data_set} {cell.demonstrations} {turn}",
-        [template.format(text) for text in items(cell, data)],
-    )
+    seed = f"{cell.data_set} {cell.demonstrations} {turn}"
+    endings = [template.format(text) for text in items(cell, data)]
     if cell.own_demonstrations:
         contexts = own_contexts(cell, data, endings, seed)
     else:
@@ -128,35 +126,41 @@ def read(file: Path) -> list[tuple[str, int]]:
 
 def parent(cell: Cell, turn: int, data: Path) -> str:
     """Return a prompt of demonstrations, the labels in turn."""
-    template, labels = DATA_SETS[cell.data_set]
-    train = read(data / cell.data_set / "fewshot-13-train.tsv")
-    by_label = [[text for text, label in train if label == number] for number in range(len(labels))]
+    by_label = demonstrations_by_label(cell, data)
     turns = min(map(len, by_label)) // cell.demonstrations
     if turn >= turns:
         raise SystemExit(
             f"{cell.data_set} has demonstrations for {turns - 1} turns and one to warm up: lower --repeats"
         )
-    chosen = range(turn * cell.demonstrations, (turn + 1) * cell.demonstrations)
-    return "".join(
-        f"{template.format(texts[n])} {label}\n\n"
-        for n in chosen
-        for texts, label in zip(by_label, labels, strict=True)
-    )
+    chosen = slice(turn * cell.demonstrations, (turn + 1) * cell.demonstrations)
+    return joined(cell, [texts[chosen] for texts in by_label])
 
 
 def own_contexts(cell: Cell, data: Path, endings: Sequence[str], seed: str) -> list[list[str]]:
     """Return contexts [prompts][examples] that each begin with random demonstrations, the labels in turn."""
-    template, labels = DATA_SETS[cell.data_set]
-    train = read(data / cell.data_set / "fewshot-13-train.tsv")
-    by_label = [[text for text, label in train if label == number] for number in range(len(labels))]
+    by_label = demonstrations_by_label(cell, data)
     rng = random.Random(seed)  # noqa: S311  no secret
 
     def shown() -> str:
-        chosen = zip(*(rng.sample(texts, cell.demonstrations) for texts in by_label), strict=True)
-        pairs = (pair for texts in chosen for pair in zip(texts, labels, strict=True))
-        return "".join(f"{template.format(text)} {label}\n\n" for text, label in pairs)
+        return joined(cell, [rng.sample(texts, cell.demonstrations) for texts in by_label])
 
     return [[shown() + ending for ending in endings] for _ in range(cell.prompts)]
+
+
+def demonstrations_by_label(cell: Cell, data: Path) -> list[list[str]]:
+    """Return the texts that may be shown, [labels][texts]."""
+    train = read(data / cell.data_set / "fewshot-13-train.tsv")
+    return [[text for text, label in train if label == n] for n in range(len(DATA_SETS[cell.data_set].labels))]
+
+
+def joined(cell: Cell, texts: Sequence[Sequence[str]]) -> str:
+    """Return demonstrations [labels][texts] as one text, the labels in turn."""
+    template, labels = DATA_SETS[cell.data_set]
+    return "".join(
+        f"{template.format(text)} {label}\n\n"
+        for column in zip(*texts, strict=True)
+        for text, label in zip(column, labels, strict=True)
+    )
 
 
 def mutants(pieces: Sequence[str], count: int, seed: str) -> list[str]:

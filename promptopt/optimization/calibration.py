@@ -14,7 +14,7 @@ from promptopt.models.base import LabelModel, LabelReader
 from promptopt.replies import Failure, Response
 from promptopt.results.predictor import Predictor, model_name
 from promptopt.rewards import Label
-from promptopt.statistics.label_bias import fit_label_bias, held_out_biases
+from promptopt.statistics.label_bias import fit_label_bias, held_out_biases, right_answers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ class _Measured(NamedTuple):
 
     def right(self, bias: Floats) -> int:
         """Return the number of right answers with a bias [L] or [E, L]."""
-        return int(((self.logprobs + bias).argmax(axis=1) == self.targets).sum())
+        return int(right_answers(self.logprobs, self.targets, bias).sum())
 
     def gain(self, bias: Floats) -> int:
         """Return the number of right answers that a bias [L] or [E, L] gains."""

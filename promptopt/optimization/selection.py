@@ -71,12 +71,11 @@ def choose(
 ) -> Choice:
     """Race the shortlist and the seed prompt on validation examples; choose the best on training and validation together.
 
-    Eligible are prompts that are ahead of the seed prompt on training and validation examples together, and not behind it by
-    more than a standard error on validation examples alone. A higher validation mean was demanded before: where a budget left
-    few validation examples, ties returned the seed prompt (docs/log.md). Training rewards of a shortlist are inflated, but for
-    all its prompts alike, so they are as useful for ranking as validation rewards. Ties go to the shorter prompt. The
-    one-standard-error rule (the shortest prompt that is not clearly worse) lost about a point of accuracy here
-    (docs/strategies/promptquine.md), so its choice is only reported.
+    A prompt is eligible if it is ahead of the seed prompt on training and validation examples together, and not behind it by
+    more than a standard error on validation examples alone (`python -m benchmarks.choice` compares this with other rules).
+    Training rewards of a shortlist are inflated, but for all its prompts alike, so they are as useful for ranking as validation
+    rewards. Ties go to the shorter prompt. The one-standard-error rule (the shortest prompt that is not clearly worse) lost about
+    a point of accuracy here (docs/strategies/promptquine.md), so its choice is only reported.
 
     Args:
         scorer: scores prompts.
@@ -84,7 +83,7 @@ def choose(
         candidates: the shortlist, best first.
         examples: for validation.
         length: of a prompt.
-        training: candidate -> its reward minus the seed prompt's on each training example that both were scored on.
+        training: candidate -> its reward minus the seed prompt's on each training example; NaN where one of them has none.
 
     Raises:
         BudgetExhaustedError: the budget does not cover the first block.
@@ -109,11 +108,11 @@ def _eligible(end: Race, seed: Prompt, training: Mapping[Prompt, Floats]) -> lis
     if seed not in prompts:
         return list(range(len(prompts)))
     gains = per_example - per_example[prompts.index(seed)]
-    return [i for i, p in enumerate(prompts) if p != seed and _is_ahead(gains[i], training.get(p, np.empty(0)))]
+    return [i for i, p in enumerate(prompts) if p != seed and is_ahead(gains[i], training.get(p, np.empty(0)))]
 
 
-def _is_ahead(validation: Floats, training: Floats) -> bool:
-    """Whether gains are positive on both together, and not more than a standard error below 0 on validation examples."""
+def is_ahead(validation: Floats, training: Floats) -> bool:
+    """Whether a prompt with these gains over the seed prompt, [V] and [T], may be chosen in its place; NaN is ignored."""
     total, mean = float(np.nansum(validation)), float(nanmean(validation, axis=0))
     is_behind = total < 0 and not mean >= -float(standard_error(validation[None])[0])
     return not is_behind and total + float(np.nansum(training)) > 0
@@ -167,11 +166,10 @@ def select(run: Run, stages: Stages, notes: list[str]) -> Choice:
 
 
 def _training_gains(run: Run, candidates: Sequence[Candidate]) -> dict[Prompt, Floats]:
-    """Return each candidate's reward minus the seed prompt's on the training examples that both were scored on."""
+    """Return each candidate's reward minus the seed prompt's on each training example."""
     prompts = [candidate.prompt for candidate in candidates]
     seed, *rewards = run.archive.task_rewards([run.task.seed_prompt, *prompts])
-    gains = [row - seed for row in rewards]
-    return {prompt: gain[~np.isnan(gain)] for prompt, gain in zip(prompts, gains, strict=True)}
+    return {prompt: row - seed for prompt, row in zip(prompts, rewards, strict=True)}
 
 
 def by_search(run: Run) -> Choice:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from promptopt.prompt import Example
     from promptopt.task import Task
 
-_SAFETY_FACTOR = 1.5  # on the estimated calls, tokens and dollars of later stages
+SAFETY_FACTOR = 1.5
+"""On the estimated calls, tokens and dollars of later stages."""
 
 
 @dataclass
@@ -168,14 +169,14 @@ class Stages:
         mean = self._mean(len(self.task.train))
         if self.task.environment is None:
             return _padded(mean, mean["calls"])
-        return _padded(mean, most_rounds(self.task.train) or _SAFETY_FACTOR * mean["calls"])
+        return _padded(mean, most_rounds(self.task.train) or SAFETY_FACTOR * mean["calls"])
 
     def _per_cell(self, cells: int) -> dict[str, float]:
         """Return the expected usage of one cell after the search, which measured so many cells."""
         mean = self._mean(cells)
         if self.task.environment is None:
             return _padded(mean, mean["calls"])
-        return _padded(mean, min(_SAFETY_FACTOR * mean["calls"], most_rounds(self.task.train) or math.inf))
+        return _padded(mean, min(SAFETY_FACTOR * mean["calls"], most_rounds(self.task.train) or math.inf))
 
     def _mean(self, cells: int) -> dict[str, float]:
         """Return the mean calls, tokens and dollars of one cell: a call per role, or one per round of an episode."""
@@ -227,7 +228,7 @@ class Stages:
 
 def _padded(mean: dict[str, float], calls: float) -> dict[str, float]:
     """Return the mean usage of a cell, scaled to a number of calls, with a safety factor on tokens and dollars."""
-    share = _SAFETY_FACTOR * calls / mean["calls"]
+    share = SAFETY_FACTOR * calls / mean["calls"]
     return {"calls": calls, "tokens": share * mean["tokens"], "dollars": share * mean["dollars"]}
 
 

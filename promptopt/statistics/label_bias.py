@@ -56,6 +56,12 @@ def fit_label_bias(logprobs: Floats, targets: Targets) -> Floats:
     return centred
 
 
+def right_answers(logprobs: Floats, targets: Targets, bias: Floats | float) -> Floats:
+    """Return 1 for each example whose likeliest label with a bias [L] or [E, L] is the right one, else 0, [E]."""
+    out: Floats = ((logprobs + bias).argmax(axis=1) == targets).astype(np.float64)
+    return out
+
+
 def held_out_biases(logprobs: Floats, targets: Targets) -> Floats:
     """Return for each example a bias fitted without it, [E, L]: examples are left out by every eighth.
 

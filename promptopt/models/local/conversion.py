@@ -1,8 +1,9 @@
 """Converts GGUF files and folders once into files that load fast.
 
 A GGUF file stores its vocabulary as hundreds of thousands of small records and its weights quantized; reading them in Python
-takes half a minute or more. Of a folder, tokenizer and config are written as transformers completes them; its weights stay. Each converted part is run once without transformers, whose import takes seconds; if that gives
-the same results, later runs do without it.
+takes half a minute or more. For a folder, only the tokenizer and the config are written,
+with the defaults that transformers fills in. Each converted part is run once without transformers, whose import takes
+seconds; if that gives the same results, later runs do without it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Files of converted models, which load fast: a tokenizer, a config, and weights that are mapped into memory.
 
-They are in the user's cache, under the digest of the original; `conversion` writes them. Weights of folders stay where they are.
+They are in the user's cache, under the digest of the original; `conversion` writes them. The weights of a folder are not copied.
 """
 
 from __future__ import annotations
