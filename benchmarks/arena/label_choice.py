@@ -94,10 +94,9 @@ class Bout(NamedTuple):
     def fit_bias(self, prompt: Prompt, ledger: Ledger) -> Floats:
         """Return the label bias of a baseline's choice, fitted on validation examples, if it pays on them, each held out."""
         logprobs, targets = self._answers(prompt, self.splits.validation, ledger)
-        gain = right_answers(logprobs, targets, held_out_biases(logprobs, targets)) - right_answers(
-            logprobs, targets, 0
-        )
-        return fit_label_bias(logprobs, targets) if gain.sum() > 0 else self.no_bias
+        own = held_out_biases(logprobs, targets)
+        biased, alone = (right_answers(logprobs, targets, bias).sum() for bias in (own, self.no_bias))
+        return fit_label_bias(logprobs, targets) if biased > alone else self.no_bias
 
     @property
     def no_bias(self) -> Floats:
