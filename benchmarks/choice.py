@@ -263,7 +263,7 @@ def by(eligible: Callable[[Floats, Floats], bool]) -> Callable[[Table, Found, fl
 
 
 def biased(others: Callable[[Sequence[Finalist]], Sequence[int]]) -> Callable[[Table, Found, float], Chosen]:
-    """Return a rule: today's choice, or one of it and `others` with a label bias, by right answers, each held out."""
+    """Return a rule: the run's choice, or one of it and `others` with a label bias, by right answers, each held out."""
 
     def rule(table: Table, found: Found, budget: float) -> Chosen:
         finalists = race(table, found, budget)
@@ -303,12 +303,14 @@ def best_of_six(table: Table, found: Found, _: float) -> Chosen:
 
 RULES: dict[str, Callable[[Table, Found, float], Chosen]] = {
     "ahead on validation (before)": by(lambda validation, _: bool(validation.sum() > 0)),
-    "ahead on both, at most a standard error behind on validation (today)": by(is_ahead),
+    "ahead on both, at most a standard error behind on validation (today's choice)": by(is_ahead),
     "ahead on both": by(lambda validation, search: bool(validation.sum() + np.nansum(search) > 0)),
     "the best, whatever the seed prompt has": by(lambda *_: True),
-    "today's, with label bias where it pays": biased(lambda _: ()),
+    "the chosen prompt, with label bias where it pays (before)": biased(lambda _: ()),
     "that, or the seed prompt with bias": biased(lambda _: (0,)),
-    "that, or any of six finalists with bias": biased(lambda finalists: (*(f.prompt for f in finalists[:6]), 0)),
+    "that, or any finalist with bias (today's predictor)": biased(
+        lambda finalists: (*(f.prompt for f in finalists), 0)
+    ),
     "the seed prompt with bias, no search": calibrated_seed,
     "best of the first six on validation, no search": best_of_six,
 }

@@ -265,6 +265,53 @@ def test_a_bias_that_training_items_held_out_show_is_kept_where_validation_does_
     assert found.validation == 1.0
 
 
+class Sorted(Counting):
+    """A fake that is tilted and right under one prompt, and right on every third item under another."""
+
+    def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
+        for number, context in enumerate(contexts):
+            self.asked.append(context)
+            text = toys.text_of(context)
+            right, item = toys.right_answer(text), int(text.split("item")[1])
+            if "Do say" in text:
+                yield Arrival(
+                    number,
+                    Response("", tuple(-3.0 + (label == right) + self.tilt * (label == "yes") for label in labels)),
+                )
+            else:
+                seen = item % 8 in ((0, 1, 2, 3, 4, 6) if "Say it" in text else (0, 2, 4, 6))
+                yield Arrival(number, Response("", tuple(-3.0 + 2 * ((label == right) == seen) for label in labels)))
+
+
+def test_another_prompt_that_was_raced_is_kept_if_it_is_better_with_its_bias(tmp_path: Path) -> None:
+    result = search(tmp_path, Sorted(TILT))
+    assert str(result.prompt) == "Say it: {text}"
+    assert result.predictor is not None
+    assert str(result.predictor.prompt) == "Do say: {text}"
+    assert result.test is not None
+    assert result.test.predictor is not None
+    assert result.test.chosen.estimate == 0.75
+    assert result.test.predictor.reward.estimate == 1.0
+    assert result.test.predictor.over_seed.estimate == 0.5
+    assert result.test.predictor.over_prompt.estimate == 0.25
+    assert {outcome.chosen.reward for outcome in result.test.outcomes[1::8]} == {1.0}  # of the chosen prompt
+    assert "Candidate 2 with label bias: better than the seed prompt: 0.500 -> 1.000" in result.headline
+    assert str(result).endswith("prompt with label bias:\nDo say: {text}")
+    assert "of candidate 2: yes" in str(result)
+    report = markdown(result)
+    assert "Candidate 2 with a bias for each label: yes" in report
+    assert report.index("## Predictor") < report.index("    Do say: {text}") < report.index("BIAS = ")
+
+
+def test_its_prompt_is_tested_on_as_many_items_as_the_budget_covers_for_three(tmp_path: Path) -> None:
+    result = search(tmp_path / "a", Sorted(TILT), budget="200 calls")
+    assert result.predictor is not None
+    assert result.test is not None
+    assert result.used["task"].calls <= 200
+    assert 0 < result.test.examples < 24
+    assert search(tmp_path / "a", Sorted(TILT), budget="200 calls") == result
+
+
 class Reader(FakeModel):
     """A fake that writes a reply and gives log-probabilities along with it, but for some items."""
 
@@ -361,8 +408,8 @@ TESTED = PredictorTest(
 
 
 def test_both_claims_are_made_and_the_prompts_numbers_stay_its_own() -> None:
-    result = a_result(predictor=PREDICTOR, test=replace(BETTER, predictor=TESTED))
     plain = a_result()
+    result = a_result(predictor=replace(PREDICTOR, prompt=plain.prompt), test=replace(BETTER, predictor=TESTED))
     assert result.improved == plain.improved
     assert result.headline == (
         f"Prompt alone: {plain.headline} With label bias: better than the seed prompt: 0.500 -> 0.800 (+0.300, 95 % interval "
@@ -387,6 +434,7 @@ def test_both_claims_are_made_and_the_prompts_numbers_stay_its_own() -> None:
 
 def test_a_bias_that_shows_nothing_on_test_data_or_was_not_tested_claims_nothing() -> None:
     unsure = replace(TESTED, over_seed=Interval(0.3, -0.1, 0.5))
-    headline = a_result(predictor=PREDICTOR, test=replace(BETTER, predictor=unsure)).headline
+    predictor = replace(PREDICTOR, prompt=a_result().prompt)
+    headline = a_result(predictor=predictor, test=replace(BETTER, predictor=unsure)).headline
     assert "With label bias: no improvement shown on test data (+0.300, 95 % interval -0.100 to +0.500;" in headline
-    assert a_result(predictor=PREDICTOR, test=None).headline.endswith("A label bias for it was not tested either.")
+    assert a_result(predictor=predictor, test=None).headline.endswith("The predictor was not tested either.")

@@ -6,8 +6,8 @@
 A gate cannot give this to the peers, so these rows have tables of their own. Splits, budgets and kept cells are as in the arena;
 tokens are counted by the run's ledger. A search that was stopped goes on from its memo in `--out`.
 
-Each run makes two cells: the chosen prompt, and the same prompt with its label bias. Where held-out answers do not show that the
-bias pays, both have the same rewards.
+Each run makes two cells: the chosen prompt, and the predictor, which is the chosen or another prompt with its label bias. Where
+held-out answers do not show that a bias pays, both have the same rewards.
 """
 
 from __future__ import annotations
@@ -53,6 +53,13 @@ BASELINES = ("seed", "random demonstrations", "nearest demonstrations")
 LABELLED = [name for name, source in TASKS.items() if source.labels]
 
 
+class Biased(NamedTuple):
+    """A prompt with a bias for each label."""
+
+    prompt: Prompt
+    bias: Floats
+
+
 class Bout(NamedTuple):
     """One method's turn: the cell, its examples, the models, and where replies are kept."""
 
@@ -70,8 +77,8 @@ class Bout(NamedTuple):
         """Return 1 for each example that a prompt with a label bias answers right, else 0."""
         return tuple(right_answers(*self._answers(prompt, examples, Ledger()), bias).tolist())
 
-    def choose(self, ledger: Ledger) -> tuple[Prompt, Floats | None]:
-        """Spend the budget; return the chosen prompt, and its label bias where the run fits one.
+    def choose(self, ledger: Ledger) -> tuple[Prompt, Biased | None]:
+        """Spend the budget; return the chosen prompt, and what predicts; None for a baseline.
 
         Raises:
             KeyboardInterrupt: the search was stopped.
@@ -89,7 +96,8 @@ class Bout(NamedTuple):
             settings=None,
         )
         result = run_job(job, memo=self.memo, tracking=False, ledger=ledger)
-        return choice(result), np.array(result.predictor.bias if result.predictor else self.no_bias)
+        chosen, predictor = choice(result), result.predictor
+        return chosen, Biased(predictor.prompt, np.array(predictor.bias)) if predictor else Biased(chosen, self.no_bias)
 
     def fit_bias(self, prompt: Prompt, ledger: Ledger) -> Floats:
         """Return the label bias of a baseline's choice, fitted on validation examples, if it pays on them, each held out."""
@@ -132,14 +140,15 @@ class Bout(NamedTuple):
 def run(bout: Bout, dtype: str) -> list[Cell]:
     """Run one method's turn and the test of what it chose; return the cells without and with label bias."""
     began, ledger = time.monotonic(), Ledger()
-    prompt, bias = bout.choose(ledger)
-    alone = _cell(bout, ledger, prompt, bout.no_bias, seconds=time.monotonic() - began, dtype=dtype)
-    bias = bout.fit_bias(prompt, ledger) if bias is None else bias
-    biased = _cell(bout, ledger, prompt, bias, seconds=time.monotonic() - began, dtype=dtype)
+    prompt, predictor = bout.choose(ledger)
+    alone = _cell(bout, ledger, Biased(prompt, bout.no_bias), seconds=time.monotonic() - began, dtype=dtype)
+    predictor = predictor or Biased(prompt, bout.fit_bias(prompt, ledger))
+    biased = _cell(bout, ledger, predictor, seconds=time.monotonic() - began, dtype=dtype)
     return [alone, replace(biased, place=bout.place._replace(method=f"{bout.place.method}{LABEL_BIAS}"))]
 
 
-def _cell(bout: Bout, ledger: Ledger, prompt: Prompt, bias: Floats, *, seconds: float, dtype: str) -> Cell:
+def _cell(bout: Bout, ledger: Ledger, chosen: Biased, *, seconds: float, dtype: str) -> Cell:
+    prompt, bias = chosen
     rewards = bout.rewards(prompt, bias, bout.splits.test)
     used = {
         role: {"calls": spent.calls, "input": spent.input_tokens, "output": spent.output_tokens}

@@ -1,4 +1,4 @@
-"""The predictor of a run: a label bias for the chosen prompt, fitted and judged on replies that the run already has.
+"""The predictor of a run: a prompt with a label bias, fitted, judged and chosen on replies that the run already has.
 
 No call is made. Knows nothing of budgets or tests.
 """
@@ -44,39 +44,71 @@ class _Measured(NamedTuple):
         """Return the number of right answers with a bias [L] or [E, L]."""
         return int(right_answers(self.logprobs, self.targets, bias).sum())
 
-    def gain(self, bias: Floats) -> int:
-        """Return the number of right answers that a bias [L] or [E, L] gains."""
-        return self.right(bias) - int(self.rewards.sum())
+
+class _OnBoth(NamedTuple):
+    """What the run measured of one prompt on training and validation examples."""
+
+    train: _Measured
+    validation: _Measured
+
+    @property
+    def alone(self) -> float:
+        """Mean reward of the prompt alone."""
+        return float(np.concatenate([self.train.rewards, self.validation.rewards]).mean())
+
+    def held_out(self, bias: Floats) -> float:
+        """Return the share of right answers with a bias fitted on all training examples, each of them judged by one without it."""
+        own = held_out_biases(self.train.logprobs, self.train.targets)
+        right = self.train.right(own) + self.validation.right(bias)
+        return right / (len(self.train.targets) + len(self.validation.targets))
 
 
 def fit_predictor(run: Run, choice: Choice) -> Predictor | None:
-    """Return the chosen prompt with its label bias, or None if held-out answers do not show that the bias pays.
+    """Return the best prompt with a label bias among those raced, or None if none is ahead of the chosen prompt alone.
 
     The criterion is the one that chooses prompts: training and validation examples together. The bias is fitted on training
     examples, so each of these is judged by a bias fitted without it. Validation examples alone would decide against the bias too
-    often, because the prompt was chosen for its rewards on them (docs/statistics.md).
+    often, because the prompt was chosen for its rewards on them (docs/statistics.md). Ties go to the chosen prompt.
 
     Returns:
-        None also if the task's reward is not label accuracy by log-probabilities, or if the prompt was not measured on
+        None also if the task's reward is not label accuracy by log-probabilities, or if the chosen prompt was not measured on
         validation examples, as in a run without them.
     """
-    task = run.task
     if not _applies(run):
         return None
-    train, validation = (_measured(run, choice.prompt, split) for split in (task.train, task.validation))
-    if train is None or validation is None:
+    chosen = _on_both(run, choice.prompt)
+    if chosen is None:
         return None
-    bias = fit_label_bias(train.logprobs, train.targets)
-    if validation.gain(bias) + train.gain(held_out_biases(train.logprobs, train.targets)) <= 0:
-        return None
+    best, most = None, chosen.alone
+    for prompt in _well_validated(choice):
+        measured = _on_both(run, prompt)
+        if measured is None:
+            continue
+        bias = fit_label_bias(measured.train.logprobs, measured.train.targets)
+        share = measured.held_out(bias)
+        if share > most:
+            best, most = _predictor(run, prompt, measured, bias), share
+    return best
+
+
+def _well_validated(choice: Choice) -> list[Prompt]:
+    """Return the chosen prompt, then the others with at least half as many validation examples as the most seen ones."""
+    most = max((seen.examples for seen in choice.validated.values()), default=0)
+    return list(
+        dict.fromkeys([choice.prompt, *(p for p, seen in choice.validated.items() if 2 * seen.examples >= most)])
+    )
+
+
+def _predictor(run: Run, prompt: Prompt, measured: _OnBoth, bias: Floats) -> Predictor:
+    task, validation = run.task, measured.validation
     return Predictor(
-        prompt=choice.prompt,
+        prompt=prompt,
         labels=task.labels,
         bias=tuple(bias.tolist()),
         layout=task.layout,
         max_tokens=task.max_tokens,
         model=model_name(run.scorer.model),
-        fitted=len(train.targets),
+        fitted=len(measured.train.targets),
         validation=validation.right(bias) / len(validation.targets),
     )
 
@@ -96,6 +128,12 @@ def _applies(run: Run) -> bool:
     task = run.task
     scores_labels = isinstance(run.scorer.model, LabelModel | LabelReader) and task.logprobs
     return scores_labels and bool(task.labels) and type(task.reward) is Label and task.read == "labels"
+
+
+def _on_both(run: Run, prompt: Prompt) -> _OnBoth | None:
+    """Return what the run measured of a prompt on training and validation examples; None if one of them is missing."""
+    train, validation = (_measured(run, prompt, split) for split in (run.task.train, run.task.validation))
+    return None if train is None or validation is None else _OnBoth(train, validation)
 
 
 def _measured(run: Run, prompt: Prompt, examples: Sequence[Example]) -> _Measured | None:

@@ -49,7 +49,7 @@ def claim(
         stages: sets the budget of the test.
         choice: the prompt to compare with the seed prompt.
         notes: receives the reason if there is no test.
-        predictor: of the chosen prompt, tested on the same replies.
+        predictor: tested on the same examples; if its prompt is neither of the two, that is a third prompt to score.
 
     Returns:
         The comparison, or None if there are no test data or no budget for them.
@@ -58,8 +58,9 @@ def claim(
         notes.append("no test data: nothing is claimed")
         return None
     seed, comparison = run.task.seed_prompt, None
+    prompts = len(_tested(seed, choice.prompt, predictor))
     with stages.test():
-        for examples in stages.test_samples(1 if choice.prompt == seed else 2, cells_measured(run, choice)):
+        for examples in stages.test_samples(prompts, cells_measured(run, choice)):
             try:
                 comparison = compare(run.scorer, seed, choice.prompt, examples, predictor)
             except BudgetExhaustedError:
@@ -75,15 +76,16 @@ def compare(
     """Score the seed prompt and the chosen prompt on the same test examples, in one batch; once if they are the same.
 
     If the model scores labels but the task is read as text, the comparison is of the written replies, and the choice among
-    labels is reported in addition. The predictor, if any, is tested on the replies to the chosen prompt.
+    labels is reported in addition. The predictor, if any, is tested on the same examples; its prompt may be another one.
 
     Raises:
         BudgetExhaustedError: the budget does not cover the test.
     """
-    prompts = [seed, chosen] if chosen != seed else [seed]
+    prompts = _tested(seed, chosen, predictor)
     written = scorer.tests_text
     scores = scorer.score(prompts, examples, written=written)
-    first, second = scores.per_example[0], scores.per_example[-1]
+    pair = scores.rows([0, prompts.index(chosen)])
+    first, second = pair.per_example
     both = (second - first)[~np.isnan(second - first)]
     return Comparison(
         seed=mean_interval(first),
@@ -91,21 +93,28 @@ def compare(
         difference=paired_interval(second, first) if chosen != seed else SAME,
         examples=both.size,
         spread=float(both.std(ddof=1)) if both.size > 1 else None,
-        costs=_costs(scores, scorer.model.price),
+        costs=_costs(pair, scorer.model.price),
         read="text" if written else "labels" if scorer.chooses else "",
         by_labels=_by_labels(scorer.score(prompts, examples), first, second) if written else None,
-        predictor=None if predictor is None else _predictor_test(predictor, scores),
-        outcomes=outcomes(scores),
+        predictor=None if predictor is None else _predictor_test(predictor, scores, pair),
+        outcomes=outcomes(pair),
     )
 
 
-def _predictor_test(predictor: Predictor, scores: Scores) -> PredictorTest:
-    replies = [column[0] for column in scores.replies[-1]]
+def _tested(seed: Prompt, chosen: Prompt, predictor: Predictor | None) -> list[Prompt]:
+    """Return the distinct prompts to test: the seed prompt, the chosen prompt, and that of the predictor."""
+    return list(dict.fromkeys([seed, chosen, *([predictor.prompt] if predictor else [])]))
+
+
+def _predictor_test(predictor: Predictor, scores: Scores, pair: Scores) -> PredictorTest:
+    """Return the test of the predictor, given the scores of all prompts and those of the seed and the chosen prompt."""
+    replies = [column[0] for column in scores.replies[scores.prompts.index(predictor.prompt)]]
     rewards = predictor_rewards(predictor, scores.examples, replies)
+    first, second = pair.per_example
     return PredictorTest(
         reward=mean_interval(rewards),
-        over_seed=paired_interval(rewards, scores.per_example[0]),
-        over_prompt=paired_interval(rewards, scores.per_example[-1]),
+        over_seed=paired_interval(rewards, first),
+        over_prompt=paired_interval(rewards, second),
     )
 
 

@@ -92,7 +92,7 @@ class Stages:
         """Yield the test examples that the remaining budget covers, in the order of the data; then larger sets, if it covers more.
 
         Args:
-            prompts: number of prompts to test: one, or two to compare.
+            prompts: number of prompts to test: one, two to compare, or three with that of a predictor.
             cells: number of cells measured before the test.
         """
         prompts *= self.test_replies

@@ -77,10 +77,11 @@ def _predictor(result: Result) -> list[str]:
     """Return the section on the predictor, if the run kept one."""
     if result.predictor is None:
         return []
-    about = (
-        f"The chosen prompt with a bias for each label: {result.predictor.bias_in_words}. The same without promptopt:"
-    )
-    return ["## Predictor", "", about, "", _block(result.predictor.source()), ""]
+    name = result.predictor_prompt
+    about = f"{name[0].upper()}{name[1:]} with a bias for each label: {result.predictor.bias_in_words}."
+    prompt = [] if result.predictor.prompt == result.prompt else [_block(str(result.predictor.prompt)), ""]
+    source = ["The bias without promptopt:", "", _block(result.predictor.source()), ""]
+    return ["## Predictor", "", about, "", *prompt, *source]
 
 
 def price_in_words(price: Price | None) -> str:

@@ -99,10 +99,10 @@ class ByLabels:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorTest:
-    """The test of the predictor, from the same replies as that of the chosen prompt.
+    """The test of the predictor, on the same examples as that of the chosen prompt.
 
     Args:
-        reward: mean test reward of the chosen prompt with its label bias, with its 95 % interval.
+        reward: mean test reward of the predictor's prompt with its label bias, with its 95 % interval.
         over_seed: that minus the reward of the seed prompt, paired, with its 95 % interval.
         over_prompt: that minus the reward of the chosen prompt alone, paired, with its 95 % interval.
     """
@@ -165,7 +165,7 @@ def with_infinities(test: Any) -> Any:
 
 
 def outcomes(scores: Scores) -> tuple[Outcome, ...]:
-    """Return the outcomes from scores of the seed prompt and, if different, the chosen prompt, with one reply each."""
+    """Return the outcomes from scores of the seed prompt and the chosen prompt, with one reply each."""
     return tuple(
         Outcome(
             id=example.id,

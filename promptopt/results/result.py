@@ -37,6 +37,7 @@ FILE = "result.json"
 
 _FORMAT = 1
 _FREE = Price(0.0, 0.0)
+_CHOSEN_PROMPT = "the chosen prompt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +105,8 @@ class Result:
         run_dir: folder of the run's files, or "".
         digest: identifies the run; "" in results of earlier versions.
         request: the task's settings sent with the prompt; the test holds for these only. {} in results of earlier versions.
-        predictor: the chosen prompt with a bias for each label, if held-out answers showed that the bias pays; None if the
-            prompt alone is what was chosen.
+        predictor: a prompt with a bias for each label, if held-out answers showed it ahead of the chosen prompt alone; its
+            prompt may be another than the chosen one. None if the chosen prompt alone is best.
     """
 
     task: str
@@ -199,7 +200,7 @@ class Result:
         if self.predictor is None:
             return self._prompt_outcome
         if self.test is None or self.test.predictor is None:
-            return f"{self._prompt_outcome} A label bias for it was not tested either."
+            return f"{self._prompt_outcome} The predictor was not tested either."
         return f"Prompt alone: {self._prompt_outcome} {self._with_bias(self.test, self.test.predictor)}"
 
     def _with_bias(self, test: Comparison, predictor: PredictorTest) -> str:
@@ -209,9 +210,25 @@ class Result:
             versus = predictor.over_prompt
             span += f"; against the prompt alone {versus.estimate:+.3f}, {_span(versus, '+')}"
         if predictor.over_seed.low <= 0:
-            return f"With label bias: no improvement shown on test data ({span})."
+            return f"{self._biased}: no improvement shown on test data ({span})."
         rewards = f"{test.seed.estimate:.3f} -> {predictor.reward.estimate:.3f}"
-        return f"With label bias: better than the seed prompt: {rewards} ({span})."
+        return f"{self._biased}: better than the seed prompt: {rewards} ({span})."
+
+    @property
+    def _biased(self) -> str:
+        """The predictor, as the beginning of a sentence."""
+        name = self.predictor_prompt
+        return "With label bias" if name == _CHOSEN_PROMPT else f"{name[0].upper()}{name[1:]} with label bias"
+
+    @property
+    def predictor_prompt(self) -> str:
+        """The predictor's prompt in words, such as "candidate 12"."""
+        if self.predictor is None or self.predictor.prompt == self.prompt:
+            return _CHOSEN_PROMPT
+        if self.predictor.prompt == self.seed_prompt:
+            return "the seed prompt"
+        record = self._record(self.predictor.prompt)
+        return f"candidate {record.number}" if record else "another prompt"
 
     @property
     def _prompt_outcome(self) -> str:
@@ -343,7 +360,8 @@ class Result:
         if self.failed:
             out.append(("failed replies", str(self.failed)))
         if self.predictor is not None:
-            out.append(("label bias", self.predictor.bias_in_words))
+            of = "" if self.predictor.prompt == self.prompt else f"of {self.predictor_prompt}: "
+            out.append(("label bias", of + self.predictor.bias_in_words))
         if self.run_dir:
             out.append(("run and report", self.run_dir))
         return out
@@ -368,6 +386,8 @@ class Result:
         for row in (SPENDING, *self.spending()):
             lines.append("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
         lines += ["", *(f"note: {note}" for note in self.notes), "chosen prompt:", str(self.prompt)]
+        if self.predictor is not None and self.predictor.prompt != self.prompt:
+            lines += ["", "prompt with label bias:", str(self.predictor.prompt)]
         return printable("\n".join(lines))
 
     def to_json(self) -> dict[str, Any]:
