@@ -48,11 +48,16 @@ if _typing.TYPE_CHECKING:
     from promptopt.optimization.diagnosis import diagnose as diagnose
     from promptopt.optimization.estimate import Estimate as Estimate
     from promptopt.optimization.estimate import estimate as estimate
+    from promptopt.program import Ask as Ask
+    from promptopt.program import Program as Program
+    from promptopt.program import tool as tool
     from promptopt.prompt import Demonstrations as Demonstrations
     from promptopt.prompt import Example as Example
     from promptopt.prompt import Message as Message
     from promptopt.prompt import Prompt as Prompt
+    from promptopt.prompt import Prompts as Prompts
     from promptopt.replies import Arrival as Arrival
+    from promptopt.replies import Call as Call
     from promptopt.replies import Failure as Failure
     from promptopt.replies import Response as Response
     from promptopt.replies import Usage as Usage
@@ -74,6 +79,7 @@ if _typing.TYPE_CHECKING:
     from promptopt.rewards import TokenF1 as TokenF1
     from promptopt.scores import Scores as Scores
     from promptopt.search.run import Run as Run
+    from promptopt.strategies import Components as Components
     from promptopt.strategies import HillClimb as HillClimb
     from promptopt.strategies import Joint as Joint
     from promptopt.strategies import PromptQuine as PromptQuine
@@ -95,15 +101,16 @@ _NAMES = {  # module -> what it gives to the package; the same as above, which a
     "promptopt.optimization.api": "optimize",
     "promptopt.optimization.diagnosis": "Diagnosis diagnose",
     "promptopt.optimization.estimate": "Estimate estimate",
-    "promptopt.prompt": "Demonstrations Example Message Prompt",
-    "promptopt.replies": "Arrival Failure Response Usage",
+    "promptopt.program": "Ask Program tool",
+    "promptopt.prompt": "Demonstrations Example Message Prompt Prompts",
+    "promptopt.replies": "Arrival Call Failure Response Usage",
     "promptopt.results.predictor": "Prediction Predictor",
     "promptopt.results.pseudo_labels": "pseudo_labels write_fine_tuning",
     "promptopt.results.result": "Result",
     "promptopt.rewards": "Contains Exact Judge Label LabelLikelihood LabelMargin Matches Number Progress Reward TokenF1",
     "promptopt.scores": "Scores",
     "promptopt.search.run": "Run",
-    "promptopt.strategies": "HillClimb Joint PromptQuine RandomSearch Unsupervised",
+    "promptopt.strategies": "Components HillClimb Joint PromptQuine RandomSearch Unsupervised",
     "promptopt.strategies.base": "Strategy",
     "promptopt.task": "Task",
     "promptopt.tracking.display": "Display",

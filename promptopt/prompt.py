@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from promptopt.errors import InputError
+from promptopt.errors import InputError, nearest
 from promptopt.utils.json_values import read_value
 
 if TYPE_CHECKING:
@@ -132,7 +132,68 @@ class Prompt:
         Raises:
             ValueError: a part is missing or has another type.
         """
-        return read_value(cls, data)
+        if "prompts" in data:
+            return Prompts({name: Prompt.from_json(prompt) for name, prompt in data["prompts"].items()})
+        return read_value(Prompt, data)
+
+
+@dataclass(frozen=True, init=False)
+class Prompts(Prompt):
+    """The prompts of a program, by name: one candidate of its search.
+
+    Its `text` shows all of them; what is sent is `prompts["name"]`.
+
+    Args:
+        prompts: name -> prompt.
+
+    Raises:
+        InputError: there are none, or a name or a prompt has another type.
+    """
+
+    components: tuple[tuple[str, Prompt], ...] = ()
+
+    def __init__(self, prompts: Mapping[str, Prompt]) -> None:
+        if not prompts:
+            raise InputError("a program needs prompts: give at least one, such as {'answer': Prompt('...')}")
+        for name, prompt in prompts.items():
+            if not isinstance(name, str) or not name or not isinstance(prompt, Prompt) or isinstance(prompt, Prompts):
+                raise InputError(f"a program's prompts are {{name: Prompt('...')}}, not {{{name!r}: {prompt!r}}}")
+        object.__setattr__(self, "components", tuple(prompts.items()))
+        object.__setattr__(self, "text", "\n\n".join(f"[{name}]\n{prompt}" for name, prompt in prompts.items()))
+        object.__setattr__(self, "demonstrations", None)
+        object.__setattr__(self, "turns", ())
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __getitem__(self, name: str) -> Prompt:
+        """Return the prompt of that name.
+
+        Raises:
+            InputError: there is none.
+        """
+        prompts = dict(self.components)
+        if name not in prompts:
+            raise InputError(f"there is no prompt {name!r}{nearest(name, prompts)}; the prompts: {', '.join(prompts)}")
+        return prompts[name]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the prompts."""
+        return tuple(name for name, _ in self.components)
+
+    def replaced(self, name: str, prompt: Prompt) -> Prompts:
+        """Return the same prompts with another one under a name.
+
+        Raises:
+            InputError: there is no prompt of that name.
+        """
+        _ = self[name]
+        return Prompts({**dict(self.components), name: prompt})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values for `from_json`."""
+        return {"prompts": {name: prompt.to_json() for name, prompt in self.components}}
 
 
 @dataclass(frozen=True)

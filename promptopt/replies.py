@@ -40,6 +40,24 @@ class Usage(NamedTuple):
 NO_USAGE = Usage()
 
 
+TOOL = "tool"
+"""The role of a program's functions, and the beginning of their names in a trace."""
+
+
+class Call(NamedTuple):
+    """One call of a program: what was asked, and the reply.
+
+    Args:
+        name: of the prompt, or `tool:` and the function's name.
+        inputs: (field, text) pairs that the prompt was filled with, or the arguments of the tool.
+        reply: the text; of a tool, its result in JSON.
+    """
+
+    name: str
+    inputs: tuple[tuple[str, str], ...]
+    reply: str
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """One reply of a model.
@@ -53,6 +71,7 @@ class Response:
         labels: names of `label_logprobs`, in the order of the task's labels. Models leave it empty and memos do not store
             it; the caller, which requested these labels, sets it.
         thinking: the model's reasoning before the answer, if the server or the reply contains it; rewards ignore it.
+        trace: the calls of a program, in order; `text` is then what the program returned.
     """
 
     text: str
@@ -62,6 +81,7 @@ class Response:
     trajectory: Trajectory | None = None
     labels: tuple[str, ...] = field(default=(), compare=False)
     thinking: str = ""
+    trace: tuple[Call, ...] = ()
 
     def __reduce__(self) -> tuple[type[Response], tuple[Any, ...]]:
         """Pickle as constructor arguments, which is faster than the default for slots."""
@@ -73,6 +93,7 @@ class Response:
             self.trajectory,
             self.labels,
             self.thinking,
+            self.trace,
         )
         return Response, values
 

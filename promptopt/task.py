@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING
 
 from promptopt.errors import InputError, nearest
 from promptopt.parsing.labels import check_labels
 from promptopt.parsing.slots import check_slots
-from promptopt.prompt import IMAGE, LABEL, Demonstrations, Example, Format, Layout, Prompt
+from promptopt.prompt import IMAGE, LABEL, Demonstrations, Example, Format, Layout, Prompt, Prompts
 from promptopt.rewards import LABEL_REWARDS, Exact, Judge, Label, Number, Progress, Reward
 from promptopt.utils.characters import character_fault
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from promptopt.environment import Environment
+    from promptopt.program import Program
+
+_NO_PROMPT = Prompt("\0")  # the default, which is no prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,10 @@ class Task:
             `instance`, in JSON; prompts have one slot, `{observation}`; and a reply is an entire episode. Budgets reserve
             the maximum cost of validation and test episodes: `cap` rounds, if instances have that key.
         history: number of past rounds shown before the observation.
+        program: for tasks that take several prompts, `async def program(ask, prompts, example)`. The seed prompt is then `Prompts`,
+            and the reply to an example is what the program returns.
+        seed_prompts: name -> prompt of a program, in place of `seed_prompt`.
+        max_calls: the most calls of a program for one example.
         notes: remarks on the data for readers of the result.
 
     Raises:
@@ -63,7 +70,7 @@ class Task:
     train: tuple[Example, ...]
     validation: tuple[Example, ...] = ()
     test: tuple[Example, ...] = ()
-    seed_prompt: Prompt
+    seed_prompt: Prompt = _NO_PROMPT
     reward: Reward | Judge | None = None
     labels: tuple[str, ...] = ()
     logprobs: bool = True
@@ -79,12 +86,19 @@ class Task:
     stop: tuple[str, ...] = ()
     environment: Callable[[], Environment] | None = None
     history: int = 3
+    program: Program | None = None
+    seed_prompts: InitVar[Mapping[str, Prompt] | None] = None
+    max_calls: int = 100
     notes: tuple[str, ...] = field(default=(), compare=False)
     layout: Layout = field(init=False, repr=False, compare=False)
     # The reward if it is a default; an argument so that `dataclasses.replace` passes it on.
     _default_reward: Reward | None = field(default=None, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, seed_prompts: Mapping[str, Prompt] | None) -> None:
+        if seed_prompts is not None:
+            if self.seed_prompt is not _NO_PROMPT:
+                raise InputError("the task has both seed_prompt and seed_prompts: give seed_prompts for a program only")
+            object.__setattr__(self, "seed_prompt", Prompts(seed_prompts))
         if not self.train:
             raise InputError("the task has no training examples: give at least one")
         self._check_kinds()
@@ -100,6 +114,7 @@ class Task:
         object.__setattr__(self, "layout", Layout(fields, template, self.format))
         if self.reward is None or self.reward is self._default_reward:
             self._set_default_reward()
+        self._check_program()
         self._check()
         self._check_sampling()
         if self.format == "caption":
@@ -112,6 +127,27 @@ class Task:
         """The names that slots may have."""
         return self.layout.fields
 
+    @property
+    def takes_several_calls(self) -> bool:
+        """Whether a reply may take several calls, whose number only the run shows: an episode, or a program."""
+        return self.environment is not None or self.program is not None
+
+    def _check_program(self) -> None:
+        several = isinstance(self.seed_prompt, Prompts)
+        if self.program is None:
+            if several:
+                raise InputError("the task has several prompts, but no program that uses them: give program=")
+            check_slots(self.seed_prompt.text, self.fields, "the seed prompt", self.template)
+            return
+        if not several:
+            raise InputError("a program needs its prompts by name: give seed_prompts={'answer': Prompt('...')}")
+        if not callable(self.program):
+            raise InputError(f"program must be an `async def program(ask, prompts, example)`, not {self.program!r}")
+        if self.environment is not None or self.format == "caption":
+            raise InputError("a program cannot have an environment or captions: ask the model in the program")
+        if self.max_calls < 1:
+            raise InputError(f"max_calls must be at least 1, not {self.max_calls}")
+
     def _set_default_reward(self) -> None:
         plain = Exact() if self.environment is None else Progress()
         default = Label(self.labels) if self.labels else plain
@@ -120,6 +156,10 @@ class Task:
 
     def _check_kinds(self) -> None:
         """Refuse values of wrong types, for users without a type checker."""
+        if self.seed_prompt is _NO_PROMPT:
+            raise InputError(
+                "the task has no seed prompt: give seed_prompt=Prompt('...'), or seed_prompts= for a program"
+            )
         if not isinstance(self.seed_prompt, Prompt):
             raise InputError(f"seed_prompt must be a Prompt, such as Prompt('...'), not {self.seed_prompt!r}")
         demonstrations = self.seed_prompt.demonstrations
@@ -176,7 +216,6 @@ class Task:
         check_slots(self.template, self.fields, "the template")
         if not self.layout.has_slot(self.template):
             raise InputError(f"the template {self.template!r} has no slot: name a field, such as {{{self.fields[0]}}}")
-        check_slots(self.seed_prompt.text, self.fields, "the seed prompt", self.template)
         split_of: dict[str, str] = {}
         for split in ("train", "validation", "test"):
             for example in getattr(self, split):

@@ -15,7 +15,7 @@ from promptopt.evaluation.calls import BatchedCalls, Recorder, Stop, StreamedCal
 from promptopt.memo.memo import KeyMaker
 from promptopt.models.base import BatchModel, ReachabilityAware
 from promptopt.models.usage import byte_length, label_token_range, reply_token_range
-from promptopt.replies import Failure, Response
+from promptopt.replies import TOOL, Failure, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -116,7 +116,7 @@ class Caller:
             ledger=self.ledger,
             watch=self.watch,
             token_range_of=token_range_of,
-            counts_unreported=self._needs_usage(model),
+            counts_unreported=role != TOOL and self._needs_usage(model),
             repaired=self.repaired,
         )
         try:

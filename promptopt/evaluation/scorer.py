@@ -13,6 +13,7 @@ import numpy as np
 
 from promptopt.errors import InputError
 from promptopt.evaluation.caller import label_keys, request_keys
+from promptopt.evaluation.programs import Replays, run_programs
 from promptopt.evaluation.rollouts import roll_out
 from promptopt.evaluation.silence import Silence
 from promptopt.evaluation.tally import Tally
@@ -48,6 +49,7 @@ class Scorer:
         refused: ids of examples whose request was refused because of its content.
         tally: counts of replies that name no label.
         silence: counts of replies without text.
+        replays: what programs asked.
     """
 
     task: Task
@@ -57,6 +59,7 @@ class Scorer:
     refused: set[str] = field(default_factory=set)
     tally: Tally = field(init=False)
     silence: Silence = field(default_factory=Silence)
+    replays: Replays = field(default_factory=Replays)
 
     def __post_init__(self) -> None:
         self.tally = Tally.of(self.task)
@@ -167,6 +170,10 @@ class Scorer:
             cells = [(p, e, r) for p in prompts for e in examples for r in range(replicates)]
             flat = roll_out(self.task, self.task.environment, self.model, self.caller, cells)
             return _reshaped(flat, len(examples), replicates)
+        if self.task.program is not None:
+            cells = [(p, e, r) for p in prompts for e in examples for r in range(replicates)]
+            flat = run_programs(self.task, self.model, self.caller, cells, self.replays)
+            return _reshaped(flat, len(examples), replicates)
         if isinstance(self.model, CaptionModel) != (self.task.format == "caption"):
             raise InputError(
                 "format = 'caption' and models that compare images with captions (local-clip:NAME) only work together: "
@@ -187,7 +194,7 @@ class Scorer:
         """Whether the task model is called once for each cell, and no other model is called."""
         judged = isinstance(self.task.reward if reward is None else reward, Judge)
         asks_twice = isinstance(self.model, LabelReader) and self._scored_labels and replicates > 1
-        return self.task.environment is None and not judged and not asks_twice
+        return not self.task.takes_several_calls and not judged and not asks_twice
 
     def _keys(self, prompts: Sequence[Prompt], examples: Sequence[Example], replicates: int) -> list[str]:
         """Return the keys of the calls that score prompts, in their order."""
@@ -242,7 +249,7 @@ class Scorer:
 
 def chooses_labels(task: Task, model: Model) -> bool:
     """Whether answers are chosen among the labels by log-probability, not read from text."""
-    return isinstance(model, LabelModel) and bool(task.labels) and task.logprobs and task.environment is None
+    return isinstance(model, LabelModel) and bool(task.labels) and task.logprobs and not task.takes_several_calls
 
 
 def _reshaped(flat: list[Reply], examples: int, replicates: int) -> list[list[list[Reply]]]:

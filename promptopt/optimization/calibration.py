@@ -127,7 +127,13 @@ def _applies(run: Run) -> bool:
     """Whether rewards are label accuracies, and the model may give the labels' log-probabilities."""
     task = run.task
     scores_labels = isinstance(run.scorer.model, LabelModel | LabelReader) and task.logprobs
-    return scores_labels and bool(task.labels) and type(task.reward) is Label and task.read == "labels"
+    return (
+        scores_labels
+        and not task.takes_several_calls
+        and bool(task.labels)
+        and type(task.reward) is Label
+        and task.read == "labels"
+    )
 
 
 def _on_both(run: Run, prompt: Prompt) -> _OnBoth | None:

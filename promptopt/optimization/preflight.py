@@ -12,7 +12,7 @@ from promptopt.optimization.stages import Stages, too_small
 from promptopt.prompt import Message
 from promptopt.replies import Failure, Response
 from promptopt.rewards import REWARDS_WITH_TARGET, Exact, Judge
-from promptopt.strategies.base import needs_no_labels
+from promptopt.strategies.base import needs_no_labels, searches_programs
 from promptopt.strategies.registry import name_of
 
 if TYPE_CHECKING:
@@ -34,6 +34,12 @@ def check(job: Job) -> None:
         raise InputError(
             f"training example {unlabelled.id!r} has no label, but {name_of(job.strategy)} needs labels: label the "
             "training examples, or use --strategy unsupervised"
+        )
+    if (job.task.program is not None) != searches_programs(job.strategy):
+        raise InputError(
+            f"{name_of(job.strategy)} searches one prompt, and the task has a program of several: use --strategy components"
+            if job.task.program is not None
+            else f"{name_of(job.strategy)} searches the prompts of a program, and the task has none: use another strategy"
         )
     for role, model in job.roles.items():
         if job.budget.dollars is not None and model.price is None:

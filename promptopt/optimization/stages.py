@@ -167,7 +167,7 @@ class Stages:
     def _per_cell_at_start(self) -> dict[str, float]:
         """Return the expected usage of one cell of a search: episodes of better prompts may last as long as they can."""
         mean = self._mean(len(self.task.train))
-        if self.task.environment is None:
+        if self.task.environment is None:  # a program makes as many calls as with the seed prompt, more or less
             return _padded(mean, mean["calls"])
         return _padded(mean, most_rounds(self.task.train) or SAFETY_FACTOR * mean["calls"])
 
@@ -179,10 +179,10 @@ class Stages:
         return _padded(mean, min(SAFETY_FACTOR * mean["calls"], most_rounds(self.task.train) or math.inf))
 
     def _mean(self, cells: int) -> dict[str, float]:
-        """Return the mean calls, tokens and dollars of one cell: a call per role, or one per round of an episode."""
+        """Return the mean calls, tokens and dollars of one cell: a call per role, or as many as an episode or a program took."""
         used, roles = self._measured
         calls = max(len(roles), 1.0)
-        if self.task.environment is not None:
+        if self.task.takes_several_calls:
             calls = max(used.calls / max(cells, 1), 1.0)
         share = calls / max(used.calls, 1)
         if not used.calls:  # no usage yet: assume that each call uses the most that it can

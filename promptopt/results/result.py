@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from promptopt.errors import InputError
 from promptopt.evaluation.ledger import Spending
 from promptopt.models.base import Price
-from promptopt.prompt import Prompt  # noqa: TC001  read when a result is loaded
+from promptopt.prompt import Prompt
 from promptopt.results.outcomes import SAME, Comparison, PredictorTest, with_infinities
 from promptopt.results.predictor import Predictor  # noqa: TC001  as above
 from promptopt.results.saved import read_json, write_json
@@ -421,7 +421,7 @@ class Result:
             )
         tested = {"test": with_infinities(data["test"])} if "test" in data else {}
         try:
-            return read_value(cls, {**data, **tested})
+            return read_value(cls, {**_with_prompts(data), **tested})
         except ValueError as error:
             raise InputError(f"cannot read this result: it is malformed ({error}); run again to save it") from error
 
@@ -440,6 +440,14 @@ class Result:
             InputError: the file cannot be read, or is not a result.
         """
         return read_json(path, FILE, cls.from_json, what="result", advice="give the result.json of a run")
+
+
+def _with_prompts(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON values of a result with the prompts of programs as such: a reader of `Prompt` takes them for malformed."""
+    if "prompts" not in (data.get("seed_prompt") or ()):
+        return data
+    history = [{**record, "prompt": Prompt.from_json(record["prompt"])} for record in data.get("history", ())]
+    return {**data, "history": history} | {name: Prompt.from_json(data[name]) for name in ("prompt", "seed_prompt")}
 
 
 def _predictor_rows(predictor: PredictorTest) -> list[tuple[str, str, str]]:

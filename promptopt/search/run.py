@@ -17,9 +17,11 @@ import numpy as np
 from promptopt.errors import BudgetExhaustedError, InputError
 from promptopt.evaluation.racing import race
 from promptopt.models.base import Request, TokenModel
+from promptopt.prompt import Prompts
 from promptopt.replies import Response
 from promptopt.rewards import Judge, named_label, softmax
 from promptopt.search.archive import Archive
+from promptopt.search.component import ComponentScorer, component_task
 from promptopt.search.tokens import Tokens, sections, tokenize, words
 
 if TYPE_CHECKING:
@@ -91,6 +93,27 @@ class Run:
             repeats: replicates for each one that a strategy asks for, to get as many replies from fewer examples.
         """
         return replace(self, task=replace(self.task, train=tuple(examples)), repeats=self.repeats * repeats)
+
+    def component(self, name: str, held: Prompts | None = None) -> Run:
+        """Return the same run with one prompt of a program to search, the others held; budget and random numbers stay shared.
+
+        Its seed prompt and candidates are prompts under that name, its examples hold what the program filled in, and its replies are
+        what the model said to that prompt. It has an archive of its own; each candidate is in this run's too, with the others.
+
+        Args:
+            name: of the prompt.
+            held: the other prompts, and the seed prompt under that name; the task's seed prompt by default.
+
+        Raises:
+            InputError: the task has no program, or its program no such prompt, or never asks it.
+            BudgetExhaustedError: the budget does not cover the held prompts on the training examples.
+        """
+        held = self.task.seed_prompt if held is None else held  # type: ignore[assignment]
+        if not isinstance(held, Prompts):
+            raise InputError("only a program has components: give the task a program")
+        task = component_task(self, held, name)
+        scorer = ComponentScorer(task, self.scorer.model, self.caller, outer=self, held=held, name=name)
+        return replace(self, task=task, scorer=scorer, archive=Archive(), repeats=1, watch=lambda _: None)
 
     def with_own_archive(self) -> Run:
         """Return the same run with an empty archive, for measurements that must not become candidates."""
@@ -293,6 +316,8 @@ class Run:
 
         That of nearest demonstrations, which differ from example to example, is estimated from the mean of all that may be shown.
         """
+        if isinstance(prompt, Prompts):
+            return sum(self.length(part) for _, part in prompt.components)
         pool = prompt.demonstrations
         if pool is None or pool.nearest is None or not pool.items:
             return self._fixed_length(prompt)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from promptopt.strategies.base import Strategy as Strategy
+from promptopt.strategies.components import Components as Components
 from promptopt.strategies.hillclimb import HillClimb as HillClimb
 from promptopt.strategies.joint import Joint as Joint
 from promptopt.strategies.p1 import P1 as P1
@@ -31,6 +32,7 @@ BUILT_IN.update(
         "hillclimb.opro": HillClimb.opro,
         "hillclimb.protegi": HillClimb.protegi,
         "joint": Joint,
+        "components": Components,
         "random": RandomSearch,
         "unsupervised": Unsupervised,
         "unsupervised.paper": Unsupervised.paper,
@@ -47,6 +49,7 @@ IDENTITIES.update(
         TAPruning: "promptopt.strategies.tapruning.TAPruning",
         SteepestAscent: "promptopt.strategies.tapruning.SteepestAscent",
         HillClimb: "promptopt.strategies.hillclimb.HillClimb",
+        Components: "promptopt.strategies.components.Components",
         Joint: "promptopt.strategies.joint.Joint",
         RandomSearch: "promptopt.strategies.randomsearch.RandomSearch",
         Unsupervised: "promptopt.strategies.unsupervised.Unsupervised",

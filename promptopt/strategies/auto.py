@@ -19,6 +19,7 @@ ABOUT = """\
 Chooses the strategy by the task, before any model is called.
 
 * `promst` for a task with an environment.
+* `components` for a task with a program; without a writer, if the task model is a function or a local model and none is given.
 * `hillclimb` for captions, which take no demonstrations.
 * `unsupervised` where training examples have no labels and the reward needs them.
 * `joint` for everything else: it searches the instruction and the demonstrations together. Where no
@@ -52,6 +53,11 @@ def choose(task: Task, *, writes: bool) -> Chosen:
     unlabelled = [example.id for example in task.train if example.target is None]
     if task.environment is not None:
         return Chosen("promst", "the task has an environment")
+    if task.program is not None:
+        why = "the task has a program of several prompts"
+        if writes:
+            return Chosen("components", why)
+        return Chosen("components", f"{why}; {_NO_WRITER}", MappingProxyType({"instructions": 0}))
     if task.format == "caption":
         return Chosen("hillclimb", "captions take no demonstrations")
     if unlabelled and isinstance(task.reward, REWARDS_WITH_TARGET):

@@ -49,6 +49,23 @@ class Unlabelled(Strategy, Protocol):
     def unlabelled(self) -> bool: ...
 
 
+@runtime_checkable
+class ForPrograms(Strategy, Protocol):
+    """A strategy that declares whether it searches the prompts of a program.
+
+    Attributes:
+        programs: whether candidates are `Prompts`; others search one prompt, or a `run.component`.
+    """
+
+    @property
+    def programs(self) -> bool: ...
+
+
+def searches_programs(strategy: Strategy) -> bool:
+    """Tell whether the strategy searches the prompts of a program; by default it searches one prompt."""
+    return isinstance(strategy, ForPrograms) and strategy.programs
+
+
 def needs_no_labels(strategy: Strategy) -> bool:
     """Tell whether the strategy works without training labels; by default a strategy needs them."""
     return isinstance(strategy, Unlabelled) and strategy.unlabelled

@@ -1,0 +1,380 @@
+"""Runs programs: every set of prompts answers every example. All programs wait together, one batch per round.
+
+A program is a coroutine that yields what it waits for. No event loop runs, so a program cannot wait for anything else. Knows
+nothing of rewards or strategies; memo and budget belong to the caller.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import traceback
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from promptopt.errors import InputError
+from promptopt.models.base import Price, Request
+from promptopt.models.identity import code_digest
+from promptopt.program import VERSION
+from promptopt.prompt import Layout, Prompts
+from promptopt.replies import TOOL, Arrival, Call, Failure, Response, Usage
+from promptopt.task import default_template
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+
+    from promptopt.evaluation.caller import Caller
+    from promptopt.models.base import Model
+    from promptopt.prompt import Context, Example, Prompt
+    from promptopt.replies import Reply
+    from promptopt.task import Task
+
+_SLOT = re.compile(r"\{([A-Za-z_]\w*)\}")
+_REPEAT_BITS = 20  # the k-th equal request of a program at a temperature has the replicate number (k << 20) + r
+_OWN_LOOP = "no running event loop"  # what asyncio says to a program that waits for something of its own
+
+
+class Replays:
+    """What programs asked, by cell, to find those that ask something else when they are run again."""
+
+    def __init__(self) -> None:
+        self._asked: dict[tuple[Prompt, str, int], int] = {}
+
+    def check(self, cell: tuple[Prompt, Example, int], response: Response) -> None:
+        """Raise if the program asked other things before, given the same replies.
+
+        Raises:
+            InputError: it did.
+        """
+        prompt, example, replicate = cell
+        asked = hash(response.trace)
+        if self._asked.setdefault((prompt, example.id, replicate), asked) != asked:
+            raise InputError(
+                f"run again on example {example.id!r}, the program asked for something else: it must depend on its "
+                "arguments and the replies only, not on random numbers, a clock or a file that changes"
+            )
+
+
+class _Wanted(NamedTuple):
+    """A call that a program waits for: of a prompt by a context, or of a function by its arguments in JSON."""
+
+    name: str
+    inputs: tuple[tuple[str, str], ...]
+    context: Context
+    function: Callable[..., Any] | None = None
+
+    def __await__(self) -> Generator[_Wanted, Any, Any]:
+        return (yield self)
+
+
+class _Together(NamedTuple):
+    """Several things that a program waits for at once."""
+
+    waiting: tuple[Awaitable[Any], ...]
+
+    def __await__(self) -> Generator[_Together, Any, Any]:
+        return (yield self)
+
+
+@dataclass(eq=False)
+class _Strand:
+    """A coroutine of a program: its main one, or one that another gathers."""
+
+    coroutine: Coroutine[Any, Any, Any]
+    parent: _Strand | None = None
+    place: int = 0
+    results: list[Any] = field(default_factory=list)
+    missing: int = 0
+
+
+@dataclass
+class _Asker:
+    """What one program asks with."""
+
+    prompts: Prompts
+    task: Task
+
+    def __call__(self, name: str, example: Example, /, **slots: str) -> _Wanted:
+        prompt = self.prompts[name]
+        not_text = next((slot for slot, value in slots.items() if not isinstance(value, str)), None)
+        if not_text is not None:
+            raise InputError(
+                f"the program fills the slot {not_text!r} of {name!r} with {slots[not_text]!r}: give a text"
+            )
+        inputs = {**example.inputs, **slots}
+        self._check_slots(name, prompt, inputs)
+        shown = prompt.demonstrations.items if prompt.demonstrations else ()
+        lacking = next(((item.id, slot) for item in shown for slot in inputs if slot not in item.inputs), None)
+        if lacking is not None:
+            raise InputError(
+                f"demonstration {lacking[0]!r} of the prompt {name!r} has no field {lacking[1]!r}, which the program fills: give it one"
+            )
+        layout = Layout(tuple(inputs), default_template(tuple(inputs)), self.task.format)
+        return _Wanted(name, tuple(inputs.items()), layout.render(prompt, _filled(example, inputs)))
+
+    def _check_slots(self, name: str, prompt: Prompt, inputs: dict[str, str]) -> None:
+        seed = self.task.seed_prompt
+        declared = _SLOT.findall(seed[name].text) if isinstance(seed, Prompts) else []
+        empty = next((slot for slot in declared if slot not in inputs and f"{{{slot}}}" in prompt.text), None)
+        if empty is not None:
+            raise InputError(
+                f"nothing fills the slot {{{empty}}} of the prompt {name!r}: write ask({name!r}, example, {empty}=...) in the "
+                f"program, or take the slot out of the prompt; filled are {', '.join(inputs)}"
+            )
+
+    def tool(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> _Wanted:
+        if not inspect.isroutine(function):
+            raise InputError(f"a tool is a function, not {function!r}: write a function that calls it")
+        name = function.__name__
+        try:
+            written = json.dumps([arguments, named], sort_keys=True, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the arguments of the tool {name!r} must be JSON values: {error}") from None
+        return _Wanted(f"{TOOL}:{name}", (("arguments", written),), written, function)
+
+    def gather(self, *waiting: Awaitable[Any]) -> _Together:
+        return _Together(waiting)
+
+
+@dataclass(eq=False)
+class _Running:
+    """One program in progress."""
+
+    task: Task
+    replicate: int
+    waiting: list[tuple[_Strand, _Wanted]] = field(default_factory=list)
+    trace: list[Call] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+    repeated: Counter[Context] = field(default_factory=Counter)
+    strands: list[_Strand] = field(default_factory=list)
+    outcome: Reply | None = None
+
+    def begin(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Run the program until it waits."""
+        self._advance(self._strand(coroutine), None)
+
+    def answer(self, replies: Sequence[Reply]) -> None:
+        """Hand over the replies to all that the program waits for, and run it until it waits again."""
+        waiting, self.waiting = self.waiting, []
+        for (strand, wanted), reply in zip(waiting, replies, strict=True):
+            if self.outcome is not None:
+                return
+            if isinstance(reply, Failure):
+                self._end(Failure(f"{wanted.name}: {reply.reason}", refused=reply.refused))
+                return
+            self.usage = Usage(*(total + new for total, new in zip(self.usage, reply.usage, strict=True)))
+            self.trace.append(Call(wanted.name, wanted.inputs, reply.text))
+            self._advance(strand, reply if wanted.function is None else _result(reply.text))
+        if self.outcome is None and len(self.trace) + len(self.waiting) > self.task.max_calls:
+            self._end(
+                Failure(
+                    f"the program makes more than {self.task.max_calls} calls: end its loop, or raise the task's max_calls"
+                )
+            )
+
+    def _strand(self, coroutine: Coroutine[Any, Any, Any], parent: _Strand | None = None, place: int = 0) -> _Strand:
+        strand = _Strand(coroutine, parent, place)
+        self.strands.append(strand)
+        return strand
+
+    def _advance(self, strand: _Strand, value: Any) -> None:
+        try:
+            wanted = strand.coroutine.send(value)
+        except StopIteration as end:
+            self._returned(strand, end.value)
+        except InputError:
+            self._close()
+            raise
+        except Exception as error:  # noqa: BLE001  user code may raise anything
+            if _OWN_LOOP in str(error):
+                raise _foreign(error) from None
+            self._end(Failure(f"the program raised {_last_line(error)}"))
+        else:
+            self._wait(strand, wanted)
+
+    def _wait(self, strand: _Strand, wanted: object) -> None:
+        if isinstance(wanted, _Wanted):
+            self.waiting.append((strand, wanted))
+        elif isinstance(wanted, _Together):
+            strand.results, strand.missing = [None] * len(wanted.waiting), len(wanted.waiting)
+            if not wanted.waiting:
+                self._advance(strand, [])
+            for place, awaitable in enumerate(wanted.waiting):
+                if self.outcome is None:
+                    self._advance(self._strand(_awaited(awaitable), strand, place), None)
+        else:
+            self._close()
+            raise _foreign(wanted)
+
+    def _returned(self, strand: _Strand, value: Any) -> None:
+        parent = strand.parent
+        if parent is not None:
+            parent.results[strand.place] = value
+            parent.missing -= 1
+            if not parent.missing:
+                self._advance(parent, parent.results)
+            return
+        if not isinstance(value, str | Response):
+            raise InputError(f"the program returned {value!r}: return a response of ask, or a text")
+        said = Response(value) if isinstance(value, str) else value
+        self.outcome = Response(said.text, usage=self.usage, finish_reason=said.finish_reason, trace=tuple(self.trace))
+
+    def _end(self, failure: Failure) -> None:
+        self.outcome = failure
+        self._close()
+
+    def _close(self) -> None:
+        self.waiting = []
+        for strand in reversed(self.strands):
+            strand.coroutine.close()
+
+
+def run_programs(
+    task: Task, model: Model, caller: Caller, cells: Sequence[tuple[Prompt, Example, int]], replays: Replays
+) -> list[Reply]:
+    """Run the task's program for each (prompts, example, replicate).
+
+    Args:
+        task: supplies the program and sampling settings.
+        model: the task model.
+        caller: sends requests, and calls functions, through memo and budget.
+        cells: [N] prompts, examples and replicate numbers.
+        replays: what programs asked before.
+
+    Returns:
+        [N] what each program returned, with its trace and the usage of all its calls; or the failure that ended it.
+
+    Raises:
+        InputError: the program cannot be used: it names an unknown prompt, leaves a slot empty, returns nothing, waits for
+            something else than `ask`, or asks for something else when it is run again.
+        BudgetExhaustedError, PermanentModelError, StoppedError: as for `Caller.generate`. Earlier replies are in the memo.
+    """
+    running = [_begun(task, *cell) for cell in cells]
+    while active := [program for program in running if program.outcome is None]:
+        replies = iter(_replies(task, model, caller, active))
+        for program in active:
+            program.answer(list(islice(replies, len(program.waiting))))
+    outcomes = [program.outcome or Failure("never begun") for program in running]
+    for cell, outcome in zip(cells, outcomes, strict=True):
+        if isinstance(outcome, Response):
+            replays.check(cell, outcome)
+    return outcomes
+
+
+def _begun(task: Task, prompt: Prompt, example: Example, replicate: int) -> _Running:
+    if not isinstance(prompt, Prompts) or task.program is None:
+        raise InputError(f"a program is run with Prompts, not with {str(prompt)[:60]!r}")
+    coroutine = task.program(_Asker(prompt, task), prompt, example)
+    if not inspect.iscoroutine(coroutine):
+        raise InputError(f"the program {task.program!r} must be written `async def program(ask, prompts, example)`")
+    running = _Running(task, replicate)
+    running.begin(coroutine)
+    return running
+
+
+def _replies(task: Task, model: Model, caller: Caller, active: Sequence[_Running]) -> list[Reply]:
+    """Return the replies to all that the programs wait for, in order."""
+    wanted = [(program, one) for program in active for _, one in program.waiting]
+    by_function: dict[Callable[..., Any] | None, list[int]] = defaultdict(list)
+    for number, (_, one) in enumerate(wanted):
+        by_function[one.function].append(number)
+    out: dict[int, Reply] = {}
+    for function, numbers in by_function.items():
+        asked = [wanted[number] for number in numbers]
+        if function is None:
+            requests = [_request(task, program, one) for program, one in asked]
+            replies = caller.generate("task", model, requests)
+        else:
+            requests = [Request(context=one.context, max_tokens=1) for _, one in asked]
+            replies = caller.generate(TOOL, _tool_model(function), requests)
+        out.update(zip(numbers, replies, strict=True))
+    return [out[number] for number in range(len(wanted))]
+
+
+def _request(task: Task, program: _Running, wanted: _Wanted) -> Request:
+    """Return the request; at a temperature, equal requests of one program are further samples."""
+    repeat = program.repeated[wanted.context] if task.temperature else 0
+    program.repeated[wanted.context] += 1
+    return Request(
+        context=wanted.context,
+        max_tokens=task.max_tokens,
+        temperature=task.temperature,
+        top_p=task.top_p,
+        top_k=task.top_k,
+        stop=task.stop,
+        replicate=(repeat << _REPEAT_BITS) + program.replicate,
+    )
+
+
+class _ToolModel:
+    """A function as a model: its memo key is its code, or the version that the user gave, and its arguments."""
+
+    unit: Literal["reply"] = "reply"
+    price = Price(0.0, 0.0)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        name, version = function.__name__, getattr(function, VERSION, None)
+        code = code_digest(function) if version is None else None
+        if version is None and code is None:
+            raise InputError(
+                f"the memo cannot tell what the tool {name!r} does, because it uses objects that cannot be compared across "
+                "processes: write @promptopt.tool(version='1') above it, and raise the version when its results change"
+            )
+        self.fingerprint: Mapping[str, Any] = {"provider": TOOL, "model": name} | (
+            {"code": code} if version is None else {"version": version}
+        )
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
+        """Call the function once for each request, whose context is the arguments in JSON."""
+        for number, request in enumerate(requests):
+            arguments, named = json.loads(str(request.context))
+            yield Arrival(number, self._call(arguments, named))
+
+    def _call(self, arguments: list[Any], named: dict[str, Any]) -> Reply:
+        try:
+            result = self._function(*arguments, **named)
+        except Exception as error:  # noqa: BLE001  user code may raise anything
+            return Failure(f"it raised {_last_line(error)}")
+        try:
+            return Response(json.dumps(result, ensure_ascii=False, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the tool {self._function.__name__!r} must return JSON values: {error}") from None
+
+
+@lru_cache
+def _tool_model(function: Callable[..., Any]) -> _ToolModel:
+    return _ToolModel(function)
+
+
+def _result(written: str) -> Any:
+    try:
+        return json.loads(written)
+    except ValueError:  # a simulated reply
+        return written
+
+
+def _filled(example: Example, inputs: dict[str, str]) -> Example:
+    return type(example)(inputs, example.target, example.id)
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _foreign(wanted: object) -> InputError:
+    return InputError(
+        f"the program waits for something else than ask ({wanted!r}): only calls of ask can be awaited; do other work in a "
+        "function, and write `await ask.tool(function, ...)`"
+    )
+
+
+def _last_line(error: Exception) -> str:
+    """Return the error in one line, with the place in the code."""
+    said = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{said} (line {frame.lineno} of {frame.filename.rpartition('/')[2]})"

@@ -1,0 +1,471 @@
+"""Programs: several prompts, tools, what goes wrong in them, and the search of their prompts."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import zlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import toys
+
+from promptopt import (
+    Ask,
+    Components,
+    Demonstrations,
+    Example,
+    FakeModel,
+    HillClimb,
+    InputError,
+    Joint,
+    Prompt,
+    Prompts,
+    Request,
+    Response,
+    Result,
+    Run,
+    Task,
+    optimize,
+    tool,
+)
+from promptopt.replies import Call, Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SEED = {"query": Prompt("Write a query for {text}."), "answer": Prompt("Answer {text} from {passages}.")}
+WORDS = ("slowly", "exact", "loud", "short", "blue", "kindly")  # what the fake writer adds; two of them help
+
+
+def lookup(query: str) -> list[str]:
+    """The corpus: an exact query finds the item."""
+    return [query] if "exact" in query else ["nothing"]
+
+
+async def program(ask: Ask, prompts: Prompts, example: Example) -> Response:
+    query = await ask("query", example)
+    passages = await ask.tool(lookup, query.text)
+    return await ask("answer", example, passages=" ".join(passages))
+
+
+def said(request: Request) -> str:
+    """The query repeats its prompt. A quarter of the answers need an exact query, a quarter a short answer, a quarter both."""
+    text = toys.text_of(request.context)
+    if " from " not in text:
+        return text
+    item = int(text.split("item")[1].split()[0].strip("."))
+    found, short = "nothing" not in text, "short" in text
+    return str(item) if (True, found, short, found and short)[item % 4] else "?"
+
+
+def writes(request: Request) -> str:
+    """Proposes the first prompt that it is shown with one more word; which, message and sample decide."""
+    text = toys.text_of(request.context)
+    if "<prompt>" not in text:
+        return "ready"
+    shown = text.split("<prompt>")[1].split("</prompt>")[0]
+    at = zlib.crc32(f"{request.replicate} {text}".encode()) % len(WORDS)
+    return "".join(f"<prompt>{WORDS[(at + i) % len(WORDS)]} {shown}</prompt>" for i in range(3))
+
+
+def items(numbers: range) -> tuple[Example, ...]:
+    return tuple(Example({"text": f"item{i}"}, f"{i}", f"{i}") for i in numbers)
+
+
+def a_task(**changed: Any) -> Task:
+    parts: dict[str, Any] = {
+        "train": items(range(12)), "validation": items(range(12, 24)), "test": items(range(24, 48)),
+        "seed_prompts": SEED, "program": program,
+    }  # fmt: skip
+    return Task(**(parts | changed))
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A strategy that scores given prompts of a program."""
+
+    candidates: tuple[Prompts, ...] = ()
+    writes: bool = False
+    programs: bool = True
+
+    def search(self, run: Run) -> None:
+        run.score([run.task.seed_prompt, *self.candidates])
+
+
+@dataclass
+class Counting:
+    """A handler that writes down what it was asked."""
+
+    asked: list[str] = field(default_factory=list)
+
+    def __call__(self, request: Request) -> str:
+        self.asked.append(toys.text_of(request.context))
+        return said(request)
+
+
+BEST = Prompts({"query": Prompt("exact query for {text}."), "answer": Prompt("short: {text} from {passages}.")})
+
+
+def run(memo: Path, task: Task, strategy: Any = None, handler: Callable[..., Any] = said, **more: Any) -> Result:
+    strategy = Fixed((BEST,)) if strategy is None else strategy
+    return optimize(task, FakeModel(handler, "m"), strategy, memo=memo, tracking=False, **more)
+
+
+# ---------------------------------------------------------------- one program
+
+
+def test_a_program_is_scored_chosen_and_tested_like_a_prompt(tmp_path: Path) -> None:
+    result = run(tmp_path, a_task())
+    assert result.prompt == BEST
+    assert result.test is not None
+    assert (result.test.seed.estimate, result.test.chosen.estimate) == (0.25, 1.0)
+    assert result.improved
+    assert result.used["task"].calls == 2 * result.used["tool"].calls  # each query is another
+    assert "[query]\nexact query for {text}." in str(result)
+    assert Result.from_json(json.loads(json.dumps(result.to_json()))) == result
+    assert result.prompt["answer"] == BEST["answer"] if isinstance(result.prompt, Prompts) else False
+
+
+def test_all_programs_wait_together_and_a_replay_asks_and_runs_nothing(tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    @tool(version="1")
+    def noted(query: str) -> list[str]:
+        ran.append(query)
+        return lookup(query)
+
+    async def own(ask: Ask, prompts: Prompts, example: Example) -> Response:
+        query = await ask("query", example)
+        return await ask("answer", example, passages=" ".join(await ask.tool(noted, query.text)))
+
+    first = Counting()
+    result = run(tmp_path, a_task(program=own), handler=_named(first))
+    kinds = [" from " not in text for text in first.asked]
+    assert [kind for kind, _ in itertools.groupby(kinds)] == [
+        True,
+        False,
+    ] * 6  # first call, seed prompts, search, two blocks of validation, test
+    assert (
+        len(ran) == len(set(ran)) == 92
+    )  # 48 items under two prompts, but for those that the race on validation items left out
+    assert run(tmp_path, a_task(program=own), handler=_named(Counting())) == result
+    assert len(ran) == 92
+
+
+def _named(counting: Counting) -> Callable[[Request], str]:
+    """A function of the same code for every counter, so that the memo knows the model again."""
+    calls = counting.asked
+
+    def handler(request: Request) -> str:
+        _note(calls, toys.text_of(request.context))
+        return said(request)
+
+    return handler
+
+
+def _note(calls: list[str], text: str) -> None:
+    calls.append(text)
+
+
+def test_a_trace_holds_what_was_asked_and_said_and_rewards_see_it(tmp_path: Path) -> None:
+    seen: list[tuple[Call, ...]] = []
+
+    def reward(example: Example, response: Response) -> float:
+        seen.append(response.trace)
+        return float(response.text == example.target)
+
+    run(tmp_path, a_task(reward=reward))
+    query, searched, answer = seen[2]  # the first example was the first call too
+    assert query == Call("query", (("text", "item1"),), "Write a query for item1.")
+    assert searched == Call("tool:lookup", (("arguments", '[["Write a query for item1."], {}]'),), '["nothing"]')
+    assert answer == Call("answer", (("text", "item1"), ("passages", "nothing")), "?")
+
+
+def test_gathered_calls_go_out_together_and_repeats_are_samples_only_at_a_temperature(tmp_path: Path) -> None:
+    async def votes(ask: Ask, prompts: Prompts, example: Example) -> str:
+        async def twice() -> str:
+            first = await ask("answer", example, passages="a")
+            second = await ask("answer", example, passages=first.text)
+            return second.text
+
+        texts = await ask.gather(twice(), ask("answer", example, passages="a"), ask("answer", example, passages="a"))
+        assert await ask.gather() == []
+        return f"{texts[0]} {texts[1].text == texts[2].text}"
+
+    replicates: list[int] = []
+
+    def handler(request: Request) -> str:
+        replicates.append(request.replicate)
+        return f"{request.replicate}"
+
+    for temperature, different in ((0.0, {0}), (1.0, {0, 1 << 20, 2 << 20})):
+        replicates.clear()
+        task = a_task(program=votes, temperature=temperature, train=items(range(1)), validation=(), test=())
+        run(tmp_path / str(temperature), task, Fixed(), handler)
+        assert set(replicates) == different
+
+
+def test_a_text_may_be_returned_and_prompts_without_slots_get_all_fields(tmp_path: Path) -> None:
+    async def plain(ask: Ask, prompts: Prompts, example: Example) -> str:
+        reply = await ask("answer", example, hint="x")
+        return reply.text.upper()
+
+    asked = Counting()
+    task = a_task(program=plain, seed_prompts={"answer": Prompt("Answer.", Demonstrations(items(range(90, 91))))})
+    with pytest.raises(InputError, match=r"demonstration '90' of the prompt 'answer' has no field 'hint'"):
+        run(tmp_path, task, Fixed(), asked)
+    run(tmp_path, replace(task, seed_prompt=Prompts({"answer": Prompt("Answer.")})), Fixed(), asked)
+    assert asked.asked[0] == "Answer.\ntext: item0\nhint: x"
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+async def unknown(ask: Ask, prompts: Prompts, example: Example) -> Response:
+    return await ask("anwser", example)
+
+
+async def empty(ask: Ask, prompts: Prompts, example: Example) -> Response:
+    return await ask("answer", example)
+
+
+async def number(ask: Ask, prompts: Prompts, example: Example) -> Response:
+    return await ask("answer", example, passages=3)  # type: ignore[arg-type]
+
+
+async def nothing(ask: Ask, prompts: Prompts, example: Example) -> None:
+    await ask("query", example)
+
+
+async def sleeping(ask: Ask, prompts: Prompts, example: Example) -> Response:
+    await asyncio.sleep(1)
+    return await ask("query", example)
+
+
+async def yielding(ask: Ask, prompts: Prompts, example: Example) -> Response:
+    await asyncio.sleep(0)
+    return await ask("query", example)
+
+
+_NUMBERS = itertools.count()
+
+
+async def drawn(ask: Ask, prompts: Prompts, example: Example) -> Response:
+    return await ask("answer", example, passages=str(next(_NUMBERS)))
+
+
+def no_coroutine(ask: Ask, prompts: Prompts, example: Example) -> str:
+    return "5"
+
+
+async def odd_tool(ask: Ask, prompts: Prompts, example: Example) -> Response:
+    return await ask("answer", example, passages=await ask.tool(lookup, {1, 2}))
+
+
+async def object_tool(ask: Ask, prompts: Prompts, example: Example) -> Response:
+    return await ask("answer", example, passages=await ask.tool(Counting(), "a"))
+
+
+class Index:
+    """Something that cannot be compared across processes."""
+
+
+def _search_of(index: Index) -> Callable[[str], str]:
+    def search(query: str) -> str:
+        return f"{index} {query}"
+
+    return search
+
+
+async def closure_tool(ask: Ask, prompts: Prompts, example: Example) -> Response:
+    return await ask("answer", example, passages=await ask.tool(_search_of(Index()), "a"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (unknown, r"no prompt 'anwser', did you mean 'answer'\?; the prompts: query, answer"),
+        (
+            empty,
+            r"nothing fills the slot \{passages\} of the prompt 'answer': write ask\('answer', example, passages=\.\.\.\)",
+        ),
+        (number, r"fills the slot 'passages' of 'answer' with 3: give a text"),
+        (nothing, r"the program returned None: return a response of ask, or a text"),
+        (sleeping, r"waits for something else than ask .*await ask\.tool\(function"),
+        (yielding, r"waits for something else than ask"),
+        (drawn, r"run again on example '0', the program asked for something else"),
+        (no_coroutine, r"must be written `async def program"),
+        (odd_tool, r"arguments of the tool 'lookup' must be JSON values"),
+        (object_tool, r"a tool is a function, not Counting"),
+        (closure_tool, r"cannot tell what the tool 'search' does.*tool\(version='1'\)"),
+    ],
+)
+def test_a_program_that_cannot_work_is_refused_at_its_first_call(tmp_path: Path, wrong: Any, message: str) -> None:
+    asked = Counting()
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, a_task(program=wrong), Fixed(), asked)
+    assert len(asked.asked) <= 1 + 12  # the call to each model, and the seed prompts on the training examples
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed_prompts": None}, "no seed prompt: give seed_prompt"),
+        ({"seed_prompts": None, "seed_prompt": Prompt("x")}, r"its prompts by name: give seed_prompts="),
+        ({"program": None}, "several prompts, but no program"),
+        ({"seed_prompt": Prompt("x")}, "both seed_prompt and seed_prompts"),
+        ({"seed_prompts": {}}, "give at least one"),
+        ({"seed_prompts": {"a": "text"}}, r"prompts are \{name: Prompt"),
+        ({"program": "answer"}, "program must be an `async def"),
+        ({"max_calls": 0}, "max_calls must be at least 1"),
+    ],
+)
+def test_a_task_says_what_a_program_needs(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        a_task(**changed)
+
+
+def test_strategies_for_one_prompt_and_for_programs_are_not_mixed_up(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Joint searches one prompt.*--strategy components"):
+        run(tmp_path, a_task(), Joint())
+    single = Task(train=items(range(4)), seed_prompt=Prompt("Say."))
+    with pytest.raises(InputError, match="Components searches the prompts of a program, and the task has none"):
+        run(tmp_path, single, Components())
+
+
+def failing(item: str) -> str:
+    raise ValueError(f"no {item}")
+
+
+async def broken(ask: Ask, prompts: Prompts, example: Example) -> Response:
+    if example.id == "7":
+        raise KeyError("7")
+    if example.id == "8":
+        return await ask("answer", example, passages=await ask.tool(failing, "index"))
+    while example.id == "9":
+        await ask("query", example)
+    return await ask("query", example)
+
+
+def test_an_exception_a_failed_tool_and_an_endless_loop_fail_their_cell_only(tmp_path: Path) -> None:
+    kept: list[Any] = []
+
+    @dataclass(frozen=True)
+    class Looking(Fixed):
+        def search(self, run: Run) -> None:
+            kept.extend(reply for (reply,) in run.score([run.task.seed_prompt]).replies[0])
+
+    result = run(tmp_path, a_task(program=broken, max_calls=5), Looking())
+    failures = {i: reply.reason for i, reply in enumerate(kept) if isinstance(reply, Failure)}
+    assert sorted(failures) == [7, 8, 9]
+    assert failures[7].startswith("the program raised KeyError: '7' (line ")
+    assert failures[8].startswith("tool:failing: it raised ValueError: no index (line ")
+    assert failures[9].startswith("the program makes more than 5 calls")
+    assert result.history[0].failed == 3
+    assert result.unfinished
+
+
+# ---------------------------------------------------------------- components
+
+
+@dataclass(frozen=True)
+class On:
+    """A strategy that runs another one on one component."""
+
+    name: str
+    inner: Any
+    programs: bool = True
+
+    @property
+    def writes(self) -> bool:
+        return bool(self.inner.writes)
+
+    def search(self, run: Run) -> None:
+        self.inner.search(run.component(self.name))
+
+
+@pytest.mark.parametrize("inner", [HillClimb(iterations=2, restarts=1), Joint(patience=3)])
+def test_a_strategy_for_one_prompt_works_on_a_component(tmp_path: Path, inner: Any) -> None:
+    half = {"query": BEST["query"], "answer": SEED["answer"]}
+    result = run(
+        tmp_path, a_task(seed_prompts=half), On("answer", inner), writer=FakeModel(writes, "w"), budget="4000 calls"
+    )
+    assert isinstance(result.prompt, Prompts)
+    assert result.prompt["query"] == half["query"]
+    assert "short" in result.prompt["answer"].text
+    assert result.improved
+    assert {record.parent for record in result.history} == {None, 0}
+    assert all(isinstance(record.prompt, Prompts) for record in result.history)
+
+
+def test_a_component_sees_its_own_inputs_replies_and_the_targets_that_are_its_own(tmp_path: Path) -> None:
+    runs: dict[str, Run] = {}
+
+    @dataclass(frozen=True)
+    class Looking(Fixed):
+        def search(self, run: Run) -> None:
+            runs.update({name: run.component(name) for name in SEED})
+            scores = runs["query"].score([Prompt("exact query: {text}")])
+            assert scores.replies[0][3][0].text == "exact query: item3"  # type: ignore[union-attr]
+            assert len(run.archive) == 2
+
+    run(tmp_path, a_task(), Looking())
+    answer, query = (runs[name].task.train[3] for name in ("answer", "query"))
+    assert answer == Example({"text": "item3", "passages": "nothing"}, "3", "3")
+    assert query == Example({"text": "item3"}, None, "3")
+    assert runs["query"].task.train[4].target == "Write a query for item4."  # the reward was right there
+    assert "the others (answer) stay as they are" in runs["query"].task.description
+
+
+def test_a_component_that_is_unknown_or_never_asked_is_refused(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Looking(Fixed):
+        def search(self, run: Run) -> None:
+            with pytest.raises(InputError, match="no prompt 'quary', did you mean 'query'"):
+                run.component("quary")
+            with pytest.raises(InputError, match="asks the prompt 'spare' on no training example"):
+                run.component("spare")
+
+    run(tmp_path, a_task(seed_prompts={**SEED, "spare": Prompt("Nobody asks.")}), Looking())
+    with pytest.raises(InputError, match="only a program has components"):
+        run(tmp_path, Task(train=items(range(4)), seed_prompt=Prompt("Say.")), replace_programs(On("a", Joint())))
+
+
+def replace_programs(strategy: On) -> On:
+    return replace(strategy, programs=False)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_components_finds_the_best_prompts_of_a_program_and_repeats_without_a_call(tmp_path: Path, seed: int) -> None:
+    settings: dict[str, Any] = {"writer": FakeModel(writes, "w"), "budget": "4000 calls", "seed": seed}
+    result = run(tmp_path, a_task(), "auto", **settings)
+    assert result.strategy["name"] == "Components"
+    assert isinstance(result.prompt, Prompts)
+    assert result.test is not None
+    assert result.test.chosen.estimate == 1.0
+    again = run(tmp_path, a_task(), "auto", handler=said, **settings)
+    assert again == result
+    assert sum(spent.calls for spent in again.paid.values()) == 0
+
+
+def test_components_shows_a_prompt_its_own_right_answers_without_a_writer(tmp_path: Path) -> None:
+    def shown_helps(request: Request) -> str:
+        text = toys.text_of(request.context)
+        if "query" in text.splitlines()[-1]:
+            return "exact" if "exact" in text or "item0" in text.splitlines()[-1] else "?"
+        return text.split("item")[-1].split()[0] if "nothing" not in text else "?"
+
+    async def own(ask: Ask, prompts: Prompts, example: Example) -> Response:
+        query = await ask("query", example)
+        return await ask("answer", example, passages=" ".join(await ask.tool(lookup, query.text)))
+
+    prompts = {"query": Prompt("query for {text}"), "answer": Prompt("{passages} {text}")}
+    result = run(tmp_path, a_task(program=own, seed_prompts=prompts), Components(instructions=0), shown_helps)
+    assert isinstance(result.prompt, Prompts)
+    shown = result.prompt["query"].demonstrations
+    assert shown is not None
+    assert {item.target for item in shown.items} == {"exact"}
