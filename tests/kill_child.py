@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import toys
 
-from promptopt import FunctionModel, Memo, Prompt, PromptQuine, RandomSearch, Request, Strategy, optimize
+from promptopt import FunctionModel, Memo, Prompt, PromptQuine, RandomSearch, Request, Strategy, optimize, tool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from promptopt import Arrival
     from promptopt.prompt import Context
@@ -58,6 +58,15 @@ def fake(path: str, most: float) -> FunctionModel:
     return FunctionModel(handler, name="killed", version="1")
 
 
+def logged(path: str) -> Callable[[str], str]:
+    @tool(version="1")
+    def find(text: str) -> str:
+        log(path, text)
+        return toys.shortened(text)
+
+    return find
+
+
 def local(path: str, folder: str, most: float) -> Any:
     import torch
 
@@ -88,6 +97,8 @@ def main(kind: str, places: Sequence[str], most: float = math.inf, folder: str =
             for items in toys.splits(24 if "unsupervised" in kind else 12).values()
         )
         task, model = replace(toys.TASK, train=train, validation=validation, test=test), fake(path, most)
+        if kind == "components":
+            task = replace(toys.PROGRAM_TASK, program=toys.program(logged(f"{path}.tool")))
         strategy = RandomSearch(prompts=16, batch=4) if kind == "fake" else kind
     else:
         text = "Review: {text}\nIn one word, the sentiment of this item, as a careful reader would put it, is:"

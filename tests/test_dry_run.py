@@ -119,6 +119,7 @@ MODELS: dict[str, Callable[[], Model]] = {
 
 # What these ask next, and when they end, depends on what they see: nothing but a budget says how much it will be.
 BY_SCORES = {
+    "components",
     "joint",
     "promptquine",
     "promptquine.ssga",
@@ -157,7 +158,8 @@ def test_the_calls_are_those_of_the_run(tmp_path: Path, strategy: str, kind: str
     """To a tenth, or to a factor of three where scores decide."""
     settings = SHORTER.get(strategy)
     count = 24 if strategy.startswith("unsupervised") else 6  # fewer are refused
-    task, model, writer = a_task(count), MODELS[kind](), FakeModel(write, "writer")
+    task = toys.PROGRAM_TASK if strategy == "components" else a_task(count)
+    model, writer = MODELS[kind](), FakeModel(write, "writer")
 
     def expected() -> Estimate:
         return estimate(task, model, strategy, writer=writer, budget=budget, settings=settings, memo=tmp_path)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHILD = Path(__file__).with_name("kill_child.py")
-KILLS = {"fake": 10, "local": 5}
-PAUSE = {"fake": 0.01, "local": 0.2}  # seconds: about ten calls, or one batch, further on
+KILLS = {"fake": 10, "components": 10, "local": 5}
+PAUSE = {"fake": 0.01, "components": 0.01, "local": 0.2}  # seconds: about ten calls, or one batch, further on
 
 
 @dataclass
@@ -95,18 +95,18 @@ def lines(folder: Path) -> list[Any]:
 
 
 def flat(kind: str, records: list[Any]) -> list[Any]:
-    return records if kind == "fake" else [cell for batch in records for cell in batch]
+    return records if kind != "local" else [cell for batch in records for cell in batch]
 
 
-@pytest.mark.parametrize("kind", ["fake", "local"])
+@pytest.mark.parametrize("kind", ["fake", "components", "local"])
 def test_killed_again_and_again_a_run_ends_the_same_and_repeats_nothing(kind: str, tmp_path: Path, runs: Runs) -> None:
     model = runs.build(tmp_path / "model") if kind == "local" else ""
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     calm.mkdir()
     killed.mkdir()
     expected = runs.finish(kind, calm, model)
-    (fingerprint,) = [expected.models["task"]]
-    operation = "generate" if kind == "fake" else "label_logprobs"
+    fingerprint = expected.models["task"]
+    operation = "generate" if kind != "local" else "label_logprobs"
     rng = np.random.default_rng(7)
 
     each = len(lines(calm)) // KILLS[kind]  # however fast it is, no start gets further, nor the last one to the end
@@ -127,6 +127,9 @@ def test_killed_again_and_again_a_run_ends_the_same_and_repeats_nothing(kind: st
     assert ended == expected
     assert set(keys) <= set(stored)
     assert not repeated
+    if kind == "components":
+        calls = [len((folder / "log.tool").read_text().splitlines()) for folder in (calm, killed)]
+        assert calls[0] <= calls[1] <= calls[0] + KILLS[kind]  # a kill cuts off one call at most
 
 
 @pytest.mark.parametrize(

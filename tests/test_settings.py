@@ -70,6 +70,7 @@ def test_settings_change_a_strategy_that_was_made_already() -> None:
 
 
 NAMES = {  # what results, run digests and random streams have always called them
+    "components": "Components",
     "hillclimb": "HillClimb",
     "joint": "Joint",
     "p1": "P1",

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from promptopt import Example, FakeLabelModel, FakeModel, Prompt, Request, Task
+from promptopt import Ask, Example, FakeLabelModel, FakeModel, Program, Prompt, Prompts, Request, Response, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,7 +88,7 @@ def writer(request: Request) -> str:
 def _thinned(text: str, salt: str) -> str:
     chances = hashlib.sha256(salt.encode()).digest()
     words = text.split()
-    return " ".join(word for i, word in enumerate(words) if word == "{text}" or chances[i % 32] % 3)
+    return " ".join(word for i, word in enumerate(words) if word.startswith("{") or chances[i % 32] % 3)
 
 
 _SPLITS = splits(12)
@@ -101,6 +101,36 @@ TASK = Task(
     labels=LABELS,
     description="Answer.",
     name="toy",
+)
+
+
+def shortened(text: str) -> str:
+    """A tool: the last two words."""
+    return " ".join(text.split()[-2:])
+
+
+def program(find: Callable[[str], str]) -> Program:
+    """A program of two prompts and a tool; both prompts can spoil an answer."""
+
+    async def read_and_answer(ask: Ask, prompts: Prompts, example: Example) -> Response:
+        read = await ask("read", example)
+        found = await ask.tool(find, f"{read.text} {example.inputs['text']}")
+        return await ask("answer", example, read=found)
+
+    return read_and_answer
+
+
+PROGRAM_PROMPTS = {
+    "read": Prompt("Read never the {text}"),
+    "answer": Prompt("As {read} says, answer loudly perhaps {text}"),
+}
+PROGRAM_TASK = Task(
+    train=_SPLITS["train"],
+    validation=_SPLITS["validation"],
+    test=_SPLITS["test"],
+    seed_prompts=PROGRAM_PROMPTS,
+    program=program(shortened),
+    name="toy program",
 )
 
 TOYS = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from promptopt.errors import BudgetExhaustedError, InputError
 from promptopt.models.fake import FakeModel
 from promptopt.optimization.api import optimize
-from promptopt.prompt import Example, Prompt
-from promptopt.strategies.base import Strategy, needs_no_labels
+from promptopt.prompt import Example, Prompt, Prompts
+from promptopt.strategies.base import Strategy, needs_no_labels, searches_programs
 from promptopt.strategies.registry import name_of, settings_of
 from promptopt.task import Task
 from promptopt.testing.oddities import untouched_randomness
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from promptopt.models.base import Model, Request
+    from promptopt.program import Ask
+    from promptopt.replies import Response
     from promptopt.results.result import Result
     from promptopt.search.run import Run
 
@@ -34,7 +37,7 @@ def check_strategy(
 
     Args:
         strategy: to check.
-        task: that it can search; None for a task with the labels yes and no.
+        task: that it can search; None for a task with the labels yes and no, with a program if the strategy searches programs.
         model: of the task, and writer of prompts; None for fakes.
         calls: budget of a search.
         seed: of the searches.
@@ -47,7 +50,7 @@ def check_strategy(
         raise AssertionError(f"{strategy!r} is no strategy: it needs `writes` and `search(run)`")
     if not isinstance(strategy.writes, bool):
         raise AssertionError(f"`writes` of {name_of(strategy)} is {strategy.writes!r}, not True or False")
-    task, name = task or _task(), name_of(strategy)
+    task, name = task or (_program_task() if searches_programs(strategy) else _task()), name_of(strategy)
     settings = settings_of(strategy)
 
     def search(memo: str, budget: int) -> Result:
@@ -93,6 +96,7 @@ class _Watched:
         self.name = name_of(strategy)
         self.writes = strategy.writes
         self.unlabelled = needs_no_labels(strategy)
+        self.programs = searches_programs(strategy)
 
     def search(self, run: Run) -> None:
         for method in _ASKING:
@@ -126,6 +130,18 @@ def _task() -> Task:
         labels=("yes", "no"),
         description="Say yes or no.",
     )
+
+
+def _program_task() -> Task:
+    prompts = Prompts(
+        {"read": Prompt("Read never the {text}"), "answer": Prompt("As {read} says, answer it perhaps: {text}")}
+    )
+    return replace(_task(), seed_prompt=prompts, program=_read_and_answer)
+
+
+async def _read_and_answer(ask: Ask, _: Prompts, example: Example) -> Response:
+    read = await ask("read", example)
+    return await ask("answer", example, read=read.text)
 
 
 def _answer(request: Request) -> str:
