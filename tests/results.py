@@ -1,8 +1,12 @@
-"""A result made by hand, for the tests of what is done with results."""
+"""A result made by hand, and the data of a report, for the tests of what is done with results."""
 
 from __future__ import annotations
 
+import base64
+import json
 import math
+import re
+import zlib
 from dataclasses import replace
 from typing import Any
 
@@ -114,3 +118,9 @@ def an_outcome(number: int, seed: float | None, chosen: float | None, /, **chang
 
 
 OUTCOMES = (an_outcome(0, 0.0, 1.0), an_outcome(1, 1.0, 0.0), an_outcome(2, 1.0, 1.0), an_outcome(3, None, 1.0))
+
+
+def data_of(text: str) -> Any:
+    """The data in a report's page."""
+    (packed,) = re.findall(r'<script type="application/octet-stream" id="data">([A-Za-z0-9+/=]*)</script>', text)
+    return json.loads(zlib.decompress(base64.b64decode(packed)))

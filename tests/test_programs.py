@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import toys
+from results import data_of
 
 from promptopt import (
     Ask,
@@ -28,10 +29,13 @@ from promptopt import (
     Result,
     Run,
     Task,
+    load_task,
     optimize,
     tool,
 )
 from promptopt.replies import Call, Failure
+from promptopt.report.page import page
+from promptopt.results.outcomes import read_outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -367,6 +371,78 @@ def test_an_exception_a_failed_tool_and_an_endless_loop_fail_their_cell_only(tmp
     assert failures[9].startswith("the program makes more than 5 calls")
     assert result.history[0].failed == 3
     assert result.unfinished
+
+
+# ---------------------------------------------------------------- files
+
+
+PROGRAM_FILE = """
+async def answer(ask, prompts, example):
+    query = await ask("query", example)
+    return await ask("answer", example, passages=query.text)
+
+
+def plain(ask, prompts, example):
+    return "5"
+"""
+TASK_FILE = """
+program = "own:answer"
+max_calls = 7
+[prompts]
+query = "Write a query for {text}."
+answer = "Answer {text} from {passages}."
+[data]
+file = "rows.csv"
+inputs = ["text"]
+label = "n"
+"""
+
+
+def task_file(folder: Path, text: str = TASK_FILE) -> Path:
+    (folder / "own.py").write_text(PROGRAM_FILE, encoding="utf-8")
+    rows = "".join(f"item{i},{i}\n" for i in range(20))
+    (folder / "rows.csv").write_text(f"text,n\n{rows}", encoding="utf-8")
+    (folder / "task.toml").write_text(text, encoding="utf-8")
+    return folder / "task.toml"
+
+
+def test_a_task_file_names_a_program_and_its_prompts(tmp_path: Path) -> None:
+    task = load_task(task_file(tmp_path))
+    assert task.seed_prompt == Prompts(SEED)
+    assert task.max_calls == 7
+    result = run(tmp_path / "memo", task, Fixed(), run_dir=tmp_path / "run")
+    again = run(tmp_path / "memo", load_task(task_file(tmp_path)), Fixed(), run_dir=tmp_path / "run")
+    assert result == again == Result.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('program = "own:answer"', "", r"has \[prompts\], but no program"),
+        ("[prompts]", "[prompts_]", "prompts_"),
+        ('program = "own:answer"', 'program = "own:answer"\nseed_prompt = "x"', "both seed_prompt and a program"),
+        ("own:answer", "own:anwser", "has no function 'anwser', did you mean 'answer'"),
+        ("own:answer", "own:plain", "must be written `async def program"),
+        ("own:answer", "answer", "program = 'answer' is not a function: give module:function"),
+    ],
+)
+def test_a_task_file_that_cannot_be_used_says_what_to_change(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_task(task_file(tmp_path, TASK_FILE.replace(old, new, 1)))
+
+
+def test_the_calls_of_each_test_item_are_in_the_file_and_in_the_report(tmp_path: Path) -> None:
+    result = run(tmp_path / "memo", a_task(), run_dir=tmp_path / "run")
+    read = read_outcomes(tmp_path / "run" / "test.jsonl")
+    assert result.test is not None
+    assert read == result.test.outcomes
+    assert [call.name for call in read[0].chosen.trace] == ["query", "tool:lookup", "answer"]
+    line = json.loads((tmp_path / "run" / "test.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert line["seed"]["trace"][0] == {
+        "name": "query", "inputs": {"text": "item24"}, "reply": "Write a query for item24."
+    }  # fmt: skip
+    shown = data_of(page(result, read))["outcomes"][0]["seed"]["trace"]
+    assert [name for name, _, _ in shown] == ["query", "tool:lookup", "answer"]
 
 
 # ---------------------------------------------------------------- components

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import toys
 from conftest import ROOT
-from results import BETTER, CHOSEN, HISTORY, OUTCOMES, SEED, UNSURE, a_result, an_outcome
+from results import BETTER, CHOSEN, HISTORY, OUTCOMES, SEED, UNSURE, a_result, an_outcome, data_of
 from shell import promptopt
 
 from promptopt import FakeModel, Prompt, PromptQuine, RandomSearch, optimize
@@ -90,11 +89,6 @@ def hostile() -> Result:
 
 def a_page(result: Result = RESULT) -> str:
     return page(result, result.test.outcomes if result.test else ())
-
-
-def data_of(text: str) -> Any:
-    (packed,) = re.findall(r'<script type="application/octet-stream" id="data">([A-Za-z0-9+/=]*)</script>', text)
-    return json.loads(zlib.decompress(base64.b64decode(packed)))
 
 
 # ---------------------------------------------------------------- what stands in it

@@ -33,7 +33,7 @@ from promptopt.data.rows import (
 from promptopt.environments import task as environment_task
 from promptopt.errors import InputError, nearest
 from promptopt.images import reference
-from promptopt.prompt import IMAGE, LABEL, Demonstrations, Prompt
+from promptopt.prompt import IMAGE, LABEL, Demonstrations, Prompt, Prompts
 from promptopt.randomness import named_generator
 from promptopt.rewards import reward_named
 from promptopt.task import Task, default_template
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
     from promptopt.data.rows import UnusableRowError
+    from promptopt.program import Program
     from promptopt.prompt import Example
     from promptopt.rewards import Reward
 
@@ -155,8 +156,25 @@ class TaskSpec(_Section):
     top_k: Annotated[int, Field(ge=0)] = 0
     stop: _Texts = ()
     demonstrations: Annotated[int, Field(ge=0)] = 0
+    program: str | None = None
+    prompts: dict[str, str] = Field(default_factory=dict)
+    max_calls: _Count = 100
     data: DataSpec | None = None
     environment: EnvironmentSpec | None = None
+
+    @model_validator(mode="after")
+    def _program_and_prompts(self) -> TaskSpec:
+        if (self.program is None) != (not self.prompts):
+            raise ValueError(
+                "it has [prompts], but no program that asks them: add program = 'module:function'"
+                if self.prompts
+                else "it has a program, but no prompts: add a section [prompts] with name = 'text'"
+            )
+        excluded = ("seed_prompt", "template", "demonstrations", "environment") if self.prompts else ()
+        conflicts = [key for key in excluded if getattr(self, key)]
+        if conflicts:
+            raise ValueError(f"it has both {conflicts[0]} and a program, which has prompts of its own: remove one")
+        return self
 
     @model_validator(mode="after")
     def _data_or_environment(self) -> TaskSpec:
@@ -268,11 +286,14 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
     splits = splits._replace(train=tuple(example for example in splits.train if example.id not in taken))
     limited = {name: _apply_limit(examples, name, spec.data) for name, examples in splits._asdict().items()}
     text = spec.seed_prompt if spec.seed_prompt is not None else _default_prompt(spec, spec.data)
+    prompt = Prompt(text, Demonstrations(demonstrations) if demonstrations else None)
     return Task(
         train=limited["train"],
         validation=limited["validation"],
         test=limited["test"],
-        seed_prompt=Prompt(text, Demonstrations(demonstrations) if demonstrations else None),
+        seed_prompt=Prompts({name: Prompt(text) for name, text in spec.prompts.items()}) if spec.prompts else prompt,
+        program=None if spec.program is None else _program(spec.program, folder),
+        max_calls=spec.max_calls,
         reward=None if spec.reward is None else _reward(spec.reward, spec.words, folder),
         labels=spec.words,
         logprobs=spec.logprobs,
@@ -381,21 +402,34 @@ def _default_prompt(spec: TaskSpec, data: DataSpec) -> str:
 
 
 def _reward(name: str, words: Sequence[str], folder: Path) -> Reward:
-    module, colon, function = name.partition(":")
+    module, colon, _ = name.partition(":")
     if not colon or module == "regex":
         return reward_named(name, words)
-    if not all(part.isidentifier() for part in (*module.split("."), function)):
-        raise InputError(f"reward = {name!r} is not a function: give the name of a built-in reward, or module:function")
-    known = vars(_import_module(module, folder))
-    if not callable(known.get(function)):
-        functions = [key for key, value in known.items() if callable(value) and not key.startswith("_")]
-        raise InputError(
-            f"reward = {name!r}: {module} has no function {function!r}{nearest(function, functions)}; "
-            f"functions: {', '.join(functions) or 'none'}"
-        )
-    reward: Reward = known[function]
+    reward: Reward = _imported(name, folder, key="reward", instead="the name of a built-in reward, or module:function")
     _check_signature(reward, name)
     return reward
+
+
+def _program(name: str, folder: Path) -> Program:
+    program: Program = _imported(name, folder, key="program", instead="module:function")
+    if not inspect.iscoroutinefunction(program):
+        raise InputError(f"program = {name!r} must be written `async def program(ask, prompts, example)`")
+    return program
+
+
+def _imported(name: str, folder: Path, *, key: str, instead: str) -> Any:
+    """Return the callable that `module:function` names."""
+    module, _, function = name.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), function)):
+        raise InputError(f"{key} = {name!r} is not a function: give {instead}")
+    known = vars(_import_module(module, folder))
+    if not callable(known.get(function)):
+        functions = [other for other, value in known.items() if callable(value) and not other.startswith("_")]
+        raise InputError(
+            f"{key} = {name!r}: {module} has no function {function!r}{nearest(function, functions)}; "
+            f"functions: {', '.join(functions) or 'none'}"
+        )
+    return known[function]
 
 
 def _check_signature(reward: Reward, name: str) -> None:

@@ -141,6 +141,10 @@ def _answer(answer: Answer) -> dict[str, Any]:
         "reward": _rounded(answer.reward),
         "reason": _truncate(answer.reason),
         "finish": answer.finish,
+        "trace": [
+            [call.name, [[name, _truncate(text)] for name, text in call.inputs], _truncate(call.reply)]
+            for call in answer.trace
+        ],
     }
 
 

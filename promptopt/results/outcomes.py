@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError
-from promptopt.replies import Failure
+from promptopt.replies import Call, Failure
 from promptopt.statistics import Interval
 from promptopt.utils.files import write_private
 from promptopt.utils.json_values import read_value
@@ -45,6 +45,7 @@ class Answer:
         reason: the reward's explanation, or why the call failed.
         finish: "stop", "length" or "refusal" as in a response, "failed" for a failure.
         events: events of an episode, in order.
+        trace: the calls of a program, in order.
     """
 
     text: str
@@ -52,6 +53,13 @@ class Answer:
     reason: str = ""
     finish: str = "stop"
     events: tuple[str, ...] = ()
+    trace: tuple[Call, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values; a trace only if there is one."""
+        values = asdict(self)
+        trace = [{**call._asdict(), "inputs": dict(call.inputs)} for call in self.trace]
+        return values | {"trace": trace} if trace else {name: values[name] for name in values if name != "trace"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +188,8 @@ def outcomes(scores: Scores) -> tuple[Outcome, ...]:
 
 def write_outcomes(outcomes: Sequence[Outcome], path: Path) -> None:
     """Write the outcomes, one line each, atomically."""
-    lines = [json.dumps(asdict(outcome), ensure_ascii=False, allow_nan=False) + "\n" for outcome in outcomes]
+    values = ({**asdict(o), "seed": o.seed.to_json(), "chosen": o.chosen.to_json()} for o in outcomes)
+    lines = [json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in values]
     write_private(path, "".join(lines))
 
 
@@ -192,13 +201,22 @@ def read_outcomes(path: Path) -> tuple[Outcome, ...]:
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
-        return tuple(read_value(Outcome, json.loads(line)) for line in lines if line)
+        return tuple(read_value(Outcome, _with_traces(json.loads(line))) for line in lines if line)
     except FileNotFoundError:
         return ()
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} does not hold the test replies of a run ({error!r}): run again to rewrite it"
         ) from error
+
+
+def _with_traces(line: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON values of an outcome with the inputs of calls as pairs."""
+    for side in ("seed", "chosen"):
+        answer = line.get(side)
+        for call in answer.get("trace", ()) if isinstance(answer, dict) else ():
+            call["inputs"] = list(call["inputs"].items())
+    return line
 
 
 def _answer(scores: Scores, prompt: int, example: int) -> Answer:
@@ -208,4 +226,11 @@ def _answer(scores: Scores, prompt: int, example: int) -> Answer:
     if isinstance(reply, Failure):
         return Answer(text="", reward=known_reward, reason=reason, finish="failed")
     events = tuple(event.name for event in reply.trajectory.events) if reply.trajectory else ()
-    return Answer(text=reply.text, reward=known_reward, reason=reason, finish=reply.finish_reason, events=events)
+    return Answer(
+        text=reply.text,
+        reward=known_reward,
+        reason=reason,
+        finish=reply.finish_reason,
+        events=events,
+        trace=reply.trace,
+    )

@@ -195,10 +195,13 @@ if (document.getElementById("length-chart") && points.length)
     `Training reward of ${points.length} candidates by prompt length in tokens, with the Pareto front.`);
 
 // ---- test examples
+const callElements = ([name, inputs, reply]) => [
+  node("h3", {}, name), ...inputs.map(([field, text]) => node("pre", {}, `${field}: ${text}`)), node("pre", {}, `→ ${reply}`)];
 const side = (title, answer) =>
   node("div", {}, node("h3", {}, `${title}: ${format(answer.reward)}`),
     node("pre", {}, answer.finish === "failed" ? "(no reply)" : answer.text || "(no text)"),
-    answer.reason || answer.finish !== "stop" ? node("p", { class: "reason" }, [answer.finish !== "stop" ? answer.finish : "", answer.reason].filter(Boolean).join(": ")) : null);
+    answer.reason || answer.finish !== "stop" ? node("p", { class: "reason" }, [answer.finish !== "stop" ? answer.finish : "", answer.reason].filter(Boolean).join(": ")) : null,
+    answer.trace.length ? node("details", {}, node("summary", {}, `${answer.trace.length} calls`), ...answer.trace.flatMap(callElements)) : null);
 const verdict = ({ difference }) => (difference === null ? "unscored" : difference > 0 ? "won" : difference < 0 ? "lost" : "tied");
 const ORDER = { lost: 0, won: 1, unscored: 2, tied: 3 };
 const exampleElement = (outcome) => {
