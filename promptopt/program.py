@@ -16,16 +16,17 @@ if TYPE_CHECKING:
 class Ask(Protocol):
     """What a program asks with. Each result is awaited; all programs of a `score` call wait together, as one batch."""
 
-    def __call__(self, name: str, example: Example, /, **slots: str) -> Awaitable[Response]:
-        """Send a prompt to the task model.
+    def __call__(self, name: str, example: Example, /, *, model: str = "", **slots: str) -> Awaitable[Response]:
+        """Send a prompt to a model.
 
         Args:
             name: of the prompt.
             example: fills the prompt's slots.
+            model: name of one of the task's `models`; "" for the task model.
             slots: further slots that the program fills, as texts; where the prompt has no slot, they follow the example's fields.
 
         Raises:
-            InputError: there is no such prompt, or a slot of it is not filled.
+            InputError: there is no such prompt or model, or a slot of the prompt is not filled.
         """
         ...
 

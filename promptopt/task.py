@@ -14,6 +14,7 @@ from promptopt.errors import InputError, nearest
 from promptopt.parsing.labels import check_labels
 from promptopt.parsing.slots import check_slots
 from promptopt.prompt import IMAGE, LABEL, Demonstrations, Example, Format, Layout, Prompt, Prompts
+from promptopt.replies import TOOL
 from promptopt.rewards import LABEL_REWARDS, Exact, Judge, Label, Number, Progress, Reward
 from promptopt.utils.characters import character_fault
 
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from promptopt.environment import Environment
+    from promptopt.models.base import Model
     from promptopt.program import Program
+
+ROLES = ("task", "writer", "judge")
+"""The models of a run, as results name them."""
 
 _NO_PROMPT = Prompt("\0")  # the default, which is no prompt
 
@@ -60,6 +65,7 @@ class Task:
             and the reply to an example is what the program returns.
         seed_prompts: name -> prompt of a program, in place of `seed_prompt`.
         max_calls: the most calls of a program for one example.
+        models: name -> model, for the prompts of a program that another model than the task model answers.
         notes: remarks on the data for readers of the result.
 
     Raises:
@@ -89,6 +95,7 @@ class Task:
     program: Program | None = None
     seed_prompts: InitVar[Mapping[str, Prompt] | None] = None
     max_calls: int = 100
+    models: Mapping[str, Model] | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)
     layout: Layout = field(init=False, repr=False, compare=False)
     # The reward if it is a default; an argument so that `dataclasses.replace` passes it on.
@@ -137,6 +144,8 @@ class Task:
         if self.program is None:
             if several:
                 raise InputError("the task has several prompts, but no program that uses them: give program=")
+            if self.models:
+                raise InputError("the task has models by name, but no program that asks them: give program=")
             check_slots(self.seed_prompt.text, self.fields, "the seed prompt", self.template)
             return
         if not several:
@@ -145,6 +154,9 @@ class Task:
             raise InputError(f"program must be an `async def program(ask, prompts, example)`, not {self.program!r}")
         if self.environment is not None or self.format == "caption":
             raise InputError("a program cannot have an environment or captions: ask the model in the program")
+        taken = next((name for name in self.models or () if name in (*ROLES, TOOL)), None)
+        if taken is not None:
+            raise InputError(f"the name {taken!r} of a model means another one in results: name it otherwise")
         if self.max_calls < 1:
             raise InputError(f"max_calls must be at least 1, not {self.max_calls}")
 

@@ -22,6 +22,7 @@ from promptopt import (
     HillClimb,
     InputError,
     Joint,
+    Price,
     Prompt,
     Prompts,
     Request,
@@ -226,6 +227,34 @@ def test_a_text_may_be_returned_and_prompts_without_slots_get_all_fields(tmp_pat
     assert asked.asked[0] == "Answer.\ntext: item0\nhint: x"
 
 
+def test_a_prompt_may_have_a_model_of_its_own(tmp_path: Path) -> None:
+    async def two(ask: Ask, prompts: Prompts, example: Example) -> Response:
+        query = await ask("query", example, model="small")
+        return await ask("answer", example, passages=query.text)
+
+    def small(request: Request) -> str:
+        return "exact" if "exact" in toys.text_of(request.context) else "nothing"
+
+    async def misspelt(ask: Ask, prompts: Prompts, example: Example) -> Response:
+        return await ask("query", example, model="smal")
+
+    dear = FakeModel(said, "m")
+    models = {"small": FakeModel(small, "small")}
+    dear.price = Price(1.0, 1.0)
+    result = optimize(
+        a_task(program=two, models=models), dear, Fixed((BEST,)), memo=tmp_path, budget="2 dollars", tracking=False
+    )
+    assert result.used["small"].calls == result.used["task"].calls > 0
+    assert result.prompt == BEST
+    assert list(result.models) == ["task", "small"]
+    assert result.test is not None
+    assert result.test.costs is None  # two prices
+    with pytest.raises(InputError, match=r"no model 'smal', did you mean 'small'\?; the models: small"):
+        run(tmp_path, a_task(program=misspelt, models=models), Fixed())
+    with pytest.raises(InputError, match="models by name, but no program"):
+        Task(train=items(range(2)), seed_prompt=Prompt("x"), models=models)
+
+
 # ---------------------------------------------------------------- what goes wrong
 
 
@@ -326,6 +355,7 @@ def test_a_program_that_cannot_work_is_refused_at_its_first_call(tmp_path: Path,
         ({"seed_prompts": {"a": "text"}}, r"prompts are \{name: Prompt"),
         ({"program": "answer"}, "program must be an `async def"),
         ({"max_calls": 0}, "max_calls must be at least 1"),
+        ({"models": {"writer": FakeModel(said)}}, "the name 'writer' of a model means another one"),
     ],
 )
 def test_a_task_says_what_a_program_needs(changed: dict[str, Any], message: str) -> None:

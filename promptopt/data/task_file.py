@@ -33,6 +33,7 @@ from promptopt.data.rows import (
 from promptopt.environments import task as environment_task
 from promptopt.errors import InputError, nearest
 from promptopt.images import reference
+from promptopt.models import load_model
 from promptopt.prompt import IMAGE, LABEL, Demonstrations, Prompt, Prompts
 from promptopt.randomness import named_generator
 from promptopt.rewards import reward_named
@@ -159,6 +160,7 @@ class TaskSpec(_Section):
     program: str | None = None
     prompts: dict[str, str] = Field(default_factory=dict)
     max_calls: _Count = 100
+    models: dict[str, str] = Field(default_factory=dict)
     data: DataSpec | None = None
     environment: EnvironmentSpec | None = None
 
@@ -294,6 +296,7 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
         seed_prompt=Prompts({name: Prompt(text) for name, text in spec.prompts.items()}) if spec.prompts else prompt,
         program=None if spec.program is None else _program(spec.program, folder),
         max_calls=spec.max_calls,
+        models={name: load_model(model) for name, model in spec.models.items()} or None,
         reward=None if spec.reward is None else _reward(spec.reward, spec.words, folder),
         labels=spec.words,
         logprobs=spec.logprobs,

@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from promptopt.errors import InputError
+from promptopt.errors import InputError, nearest
 from promptopt.models.base import Price, Request
 from promptopt.models.identity import code_digest
 from promptopt.program import VERSION
@@ -66,6 +66,7 @@ class _Wanted(NamedTuple):
     inputs: tuple[tuple[str, str], ...]
     context: Context
     function: Callable[..., Any] | None = None
+    model: str = ""
 
     def __await__(self) -> Generator[_Wanted, Any, Any]:
         return (yield self)
@@ -98,8 +99,11 @@ class _Asker:
     prompts: Prompts
     task: Task
 
-    def __call__(self, name: str, example: Example, /, **slots: str) -> _Wanted:
-        prompt = self.prompts[name]
+    def __call__(self, name: str, example: Example, /, *, model: str = "", **slots: str) -> _Wanted:
+        prompt, models = self.prompts[name], self.task.models or {}
+        if model and model not in models:
+            known = f"the models: {', '.join(models)}" if models else f"give the task models={{{model!r}: ...}}"
+            raise InputError(f"the task has no model {model!r}{nearest(model, models)}; {known}")
         not_text = next((slot for slot, value in slots.items() if not isinstance(value, str)), None)
         if not_text is not None:
             raise InputError(
@@ -114,7 +118,7 @@ class _Asker:
                 f"demonstration {lacking[0]!r} of the prompt {name!r} has no field {lacking[1]!r}, which the program fills: give it one"
             )
         layout = Layout(tuple(inputs), default_template(tuple(inputs)), self.task.format)
-        return _Wanted(name, tuple(inputs.items()), layout.render(prompt, _filled(example, inputs)))
+        return _Wanted(name, tuple(inputs.items()), layout.render(prompt, _filled(example, inputs)), model=model)
 
     def _check_slots(self, name: str, prompt: Prompt, inputs: dict[str, str]) -> None:
         seed = self.task.seed_prompt
@@ -149,7 +153,7 @@ class _Running:
     waiting: list[tuple[_Strand, _Wanted]] = field(default_factory=list)
     trace: list[Call] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
-    repeated: Counter[Context] = field(default_factory=Counter)
+    repeated: Counter[tuple[str, Context]] = field(default_factory=Counter)
     strands: list[_Strand] = field(default_factory=list)
     outcome: Reply | None = None
 
@@ -279,15 +283,15 @@ def _begun(task: Task, prompt: Prompt, example: Example, replicate: int) -> _Run
 def _replies(task: Task, model: Model, caller: Caller, active: Sequence[_Running]) -> list[Reply]:
     """Return the replies to all that the programs wait for, in order."""
     wanted = [(program, one) for program in active for _, one in program.waiting]
-    by_function: dict[Callable[..., Any] | None, list[int]] = defaultdict(list)
+    groups: dict[tuple[Callable[..., Any] | None, str], list[int]] = defaultdict(list)
     for number, (_, one) in enumerate(wanted):
-        by_function[one.function].append(number)
+        groups[one.function, one.model].append(number)
     out: dict[int, Reply] = {}
-    for function, numbers in by_function.items():
+    for (function, name), numbers in groups.items():
         asked = [wanted[number] for number in numbers]
         if function is None:
             requests = [_request(task, program, one) for program, one in asked]
-            replies = caller.generate("task", model, requests)
+            replies = caller.generate(name or "task", (task.models or {}).get(name, model), requests)
         else:
             requests = [Request(context=one.context, max_tokens=1) for _, one in asked]
             replies = caller.generate(TOOL, _tool_model(function), requests)
@@ -297,8 +301,9 @@ def _replies(task: Task, model: Model, caller: Caller, active: Sequence[_Running
 
 def _request(task: Task, program: _Running, wanted: _Wanted) -> Request:
     """Return the request; at a temperature, equal requests of one program are further samples."""
-    repeat = program.repeated[wanted.context] if task.temperature else 0
-    program.repeated[wanted.context] += 1
+    asked = wanted.model, wanted.context
+    repeat = program.repeated[asked] if task.temperature else 0
+    program.repeated[asked] += 1
     return Request(
         context=wanted.context,
         max_tokens=task.max_tokens,

@@ -93,7 +93,7 @@ def compare(
         difference=paired_interval(second, first) if chosen != seed else SAME,
         examples=both.size,
         spread=float(both.std(ddof=1)) if both.size > 1 else None,
-        costs=_costs(pair, scorer.model.price),
+        costs=None if scorer.task.models else _costs(pair, scorer.model.price),
         read="text" if written else "labels" if scorer.chooses else "",
         by_labels=_by_labels(scorer.score(prompts, examples), first, second) if written else None,
         predictor=None if predictor is None else _predictor_test(predictor, scores, pair),

@@ -58,7 +58,7 @@ class Job:
             roles["writer"] = without_batches(self.writer or self.model)
         if isinstance(self.task.reward, Judge):
             roles["judge"] = self.task.reward.model
-        return roles
+        return roles | dict(self.task.models or {})
 
     @property
     def begun(self) -> RunStarted:
