@@ -50,6 +50,7 @@ if _typing.TYPE_CHECKING:
     from promptopt.optimization.estimate import estimate as estimate
     from promptopt.program import Ask as Ask
     from promptopt.program import Program as Program
+    from promptopt.program import as_program as as_program
     from promptopt.program import tool as tool
     from promptopt.prompt import Demonstrations as Demonstrations
     from promptopt.prompt import Example as Example
@@ -101,7 +102,7 @@ _NAMES = {  # module -> what it gives to the package; the same as above, which a
     "promptopt.optimization.api": "optimize",
     "promptopt.optimization.diagnosis": "Diagnosis diagnose",
     "promptopt.optimization.estimate": "Estimate estimate",
-    "promptopt.program": "Ask Program tool",
+    "promptopt.program": "Ask Program as_program tool",
     "promptopt.prompt": "Demonstrations Example Message Prompt Prompts",
     "promptopt.replies": "Arrival Call Failure Response Usage",
     "promptopt.results.predictor": "Prediction Predictor",

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
+from promptopt.errors import InputError
+
 if TYPE_CHECKING:
     from promptopt.prompt import Example, Prompts
     from promptopt.replies import Response
@@ -45,23 +47,61 @@ class Ask(Protocol):
         ...
 
 
-VERSION = "promptopt_version"
-"""Attribute of a function that `tool` marked."""
+VERSION, THREADS = "promptopt_version", "promptopt_threads"
+"""Attributes of a function that `tool` marked."""
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
-def tool(*, version: str) -> Callable[[FunctionT], FunctionT]:
+def tool(*, version: str, threads: int = 1) -> Callable[[FunctionT], FunctionT]:
     """Return a decorator that gives a tool a version, by which the memo knows it in place of its code.
 
-    Needed for functions that use objects, such as an index or a client. Raise the version when results change.
+    Needed for functions that use objects, such as an index or a client.
+
+    Args:
+        version: change it when the function's results change.
+        threads: calls at once, for functions that wait, such as for a service.
+
+    Raises:
+        InputError: `version` is empty or no text, or `threads` is below 1.
     """
+    if not isinstance(version, str) or not version:
+        raise InputError(f"the version of a tool must be a text such as '1', not {version!r}")
+    if threads < 1:
+        raise InputError(f"threads must be at least 1, not {threads}")
 
     def mark(function: FunctionT) -> FunctionT:
         setattr(function, VERSION, version)
+        setattr(function, THREADS, threads)
         return function
 
     return mark
+
+
+def as_program(predict: Callable[[dict[str, str], dict[str, str]], str], *, version: str, threads: int = 8) -> Program:
+    """Return the program of code that asks models by itself: a pipeline of another library, a service, a subprocess.
+
+    The memo keeps each output under the version, the texts of all prompts and the inputs. A budget counts calls of `predict`.
+
+    Args:
+        predict: maps {name: text of the prompt} and the example's inputs to an output.
+        version: change it when the same prompts and inputs would give another output.
+        threads: calls at once; `predict` is called from so many threads.
+
+    Raises:
+        InputError: as `tool`.
+    """
+
+    @tool(version=version, threads=threads)
+    def output(prompts: dict[str, str], inputs: dict[str, str]) -> str:
+        return predict(prompts, inputs)
+
+    async def program(ask: Ask, prompts: Prompts, example: Example) -> str:
+        texts = {name: prompt.text for name, prompt in prompts.components}
+        said: str = await ask.tool(output, texts, dict(example.inputs))
+        return said
+
+    return program
 
 
 Program: TypeAlias = Callable[["Ask", "Prompts", "Example"], Coroutine[Any, Any, "Response | str"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import threading
 import zlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,9 @@ from promptopt import (
     Result,
     Run,
     Task,
+    TransientModelError,
+    as_program,
+    diagnose,
     load_task,
     optimize,
     tool,
@@ -401,6 +405,54 @@ def test_an_exception_a_failed_tool_and_an_endless_loop_fail_their_cell_only(tmp
     assert failures[9].startswith("the program makes more than 5 calls")
     assert result.history[0].failed == 3
     assert result.unfinished
+
+
+def test_code_that_asks_models_by_itself_is_a_program(tmp_path: Path) -> None:
+    calls: list[tuple[dict[str, str], dict[str, str]]] = []
+    at_once: set[int] = set()
+    lock = threading.Barrier(2, timeout=20)
+
+    def pipeline(prompts: dict[str, str], inputs: dict[str, str]) -> str:
+        calls.append((prompts, inputs))
+        at_once.add(threading.get_ident())
+        if inputs["text"] in ("item1", "item2") and len(calls) < 4:
+            lock.wait()  # the first two after the first call: both are under way together
+        found, short = "exact" in prompts["query"], "short" in prompts["answer"]
+        kind = int(inputs["text"][4:])
+        return f"{kind}" if (True, found, short, found and short)[kind % 4] else "?"
+
+    task = a_task(program=as_program(pipeline, version="1", threads=2))
+    strategy = Components(patience=20)
+    result = optimize(task, FakeModel(writes, "w"), strategy, memo=tmp_path, tracking=False, budget="3000 calls")
+    assert isinstance(result.prompt, Prompts)
+    assert result.test is not None
+    assert result.test.chosen.estimate == 1.0
+    assert "exact" in result.prompt["query"].text
+    assert all(prompt.demonstrations is None for record in result.history for _, prompt in record.prompt.components)  # type: ignore[attr-defined]
+    assert len(at_once) == 2
+    assert list(result.used) == ["tool", "writer"]  # the model is asked for prompts alone
+    made = len(calls)
+    lock.reset()
+    assert (
+        optimize(task, FakeModel(writes, "w"), strategy, memo=tmp_path, tracking=False, budget="3000 calls") == result
+    )
+    assert len(calls) == made
+
+
+def test_a_failure_in_such_code_fails_its_cell_and_its_memo_needs_a_version(tmp_path: Path) -> None:
+    def pipeline(prompts: dict[str, str], inputs: dict[str, str]) -> str:
+        raise TimeoutError("no reply from the service")
+
+    with pytest.raises(
+        TransientModelError, match=r"tool:output: it raised TimeoutError: no reply from the service \(line "
+    ):
+        run(tmp_path, a_task(program=as_program(pipeline, version="1")), Fixed())
+    with pytest.raises(InputError, match="version of a tool must be a text such as '1', not 1"):
+        as_program(pipeline, version=1)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="threads must be at least 1, not 0"):
+        as_program(pipeline, version="1", threads=0)
+    with pytest.raises(InputError, match="diagnose compares wordings of one prompt"):
+        diagnose(a_task(), FakeModel(said))
 
 
 # ---------------------------------------------------------------- files

@@ -11,6 +11,7 @@ import json
 import re
 import traceback
 from collections import Counter, defaultdict
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from promptopt.errors import InputError, nearest
 from promptopt.models.base import Price, Request
 from promptopt.models.identity import code_digest
-from promptopt.program import VERSION
+from promptopt.program import THREADS, VERSION
 from promptopt.prompt import Layout, Prompts
 from promptopt.replies import TOOL, Arrival, Call, Failure, Response, Usage
 from promptopt.task import default_template
@@ -336,11 +337,23 @@ class _ToolModel:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
         """Call the function once for each request, whose context is the arguments in JSON."""
-        for number, request in enumerate(requests):
-            arguments, named = json.loads(str(request.context))
-            yield Arrival(number, self._call(arguments, named))
+        threads = getattr(self._function, THREADS, 1)
+        if threads == 1:
+            for number, request in enumerate(requests):
+                yield Arrival(number, self._call(request))
+            return
+        numbered, pending = enumerate(requests), dict[Future[Response | Failure], int]()
+        with ThreadPoolExecutor(threads) as pool:
+            while True:
+                for number, request in islice(numbered, threads - len(pending)):
+                    pending[pool.submit(self._call, request)] = number
+                if not pending:
+                    return
+                for done in wait(pending, return_when=FIRST_COMPLETED).done:
+                    yield Arrival(pending.pop(done), done.result())
 
-    def _call(self, arguments: list[Any], named: dict[str, Any]) -> Reply:
+    def _call(self, request: Request) -> Response | Failure:
+        arguments, named = json.loads(str(request.context))
         try:
             result = self._function(*arguments, **named)
         except Exception as error:  # noqa: BLE001  user code may raise anything

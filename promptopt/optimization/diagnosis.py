@@ -250,6 +250,10 @@ def diagnose(
         PermanentModelError, TransientModelError: a model cannot be used at all.
     """
     sampled_task = _with_at_most(read_task(task), examples, seed)
+    if sampled_task.program is not None:
+        raise InputError(
+            "diagnose compares wordings of one prompt, and the task has a program of several: run a search instead"
+        )
     task_model = read_model(model)
     writer_model = without_batches(task_model if writer is None else read_model(writer))
     limit = read_budget(budget)

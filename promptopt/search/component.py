@@ -11,15 +11,15 @@ import numpy as np
 from promptopt.errors import InputError
 from promptopt.evaluation.scorer import Scorer
 from promptopt.prompt import Example
-from promptopt.replies import Response
+from promptopt.replies import Call, Response
 from promptopt.scores import Scores
 from promptopt.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from promptopt.prompt import Prompt, Prompts
-    from promptopt.replies import Call, Reply
+    from promptopt.replies import Reply
     from promptopt.rewards import Judge, Reward
     from promptopt.search.run import Run
 
@@ -28,7 +28,8 @@ def component_task(run: Run, held: Prompts, name: str) -> Task:
     """Return one prompt's task: its examples hold the fields that the program filled in under the held prompts.
 
     Targets stay where the reply to this prompt is always the program's answer. Elsewhere they say nothing of what it should be: there the
-    prompt's own reply is the target on examples with the highest reward, and the others have none.
+    prompt's own reply is the target on examples with the highest reward, and the others have none. None has one if the program gives its
+    prompts to other code, which takes no demonstrations.
 
     Raises:
         InputError: there is no such prompt, or the program never asks it.
@@ -37,19 +38,7 @@ def component_task(run: Run, held: Prompts, name: str) -> Task:
     calls = _first_calls(run, held, name)
     if not calls:
         raise InputError(f"the program asks the prompt {name!r} on no training example: there is nothing to search")
-    answers = all(call.reply == response.text for call, response in calls.values())
-    rewards = dict(zip(run.task.train, run.archive.task_rewards([held], run.task.train)[0].tolist(), strict=True))
-    top = max((reward for reward in rewards.values() if not math.isnan(reward)), default=math.nan)
-    by_id = {example.id: example for example in run.task.train}
-    targets = {
-        id_: by_id[id_].target
-        if answers
-        else call.reply
-        if rewards[by_id[id_]] == top > min(rewards.values())
-        else None
-        for id_, (call, _) in calls.items()
-    }
-    examples = tuple(Example(dict(call.inputs), targets[id_], id_) for id_, (call, _) in calls.items())
+    examples = tuple(Example(dict(calls[id_].inputs), target, id_) for id_, target in _targets(run, held, name, calls))
     others = ", ".join(other for other in held.names if other != name)
     about = f"This prompt, {name!r}, is one of a program's; the others ({others}) stay as they are." if others else ""
     return Task(
@@ -64,21 +53,50 @@ def component_task(run: Run, held: Prompts, name: str) -> Task:
     )
 
 
+def _targets(run: Run, held: Prompts, name: str, calls: Mapping[str, Call]) -> Iterator[tuple[str, str | None]]:
+    """Yield the id of each example on which a prompt was asked, with the target of the component's task."""
+    scores = run.score([held])
+    rewards = {
+        example.id: float(reward) for example, reward in zip(scores.examples, scores.per_example[0], strict=True)
+    }
+    known = [reward for reward in rewards.values() if not math.isnan(reward)]
+    responses = {
+        e.id: r for e, (r, *_) in zip(scores.examples, scores.replies[0], strict=True) if isinstance(r, Response)
+    }
+    is_asked = any(call.name == name for id_ in calls for call in responses[id_].trace)
+    answers = all(call.reply == responses[id_].text for id_, call in calls.items())
+    for example in scores.examples:
+        if example.id not in calls:
+            continue
+        right = min(known) < rewards[example.id] == max(known)
+        own = example.target if answers else calls[example.id].reply if right else None
+        yield example.id, own if is_asked else None
+
+
 def asked_names(run: Run, held: Prompts) -> list[str]:
-    """Return the names of the prompts that the program asks on training examples, in the order of the prompts. Scores them if need be."""
+    """Return the names of the prompts that the program asks on training examples, in the order of the prompts. Scores them if need be.
+
+    All names, if it asks none by itself: then it gives them to code that does.
+    """
     replies = (reply for row in run.score([held]).replies[0] for reply in row)
     asked = {call.name for reply in replies if isinstance(reply, Response) for call in reply.trace}
-    return [name for name in held.names if name in asked]
+    return [name for name in held.names if name in asked or not asked & set(held.names)]
 
 
-def _first_calls(run: Run, held: Prompts, name: str) -> dict[str, tuple[Call, Response]]:
-    """Return the first call of a prompt for each training example, by id, with the program's response."""
+def _first_calls(run: Run, held: Prompts, name: str) -> dict[str, Call]:
+    """Return the first call of a prompt for each training example, by id; the program's own inputs and answer, if it asks none."""
+    if name not in asked_names(run, held):
+        return {}
     scores = run.score([held])
-    out: dict[str, tuple[Call, Response]] = {}
+    out: dict[str, Call] = {}
     for example, (reply, *_) in zip(scores.examples, scores.replies[0], strict=True):
-        called = [call for call in reply.trace if call.name == name] if isinstance(reply, Response) else []
-        if called and isinstance(reply, Response):
-            out[example.id] = called[0], reply
+        if not isinstance(reply, Response):
+            continue
+        called = [call for call in reply.trace if call.name == name]
+        if called:
+            out[example.id] = called[0]
+        elif not any(call.name in held.names for call in reply.trace):
+            out[example.id] = Call(name, tuple(example.inputs.items()), reply.text)
     return out
 
 
