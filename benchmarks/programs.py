@@ -12,7 +12,7 @@ import argparse
 import time
 import tracemalloc
 import zlib
-from itertools import zip_longest
+from itertools import product, zip_longest
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -28,11 +28,12 @@ from promptopt.statistics.arrays import standard_error
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from promptopt import Ask, Request, Run
+    from promptopt import Ask, Program, Request, Run
     from promptopt.strategies.components import _Front
 
 NAMES = ("plan", "query", "read", "check", "answer", "style")
-NEEDED = {"query": "exact", "answer": "short"}  # the words that help; the other prompts change nothing
+NEEDED = {"query": "exact", "answer": "short"}  # words that help; the other prompts change nothing
+ALL_IN_ONE = ("exact", "short", "blue", "kindly")  # words that help in the prompt "answer", each a fifth of the items
 WORDS = ("slowly", "exact", "loud", "short", "blue", "kindly", "never", "twice", "now", "well", "alone", "again")
 
 
@@ -82,7 +83,7 @@ def cost(examples: int, rounds: int) -> None:
 # Ablation
 
 
-async def chain(ask: Ask, _: Prompts, example: Example) -> str:
+async def two_matter(ask: Ask, _: Prompts, example: Example) -> str:
     """Ask all prompts in turn; an answer is right where those that matter to it have their words."""
     said = [(await ask(name, example)).text for name in NAMES]
     has = [word in text for text, word in ((said[NAMES.index(name)], word) for name, word in NEEDED.items())]
@@ -91,14 +92,28 @@ async def chain(ask: Ask, _: Prompts, example: Example) -> str:
     return example.target or "" if right else "wrong"
 
 
-def scripted_task() -> Task:
-    """Return the task: six prompts, two of which matter."""
+async def one_matters(ask: Ask, _: Prompts, example: Example) -> str:
+    """Ask all prompts in turn; only one of them matters, and can be improved four times."""
+    said = [(await ask(name, example)).text for name in NAMES]
+    kind = int(example.id) % (len(ALL_IN_ONE) + 1)
+    right = not kind or ALL_IN_ONE[kind - 1] in said[NAMES.index("answer")]
+    return example.target or "" if right else "wrong"
+
+
+PROGRAMS: dict[str, Program] = {
+    "two of six prompts matter, one word each": two_matter,
+    "one of six prompts matters, four words": one_matters,
+}
+
+
+def scripted_task(program: Program) -> Task:
+    """Return the task of a scripted program."""
     rows = tuple(Example({"text": f"item {i}"}, f"{i}", f"{i}") for i in range(72))
     return Task(
         train=rows[:24],
         validation=rows[24:48],
         test=rows[48:],
-        program=chain,
+        program=program,
         seed_prompts={name: Prompt(f"{name} {{text}}") for name in NAMES},
     )
 
@@ -153,11 +168,13 @@ VARIANTS: dict[str, type[Components]] = {
 
 def ablation(budgets: Sequence[int], seeds: int) -> None:
     """Print the mean test reward of each variant, and how many runs found the best prompts."""
-    task = scripted_task()
     model, writer = FakeModel(text_of, "scripted"), FakeModel(write, "writer")
     with TemporaryDirectory() as folder, Memo(folder) as memo:
-        for budget in budgets:
-            print(f"\n| {budget:,} calls | test reward | minus components | best found |\n|---|---:|---:|---:|")
+        for (title, program), budget in product(PROGRAMS.items(), budgets):
+            task = scripted_task(program)
+            print(
+                f"\n| {title}, {budget:,} calls | test reward | minus components | best found |\n|---|---:|---:|---:|"
+            )
             first: Any = None
             for name, variant in VARIANTS.items():
                 rewards = []
@@ -178,12 +195,12 @@ def ablation(budgets: Sequence[int], seeds: int) -> None:
                 values = np.array(rewards)
                 first = values if first is None else first
                 print(
-                    f"| {name} | {_shown(values)} | {_shown(values - first)} | {int((values == 1).sum())} of {seeds} |"
+                    f"| {name} | {_shown(values)} | {_shown(values - first, '+')} | {int((values == 1).sum())} of {seeds} |"
                 )
 
 
-def _shown(values: Any) -> str:
-    return f"{values.mean():.3f} ({standard_error(values[None])[0]:.3f})"
+def _shown(values: Any, sign: str = "") -> str:
+    return f"{values.mean():{sign}.3f} ({standard_error(values[None])[0]:.3f})"
 
 
 def main() -> None:
@@ -192,8 +209,8 @@ def main() -> None:
     parser.add_argument("what", choices=["cost", "ablation"])
     parser.add_argument("--examples", type=int, default=1_000, help="programs in flight")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--budgets", type=int, nargs="+", default=[1_000, 2_000])
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--budgets", type=int, nargs="+", default=[2_000])
+    parser.add_argument("--seeds", type=int, default=20)
     given = parser.parse_args()
     if given.what == "cost":
         cost(given.examples, given.rounds)

@@ -32,6 +32,7 @@ from promptopt import (
     Run,
     Task,
     TransientModelError,
+    Usage,
     as_program,
     diagnose,
     load_task,
@@ -257,6 +258,20 @@ def test_a_prompt_may_have_a_model_of_its_own(tmp_path: Path) -> None:
         run(tmp_path, a_task(program=misspelt, models=models), Fixed())
     with pytest.raises(InputError, match="models by name, but no program"):
         Task(train=items(range(2)), seed_prompt=Prompt("x"), models=models)
+
+
+def test_a_tool_uses_no_tokens_of_a_budget(tmp_path: Path) -> None:
+    async def long(ask: Ask, prompts: Prompts, example: Example) -> Response:
+        found = await ask.tool(lookup, "exact" + "long " * 100_000)
+        return await ask("answer", example, passages=found[0][:5])
+
+    def reports(request: Request) -> Response:
+        return Response(said(request), usage=Usage(20, output=2))
+
+    result = run(tmp_path, a_task(program=long), Fixed(), reports, budget="2000 tokens")
+    assert result.used["tool"].calls == 1
+    assert result.used["tool"].tokens == 0
+    assert result.test is not None
 
 
 # ---------------------------------------------------------------- what goes wrong

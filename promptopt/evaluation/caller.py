@@ -14,7 +14,7 @@ from promptopt.errors import InputError, ModelError
 from promptopt.evaluation.calls import BatchedCalls, Recorder, Stop, StreamedCalls, replies_in_memo
 from promptopt.memo.memo import KeyMaker
 from promptopt.models.base import BatchModel, ReachabilityAware
-from promptopt.models.usage import byte_length, label_token_range, reply_token_range
+from promptopt.models.usage import NO_TOKENS, byte_length, label_token_range, reply_token_range
 from promptopt.replies import TOOL, Failure, Response
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ class Caller:
         request_of = dict(zip(keys, requests, strict=True))
 
         def token_range_of(key: str) -> TokenRange:
-            return reply_token_range(request_of[key].context, request_of[key].max_tokens)
+            request = request_of[key]
+            return NO_TOKENS if role == TOOL else reply_token_range(request.context, request.max_tokens)
 
         def dispatch(missing: Iterable[str]) -> Iterator[Arrival]:
             if isinstance(model, BatchModel):
@@ -116,7 +117,7 @@ class Caller:
             ledger=self.ledger,
             watch=self.watch,
             token_range_of=token_range_of,
-            counts_unreported=role != TOOL and self._needs_usage(model),
+            counts_unreported=self._needs_usage(model),
             repaired=self.repaired,
         )
         try:

@@ -65,6 +65,10 @@ class TokenRange(NamedTuple):
         return usage
 
 
+NO_TOKENS = TokenRange(0, 0, 0, generates=False)
+"""Of a call of a function."""
+
+
 def reply_token_range(context: Context, max_output: int) -> TokenRange:
     """Return the bounds for a call that generates text: no tokenizer gives a text more tokens than it has bytes."""
     turns = [context] if isinstance(context, str) else [turn.content for turn in context]
