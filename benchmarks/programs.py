@@ -2,8 +2,9 @@
 
     python -m benchmarks.programs cost          # processor time of a score call, beside one prompt's
     python -m benchmarks.programs ablation      # the same search with round robin, with all prompts changed at once, and so on
+    python -m benchmarks.programs helpdesk      # a program of two prompts on SmolLM2
 
-No real model: the scripted one answers at once. Rewards of the scripted program are simulated.
+The first two need no real model: a scripted one answers at once, and the rewards of the scripted programs are simulated.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import time
 import tracemalloc
 import zlib
 from itertools import product, zip_longest
+from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from promptopt import Components, Example, FakeModel, Memo, Prompt, Prompts, Response, Task, optimize
+from promptopt import Components, Example, FakeModel, Memo, Prompt, Prompts, Response, Task, load_task, optimize
 from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Ledger
 from promptopt.evaluation.scorer import Scorer
@@ -199,6 +201,48 @@ def ablation(budgets: Sequence[int], seeds: int) -> None:
                 )
 
 
+# A real model
+
+
+async def summary_and_label(ask: Ask, _: Prompts, example: Example) -> Response:
+    """Sum a message up, then say what it is about."""
+    about = await ask("summary", example)
+    return await ask("label", example, summary=about.text)
+
+
+def helpdesk(memo: Path | None, budget: int) -> None:
+    """Search both prompts on messages to a help desk, and run the search again from the memo."""
+    whole = load_task(Path(__file__).parent.parent / "examples" / "helpdesk")
+    question = f"Which of these is it about: {', '.join(whole.labels)}? Answer with one word."
+    task = Task(
+        train=whole.train[:16],
+        validation=whole.validation[:16],
+        test=whole.test[:40],
+        labels=whole.labels,
+        program=summary_and_label,
+        max_tokens=12,
+        name="helpdesk program",
+        seed_prompts={
+            "summary": Prompt("Say in three words what the message is about."),
+            "label": Prompt(f"{{summary}}\n{{text}}\n{question}"),
+        },
+    )
+    with TemporaryDirectory() as folder, Memo(memo or folder) as store:
+        first, again = (
+            optimize(
+                task,
+                "local:smollm2",
+                Components(instructions=0, patience=3),
+                budget=f"{budget} calls",
+                memo=store,
+                tracking=False,
+            )
+            for _ in range(2)
+        )
+    print(first)
+    print(f"\nagain, from the memo: equal {first == again}, calls {sum(spent.calls for spent in again.paid.values())}")
+
+
 def _shown(values: Any, sign: str = "") -> str:
     return f"{values.mean():{sign}.3f} ({standard_error(values[None])[0]:.3f})"
 
@@ -206,14 +250,17 @@ def _shown(values: Any, sign: str = "") -> str:
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.programs", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["cost", "ablation"])
+    parser.add_argument("what", choices=["cost", "ablation", "helpdesk"])
     parser.add_argument("--examples", type=int, default=1_000, help="programs in flight")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--budgets", type=int, nargs="+", default=[2_000])
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--memo", type=Path, help="folder of the replies; by default they are not kept")
     given = parser.parse_args()
     if given.what == "cost":
         cost(given.examples, given.rounds)
+    elif given.what == "helpdesk":
+        helpdesk(given.memo, budget=900)
     else:
         ablation(given.budgets, given.seeds)
 
