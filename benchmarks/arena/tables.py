@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from .cells import Cell
 
+_DEMONSTRATED = ("random demonstrations", "nearest demonstrations")
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
 
@@ -113,7 +114,7 @@ def tokens_to(cell: Cell, reward: float) -> int | None:
 
 
 def print_tables(cells: Sequence[Cell]) -> None:
-    """Print two tables for each pair of models and each budget: by task, and over all tasks."""
+    """Print three tables for each pair of models and each budget: by task, over all tasks, and against the baselines."""
     groups: dict[tuple[str, str, int], list[Cell]] = defaultdict(list)
     for cell in cells:
         groups[cell.place.model, cell.place.writer, cell.place.budget].append(cell)
@@ -122,6 +123,7 @@ def print_tables(cells: Sequence[Cell]) -> None:
         methods = by_method(members)
         print_by_task(methods)
         print_summary(methods)
+        print_against_baselines(methods)
 
 
 def by_method(cells: Iterable[Cell]) -> dict[str, Tasks]:
@@ -191,6 +193,20 @@ def print_summary(methods: Mapping[str, Tasks]) -> None:
         ]
         print(f"| {' | '.join(row)} |")
     print()
+
+
+def print_against_baselines(methods: Mapping[str, Tasks]) -> None:
+    """Print each method's mean difference from the baselines that show demonstrations, and from itself without label bias."""
+    baselines = [name for name in methods if name.removesuffix(LABEL_BIAS) in _DEMONSTRATED]
+    if not baselines:
+        return
+    print(f"| method | {' | '.join(f'minus {name}' for name in baselines)} | minus without label bias |")
+    print(f"|---{'|---:' * (len(baselines) + 1)}|")
+    for name, tasks in methods.items():
+        rivals = [methods[other] if other != name else {} for other in baselines]
+        rivals.append(methods.get(name.removesuffix(LABEL_BIAS), {}) if name.endswith(LABEL_BIAS) else {})
+        print(f"| {name} | {' | '.join(_interval(difference(tasks, rival), '+') for rival in rivals)} |")
+    print("\nDifferences are over the cells that both have.\n")
 
 
 def _partner(cell: Cell, tasks: Tasks) -> Cell | None:
