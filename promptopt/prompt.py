@@ -106,9 +106,10 @@ class Prompt:
         if self.demonstrations is None:
             return self.text
         items, nearest = self.demonstrations.items, self.demonstrations.nearest
-        which = f"{len(items)}" if nearest is None else f"the {nearest} nearest of {len(items)}"
+        count = f"{len(items)} demonstration{'s' * (len(items) != 1)}"
+        which = count if nearest is None else f"the {nearest} nearest of {count}"
         shown = [f"  {_joined_inputs(item)} -> {item.target}" for item in items]
-        return "\n".join([self.text, "", f"with {which} demonstrations before each item:", *shown])
+        return "\n".join([self.text, "", f"with {which} before each item:", *shown])
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values for `from_json`."""

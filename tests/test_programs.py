@@ -481,6 +481,11 @@ async def answer(ask, prompts, example):
 
 def plain(ask, prompts, example):
     return "5"
+
+
+def pipeline(prompts, inputs):
+    number = inputs["text"].removeprefix("item")
+    return number if "exact" in prompts["query"] or number == "3" else "?"
 """
 TASK_FILE = """
 program = "own:answer"
@@ -512,10 +517,39 @@ def test_a_task_file_names_a_program_and_its_prompts(tmp_path: Path) -> None:
     assert result == again == Result.load(tmp_path / "run")
 
 
+def test_prompts_in_files_go_in_and_better_ones_come_out(tmp_path: Path) -> None:
+    folder = '"own:pipeline"\nversion = "1"\nprompts = "texts"'
+    text = TASK_FILE.replace('program = "own:answer"\nmax_calls = 7', f"predict = {folder}")
+    file = task_file(tmp_path, text[: text.index("[prompts]")] + text[text.index("[data]") :])
+    with pytest.raises(InputError, match=r"no folder .*texts with files such as answer\.txt"):
+        load_task(file)
+    (tmp_path / "texts").mkdir()
+    for name, prompt in SEED.items():
+        (tmp_path / "texts" / f"{name}.txt").write_text(f"{prompt.text}\n", encoding="utf-8")
+    task = load_task(file)
+    assert task.seed_prompt == Prompts({name: SEED[name] for name in ("answer", "query")})
+    result = run(tmp_path / "memo", task, Fixed((BEST,)), run_dir=tmp_path / "run")
+    assert result.test is not None
+    assert result.test.chosen.estimate == 1.0
+    written = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "run" / "chosen-prompts").iterdir()}
+    assert written == {"query.txt": "exact query for {text}.\n", "answer.txt": "short: {text} from {passages}.\n"}
+    shown = Prompts({"query": Prompt("exact", Demonstrations(items(range(90, 91)))), "answer": BEST["answer"]})
+    run(tmp_path / "memo", task, Fixed((shown,)), run_dir=tmp_path / "run", overwrite=True)
+    assert (
+        Prompt.from_json(json.loads((tmp_path / "run" / "chosen-prompts" / "query.json").read_text())) == shown["query"]
+    )
+    (tmp_path / "texts" / "query.md").write_text("again", encoding="utf-8")
+    with pytest.raises(InputError, match="two files for the prompt 'query'"):
+        load_task(file)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('program = "own:answer"', "", r"has \[prompts\], but no program"),
+        ('program = "own:answer"', "", "has prompts, but no program"),
+        ('program = "own:answer"', 'predict = "own:pipeline"', "has predict, but no version"),
+        ('program = "own:answer"', 'program = "own:answer"\nversion = "1"', "has a version, but no predict"),
+        ("max_calls = 7", 'predict = "own:pipeline"', "has both program and predict"),
         ("[prompts]", "[prompts_]", "prompts_"),
         ('program = "own:answer"', 'program = "own:answer"\nseed_prompt = "x"', "both seed_prompt and a program"),
         ("own:answer", "own:anwser", "has no function 'anwser', did you mean 'answer'"),

@@ -34,6 +34,7 @@ from promptopt.environments import task as environment_task
 from promptopt.errors import InputError, nearest
 from promptopt.images import reference
 from promptopt.models import load_model
+from promptopt.program import as_program
 from promptopt.prompt import IMAGE, LABEL, Demonstrations, Prompt, Prompts
 from promptopt.randomness import named_generator
 from promptopt.rewards import reward_named
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from promptopt.prompt import Example
     from promptopt.rewards import Reward
 
+_PROMPT_ENDINGS = (".txt", ".md")
 FILE_NAME = "task.toml"
 
 
@@ -158,7 +160,9 @@ class TaskSpec(_Section):
     stop: _Texts = ()
     demonstrations: Annotated[int, Field(ge=0)] = 0
     program: str | None = None
-    prompts: dict[str, str] = Field(default_factory=dict)
+    predict: str | None = None
+    version: str | None = None
+    prompts: dict[str, str] | str = Field(default_factory=dict)
     max_calls: _Count = 100
     models: dict[str, str] = Field(default_factory=dict)
     data: DataSpec | None = None
@@ -166,11 +170,21 @@ class TaskSpec(_Section):
 
     @model_validator(mode="after")
     def _program_and_prompts(self) -> TaskSpec:
-        if (self.program is None) != (not self.prompts):
+        if self.program is not None and self.predict is not None:
             raise ValueError(
-                "it has [prompts], but no program that asks them: add program = 'module:function'"
+                "it has both program and predict: a program asks the model, predict asks models by itself; remove one"
+            )
+        if (self.predict is None) != (self.version is None):
+            raise ValueError(
+                "it has predict, but no version, by which the memo knows its code: add version = '1', and raise it with the code"
+                if self.predict
+                else "it has a version, but no predict that it belongs to: remove it"
+            )
+        if (self.program is None and self.predict is None) != (not self.prompts):
+            raise ValueError(
+                "it has prompts, but no program that asks them: add program = 'module:function'"
                 if self.prompts
-                else "it has a program, but no prompts: add a section [prompts] with name = 'text'"
+                else "it has a program, but no prompts: add a section [prompts] with name = 'text', or prompts = 'FOLDER'"
             )
         excluded = ("seed_prompt", "template", "demonstrations", "environment") if self.prompts else ()
         conflicts = [key for key in excluded if getattr(self, key)]
@@ -293,8 +307,8 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
         train=limited["train"],
         validation=limited["validation"],
         test=limited["test"],
-        seed_prompt=Prompts({name: Prompt(text) for name, text in spec.prompts.items()}) if spec.prompts else prompt,
-        program=None if spec.program is None else _program(spec.program, folder),
+        seed_prompt=_prompts(spec.prompts, folder) if spec.prompts else prompt,
+        program=_program(spec, folder) if spec.prompts else None,
         max_calls=spec.max_calls,
         models={name: load_model(model) for name, model in spec.models.items()} or None,
         reward=None if spec.reward is None else _reward(spec.reward, spec.words, folder),
@@ -413,7 +427,26 @@ def _reward(name: str, words: Sequence[str], folder: Path) -> Reward:
     return reward
 
 
-def _program(name: str, folder: Path) -> Program:
+def _prompts(given: dict[str, str] | str, folder: Path) -> Prompts:
+    """Return the prompts of a program: as given, or the files of a folder by their names without ending."""
+    if isinstance(given, dict):
+        return Prompts({name: Prompt(text) for name, text in given.items()})
+    place = folder / given
+    files = sorted(file for file in place.glob("*") if file.suffix in _PROMPT_ENDINGS)
+    if not files:
+        raise InputError(f"prompts = {given!r}: there is no folder {place} with files such as answer.txt or answer.md")
+    names = [file.stem for file in files]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"prompts = {given!r}: {place} has two files for the prompt {twice!r}: remove one")
+    return Prompts({file.stem: Prompt(read_text(file).rstrip("\n")) for file in files})
+
+
+def _program(spec: TaskSpec, folder: Path) -> Program:
+    if spec.predict is not None:
+        predict = _imported(spec.predict, folder, key="predict", instead="module:function")
+        return as_program(predict, version=str(spec.version))
+    name = str(spec.program)
     program: Program = _imported(name, folder, key="program", instead="module:function")
     if not inspect.iscoroutinefunction(program):
         raise InputError(f"program = {name!r} must be written `async def program(ask, prompts, example)`")

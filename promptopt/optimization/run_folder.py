@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -14,17 +15,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError
+from promptopt.prompt import Prompts
 from promptopt.report import write_report
 from promptopt.results.outcomes import FILE as OUTCOMES
 from promptopt.results.outcomes import write_outcomes
 from promptopt.results.predictor import write_predictor
 from promptopt.results.result import FILE, Result
-from promptopt.utils.files import make_private_folder
+from promptopt.utils.files import make_private_folder, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from promptopt.prompt import Prompt
     from promptopt.tracking import RunStarted
+
+PROMPTS = "chosen-prompts"
+"""Name of the folder with a program's chosen prompts."""
 
 _REST = "data, labels, reward, prices, or a setting of the task"
 _SHOWN = 40  # characters of a prompt
@@ -133,6 +139,23 @@ def _write(result: Result, folder: Path) -> None:
     write_outcomes(result.test.outcomes if result.test else (), folder / OUTCOMES)
     write_report(result, folder / "report.md")
     write_predictor(result.predictor, folder)
+    _write_prompts(result.prompt, folder / PROMPTS)
+
+
+def _write_prompts(prompt: Prompt, folder: Path) -> None:
+    """Write the chosen prompts of a program, a file each; remove those of an overwritten run."""
+    for file in (*folder.glob("*.txt"), *folder.glob("*.json")):
+        file.unlink()
+    if not isinstance(prompt, Prompts):
+        return
+    make_private_folder(folder)
+    for name, part in prompt.components:
+        place = folder / re.sub(r"[^\w.-]", "-", name)
+        write_private(place.with_name(f"{place.name}.txt"), f"{part.text}\n")
+        if part.demonstrations or part.turns:
+            write_private(
+                place.with_name(f"{place.name}.json"), json.dumps(part.to_json(), ensure_ascii=False, indent=1) + "\n"
+            )
 
 
 @contextmanager
