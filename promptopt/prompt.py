@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping  # noqa: TC003  read when a result is loaded
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
@@ -133,9 +133,17 @@ class Prompt:
         Raises:
             ValueError: a part is missing or has another type.
         """
-        if "prompts" in data:
-            return Prompts({name: Prompt.from_json(prompt) for name, prompt in data["prompts"].items()})
+        if is_program_prompts(data):
+            try:
+                return Prompts({name: Prompt.from_json(prompt) for name, prompt in data["prompts"].items()})
+            except InputError as error:
+                raise ValueError(str(error)) from None
         return read_value(Prompt, data)
+
+
+def is_program_prompts(data: Any) -> bool:
+    """Whether JSON values are the prompts of a program, not one prompt."""
+    return isinstance(data, Mapping) and isinstance(data.get("prompts"), Mapping)
 
 
 @dataclass(frozen=True, init=False)

@@ -576,6 +576,35 @@ def test_the_calls_of_each_test_item_are_in_the_file_and_in_the_report(tmp_path:
     assert [name for name, _, _ in shown] == ["query", "tool:lookup", "answer"]
 
 
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        (("prompt", "prompts"), {}),
+        (("prompt", "prompts", "query"), 3),
+        (("seed_prompt", "prompts", "query", "text"), None),
+        (("history", 0, "prompt"), {"prompts": {"query": "text"}}),
+        (("history",), 3),
+    ],
+)
+def test_a_result_with_malformed_prompts_is_refused(tmp_path: Path, part: tuple[Any, ...], wrong: Any) -> None:
+    values: Any = json.loads(json.dumps(run(tmp_path, a_task(test=()), Fixed()).to_json()))
+    place = values
+    for step in part[:-1]:
+        place = place[step]
+    place[part[-1]] = wrong
+    with pytest.raises(InputError, match="malformed"):
+        Result.from_json(values)
+
+
+@pytest.mark.parametrize("trace", [3, [3], [{"name": "a"}], [{"name": "a", "inputs": 3, "reply": "b"}]])
+def test_outcomes_with_a_malformed_trace_are_refused(tmp_path: Path, trace: Any) -> None:
+    answer = {"text": "a", "reward": 1.0, "reason": "", "finish": "stop", "events": []}
+    line = {"id": "1", "inputs": {}, "target": None, "seed": answer, "chosen": {**answer, "trace": trace}}
+    (tmp_path / "test.jsonl").write_text(json.dumps(line), encoding="utf-8")
+    with pytest.raises(InputError, match="does not hold the test replies"):
+        read_outcomes(tmp_path / "test.jsonl")
+
+
 # ---------------------------------------------------------------- components
 
 

@@ -210,11 +210,12 @@ def read_outcomes(path: Path) -> tuple[Outcome, ...]:
         ) from error
 
 
-def _with_traces(line: dict[str, Any]) -> dict[str, Any]:
+def _with_traces(line: Any) -> Any:
     """Return the JSON values of an outcome with the inputs of calls as pairs."""
-    for side in ("seed", "chosen"):
-        answer = line.get(side)
-        for call in answer.get("trace", ()) if isinstance(answer, dict) else ():
+    answers = [line.get(side) for side in ("seed", "chosen")] if isinstance(line, dict) else []
+    traces = [answer.get("trace") for answer in answers if isinstance(answer, dict)]
+    for call in (call for trace in traces if isinstance(trace, list) for call in trace):
+        if isinstance(call, dict) and isinstance(call.get("inputs"), dict):
             call["inputs"] = list(call["inputs"].items())
     return line
 

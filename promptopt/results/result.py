@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from promptopt.errors import InputError
 from promptopt.evaluation.ledger import Spending
 from promptopt.models.base import Price
-from promptopt.prompt import Prompt
+from promptopt.prompt import Prompt, is_program_prompts
 from promptopt.results.outcomes import SAME, Comparison, PredictorTest, with_infinities
 from promptopt.results.predictor import Predictor  # noqa: TC001  as above
 from promptopt.results.saved import read_json, write_json
@@ -443,11 +443,21 @@ class Result:
 
 
 def _with_prompts(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON values of a result with the prompts of programs as such: a reader of `Prompt` takes them for malformed."""
-    if "prompts" not in (data.get("seed_prompt") or ()):
+    """Return the JSON values of a result with the prompts of programs as such, which a reader of `Prompt` would refuse.
+
+    Raises:
+        ValueError: such a prompt is malformed.
+    """
+
+    def read(values: Any) -> Any:
+        return Prompt.from_json(values) if is_program_prompts(values) else values
+
+    if not is_program_prompts(data.get("seed_prompt")):
         return data
-    history = [{**record, "prompt": Prompt.from_json(record["prompt"])} for record in data.get("history", ())]
-    return {**data, "history": history} | {name: Prompt.from_json(data[name]) for name in ("prompt", "seed_prompt")}
+    history = data.get("history")
+    if isinstance(history, list):
+        history = [{**r, "prompt": read(r.get("prompt"))} if isinstance(r, dict) else r for r in history]
+    return {**data, "history": history, "prompt": read(data.get("prompt")), "seed_prompt": read(data["seed_prompt"])}
 
 
 def _predictor_rows(predictor: PredictorTest) -> list[tuple[str, str, str]]:
