@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from ports import free_port
 
 from promptopt import Message, Response
 from promptopt.errors import FinalModelError
@@ -71,8 +71,7 @@ def local_scores(weights: Path, contexts: Sequence[Context]) -> list[Any]:
 @contextmanager
 def llama_server(python: str, weights: Path, log: Path, *words: str) -> Iterator[str]:
     """Serve a GGUF file; yield the base URL."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     fixed = ["--host", "127.0.0.1", "--port", str(port), "--n_ctx", "512", "--n_threads", "1", "--n_threads_batch", "1"]
     command = [python, "-m", "llama_cpp.server", "--model", str(weights), "--model_alias", "smollm2", *fixed, *words]
     with log.open("w") as out:

@@ -6,7 +6,6 @@ import datetime as dt
 import importlib.util
 import json
 import logging
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import pytest
 import sqlalchemy
 import toys
 from conftest import ROOT
+from ports import free_port
 from typer.testing import CliRunner
 
 from promptopt import (
@@ -510,9 +510,7 @@ def fetched(url: str, seconds: float = 60) -> Any:
 @contextmanager
 def dashboard(url: str) -> Generator[str]:
     """A server of optuna-dashboard, as its users start it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     code = "from optuna_dashboard._cli import main; main()"
     command = [sys.executable, "-c", code, url, "--port", str(port), "--host", "127.0.0.1", "--quiet"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
