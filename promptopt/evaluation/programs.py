@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import traceback
 from collections import Counter, defaultdict
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from promptopt.errors import InputError, nearest
 from promptopt.models.base import Price, Request
 from promptopt.models.identity import code_digest
+from promptopt.parsing.slots import slot_names
 from promptopt.program import THREADS, VERSION
 from promptopt.prompt import Layout, Prompts
 from promptopt.replies import TOOL, Arrival, Call, Failure, Response, Usage
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from promptopt.replies import Reply
     from promptopt.task import Task
 
-_SLOT = re.compile(r"\{([A-Za-z_]\w*)\}")
 _REPEAT_BITS = 20  # the k-th equal request of a program at a temperature has the replicate number (k << 20) + r
 _OWN_LOOP = "no running event loop"  # what asyncio says to a program that waits for something of its own
 
@@ -103,8 +102,8 @@ class _Asker:
     def __call__(self, name: str, example: Example, /, *, model: str = "", **slots: str) -> _Wanted:
         prompt, models = self.prompts[name], self.task.models or {}
         if model and model not in models:
-            known = f"the models: {', '.join(models)}" if models else f"give the task models={{{model!r}: ...}}"
-            raise InputError(f"the task has no model {model!r}{nearest(model, models)}; {known}")
+            advice = f"the models: {', '.join(models)}" if models else f"give the task models={{{model!r}: ...}}"
+            raise InputError(f"the task has no model {model!r}{nearest(model, models)}; {advice}")
         not_text = next((slot for slot, value in slots.items() if not isinstance(value, str)), None)
         if not_text is not None:
             raise InputError(
@@ -112,8 +111,8 @@ class _Asker:
             )
         inputs = {**example.inputs, **slots}
         self._check_slots(name, prompt, inputs)
-        shown = prompt.demonstrations.items if prompt.demonstrations else ()
-        lacking = next(((item.id, slot) for item in shown for slot in inputs if slot not in item.inputs), None)
+        items = prompt.demonstrations.items if prompt.demonstrations else ()
+        lacking = next(((item.id, slot) for item in items for slot in inputs if slot not in item.inputs), None)
         if lacking is not None:
             raise InputError(
                 f"demonstration {lacking[0]!r} of the prompt {name!r} has no field {lacking[1]!r}, which the program fills: give it one"
@@ -123,7 +122,7 @@ class _Asker:
 
     def _check_slots(self, name: str, prompt: Prompt, inputs: dict[str, str]) -> None:
         seed = self.task.seed_prompt
-        declared = _SLOT.findall(seed[name].text) if isinstance(seed, Prompts) else []
+        declared = slot_names(seed[name].text) if isinstance(seed, Prompts) else []
         empty = next((slot for slot in declared if slot not in inputs and f"{{{slot}}}" in prompt.text), None)
         if empty is not None:
             raise InputError(
@@ -225,8 +224,10 @@ class _Running:
             return
         if not isinstance(value, str | Response):
             raise InputError(f"the program returned {value!r}: return a response of ask, or a text")
-        said = Response(value) if isinstance(value, str) else value
-        self.outcome = Response(said.text, usage=self.usage, finish_reason=said.finish_reason, trace=tuple(self.trace))
+        response = Response(value) if isinstance(value, str) else value
+        self.outcome = Response(
+            response.text, usage=self.usage, finish_reason=response.finish_reason, trace=tuple(self.trace)
+        )
 
     def _end(self, failure: Failure) -> None:
         self.outcome = failure
@@ -393,6 +394,6 @@ def _foreign(wanted: object) -> InputError:
 
 def _last_line(error: Exception) -> str:
     """Return the error in one line, with the place in the code."""
-    said = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{said} (line {frame.lineno} of {frame.filename.rpartition('/')[2]})"
+    return f"{line} (line {frame.lineno} of {frame.filename.rpartition('/')[2]})"

@@ -55,7 +55,7 @@ def check_slots(text: str, fields: Sequence[str], where: str, template: str = ""
     fault = character_fault(text)
     if fault:
         raise InputError(f"{where} holds {fault}")
-    slots = re.findall(r"\{([A-Za-z_]\w*)\}", text)
+    slots = slot_names(text)
     own = {field for field in fields if f"{{{field}}}" in text}
     for written, name in _foreign_slots(text, tuple(fields), own, template):
         field = next((field for field in fields if field.casefold() == name.casefold()), fields[0])
@@ -68,6 +68,11 @@ def check_slots(text: str, fields: Sequence[str], where: str, template: str = ""
                 f"{where} has the slot {{{slot}}}, but the data has no such field{nearest(slot, fields)}; "
                 f"fields: {', '.join(fields)}"
             )
+
+
+def slot_names(text: str) -> list[str]:
+    """Return the names in single braces, in order."""
+    return re.findall(r"\{([A-Za-z_]\w*)\}", text)
 
 
 def _foreign_slots(text: str, fields: tuple[str, ...], own: set[str], template: str) -> Iterator[tuple[str, str]]:

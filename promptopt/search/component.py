@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from promptopt.errors import InputError
 from promptopt.evaluation.scorer import Scorer
+from promptopt.parsing.slots import slot_names
 from promptopt.prompt import Example
-from promptopt.replies import Call, Response
+from promptopt.replies import Response
 from promptopt.scores import Scores
 from promptopt.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
     from promptopt.prompt import Prompt, Prompts
-    from promptopt.replies import Reply
+    from promptopt.replies import Call, Reply
     from promptopt.rewards import Judge, Reward
     from promptopt.search.run import Run
+
+_FILLED_ELSEWHERE = "(filled in by other code)"
+
+
+class _Cell(NamedTuple):
+    """A training example with the program's response under the held prompts, and its mean reward."""
+
+    example: Example
+    response: Response
+    reward: float
 
 
 def component_task(run: Run, held: Prompts, name: str) -> Task:
@@ -34,15 +45,13 @@ def component_task(run: Run, held: Prompts, name: str) -> Task:
     Raises:
         InputError: there is no such prompt, or the program never asks it.
     """
-    seed = held[name]
-    calls = _first_calls(run, held, name)
-    if not calls:
+    seed, cells = held[name], _cells(run, held)
+    if name not in _asked(cells, held):
         raise InputError(f"the program asks the prompt {name!r} on no training example: there is nothing to search")
-    examples = tuple(Example(dict(calls[id_].inputs), target, id_) for id_, target in _targets(run, held, name, calls))
     others = ", ".join(other for other in held.names if other != name)
     about = f"This prompt, {name!r}, is one of a program's; the others ({others}) stay as they are." if others else ""
     return Task(
-        train=_alike(examples),
+        train=_alike(_own_examples(cells, name) or _given_examples(cells, seed)),
         seed_prompt=seed,
         reward=run.task.reward,
         format=run.task.format,
@@ -53,51 +62,51 @@ def component_task(run: Run, held: Prompts, name: str) -> Task:
     )
 
 
-def _targets(run: Run, held: Prompts, name: str, calls: Mapping[str, Call]) -> Iterator[tuple[str, str | None]]:
-    """Yield the id of each example on which a prompt was asked, with the target of the component's task."""
-    scores = run.score([held])
-    rewards = {
-        example.id: float(reward) for example, reward in zip(scores.examples, scores.per_example[0], strict=True)
-    }
-    known = [reward for reward in rewards.values() if not math.isnan(reward)]
-    responses = {
-        e.id: r for e, (r, *_) in zip(scores.examples, scores.replies[0], strict=True) if isinstance(r, Response)
-    }
-    is_asked = any(call.name == name for id_ in calls for call in responses[id_].trace)
-    answers = all(call.reply == responses[id_].text for id_, call in calls.items())
-    for example in scores.examples:
-        if example.id not in calls:
-            continue
-        right = min(known) < rewards[example.id] == max(known)
-        own = example.target if answers else calls[example.id].reply if right else None
-        yield example.id, own if is_asked else None
-
-
 def asked_names(run: Run, held: Prompts) -> list[str]:
     """Return the names of the prompts that the program asks on training examples, in the order of the prompts. Scores them if need be.
 
     All names, if it asks none by itself: then it gives them to code that does.
     """
-    replies = (reply for row in run.score([held]).replies[0] for reply in row)
-    asked = {call.name for reply in replies if isinstance(reply, Response) for call in reply.trace}
-    return [name for name in held.names if name in asked or not asked & set(held.names)]
+    return _asked(_cells(run, held), held)
 
 
-def _first_calls(run: Run, held: Prompts, name: str) -> dict[str, Call]:
-    """Return the first call of a prompt for each training example, by id; the program's own inputs and answer, if it asks none."""
-    if name not in asked_names(run, held):
-        return {}
+def _cells(run: Run, held: Prompts) -> list[_Cell]:
+    """Return the training examples to which the program gave a response, scored if need be."""
     scores = run.score([held])
-    out: dict[str, Call] = {}
-    for example, (reply, *_) in zip(scores.examples, scores.replies[0], strict=True):
-        if not isinstance(reply, Response):
-            continue
-        called = [call for call in reply.trace if call.name == name]
-        if called:
-            out[example.id] = called[0]
-        elif not any(call.name in held.names for call in reply.trace):
-            out[example.id] = Call(name, tuple(example.inputs.items()), reply.text)
-    return out
+    rows = zip(scores.examples, scores.replies[0], scores.per_example[0], strict=True)
+    return [
+        _Cell(example, reply, float(reward)) for example, (reply, *_), reward in rows if isinstance(reply, Response)
+    ]
+
+
+def _asked(cells: Sequence[_Cell], held: Prompts) -> list[str]:
+    names = {call.name for cell in cells for call in cell.response.trace} & set(held.names)
+    return [name for name in held.names if cells and (name in names or not names)]
+
+
+def _own_examples(cells: Sequence[_Cell], name: str) -> tuple[Example, ...]:
+    """Return the examples on which the program asks a prompt, with the inputs and the reply of the first call."""
+    first = [(cell, call) for cell in cells for call in [_first_call(cell.response, name)] if call is not None]
+    rewards = [cell.reward for cell in cells if not math.isnan(cell.reward)]
+    lowest, highest = min(rewards, default=math.nan), max(rewards, default=math.nan)
+    is_answer = all(call.reply == cell.response.text for cell, call in first)
+
+    def target(cell: _Cell, call: Call) -> str | None:
+        if is_answer:
+            return cell.example.target
+        return call.reply if lowest < cell.reward == highest else None
+
+    return tuple(Example(dict(call.inputs), target(cell, call), cell.example.id) for cell, call in first)
+
+
+def _given_examples(cells: Sequence[_Cell], seed: Prompt) -> tuple[Example, ...]:
+    """Return the program's examples without targets, for a prompt that it gives to other code, which may fill further slots."""
+    others = dict.fromkeys(slot_names(seed.text), _FILLED_ELSEWHERE)
+    return tuple(Example({**others, **cell.example.inputs}, None, cell.example.id) for cell in cells)
+
+
+def _first_call(response: Response, name: str) -> Call | None:
+    return next((call for call in response.trace if call.name == name), None)
 
 
 def _alike(examples: tuple[Example, ...]) -> tuple[Example, ...]:
@@ -169,8 +178,8 @@ class ComponentScorer(Scorer):
         return [by_id[example.id] for example in examples]
 
     def _own_reply(self, reply: Reply) -> Reply:
-        """Return what was said to this prompt, "" if it was not asked."""
+        """Return the reply to this prompt, "" if it was not asked."""
         if not isinstance(reply, Response):
             return reply
-        said = [call.reply for call in reply.trace if call.name == self.name]
-        return replace(reply, text=said[0] if said else "")
+        call = _first_call(reply, self.name)
+        return replace(reply, text=call.reply if call else "")

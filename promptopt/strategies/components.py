@@ -42,7 +42,8 @@ class Components:
     parent loses and wins: what the program filled in, what the prompt's reply was, and the reward's words. Demonstrations are the
     prompt's own inputs and replies on examples that the parent got right, or the targets where its reply is the program's answer. New
     candidates are scored on few examples first, most of which the parent loses; the best third of those not behind it on twice
-    as many, and so on; one is kept if it is ahead on all. After each improvement, the best candidate also takes the changed prompts of the others.
+    as many, and so on; one is kept if it is ahead on all. After each improvement, the best candidate is also tried with the prompts that
+    others have changed.
 
     Only for tasks with a program.
 
@@ -114,24 +115,23 @@ class Components:
             return []
         own, versions = parent[name], front.versions(name)
         ranked = [ScoredPrompt(prompt, value) for prompt, value in versions.items() if prompt != own]
-        good = [ScoredPrompt(own, versions.get(own, front.mean(parent))), *ranked[: _SHOWN - 1]]
+        good = [ScoredPrompt(own, versions[own]), *ranked[: _SHOWN - 1]]
         bad = ranked[max(len(ranked) - _SHOWN, _SHOWN - 1) :]
         lost, won = front.contrast(parent, part.task.train)
         losses = example_results(part, own, lost, np.nanargmin)
         wins = example_results(part, own, won, np.nanargmax)
-        message = partial(improve, part.task, good, bad, losses=losses, wins=wins)
-        wanted = self.instructions
-        return ask(part, message, wanted, each=wanted, like=own, known=[*versions, own]).prompts
+        message, count = partial(improve, part.task, good, bad, losses=losses, wins=wins), self.instructions
+        return ask(part, message, count, each=count, like=own, known=versions).prompts
 
     def _demonstrated(self, part: Run) -> list[Prompt]:
         """Return the parent's prompt with other demonstrations: random ones, a different number in each set."""
-        own, shown = part.task.seed_prompt, [example for example in part.task.train if example.target is not None]
-        sizes = [size for size in _SHOTS if size <= len(shown)]
+        own, labelled = part.task.seed_prompt, [example for example in part.task.train if example.target is not None]
+        sizes = [size for size in _SHOTS if size <= len(labelled)]
         if not sizes:
             return []
         drawn = part.rng.permutation(len(sizes))[: self.sets].tolist()
-        orders = [part.rng.permutation(len(shown))[: sizes[i]].tolist() for i in drawn]
-        return [Prompt(own.text, Demonstrations(tuple(shown[i] for i in order)), own.turns) for order in orders]
+        orders = [part.rng.permutation(len(labelled))[: sizes[i]].tolist() for i in drawn]
+        return [Prompt(own.text, Demonstrations(tuple(labelled[i] for i in order)), own.turns) for order in orders]
 
     @staticmethod
     def _screen(run: Run, parent: Prompts, children: Sequence[Prompts]) -> list[Prompt]:
@@ -190,10 +190,6 @@ class _Front:
     def best(self) -> Prompts:
         """The best candidate; of equal ones the first."""
         return self.ranked[0]
-
-    def mean(self, prompts: Prompts) -> float:
-        """Return a candidate's mean reward."""
-        return self._means[prompts]
 
     def draw(self, rng: np.random.Generator) -> Prompts:
         """Return a candidate, drawn by the number of examples on which no other is better.
