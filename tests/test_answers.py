@@ -162,6 +162,12 @@ def test_a_label_names_itself_in_any_case_and_wrapper(labels: tuple[str, ...], d
         assert named_label(wrapper(case(label)), labels) == label
 
 
+@pytest.mark.parametrize("label", ["◁THINK▷", "<think>", "</think>"])
+def test_a_label_that_marks_thinking_is_refused(label: str) -> None:
+    with pytest.raises(InputError, match="marks a model's thinking"):
+        check_labels(["yes", label])
+
+
 @given(st.lists(st.text(min_size=1, max_size=8), min_size=2, max_size=5, unique=True))
 def test_whatever_the_labels_are_each_names_itself_or_they_are_refused(labels: list[str]) -> None:
     try:

@@ -107,7 +107,7 @@ def check_labels(labels: Sequence[str]) -> None:
     """Refuse labels that no reply can name.
 
     Raises:
-        InputError: a label is empty, or two are equal after normalization of case, white space, wrappers, punctuation and
+        InputError: a label is empty or a mark of a model's thinking, or two are equal after normalization of case, white space, wrappers, punctuation and
             word joints.
     """
     label_by_key: dict[str, str] = {}
@@ -115,6 +115,8 @@ def check_labels(labels: Sequence[str]) -> None:
         key = _normalize_joints(_unwrap(plain(label).casefold()), " ")
         if not key:
             raise InputError(f"the label {label!r} is empty: give a word that a reply can name")
+        if split_thinking(label).answer.strip() != label.strip():
+            raise InputError(f"the label {label!r} marks a model's thinking, which no answer contains: rename it")
         if key in label_by_key:
             other = label_by_key[key]
             look_alike = unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", label)
