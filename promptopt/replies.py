@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from promptopt.errors import InputError
+from promptopt.tools import ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,11 +52,19 @@ class Call(NamedTuple):
         name: of the prompt, or `tool:` and the function's name.
         inputs: (field, text) pairs that the prompt was filled with, or the arguments of the tool.
         reply: the text; of a tool, its result in JSON.
+        tool_calls: the tools that the model called in this reply.
     """
 
     name: str
     inputs: tuple[tuple[str, str], ...]
     reply: str
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def said(self) -> str:
+        """The text and the tool calls, one a line."""
+        texts = [self.reply] if self.reply or not self.tool_calls else []
+        return "\n".join([*texts, *(f"calls {call}" for call in self.tool_calls)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,7 @@ class Response:
             it; the caller, which requested these labels, sets it.
         thinking: the model's reasoning before the answer, if the server or the reply contains it; rewards ignore it.
         trace: the calls of a program, in order; `text` is then what the program returned.
+        tool_calls: the tools that the model called instead of, or beside, an answer.
     """
 
     text: str
@@ -82,6 +92,7 @@ class Response:
     labels: tuple[str, ...] = field(default=(), compare=False)
     thinking: str = ""
     trace: tuple[Call, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
 
     def __reduce__(self) -> tuple[type[Response], tuple[Any, ...]]:
         """Pickle as constructor arguments, which is faster than the default for slots."""
@@ -94,6 +105,7 @@ class Response:
             self.labels,
             self.thinking,
             self.trace,
+            self.tool_calls,
         )
         return Response, values
 
@@ -143,6 +155,7 @@ class Response:
             "usage": list(self.usage if self.usage.written else self.usage[:3]),
             "finish_reason": self.finish_reason,
             **({"thinking": self.thinking} if self.thinking else {}),
+            **({"tool_calls": [list(call) for call in self.tool_calls]} if self.tool_calls else {}),
         }
 
     @classmethod
@@ -155,6 +168,7 @@ class Response:
             Usage(*data["usage"]),
             data["finish_reason"],
             thinking=data.get("thinking", ""),
+            tool_calls=tuple(ToolCall(*call) for call in data.get("tool_calls", ())),
         )
 
 

@@ -20,13 +20,29 @@ from typing import TYPE_CHECKING, Any
 
 import toys
 
-from promptopt import FunctionModel, Memo, Prompt, PromptQuine, RandomSearch, Request, Strategy, optimize, tool
+from promptopt import (
+    FunctionModel,
+    Memo,
+    Prompt,
+    PromptQuine,
+    RandomSearch,
+    Request,
+    Response,
+    Strategy,
+    ToolCall,
+    mcp_tools,
+    optimize,
+    tool,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from promptopt import Arrival
+    from promptopt import Arrival, Ask, Example, Program, Prompts
     from promptopt.prompt import Context
+
+
+MCP_SERVER = Path(__file__).parent / "servers" / "mcp_stock.py"
 
 
 def log(path: str, record: Any) -> None:
@@ -43,16 +59,20 @@ def wait_if_long(path: str, most: float) -> None:
 
 
 def fake(path: str, most: float) -> FunctionModel:
-    def handler(request: Request) -> str:
-        body = {
+    def handler(request: Request) -> str | Response:
+        body: dict[str, Any] = {
             "context": request.context,
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "stop": list(request.stop),
         }
+        body |= {name: value for name in ("tools", "exchanges") if (value := getattr(request, name))}
         log(path, [body, request.replicate])
         wait_if_long(path, most)
         time.sleep(0.001)  # as slow as a fast endpoint, so that a kill lands in the middle
+        if request.tools and not request.exchanges:
+            arguments = json.dumps({"text": toys.text_of(request.context)})
+            return Response("", tool_calls=(ToolCall("shorten", arguments),))
         return toys.answer(request) if "item" in toys.text_of(request.context)[-9:] else toys.writer(request)
 
     return FunctionModel(handler, name="killed", version="1")
@@ -65,6 +85,13 @@ def logged(path: str) -> Callable[[str], str]:
         return toys.shortened(text)
 
     return find
+
+
+def agent(tools: Sequence[Callable[..., Any]]) -> Program:
+    async def program(ask: Ask, prompts: Prompts, example: Example) -> Response:
+        return await ask.agent("read", example, tools=tools)
+
+    return program
 
 
 def local(path: str, folder: str, most: float) -> Any:
@@ -99,6 +126,10 @@ def main(kind: str, places: Sequence[str], most: float = math.inf, folder: str =
         task, model = replace(toys.TASK, train=train, validation=validation, test=test), fake(path, most)
         if kind == "components":
             task = replace(toys.PROGRAM_TASK, program=toys.program(logged(f"{path}.tool")))
+        if kind == "agent":
+            tools = mcp_tools([sys.executable, str(MCP_SERVER), f"{path}.tool"], version="1")
+            task = replace(toys.PROGRAM_TASK, program=agent(tools))
+            kind = "components"
         strategy = RandomSearch(prompts=16, batch=4) if kind == "fake" else kind
     else:
         text = "Review: {text}\nIn one word, the sentiment of this item, as a careful reader would put it, is:"

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHILD = Path(__file__).with_name("kill_child.py")
-KILLS = {"fake": 10, "components": 10, "local": 5}
-PAUSE = {"fake": 0.01, "components": 0.01, "local": 0.2}  # seconds: about ten calls, or one batch, further on
+PAUSE = {
+    "fake": 0.01,
+    "components": 0.01,
+    "local": 0.2,
+    "agent": 0.01,
+}  # seconds: about ten calls, or one batch, further on
 
 
 @dataclass
@@ -98,8 +102,19 @@ def flat(kind: str, records: list[Any]) -> list[Any]:
     return records if kind != "local" else [cell for batch in records for cell in batch]
 
 
-@pytest.mark.parametrize("kind", ["fake", "components", "local"])
-def test_killed_again_and_again_a_run_ends_the_same_and_repeats_nothing(kind: str, tmp_path: Path, runs: Runs) -> None:
+@pytest.mark.parametrize(
+    ("kind", "kills"),
+    [
+        ("fake", 10),
+        ("components", 10),
+        ("local", 5),
+        ("agent", 2),  # each start is one of an MCP server, too
+        pytest.param("agent", 10, marks=pytest.mark.wide),
+    ],
+)
+def test_killed_again_and_again_a_run_ends_the_same_and_repeats_nothing(
+    kind: str, kills: int, tmp_path: Path, runs: Runs
+) -> None:
     model = runs.build(tmp_path / "model") if kind == "local" else ""
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     calm.mkdir()
@@ -109,9 +124,9 @@ def test_killed_again_and_again_a_run_ends_the_same_and_repeats_nothing(kind: st
     operation = "generate" if kind != "local" else "label_logprobs"
     rng = np.random.default_rng(7)
 
-    each = len(lines(calm)) // KILLS[kind]  # however fast it is, no start gets further, nor the last one to the end
+    each = len(lines(calm)) // kills  # however fast it is, no start gets further, nor the last one to the end
     repeated = []
-    for _ in range(KILLS[kind]):
+    for _ in range(kills):
         seen = len(lines(killed))
         count = seen + int(rng.integers(1, each))
         process = runs.start(kind, killed, model, count + 1)
@@ -127,9 +142,9 @@ def test_killed_again_and_again_a_run_ends_the_same_and_repeats_nothing(kind: st
     assert ended == expected
     assert set(keys) <= set(stored)
     assert not repeated
-    if kind == "components":
+    if kind in ("components", "agent"):
         calls = [len((folder / "log.tool").read_text().splitlines()) for folder in (calm, killed)]
-        assert calls[0] <= calls[1] <= calls[0] + KILLS[kind]  # a kill cuts off one call at most
+        assert calls[0] <= calls[1] <= calls[0] + kills  # a kill cuts off one call at most
 
 
 @pytest.mark.parametrize(

@@ -109,11 +109,14 @@ MOST = 532
 def test_a_part_that_is_missing_or_too_small_counts_as_the_most_that_it_can_be(
     reported: Usage, text: str, counted: Usage
 ) -> None:
-    assert reply_token_range(LONG, 30).billable_usage(Response(text, usage=reported), PRICE) == counted
+    assert (
+        reply_token_range(Request(context=LONG, max_tokens=30)).billable_usage(Response(text, usage=reported), PRICE)
+        == counted
+    )
 
 
 def test_input_that_may_have_been_written_to_a_dearer_cache_counts_so() -> None:
-    dear, wanted = Price(2.0, 8.0, 0.2, 2.5), reply_token_range(LONG, 30)
+    dear, wanted = Price(2.0, 8.0, 0.2, 2.5), reply_token_range(Request(context=LONG, max_tokens=30))
     usage = wanted.billable_usage(Response("fine"), dear)
 
     assert dear.of(usage) == pytest.approx(wanted.bound(dear).dollars)
@@ -187,7 +190,7 @@ def test_what_was_delivered_never_exceeds_the_budget_and_a_replay_counts_the_sam
 ) -> None:
     wanted = [Request(context=f"{i} {asked}", max_tokens=LONGEST) for i, (asked, _, _) in enumerate(said)]
     replies = {str(r.context): Response(text, usage=usage) for r, (_, text, usage) in zip(wanted, said, strict=True)}
-    most = sum(getattr(reply_token_range(r.context, LONGEST).bound(PRICE), unit) for r in wanted)
+    most = sum(getattr(reply_token_range(r).bound(PRICE), unit) for r in wanted)
     limit = Budget(**{unit: share * most})
 
     def run(memo: Memo, requests: list[Request]) -> tuple[Ledger, Untruthful]:
@@ -246,7 +249,7 @@ def test_a_fake_model_that_reports_its_tokens_is_believed(tmp_path: Path) -> Non
 @pytest.mark.parametrize("usage", [None, {"input_tokens": 1, "output_tokens": 0}, {"input_tokens": HUGE}, "none", [1]])
 def test_a_silent_server_overshoots_no_budget(tmp_path: Path, usage: Any) -> None:
     wanted = [Request(context=(Message("user", f"{i} {LONG}"),), max_tokens=30) for i in range(9)]
-    ledger = Ledger(Budget(dollars=5 * reply_token_range(wanted[0].context, 30).bound(PRICE).dollars))
+    ledger = Ledger(Budget(dollars=5 * reply_token_range(wanted[0]).bound(PRICE).dollars))
     with Loopback(extra={"usage": usage}) as server, Memo(tmp_path) as memo:
         model = AnthropicModel("m", base_url=server.url, api_key="sk-test-key", price=PRICE)
         replies: list[Response | Failure] = []

@@ -65,7 +65,7 @@ class Caller:
 
         def token_range_of(key: str) -> TokenRange:
             request = request_of[key]
-            return NO_TOKENS if role == TOOL else reply_token_range(request.context, request.max_tokens)
+            return NO_TOKENS if role == TOOL else reply_token_range(request)
 
         def dispatch(missing: Iterable[str]) -> Iterator[Arrival]:
             if isinstance(model, BatchModel):
@@ -206,7 +206,7 @@ def _with_label_names(reply: Reply, labels: tuple[str, ...]) -> Reply:
 
 
 def _request_key(request: Request) -> dict[str, Any]:
-    body = {
+    body: dict[str, Any] = {
         "context": request.context,
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
@@ -220,4 +220,8 @@ def _request_key(request: Request) -> dict[str, Any]:
     if request.labels:
         # Not "labels": under that name, memos of earlier versions hold replies whose text is the likeliest label.
         body["label_logprobs"] = list(request.labels)
+    if request.tools:
+        body["tools"] = request.tools
+    if request.exchanges:
+        body["exchanges"] = request.exchanges
     return body

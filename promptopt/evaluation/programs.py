@@ -20,10 +20,11 @@ from promptopt.errors import InputError, nearest
 from promptopt.models.base import Price, Request
 from promptopt.models.identity import code_digest
 from promptopt.parsing.slots import slot_names
-from promptopt.program import THREADS, VERSION
+from promptopt.program import DESCRIBES, THREADS, VERSION
 from promptopt.prompt import Layout, Prompts
 from promptopt.replies import TOOL, Arrival, Call, Failure, Response, Usage
 from promptopt.task import default_template
+from promptopt.tools import Exchange, parse_arguments, tool_schema
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from promptopt.prompt import Context, Example, Prompt
     from promptopt.replies import Reply
     from promptopt.task import Task
+    from promptopt.tools import ToolCall, ToolSchema
 
 _REPEAT_BITS = 20  # the k-th equal request of a program at a temperature has the replicate number (k << 20) + r
 _OWN_LOOP = "no running event loop"  # what asyncio says to a program that waits for something of its own
@@ -67,6 +69,8 @@ class _Wanted(NamedTuple):
     context: Context
     function: Callable[..., Any] | None = None
     model: str = ""
+    tools: tuple[ToolSchema, ...] = ()
+    exchanges: tuple[Exchange, ...] = ()
 
     def __await__(self) -> Generator[_Wanted, Any, Any]:
         return (yield self)
@@ -99,8 +103,14 @@ class _Asker:
     prompts: Prompts
     task: Task
 
-    def __call__(self, name: str, example: Example, /, *, model: str = "", **slots: str) -> _Wanted:
+    def __call__(
+        self, name: str, example: Example, /, *, model: str = "", tools: Sequence[Callable[..., Any]] = (), **slots: str
+    ) -> _Wanted:
         prompt, models = self.prompts[name], self.task.models or {}
+        if name.startswith(DESCRIBES):
+            raise InputError(
+                f"the prompt {name!r} describes a tool: give the function in tools=[...] of another prompt"
+            )
         if model and model not in models:
             advice = f"the models: {', '.join(models)}" if models else f"give the task models={{{model!r}: ...}}"
             raise InputError(f"the task has no model {model!r}{nearest(model, models)}; {advice}")
@@ -118,7 +128,43 @@ class _Asker:
                 f"demonstration {lacking[0]!r} of the prompt {name!r} has no field {lacking[1]!r}, which the program fills: give it one"
             )
         layout = Layout(tuple(inputs), default_template(tuple(inputs)), self.task.format)
-        return _Wanted(name, tuple(inputs.items()), layout.render(prompt, _filled(example, inputs)), model=model)
+        context = layout.render(prompt, _filled(example, inputs))
+        if tools and isinstance(context, str):
+            raise InputError("tools need chats: set the task's format to 'chat'")
+        return _Wanted(name, tuple(inputs.items()), context, model=model, tools=self._schemas(tools))
+
+    def _schemas(self, tools: Sequence[Callable[..., Any]]) -> tuple[ToolSchema, ...]:
+        described = {name: prompt.text for name, prompt in self.prompts.components if name.startswith(DESCRIBES)}
+        schemas = [tool_schema(tool, described.get(f"{DESCRIBES}{tool.__name__}")) for tool in tools]
+        names = [schema.name for schema in schemas]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(f"two tools are named {twice!r}: rename one")
+        return tuple(schemas)
+
+    async def agent(
+        self, name: str, example: Example, /, *, tools: Sequence[Callable[..., Any]], model: str = "", **slots: str
+    ) -> Response:
+        wanted = self(name, example, model=model, tools=tools, **slots)
+        functions = {tool.__name__: tool for tool in tools}
+        schemas = {schema.name: schema for schema in wanted.tools}
+        while True:
+            reply: Response = await wanted
+            if not reply.tool_calls:
+                return reply
+            called = [self._called(call, functions, schemas) for call in reply.tool_calls]
+            results: list[Any] = await self.gather(*called)
+            exchange = Exchange(reply.text, reply.tool_calls, tuple(map(_as_text, results)))
+            wanted = wanted._replace(exchanges=(*wanted.exchanges, exchange))
+
+    async def _called(
+        self, call: ToolCall, functions: Mapping[str, Callable[..., Any]], schemas: Mapping[str, ToolSchema]
+    ) -> Any:
+        """Return what a tool returns, or what is wrong with the call."""
+        if call.name not in functions:
+            return f"error: there is no tool {call.name!r}; the tools are: {', '.join(functions) or 'none'}"
+        arguments = parse_arguments(call, schemas[call.name])
+        return arguments if isinstance(arguments, str) else await self.tool(functions[call.name], **arguments)
 
     def _check_slots(self, name: str, prompt: Prompt, inputs: dict[str, str]) -> None:
         seed = self.task.seed_prompt
@@ -153,7 +199,7 @@ class _Running:
     waiting: list[tuple[_Strand, _Wanted]] = field(default_factory=list)
     trace: list[Call] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
-    repeated: Counter[tuple[str, Context]] = field(default_factory=Counter)
+    repeated: Counter[tuple[object, ...]] = field(default_factory=Counter)
     strands: list[_Strand] = field(default_factory=list)
     outcome: Reply | None = None
 
@@ -171,7 +217,7 @@ class _Running:
                 self._end(Failure(f"{wanted.name}: {reply.reason}", refused=reply.refused))
                 return
             self.usage = Usage(*(total + new for total, new in zip(self.usage, reply.usage, strict=True)))
-            self.trace.append(Call(wanted.name, wanted.inputs, reply.text))
+            self.trace.append(Call(wanted.name, wanted.inputs, reply.text, reply.tool_calls))
             self._advance(strand, reply if wanted.function is None else _result(reply.text))
         if self.outcome is None and len(self.trace) + len(self.waiting) > self.task.max_calls:
             self._end(
@@ -303,7 +349,7 @@ def _replies(task: Task, model: Model, caller: Caller, active: Sequence[_Running
 
 def _request(task: Task, program: _Running, wanted: _Wanted) -> Request:
     """Return the request; at a temperature, equal requests of one program are further samples."""
-    asked = wanted.model, wanted.context
+    asked = wanted.model, wanted.context, wanted.tools, wanted.exchanges
     repeat = program.repeated[asked] if task.temperature else 0
     program.repeated[asked] += 1
     return Request(
@@ -314,6 +360,8 @@ def _request(task: Task, program: _Running, wanted: _Wanted) -> Request:
         top_k=task.top_k,
         stop=task.stop,
         replicate=(repeat << _REPEAT_BITS) + program.replicate,
+        tools=wanted.tools,
+        exchanges=wanted.exchanges,
     )
 
 
@@ -375,6 +423,10 @@ def _result(written: str) -> Any:
         return json.loads(written)
     except ValueError:  # a simulated reply
         return written
+
+
+def _as_text(result: Any) -> str:
+    return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
 
 
 def _filled(example: Example, inputs: dict[str, str]) -> Example:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from promptopt.prompt import Context
     from promptopt.replies import Arrival, Reply, Usage
+    from promptopt.tools import Exchange, ToolSchema
 
 Unit: TypeAlias = Literal["reply", "batch"]
 
@@ -72,6 +73,8 @@ class Request:
         stop: the reply ends before the first of these strings.
         replicate: index of the sample; the same request with another index is another sample.
         labels: a `LabelReader` returns their log-probabilities if its endpoint supports it.
+        tools: that the model may call, in chats.
+        exchanges: turns that follow the context: tools that the model called, and what they returned.
     """
 
     context: Context
@@ -82,6 +85,15 @@ class Request:
     stop: tuple[str, ...] = ()
     replicate: int = 0
     labels: tuple[str, ...] = ()
+    tools: tuple[ToolSchema, ...] = ()
+    exchanges: tuple[Exchange, ...] = ()
+
+    @property
+    def texts(self) -> list[str]:
+        """All texts that are sent, for counting."""
+        turns = [self.context] if isinstance(self.context, str) else [turn.content for turn in self.context]
+        called = [text for turn in self.exchanges for text in (turn.text, *map(str, turn.calls), *turn.results)]
+        return [*turns, *("\n".join(tool) for tool in self.tools), *called]
 
 
 @runtime_checkable

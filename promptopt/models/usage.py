@@ -9,6 +9,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from promptopt.models.base import Request
 from promptopt.replies import Usage
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from promptopt.replies import Response
 
 _MAX_TOKENS = 10**9  # larger reported counts are invalid
+_TOOLS_TOKENS = 1_000  # upper bound on the instructions that a provider adds for tools; Anthropic lists up to 530
 _TURN_TOKENS = 16  # upper bound on what a chat template adds around a message, and around the whole chat
 # Upper bounds for whole texts, with a safety factor of at least 2: English has 4 to 5 bytes and 0.75 words per token.
 _BYTES_PER_TOKEN, _WORDS_PER_TOKEN = 16, 2
@@ -69,16 +71,18 @@ NO_TOKENS = TokenRange(0, 0, 0, generates=False)
 """Of a call of a function."""
 
 
-def reply_token_range(context: Context, max_output: int) -> TokenRange:
+def reply_token_range(request: Request) -> TokenRange:
     """Return the bounds for a call that generates text: no tokenizer gives a text more tokens than it has bytes."""
-    turns = [context] if isinstance(context, str) else [turn.content for turn in context]
+    turns = request.texts
     max_input = sum(byte_length(text) + _TURN_TOKENS for text in turns) + _TURN_TOKENS
-    return TokenRange(sum(map(min_tokens, turns)), max_input, max_output)
+    if request.tools:
+        max_input += _TOOLS_TOKENS
+    return TokenRange(sum(map(min_tokens, turns)), max_input, request.max_tokens)
 
 
 def label_token_range(context: Context, labels: int, longest: int) -> TokenRange:
     """Return the bounds for scoring so many labels of up to `longest` bytes: a server may read the context for each label."""
-    single = reply_token_range(context, longest + _TURN_TOKENS)
+    single = reply_token_range(Request(context=context, max_tokens=longest + _TURN_TOKENS))
     return TokenRange(single.min_input, single.max_input * labels, single.max_output * labels, generates=False)
 
 

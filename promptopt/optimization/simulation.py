@@ -150,7 +150,7 @@ class _SimulatedModel:
         """Yield simulated replies."""
         for number, request in enumerate(requests):
             text, tokens = self._reply_to(request)
-            yield Arrival(number, Response(text, usage=Usage(_input_tokens(request.context), output=tokens)))
+            yield Arrival(number, Response(text, usage=Usage(_input_tokens(request.texts), output=tokens)))
 
     def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
         """Yield simulated log-probabilities."""
@@ -161,7 +161,7 @@ class _SimulatedModel:
             weights = [1e-3 + _draw(context, label) for label in labels]
             values = tuple(math.log(weight / sum(weights)) for weight in weights)
             likeliest = labels[max(range(len(labels)), key=values.__getitem__)]
-            usage = Usage(times * _input_tokens(context), output=times * _tokens(likeliest))
+            usage = Usage(times * _input_tokens(_turns(context)), output=times * _tokens(likeliest))
             yield Arrival(number, Response(f"{self._prefix}{likeliest}", values, usage))
 
 
@@ -269,8 +269,8 @@ def _turns(context: Context) -> list[str]:
     return [context] if isinstance(context, str) else [turn.content for turn in context]
 
 
-def _input_tokens(context: Context) -> int:
-    return sum(_tokens(text) + _TURN_TOKENS for text in _turns(context))
+def _input_tokens(texts: Sequence[str]) -> int:
+    return sum(_tokens(text) + _TURN_TOKENS for text in texts)
 
 
 def _tokens(text: str) -> int:

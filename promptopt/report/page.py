@@ -142,7 +142,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
         "reason": _truncate(answer.reason),
         "finish": answer.finish,
         "trace": [
-            [call.name, [[name, _truncate(text)] for name, text in call.inputs], _truncate(call.reply)]
+            [call.name, [[name, _truncate(text)] for name, text in call.inputs], _truncate(call.said)]
             for call in answer.trace
         ],
     }

@@ -58,7 +58,7 @@ class Answer:
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; a trace only if there is one."""
         values = asdict(self)
-        trace = [{**call._asdict(), "inputs": dict(call.inputs)} for call in self.trace]
+        trace = [_written_call(call) for call in self.trace]
         return values | {"trace": trace} if trace else {name: values[name] for name in values if name != "trace"}
 
 
@@ -208,6 +208,12 @@ def read_outcomes(path: Path) -> tuple[Outcome, ...]:
         raise InputError(
             f"{path} does not hold the test replies of a run ({error!r}): run again to rewrite it"
         ) from error
+
+
+def _written_call(call: Call) -> dict[str, Any]:
+    """Return JSON values; tool calls only if there are any."""
+    values = {**call._asdict(), "inputs": dict(call.inputs)}
+    return values if call.tool_calls else {name: values[name] for name in values if name != "tool_calls"}
 
 
 def _with_traces(line: Any) -> Any:

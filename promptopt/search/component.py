@@ -11,6 +11,7 @@ import numpy as np
 from promptopt.errors import InputError
 from promptopt.evaluation.scorer import Scorer
 from promptopt.parsing.slots import slot_names
+from promptopt.program import DESCRIBES
 from promptopt.prompt import Example
 from promptopt.replies import Response
 from promptopt.scores import Scores
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from promptopt.search.run import Run
 
 _FILLED_ELSEWHERE = "(filled in by other code)"
+_NOT_CALLED = "(the tool was not called)"
 
 
 class _Cell(NamedTuple):
@@ -48,14 +50,14 @@ def component_task(run: Run, held: Prompts, name: str) -> Task:
     seed, cells = held[name], _cells(run, held)
     if name not in _asked(cells, held):
         raise InputError(f"the program asks the prompt {name!r} on no training example: there is nothing to search")
-    others = ", ".join(other for other in held.names if other != name)
-    about = f"This prompt, {name!r}, is one of a program's; the others ({others}) stay as they are." if others else ""
+    described = name.startswith(DESCRIBES)
+    own = () if described else _own_examples(cells, name)
     return Task(
-        train=_alike(_own_examples(cells, name) or _given_examples(cells, seed)),
+        train=_alike(own or _given_examples(cells, seed)),
         seed_prompt=seed,
         reward=run.task.reward,
         format=run.task.format,
-        description=" ".join(filter(None, [run.task.description, about])),
+        description=" ".join(filter(None, [run.task.description, _about(held, name)])),
         name=f"{run.task.name}, {name}",
         max_tokens=run.task.max_tokens,
         temperature=run.task.temperature,
@@ -80,23 +82,41 @@ def _cells(run: Run, held: Prompts) -> list[_Cell]:
 
 
 def _asked(cells: Sequence[_Cell], held: Prompts) -> list[str]:
-    names = {call.name for cell in cells for call in cell.response.trace} & set(held.names)
-    return [name for name in held.names if cells and (name in names or not names)]
+    """Return the prompts that a model saw. A tool's description is always one: that no model called the tool may be its fault."""
+    described = {name for name in held.names if name.startswith(DESCRIBES)}
+    names = {call.name for cell in cells for call in cell.response.trace} & set(held.names) - described
+    return [name for name in held.names if cells and (name in names | described or not names)]
+
+
+def _about(held: Prompts, name: str) -> str:
+    """Return what a prompt is, for the writer."""
+    others = ", ".join(other for other in held.names if other != name)
+    if name.startswith(DESCRIBES):
+        return (
+            f"This prompt describes the tool {name.removeprefix(DESCRIBES)!r} to a model that may call it: what the tool does, "
+            f"when to use it, and what its arguments are. The others ({others}) stay as they are. Replies are the calls and their results."
+        )
+    return f"This prompt, {name!r}, is one of a program's; the others ({others}) stay as they are." if others else ""
 
 
 def _own_examples(cells: Sequence[_Cell], name: str) -> tuple[Example, ...]:
-    """Return the examples on which the program asks a prompt, with the inputs and the reply of the first call."""
-    first = [(cell, call) for cell in cells for call in [_first_call(cell.response, name)] if call is not None]
+    """Return the examples on which the program asks a prompt, with the inputs and the reply of the first turns.
+
+    A reply for which tools were called is no target: shown without the calls, it would teach to guess.
+    """
+    first = [(cell, calls) for cell in cells for calls in [_first_turns(cell.response, name)] if calls]
     rewards = [cell.reward for cell in cells if not math.isnan(cell.reward)]
     lowest, highest = min(rewards, default=math.nan), max(rewards, default=math.nan)
-    is_answer = all(call.reply == cell.response.text for cell, call in first)
+    is_answer = all(calls[-1].reply == cell.response.text for cell, calls in first)
 
-    def target(cell: _Cell, call: Call) -> str | None:
+    def target(cell: _Cell, calls: Sequence[Call]) -> str | None:
+        if len(calls) > 1:
+            return None
         if is_answer:
             return cell.example.target
-        return call.reply if lowest < cell.reward == highest else None
+        return calls[0].reply if lowest < cell.reward == highest else None
 
-    return tuple(Example(dict(call.inputs), target(cell, call), cell.example.id) for cell, call in first)
+    return tuple(Example(dict(calls[0].inputs), target(cell, calls), cell.example.id) for cell, calls in first)
 
 
 def _given_examples(cells: Sequence[_Cell], seed: Prompt) -> tuple[Example, ...]:
@@ -105,8 +125,13 @@ def _given_examples(cells: Sequence[_Cell], seed: Prompt) -> tuple[Example, ...]
     return tuple(Example({**others, **cell.example.inputs}, None, cell.example.id) for cell in cells)
 
 
-def _first_call(response: Response, name: str) -> Call | None:
-    return next((call for call in response.trace if call.name == name), None)
+def _first_turns(response: Response, name: str) -> list[Call]:
+    """Return the first call of a prompt, and those that followed it after the tools it called had returned."""
+    turns: list[Call] = []
+    for call in response.trace:
+        if call.name == name and (not turns or turns[-1].tool_calls):
+            turns.append(call)
+    return turns
 
 
 def _alike(examples: tuple[Example, ...]) -> tuple[Example, ...]:
@@ -181,5 +206,13 @@ class ComponentScorer(Scorer):
         """Return the reply to this prompt, "" if it was not asked."""
         if not isinstance(reply, Response):
             return reply
-        call = _first_call(reply, self.name)
-        return replace(reply, text=call.reply if call else "")
+        if self.name.startswith(DESCRIBES):
+            calls = [call for call in reply.trace if call.name == self.name]
+            return replace(
+                reply, text="\n".join(f"{_arguments(call)} -> {call.reply}" for call in calls) or _NOT_CALLED
+            )
+        return replace(reply, text="\n".join(turn.said for turn in _first_turns(reply, self.name)))
+
+
+def _arguments(call: Call) -> str:
+    return " ".join(text for _, text in call.inputs)

@@ -220,9 +220,10 @@ class _Front:
         top = np.max([np.nan_to_num(self._rewards[prompt], nan=-np.inf) for prompt in self.ranked], axis=0)
         known = [(example, number[example.id]) for example in among if not np.isnan(own[number[example.id]])]
         losses = sorted(known, key=lambda pair: (own[pair[1]], own[pair[1]] - top[pair[1]]))
-        mean = float(nanmean(own, axis=0))
+        mean, lowest = float(nanmean(own, axis=0)), min((own[e] for _, e in known), default=0.0)
         lost = [example for example, e in losses if own[e] <= mean][:_SHOWN]
-        won = [example for example, e in reversed(losses) if own[e] >= mean and example not in lost][:_SHOWN]
+        best = reversed([(example, e) for example, e in losses if own[e] >= mean and own[e] > lowest])
+        won = [example for example, _ in best if example not in lost][:_SHOWN]
         return lost, won
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import PermanentModelError
-from promptopt.models.hosted.bodies import at, parse_content, response_of
+from promptopt.models.hosted.bodies import at, json_object, parse_content, response_of
 from promptopt.models.hosted.model import HostedModel, Service
 from promptopt.models.usage import parse_count
 from promptopt.replies import Usage
+from promptopt.tools import ToolCall
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from promptopt.models.base import Request
     from promptopt.models.hosted.dialect import Dialect
     from promptopt.replies import Failure, Response
+    from promptopt.tools import Exchange
 
 _SAMPLING = {
     "temperature": 1,
@@ -67,8 +70,14 @@ class AnthropicModel(HostedModel):
         body: dict[str, Any] = {
             "model": self.name,
             "max_tokens": request.max_tokens,
-            "messages": [turn._asdict() for turn in request.context if turn.role != "system"],
+            "messages": [turn._asdict() for turn in request.context if turn.role != "system"]
+            + _exchanged(request.exchanges),
         }
+        if request.tools:
+            body["tools"] = [
+                {"name": tool.name, "description": tool.description, "input_schema": json.loads(tool.parameters)}
+                for tool in request.tools
+            ]
         if len(system) >= _MIN_CACHED_LENGTH:
             body["system"] = [{"type": "text", "text": system, "cache_control": {"type": "ephemeral"}}]
         elif system:
@@ -83,8 +92,38 @@ class AnthropicModel(HostedModel):
         out = {name: body[name] for name in _SAMPLING if name in body}
         return out | ({"stop": body["stop_sequences"]} if "stop_sequences" in body else {})
 
-    def _parse(self, body: Mapping[str, Any], request: Request) -> Response | Failure:  # noqa: ARG002  the base class's signature
-        return response_of(parse_content(at(body, "content")), _usage(at(body, "usage")), at(body, "stop_reason"))
+    def _parse(self, body: Mapping[str, Any], request: Request) -> Response | Failure:
+        content = at(body, "content")
+        calls = _tool_calls(content) if request.tools else ()
+        return response_of(parse_content(content), _usage(at(body, "usage")), at(body, "stop_reason"), calls)
+
+
+def _exchanged(exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:
+    """Return the messages of exchanges. Calls are identified by their number."""
+    messages: list[dict[str, Any]] = []
+    number = 0
+    for exchange in exchanges:
+        ids = [f"call{number + i:05}" for i in range(len(exchange.calls))]
+        number += len(ids)
+        said: list[dict[str, Any]] = [{"type": "text", "text": exchange.text}] if exchange.text.strip() else []
+        said += [
+            {"type": "tool_use", "id": id_, "name": call.name, "input": json_object(call.arguments) or {}}
+            for id_, call in zip(ids, exchange.calls, strict=True)
+        ]
+        results = [
+            {"type": "tool_result", "tool_use_id": id_, "content": result}
+            for id_, result in zip(ids, exchange.results, strict=True)
+        ]
+        messages += [{"role": "assistant", "content": said}, {"role": "user", "content": results}]
+    return messages
+
+
+def _tool_calls(content: Any) -> tuple[ToolCall, ...]:
+    parts = [part for part in content if at(part, "type") == "tool_use"] if isinstance(content, list) else []
+    named = [(at(part, "name"), at(part, "input")) for part in parts]
+    return tuple(
+        ToolCall(name, json.dumps(given or {}, ensure_ascii=False)) for name, given in named if isinstance(name, str)
+    )
 
 
 def _usage(usage: Any) -> Usage:

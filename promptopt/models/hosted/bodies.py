@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from promptopt.replies import Finish, Usage
+    from promptopt.tools import ToolCall
 
 _FINISH_NAMES: Mapping[Finish, str] = {
     "stop": "stop end_turn eos eos_token stop_sequence stop_token stop_word stop_str end_token end_of_text end_of_turn eot "
@@ -84,20 +85,23 @@ def _has_text(part: Mapping[str, Any]) -> bool:
     return any(isinstance(part.get(name), str | list | dict) for name in ("text", "content", "refusal", "value"))
 
 
-def response_of(message: Content, usage: Usage, reason: object) -> Response | Failure:
+def response_of(message: Content, usage: Usage, reason: object, calls: tuple[ToolCall, ...] = ()) -> Response | Failure:
     """Return a message as a response, or as a failure.
 
     A reply is complete, truncated at its length limit, or a refusal. Any other finish reason is a failure, and so is a
-    message without text, unless it was refused or truncated while thinking. Without a finish reason, a reply with text counts
-    as complete.
+    message without text, unless it was refused, truncated while thinking, or calls tools that it was offered. Without a finish reason, a
+    reply with text counts as complete.
 
     Args:
         message: the parsed content.
         usage: tokens used.
         reason: the server's finish reason, or None.
+        calls: the tools that it calls, if it was offered any.
     """
     name = _normalized(reason)
     finish = _FINISHES.get(name)
+    if calls and (not name or name in _TOOL_CALLS or finish == "stop"):
+        return Response(message.text or "", usage=usage, thinking=message.thinking, tool_calls=calls)
     if not name or name in _TOOL_CALLS:
         finish = "stop" if message.text and message.text.strip() else None
     if finish is None:

@@ -331,7 +331,9 @@ class HostedModel(ABC):
         return self._apply_stop(request, reply)
 
     async def _probe(self, request: Request) -> Response | Failure:
-        return await self._answer(replace(request, context=_HARMLESS[isinstance(request.context, str)], labels=()))
+        return await self._answer(
+            replace(request, context=_HARMLESS[isinstance(request.context, str)], labels=(), tools=(), exchanges=())
+        )
 
     def _possible_changes(self, request: Request, dialect: Dialect, words: str = "") -> list[Change]:
         return changes(dialect, self.optional_fields(self.format_body(request, dialect)), words)
@@ -485,9 +487,7 @@ def public_endpoint(url: str) -> str:
 
 def _estimated_tokens(request: Request) -> float:
     """Estimate the tokens of a request: a quarter of its bytes, plus the longest reply."""
-    context = request.context
-    text = context if isinstance(context, str) else "".join(turn.content for turn in context)
-    return len(text.encode()) / 4 + request.max_tokens
+    return len("".join(request.texts).encode()) / 4 + request.max_tokens
 
 
 @dataclass

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from promptopt.errors import InputError
-from promptopt.models.hosted.bodies import Content, at, logprob, parse_content, response_of, text_of
+from promptopt.models.hosted.bodies import Content, at, json_object, logprob, parse_content, response_of, text_of
 from promptopt.models.hosted.dialect import LENGTH, LOGPROBS, NO_LOGPROBS, Dialect, Negotiation
 from promptopt.models.hosted.model import HostedModel, Service
 from promptopt.models.usage import parse_count
 from promptopt.parsing.thinking import split_thinking
 from promptopt.replies import Failure, Response, Usage
+from promptopt.tools import ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from promptopt.models.base import Request
     from promptopt.replies import Arrival
+    from promptopt.tools import Exchange, ToolSchema
 
 _MAX_MASS = 1.01  # total probability of the most likely tokens, with rounding
 
@@ -85,7 +88,9 @@ class OpenAIModel(HostedModel):
         if isinstance(request.context, str):
             body["prompt"] = request.context
         else:
-            body["messages"] = [turn._asdict() for turn in request.context]
+            body["messages"] = [turn._asdict() for turn in request.context] + _exchanged(request.exchanges)
+        if request.tools:
+            body["tools"] = [function_tool(tool) for tool in request.tools]
         body["temperature"] = request.temperature
         body[LENGTH if plain else dialect.length] = request.max_tokens
         if request.top_p != 1:
@@ -114,7 +119,8 @@ class OpenAIModel(HostedModel):
         refusal = at(message, "refusal")
         if isinstance(refusal, str) and refusal:
             content, reason = Content(content.text or refusal, content.thinking), "refusal"
-        response = response_of(content, _usage(at(body, "usage")), reason)
+        calls = _tool_calls(at(message, "tool_calls")) if request.tools else ()
+        response = response_of(content, _usage(at(body, "usage")), reason, calls)
         if isinstance(response, Failure) or not request.labels or message is None or _begins_with_thinking(response):
             return response
         likeliest = at(choice, "logprobs", "content", 0, "top_logprobs")
@@ -134,6 +140,46 @@ def _content(choice: Any, message: Any) -> Content:
         filter(None, (text_of(at(message, name)) for name in ("reasoning_content", "reasoning", "thinking"))), ""
     )
     return Content(content.text, "\n".join(filter(None, (separate_thinking, content.thinking))))
+
+
+def function_tool(tool: ToolSchema) -> dict[str, Any]:
+    """Return a tool as the protocol describes it."""
+    function = {"name": tool.name, "description": tool.description, "parameters": json.loads(tool.parameters)}
+    return {"type": "function", "function": function}
+
+
+def _exchanged(exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:
+    """Return the messages of exchanges. Calls are identified by their number, in the form that the strictest server takes."""
+    messages: list[dict[str, Any]] = []
+    number = 0
+    for exchange in exchanges:
+        ids = [f"call{number + i:05}" for i in range(len(exchange.calls))]
+        number += len(ids)
+        calls = [
+            {"id": id_, "type": "function", "function": {"name": call.name, "arguments": _valid(call.arguments)}}
+            for id_, call in zip(ids, exchange.calls, strict=True)
+        ]
+        messages.append({"role": "assistant", "content": exchange.text or None, "tool_calls": calls})
+        messages += [
+            {"role": "tool", "tool_call_id": id_, "content": result}
+            for id_, result in zip(ids, exchange.results, strict=True)
+        ]
+    return messages
+
+
+def _valid(arguments: str) -> str:
+    """Return the arguments of an earlier call; servers reject a conversation with invalid ones."""
+    return arguments if json_object(arguments) is not None else "{}"
+
+
+def _tool_calls(calls: Any) -> tuple[ToolCall, ...]:
+    """Parse the tool calls of a message; some servers send the arguments as an object."""
+    out = []
+    for call in calls if isinstance(calls, list) else ():
+        name, arguments = at(call, "function", "name"), at(call, "function", "arguments")
+        if isinstance(name, str) and name:
+            out.append(ToolCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments or {})))
+    return tuple(out)
 
 
 def _begins_with_thinking(response: Response) -> bool:

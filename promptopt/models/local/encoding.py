@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt.errors import InputError
 from promptopt.models.local.seams import has_seams, shared_starts
+from promptopt.models.local.tool_calls import exchanged, function_tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from promptopt.prompt import Context
+    from promptopt.models.base import Request
+    from promptopt.prompt import Context, Message
+    from promptopt.tools import Exchange, ToolSchema
 
 Ids = tuple[int, ...]
 
@@ -24,6 +27,14 @@ BREAK = 2**31
 
 
 _CHUNK = 512  # texts per tokenizer call, which returns about 200 bytes per token
+
+
+class ToolChat(NamedTuple):
+    """A chat with tools, in place of its turns."""
+
+    turns: tuple[Message, ...]
+    tools: tuple[ToolSchema, ...]
+    exchanges: tuple[Exchange, ...]
 
 
 class Query(NamedTuple):
@@ -42,6 +53,19 @@ class Query(NamedTuple):
     wanted: Ids
 
 
+def conversation(request: Request) -> Context | ToolChat:
+    """Return what a request gives to a model to read.
+
+    Raises:
+        InputError: it has tools but is no chat.
+    """
+    if not request.tools:
+        return request.context
+    if isinstance(request.context, str):
+        raise InputError("tools need chats: set the task's format to 'chat'")
+    return ToolChat(request.context, request.tools, request.exchanges)
+
+
 class Encoder:
     """Tokenizes for one model.
 
@@ -56,7 +80,7 @@ class Encoder:
         self._tokenizer = tokenizer
         self._seams = seams
 
-    def prompts(self, contexts: Sequence[Context]) -> list[Ids]:
+    def prompts(self, contexts: Sequence[Context | ToolChat]) -> list[Ids]:
         """Return the tokens of contexts, ready for a reply."""
         no_endings = [("",)] * len(contexts)
         return [head + tails[0].ids or (self._start,) for head, tails in self._encode(contexts, no_endings)]
@@ -91,7 +115,7 @@ class Encoder:
         return self._seams(self._tokenizer)
 
     def _encode(
-        self, contexts: Sequence[Context], endings: Sequence[Sequence[str]]
+        self, contexts: Sequence[Context | ToolChat], endings: Sequence[Sequence[str]]
     ) -> list[tuple[Ids, tuple[_Encoded, ...]]]:
         """Return for each context the tokens of its shared head, and of the tails with each ending."""
         texts = [self.text(context) for context in contexts]
@@ -128,18 +152,27 @@ class Encoder:
                     out[part] = _Encoded(tuple(ids), first_ending)
         return out
 
-    def text(self, context: Context) -> str:
+    def text(self, context: Context | ToolChat) -> str:
         """Return a context as text; a chat is formatted with the tokenizer's template.
 
         Raises:
-            InputError: the context is a chat, but the tokenizer has no template.
+            InputError: the context is a chat, but the tokenizer has no template, or has tools, but the template none.
         """
         if isinstance(context, str):
             return context
         if not self._tokenizer.chat_template:
             raise InputError(f"{self.name} has no chat template: set the task's format to 'completion'")
-        turns = [message._asdict() for message in context]
-        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        settings: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
+        if not isinstance(context, ToolChat):
+            return str(self._tokenizer.apply_chat_template([turn._asdict() for turn in context], **settings))
+        if "tools" not in str(self._tokenizer.chat_template):
+            raise InputError(
+                f"the chat template of {self.name} takes no tools: use a model that was trained to call tools, or let the program "
+                "read calls from the text"
+            )
+        turns = [turn._asdict() for turn in context.turns] + exchanged(context.exchanges)
+        tools = [function_tool(tool) for tool in context.tools]
+        return str(self._tokenizer.apply_chat_template(turns, tools=tools, **settings))
 
     def _split_endings(self, tails: Sequence[_Encoded], *, no_head: bool) -> Iterator[tuple[Ids, Ids]]:
         """Split tails where the endings begin, at the same token for all: yield (tokens without the last, ending tokens).
@@ -175,7 +208,7 @@ class PairEncoder:
         self._contexts = Encoder(name, tokenizer)
         self._tokenizer = tokenizer
 
-    def prompts(self, contexts: Sequence[Context]) -> list[Ids]:
+    def prompts(self, contexts: Sequence[Context | ToolChat]) -> list[Ids]:
         """Return the tokens of contexts, ready for a reply."""
         return [(*ids, BREAK) for ids in self._contexts.prompts(contexts)]
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from promptopt.errors import InputError
 from promptopt.models.base import Price
-from promptopt.models.local.encoding import Encoder, PairEncoder, pieces
+from promptopt.models.local.encoding import Encoder, PairEncoder, conversation, pieces
 from promptopt.models.local.failures import NAN_FAILURE, too_long
 from promptopt.models.local.loading import W16A32, Files, choose_device, choose_dtype
+from promptopt.models.local.tool_calls import with_tool_calls
 from promptopt.models.local.trie import unread_prefixes
 from promptopt.replies import Arrival, Response, Usage
 
@@ -148,12 +149,15 @@ class LocalModel:
         rounding.
         """
         requests = list(requests)
-        prompts = self._encoder.prompts([request.context for request in requests])
+        prompts = self._encoder.prompts([conversation(request) for request in requests])
         total_tokens = [len(prompt) + request.max_tokens for prompt, request in zip(prompts, requests, strict=True)]
         order = sorted(range(len(requests)), key=lambda i: (prompts[i], i))
         yield from (Arrival(i, self._too_long(total_tokens[i])) for i in order if total_tokens[i] > self._files.longest)
         fitting = [i for i in order if total_tokens[i] <= self._files.longest]
-        yield from self._runner.generate(requests, prompts, fitting, total_tokens)
+        for number, reply in self._runner.generate(requests, prompts, fitting, total_tokens):
+            tools = requests[number].tools
+            parsed = with_tool_calls(reply, tools) if tools and isinstance(reply, Response) else reply
+            yield Arrival(number, parsed)
 
     def _too_long(self, tokens: int) -> Failure:
         return too_long(tokens, self._files.longest, self.name)

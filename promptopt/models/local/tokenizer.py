@@ -78,8 +78,9 @@ class FastTokenizer:
 
     def apply_chat_template(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         tokenize: bool = False,  # noqa: ARG002  never is
         add_generation_prompt: bool = False,
     ) -> str:
@@ -88,7 +89,12 @@ class FastTokenizer:
         Raises:
             jinja2.TemplateError: the template refuses the chat.
         """
-        given = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
+        given = {
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt,
+            "tools": tools,
+            "documents": None,
+        }
         return str(self._template.render(**given, **self._special))
 
     @cached_property
