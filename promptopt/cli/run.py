@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from promptopt.cli.output import say, say_json, say_table
-from promptopt.cli.source import Source, read_prompts
+from promptopt.cli.source import PredictOptions, Source, read_prompts
 from promptopt.errors import InputError
 from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Budget, Ledger
@@ -24,7 +24,10 @@ from promptopt.models.base import LabelModel, Price
 from promptopt.optimization.api import run_job
 from promptopt.optimization.estimate import estimate
 from promptopt.optimization.job import prepare
+from promptopt.optimization.run_folder import PROMPTS
+from promptopt.program import DEFAULT_THREADS
 from promptopt.results.outcomes import SAME
+from promptopt.results.prompt_files import prompt_diff
 from promptopt.results.result import CHOSEN, SPENDING
 from promptopt.statistics import mean_interval, paired_interval
 from promptopt.strategies.auto import AUTO
@@ -103,6 +106,27 @@ RayAddress = Annotated[
     str | None,
     typer.Option("--ray", help="Ray cluster for --replicas: HOST:PORT or auto. Default: this machine."),
 ]
+Predict = Annotated[
+    str | None,
+    typer.Option(
+        help="Code that asks models by itself, as MODULE:FUNCTION: a Python file beside the task file (with --data, in the "
+        "current folder) or an installed module. The function maps {name: prompt} and the example's inputs to an output."
+    ),
+]
+PredictVersion = Annotated[
+    str | None, typer.Option(help="Version of --predict, by which the memo knows its outputs; change it with the code.")
+]
+PredictThreads = Annotated[
+    int | None, typer.Option(min=1, help="Maximum concurrent calls of --predict.", show_default=str(DEFAULT_THREADS))
+]
+PredictTimeout = Annotated[float | None, typer.Option(help="Timeout of one call of --predict, in seconds.")]
+PredictPrice = Annotated[
+    str | None, typer.Option(help="Price of the tokens that --predict reports, in the format of --price.")
+]
+PromptFolder = Annotated[
+    Path | None,
+    typer.Option(help="Folder with the seed prompts of --predict or of the task's program: NAME.txt or NAME.md each."),
+]
 MemoLocation = Annotated[
     str | None, typer.Option("--memo", help="Memo (store of replies): a folder or redis://HOST:PORT/DB.")
 ]
@@ -152,6 +176,12 @@ def optimize(
     label: Label = None,
     labels: Labels = None,
     seed_prompt: PromptText = None,
+    predict: Predict = None,
+    predict_version: PredictVersion = None,
+    predict_threads: PredictThreads = None,
+    predict_timeout: PredictTimeout = None,
+    predict_price: PredictPrice = None,
+    prompts: PromptFolder = None,
     reward: Reward = None,
     no_logprobs: NoLogprobs = False,
     read_as: Read = None,
@@ -192,8 +222,16 @@ def optimize(
     json_: Json = False,
 ) -> None:
     """Search for a better prompt, select on validation data, and test it once on held-out data."""
+    predicts = PredictOptions(
+        predict=predict,
+        version=predict_version,
+        threads=predict_threads,
+        timeout=predict_timeout,
+        price=_read_price(predict_price, "--predict-price"),
+        prompts=prompts,
+    )
     source = Source(
-        task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs, drop_unusable, read_as
+        task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs, drop_unusable, read_as, predicts
     )
     settings = _read_settings(set_ or [])
     loaded_task = source.task()
@@ -340,7 +378,16 @@ def _print_result(result: Result) -> None:
     for note in result.notes:
         say(f"note: {note}")
     # Not in a table, which would wrap the prompt's lines.
-    say(f"\nchosen prompt:\n{result.prompt}\n\n{result.headline}")
+    say(f"\n{_shown_prompt(result)}\n\n{result.headline}")
+
+
+def _shown_prompt(result: Result) -> str:
+    """Return the chosen prompt; of a program, what changed in the files of its prompts."""
+    diff = prompt_diff(result.seed_prompt, result.prompt)
+    if not diff:
+        return f"chosen prompt:\n{result.prompt}"
+    where = f", in {Path(result.run_dir) / PROMPTS}" if result.run_dir else ""
+    return f"changes in the prompts{where}:\n{diff}"
 
 
 def _print_scores(rows: list[dict[str, Any]]) -> None:
@@ -390,7 +437,7 @@ def _read_extra_body(text: str | None) -> dict[str, Any] | None:
     return fields or None
 
 
-def _read_price(text: str | None) -> Price | None:
+def _read_price(text: str | None, option: str = "--price") -> Price | None:
     if text is None:
         return None
     try:
@@ -398,9 +445,9 @@ def _read_price(text: str | None) -> Price | None:
         price = Price(*numbers)
     except (TypeError, ValueError):
         raise InputError(
-            f"cannot read price {text!r}: write INPUT,OUTPUT[,CACHED[,WRITTEN]] in dollars per million tokens, "
+            f"cannot read {option} {text!r}: write INPUT,OUTPUT[,CACHED[,WRITTEN]] in dollars per million tokens, "
             "such as 0.4,1.6 or 0.4,1.6,0.1"
         ) from None
     if not all(0 <= number < float("inf") for number in numbers):
-        raise InputError(f"price {text!r} must be finite and not negative")
+        raise InputError(f"{option} {text!r} must be finite and not negative")
     return price

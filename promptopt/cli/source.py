@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,63 @@ from promptopt.results.result import FILE, Result
 from promptopt.utils.characters import character_fault
 
 if TYPE_CHECKING:
+    from promptopt.models.base import Price
     from promptopt.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """The options of code that asks models by itself, and the folder of its prompts."""
+
+    predict: str | None = None
+    version: str | None = None
+    threads: int | None = None
+    timeout: float | None = None
+    price: Price | None = None
+    prompts: Path | None = None
+
+    def task_keys(self, file: Path | None) -> dict[str, Any]:
+        """Return the keys of a task file that the options set; `file` is the task file, if there is one.
+
+        Raises:
+            InputError: an option needs another one.
+        """
+        if self.predict is not None and self.version is None:
+            raise InputError(
+                "--predict needs --predict-version, by which the memo knows its code: give a text such as "
+                "--predict-version 1, and another one whenever the code changes"
+            )
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
+            raise InputError(f"--predict-timeout must be a number of seconds above 0, not {self.timeout:g}")
+        if file is None:
+            self._check_complete()
+        keys = {
+            "predict": self.predict,
+            "version": self.version,
+            "threads": self.threads,
+            "timeout": self.timeout,
+            "price": None if self.price is None else [value for value in self.price if value is not None],
+            "prompts": None if self.prompts is None else str(self.prompts.absolute()),
+        }
+        return {key: value for key, value in keys.items() if value is not None}
+
+    def _check_complete(self) -> None:
+        """Refuse options that make no program together, where no task file could have the rest."""
+        if self.predict is not None and self.prompts is None:
+            raise InputError("--predict needs --prompts FOLDER, a folder with a .txt or .md file for each prompt")
+        if self.predict is None and self.prompts is not None:
+            raise InputError(
+                "--prompts needs the code that uses them: give --predict MODULE:FUNCTION, or a task file with a program"
+            )
+        options = {
+            "--predict-version": self.version,
+            "--predict-threads": self.threads,
+            "--predict-timeout": self.timeout,
+            "--predict-price": self.price,
+        }
+        given = [name for name, value in options.items() if value is not None]
+        if self.predict is None and given:
+            raise InputError(f"{given[0]} needs --predict MODULE:FUNCTION, or a task file with the key predict")
 
 
 @dataclass(frozen=True)
@@ -34,6 +91,7 @@ class Source:
     no_logprobs: bool = False
     drop_unusable: bool = False
     read: str | None = None
+    predict: PredictOptions = field(default_factory=PredictOptions)
 
     def task(self) -> Task:
         """Load or build the task.
@@ -45,6 +103,7 @@ class Source:
         options = {"seed_prompt": self.seed_prompt, "reward": self.reward, "read": self.read}
         task_keys: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
         task_keys |= {"logprobs": False} if self.no_logprobs else {}
+        task_keys |= self.predict.task_keys(self.file)
         drop_option = {"drop_unusable": True} if self.drop_unusable else {}
         if self.file is not None:
             if self.data or self.inputs or self.label or self.labels:

@@ -34,7 +34,8 @@ from promptopt.environments import task as environment_task
 from promptopt.errors import InputError, nearest
 from promptopt.images import reference
 from promptopt.models import load_model
-from promptopt.program import as_program
+from promptopt.models.base import Price
+from promptopt.program import DEFAULT_THREADS, as_program
 from promptopt.prompt import IMAGE, LABEL, Demonstrations, Prompt, Prompts
 from promptopt.randomness import named_generator
 from promptopt.rewards import reward_named
@@ -162,6 +163,15 @@ class TaskSpec(_Section):
     program: str | None = None
     predict: str | None = None
     version: str | None = None
+    threads: _Count | None = None
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    price: (
+        Annotated[
+            tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...],
+            Field(strict=False, min_length=2, max_length=4),
+        ]
+        | None
+    ) = None
     prompts: dict[str, str] | str = Field(default_factory=dict)
     max_calls: _Count = 100
     models: dict[str, str] = Field(default_factory=dict)
@@ -174,15 +184,17 @@ class TaskSpec(_Section):
             raise ValueError(
                 "it has both program and predict: a program asks the model, predict asks models by itself; remove one"
             )
-        if (self.predict is None) != (self.version is None):
+        if self.predict is not None and self.version is None:
             raise ValueError(
                 "it has predict, but no version, by which the memo knows its code: add version = '1', and raise it with the code"
-                if self.predict
-                else "it has a version, but no predict that it belongs to: remove it"
             )
+        alone = [key for key in ("version", "threads", "timeout", "price") if getattr(self, key) is not None]
+        if self.predict is None and alone:
+            raise ValueError(f"it has {alone[0]}, but no predict that it belongs to: remove it")
         if (self.program is None and self.predict is None) != (not self.prompts):
             raise ValueError(
-                "it has prompts, but no program that asks them: add program = 'module:function'"
+                "it has prompts, but no program that asks them: add program = 'module:function', or predict = 'module:function' "
+                "with a version"
                 if self.prompts
                 else "it has a program, but no prompts: add a section [prompts] with name = 'text', or prompts = 'FOLDER'"
             )
@@ -439,13 +451,20 @@ def _prompts(given: dict[str, str] | str, folder: Path) -> Prompts:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"prompts = {given!r}: {place} has two files for the prompt {twice!r}: remove one")
-    return Prompts({file.stem: Prompt(read_text(file).rstrip("\n")) for file in files})
+    return Prompts({file.stem: Prompt(read_text(file).replace("\r\n", "\n").rstrip("\n")) for file in files})
 
 
 def _program(spec: TaskSpec, folder: Path) -> Program:
     if spec.predict is not None:
         predict = _imported(spec.predict, folder, key="predict", instead="module:function")
-        return as_program(predict, version=str(spec.version))
+        return as_program(
+            predict,
+            version=str(spec.version),
+            name=spec.predict,
+            threads=spec.threads or DEFAULT_THREADS,
+            timeout=spec.timeout,
+            price=None if spec.price is None else Price(*spec.price),
+        )
     name = str(spec.program)
     program: Program = _imported(name, folder, key="program", instead="module:function")
     if not inspect.iscoroutinefunction(program):
@@ -458,7 +477,7 @@ def _imported(name: str, folder: Path, *, key: str, instead: str) -> Any:
     module, _, function = name.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), function)):
         raise InputError(f"{key} = {name!r} is not a function: give {instead}")
-    known = vars(_import_module(module, folder))
+    known = vars(_import_module(module, folder, key))
     if not callable(known.get(function)):
         functions = [other for other, value in known.items() if callable(value) and not other.startswith("_")]
         raise InputError(
@@ -481,7 +500,7 @@ def _check_signature(reward: Reward, name: str) -> None:
         ) from error
 
 
-def _import_module(module: str, folder: Path) -> ModuleType:
+def _import_module(module: str, folder: Path, key: str) -> ModuleType:
     """Import a module with `folder` on the import path, for this import only."""
     here = folder.resolve()
     sys.path.insert(0, str(here))
@@ -492,7 +511,7 @@ def _import_module(module: str, folder: Path) -> ModuleType:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # the module exists, but one of its own imports is missing
         raise InputError(
-            f"reward: there is no module {module!r}; put {module}.py into {here}, or install its package"
+            f"{key}: there is no module {module!r}; put {module}.py into {here}, or install its package"
         ) from error
     finally:
         sys.path.remove(str(here))

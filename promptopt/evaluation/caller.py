@@ -14,8 +14,8 @@ from promptopt.errors import InputError, ModelError
 from promptopt.evaluation.calls import BatchedCalls, Recorder, Stop, StreamedCalls, replies_in_memo
 from promptopt.memo.memo import KeyMaker
 from promptopt.models.base import BatchModel, ReachabilityAware
-from promptopt.models.usage import NO_TOKENS, byte_length, label_token_range, reply_token_range
-from promptopt.replies import TOOL, Failure, Response
+from promptopt.models.usage import byte_length, expected_token_range, label_token_range, reply_token_range
+from promptopt.replies import NO_USAGE, TOOL, Failure, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -63,9 +63,11 @@ class Caller:
         keys = request_keys(model, requests)
         request_of = dict(zip(keys, requests, strict=True))
 
+        largest_tool = expected_token_range(self.ledger.largest_usage.get(TOOL, NO_USAGE))
+
         def token_range_of(key: str) -> TokenRange:
             request = request_of[key]
-            return NO_TOKENS if role == TOOL else reply_token_range(request)
+            return largest_tool if role == TOOL else reply_token_range(request)
 
         def dispatch(missing: Iterable[str]) -> Iterator[Arrival]:
             if isinstance(model, BatchModel):
@@ -106,10 +108,7 @@ class Caller:
     ) -> list[Reply]:
         self.stop.check()
         if self.ledger.limit.dollars is not None and model.price is None:
-            raise InputError(
-                f"a budget in dollars needs the price of the {role} model: give --price INPUT,OUTPUT in dollars per "
-                "million tokens, or a budget in calls or tokens"
-            )
+            raise InputError(_price_advice(role, model))
         self.ledger.admit(role, keys, estimate_from_mean=model.unit == "batch")
         recorder = Recorder(
             role=role,
@@ -151,6 +150,19 @@ class Caller:
     def replies_in_memo(self, keys: Iterable[str]) -> dict[str, Response]:
         """Return the replies that are in the memo, by key."""
         return replies_in_memo(self.memo, keys)
+
+
+def _price_advice(role: str, model: Model) -> str:
+    if role == TOOL:
+        return (
+            f"a budget in dollars needs the price of what {model.fingerprint['model']!r} uses: give it with "
+            "as_program(..., price=Price(INPUT, OUTPUT)), --predict-price INPUT,OUTPUT or price = [INPUT, OUTPUT] in the task "
+            "file, in dollars per million tokens (zeros if it costs nothing); or a budget in calls or tokens"
+        )
+    return (
+        f"a budget in dollars needs the price of the {role} model: give --price INPUT,OUTPUT in dollars per "
+        "million tokens, or a budget in calls or tokens"
+    )
 
 
 def request_keys(model: Model, requests: Iterable[Request]) -> list[str]:

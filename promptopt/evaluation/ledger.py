@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import BudgetExhaustedError, InputError
 from promptopt.models.usage import Bound
-from promptopt.replies import Usage
+from promptopt.replies import NO_USAGE, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -110,6 +110,7 @@ class Ledger:
         logical: usage that the run would have with an empty memo, by role.
         paid: usage of the calls that were actually made, by role.
         largest_bound: largest upper bound of a single call so far, by role.
+        largest_usage: largest counts of a single call so far, by role.
         unreported: keys of calls whose token counts the server did not report, or reported implausibly, by role; each counts
             as its upper bound.
         stage_name: current stage of the run, or "".
@@ -119,6 +120,7 @@ class Ledger:
     logical: dict[str, Spending] = field(default_factory=dict)
     paid: dict[str, Spending] = field(default_factory=dict)
     largest_bound: dict[str, Bound] = field(default_factory=dict)
+    largest_usage: dict[str, Usage] = field(default_factory=dict)
     unreported: dict[str, set[str]] = field(default_factory=dict)
     stage_name: str = ""
     _asked: set[str] = field(default_factory=set)
@@ -235,6 +237,7 @@ class Ledger:
         if key in self._reserved:
             self.release([key])
         mine = self.logical.setdefault(role, Spending())
+        self.largest_usage[role] = Usage(*map(max, self.largest_usage.get(role, NO_USAGE), usage))
         if key in self._failed:  # its call was counted, its tokens were not
             self._failed.remove(key)
             mine.calls -= 1

@@ -10,17 +10,17 @@ import inspect
 import json
 import traceback
 from collections import Counter, defaultdict
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from promptopt.errors import InputError, nearest
+from promptopt.evaluation.threads import call_in_threads
 from promptopt.models.base import Price, Request
 from promptopt.models.identity import code_digest
 from promptopt.parsing.slots import slot_names
-from promptopt.program import DESCRIBES, THREADS, VERSION
+from promptopt.program import DESCRIBES, PRICE, THREADS, TIMEOUT, VERSION
 from promptopt.prompt import Layout, Prompts
 from promptopt.replies import TOOL, Arrival, Call, Failure, Response, Usage
 from promptopt.task import default_template
@@ -272,7 +272,10 @@ class _Running:
             raise InputError(f"the program returned {value!r}: return a response of ask, or a text")
         response = Response(value) if isinstance(value, str) else value
         self.outcome = Response(
-            response.text, usage=self.usage, finish_reason=response.finish_reason, trace=tuple(self.trace)
+            response.text,
+            usage=self.usage,
+            finish_reason=response.finish_reason,
+            trace=(*self.trace, *response.trace),
         )
 
     def _end(self, failure: Failure) -> None:
@@ -369,10 +372,10 @@ class _ToolModel:
     """A function as a model: its memo key is its code, or the version that the user gave, and its arguments."""
 
     unit: Literal["reply"] = "reply"
-    price = Price(0.0, 0.0)
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
+        self.price: Price | None = getattr(function, PRICE, Price(0.0, 0.0))
         name, version = function.__name__, getattr(function, VERSION, None)
         code = code_digest(function) if version is None else None
         if version is None and code is None:
@@ -386,29 +389,24 @@ class _ToolModel:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
         """Call the function once for each request, whose context is the arguments in JSON."""
-        threads = getattr(self._function, THREADS, 1)
-        if threads == 1:
-            for number, request in enumerate(requests):
-                yield Arrival(number, self._call(request))
+        threads, timeout = getattr(self._function, THREADS, 1), getattr(self._function, TIMEOUT, None)
+        if threads > 1 or timeout is not None:
+            yield from call_in_threads(self._call, requests, threads, timeout)
             return
-        numbered, pending = enumerate(requests), dict[Future[Response | Failure], int]()
-        with ThreadPoolExecutor(threads) as pool:
-            while True:
-                for number, request in islice(numbered, threads - len(pending)):
-                    pending[pool.submit(self._call, request)] = number
-                if not pending:
-                    return
-                for done in wait(pending, return_when=FIRST_COMPLETED).done:
-                    yield Arrival(pending.pop(done), done.result())
+        for number, request in enumerate(requests):
+            yield Arrival(number, self._call(request))
 
     def _call(self, request: Request) -> Response | Failure:
         arguments, named = json.loads(str(request.context))
         try:
             result = self._function(*arguments, **named)
-        except Exception as error:  # noqa: BLE001  user code may raise anything
+        except InputError as error:
+            return Failure(str(error))
+        except (Exception, SystemExit) as error:  # noqa: BLE001  user code may raise anything
             return Failure(f"it raised {_last_line(error)}")
+        output, usage = (result.text, result.usage) if isinstance(result, Response) else (result, Usage())
         try:
-            return Response(json.dumps(result, ensure_ascii=False, allow_nan=False))
+            return Response(json.dumps(output, ensure_ascii=False, allow_nan=False), usage=usage)
         except (TypeError, ValueError) as error:
             raise InputError(f"the tool {self._function.__name__!r} must return JSON values: {error}") from None
 
@@ -444,7 +442,7 @@ def _foreign(wanted: object) -> InputError:
     )
 
 
-def _last_line(error: Exception) -> str:
+def _last_line(error: BaseException) -> str:
     """Return the error in one line, with the place in the code."""
     line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
     frame = traceback.extract_tb(error.__traceback__)[-1]

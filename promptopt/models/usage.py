@@ -67,8 +67,9 @@ class TokenRange(NamedTuple):
         return usage
 
 
-NO_TOKENS = TokenRange(0, 0, 0, generates=False)
-"""Of a call of a function."""
+def expected_token_range(largest: Usage) -> TokenRange:
+    """Return the range to reserve for a call of a function, whose size only the call shows: twice the largest call before it."""
+    return TokenRange(0, 2 * largest.input, 2 * largest.output, generates=False)
 
 
 def reply_token_range(request: Request) -> TokenRange:

@@ -11,9 +11,10 @@ import numpy as np
 
 from promptopt._version import __version__
 from promptopt.errors import BudgetExhaustedError
+from promptopt.evaluation.ledger import Spending
 from promptopt.optimization.calibration import predictor_rewards
 from promptopt.optimization.selection import Choice, cells_measured
-from promptopt.replies import Response
+from promptopt.replies import TOOL, Response
 from promptopt.results.outcomes import SAME, ByLabels, Comparison, PredictorTest, outcomes
 from promptopt.results.result import Record, Result
 from promptopt.search.writing import rejections
@@ -23,6 +24,7 @@ from promptopt.strategies.registry import description_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from promptopt.evaluation.ledger import Ledger
     from promptopt.evaluation.scorer import Scorer
     from promptopt.models.base import Price
     from promptopt.optimization.job import Job
@@ -163,10 +165,10 @@ def result_of(
         used=ledger.logical,
         failed=ledger.failed,
         unfinished=unfinished or too_many_failures(run),
-        notes=(*notes, *ledger.notes(), *_notes_on_replies(run)),
+        notes=(*notes, *ledger.notes(), *_notes_on_tools(job, ledger), *_notes_on_replies(run)),
         warnings=(scorer.silence.headline,) if scorer.silence.headline else (),
         strategy=description_of(job.strategy),
-        prices={role: model.price for role, model in job.roles.items()},
+        prices=job.prices,
         models={role: dict(model.fingerprint) for role, model in job.roles.items()},
         seed=job.seed,
         budget=str(job.budget),
@@ -175,6 +177,19 @@ def result_of(
         paid=ledger.paid,
         seconds=math.nan,
     )
+
+
+def _notes_on_tools(job: Job, ledger: Ledger) -> list[str]:
+    """Return a note if tokens are limited, but the program, which asks models by itself, reported none."""
+    used = ledger.logical.get(TOOL, Spending())
+    metered = job.budget.tokens is not None or (job.budget.dollars is not None and any(job.prices.get(TOOL) or ()))
+    if not metered or not used.calls or used.tokens or "task" in ledger.logical:
+        return []
+    note = (
+        f"the program reported no tokens for its {used.calls:,} calls, so the budget of {job.budget} did not limit them: "
+        "return Response(text, usage=Usage(...)) from it, or give a budget in calls"
+    )
+    return [note]
 
 
 def _notes_on_replies(run: Run) -> list[str]:

@@ -15,6 +15,8 @@ from promptopt.models import load_model
 from promptopt.models.base import without_batches
 from promptopt.models.fake import FunctionModel
 from promptopt.optimization.stages import least_calls
+from promptopt.program import PredictProgram
+from promptopt.replies import TOOL
 from promptopt.rewards import Judge
 from promptopt.strategies.auto import AUTO, choose
 from promptopt.strategies.registry import find_strategy
@@ -25,7 +27,7 @@ from promptopt.tracking.identity import digest_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from promptopt.models.base import Model
+    from promptopt.models.base import Model, Price
     from promptopt.strategies.base import Strategy
     from promptopt.tracking import RunStarted
 
@@ -66,11 +68,18 @@ class Job:
         models = {role: model.fingerprint for role, model in self.roles.items()}
         return run_started(self.task, self.strategy, models, self.seed, str(self.budget))
 
+    @property
+    def prices(self) -> dict[str, Price | None]:
+        """Dollars per million tokens by role, None if unknown; also of code that asks models by itself."""
+        prices = {role: model.price for role, model in self.roles.items()}
+        if isinstance(self.task.program, PredictProgram):
+            prices[TOOL] = self.task.program.price
+        return prices
+
     @cached_property
     def digest(self) -> str:
         """The same for the same run, and for no other."""
-        prices = {role: model.price for role, model in self.roles.items()}
-        return digest_of([self.begun.name, prices])[:32]
+        return digest_of([self.begun.name, self.prices])[:32]
 
     @property
     def folder_name(self) -> str:

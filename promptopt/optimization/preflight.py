@@ -10,7 +10,7 @@ from promptopt.evaluation.ledger import Budget
 from promptopt.models.base import Request
 from promptopt.optimization.stages import Stages, too_small
 from promptopt.prompt import Message
-from promptopt.replies import Failure, Response
+from promptopt.replies import TOOL, Failure, Response
 from promptopt.rewards import REWARDS_WITH_TARGET, Exact, Judge
 from promptopt.strategies.base import needs_no_labels, searches_programs
 from promptopt.strategies.registry import name_of
@@ -53,9 +53,14 @@ def check(job: Job) -> None:
 
 def check_budget(job: Job) -> None:
     """Raise InputError if a model costs money and no budget is set."""
+    if job.budget != Budget():
+        return
+    if any(job.prices.get(TOOL) or ()):
+        raise InputError(
+            "predict has a price and no budget is set: set one, such as --budget '500 calls' or budget='2 dollars'"
+        )
     for role, model in job.roles.items():
-        costs = model.price is None or any(model.price)
-        if costs and job.budget == Budget():
+        if model.price is None or any(model.price):
             raise InputError(
                 f"the {role} model costs money and no budget is set: set one, such as --budget '500 calls' or "
                 "budget='2 dollars'"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -15,18 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError
-from promptopt.prompt import Prompts
+from promptopt.prompt import Prompt, Prompts
 from promptopt.report import write_report
 from promptopt.results.outcomes import FILE as OUTCOMES
 from promptopt.results.outcomes import write_outcomes
 from promptopt.results.predictor import write_predictor
+from promptopt.results.prompt_files import prompt_files
 from promptopt.results.result import FILE, Result
 from promptopt.utils.files import make_private_folder, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from promptopt.prompt import Prompt
     from promptopt.tracking import RunStarted
 
 PROMPTS = "chosen-prompts"
@@ -102,7 +101,7 @@ def _canonical(value: Any) -> str:
 
 def _named(facts: dict[str, Any], digest: str) -> str:
     """Return words to know a run by."""
-    prompt = str(facts["seed prompt"]["text"])
+    prompt = Prompt.from_json(facts["seed prompt"]).text
     shown = prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}..."
     which = f", {digest[:8]}" if digest else ""
     return f"{facts['task']!r} by {facts['strategy']['name']} from {shown!r} (seed {facts['seed']}, {facts['budget']}{which})"
@@ -149,13 +148,8 @@ def _write_prompts(prompt: Prompt, folder: Path) -> None:
     if not isinstance(prompt, Prompts):
         return
     make_private_folder(folder)
-    for name, part in prompt.components:
-        place = folder / re.sub(r"[^\w.-]", "-", name)
-        write_private(place.with_name(f"{place.name}.txt"), f"{part.text}\n")
-        if part.demonstrations or part.turns:
-            write_private(
-                place.with_name(f"{place.name}.json"), json.dumps(part.to_json(), ensure_ascii=False, indent=1) + "\n"
-            )
+    for name, contents in prompt_files(prompt).items():
+        write_private(folder / name, contents)
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from promptopt.errors import InputError
+from promptopt.program import PredictProgram
 from promptopt.rewards import REWARDS_WITH_TARGET
 
 if TYPE_CHECKING:
@@ -49,6 +51,9 @@ def choose(task: Task, *, writes: bool) -> Chosen:
     Args:
         task: the task.
         writes: whether there is a model that can write prompts.
+
+    Raises:
+        InputError: nothing could be searched without a writer.
     """
     unlabelled = [example.id for example in task.train if example.target is None]
     if task.environment is not None:
@@ -57,6 +62,11 @@ def choose(task: Task, *, writes: bool) -> Chosen:
         why = "the task has a program of several prompts"
         if writes:
             return Chosen("components", why)
+        if isinstance(task.program, PredictProgram):
+            raise InputError(
+                "the prompts of code that asks models by itself (predict) need a writer, which proposes others: give --writer "
+                "MODEL, or writer= in Python"
+            )
         return Chosen("components", f"{why}; {_NO_WRITER}", MappingProxyType({"instructions": 0}))
     if task.format == "caption":
         return Chosen("hillclimb", "captions take no demonstrations")
