@@ -24,7 +24,15 @@ class Ask(Protocol):
     """What a program asks with. Each result is awaited; all programs of a `score` call wait together, as one batch."""
 
     def __call__(
-        self, name: str, example: Example, /, *, model: str = "", tools: Sequence[Callable[..., Any]] = (), **slots: str
+        self,
+        name: str,
+        example: Example,
+        /,
+        *,
+        model: str = "",
+        choices: Sequence[str] = (),
+        tools: Sequence[Callable[..., Any]] = (),
+        **slots: str,
     ) -> Awaitable[Response]:
         """Send a prompt to a model.
 
@@ -32,12 +40,14 @@ class Ask(Protocol):
             name: of the prompt.
             example: fills the prompt's slots.
             model: name of one of the task's `models`; "" for the task model.
+            choices: labels among which a model with log-probabilities chooses: the reply's text is the likeliest, and it has their
+                `label_logprobs`. Any other model writes its reply.
             tools: functions that the model may call, in chats. The reply's `tool_calls` are its calls, which the program answers as it
                 likes; `agent` does so. A prompt named `tool:NAME` is the description of the function NAME; else its docstring is.
             slots: further slots that the program fills, as texts; where the prompt has no slot, they follow the example's fields.
 
         Raises:
-            InputError: there is no such prompt or model, a slot of the prompt is not filled, or a tool cannot be described.
+            InputError: there is no such prompt or model, a slot of the prompt is not filled, a tool cannot be described, or there are not two different choices.
         """
         ...
 

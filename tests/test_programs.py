@@ -19,6 +19,7 @@ from promptopt import (
     Components,
     Demonstrations,
     Example,
+    FakeLabelModel,
     FakeModel,
     HillClimb,
     InputError,
@@ -44,7 +45,7 @@ from promptopt.report.page import page
 from promptopt.results.outcomes import read_outcomes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 SEED = {"query": Prompt("Write a query for {text}."), "answer": Prompt("Answer {text} from {passages}.")}
@@ -229,6 +230,46 @@ def test_a_text_may_be_returned_and_prompts_without_slots_get_all_fields(tmp_pat
         run(tmp_path, task, Fixed(), asked)
     run(tmp_path, replace(task, seed_prompt=Prompts({"answer": Prompt("Answer.")})), Fixed(), asked)
     assert asked.asked[0] == "Answer.\ntext: item0\nhint: x"
+
+
+def test_a_model_with_log_probabilities_chooses_and_any_other_writes(tmp_path: Path) -> None:
+    seen: list[Response] = []
+
+    async def chooses(ask: Ask, prompts: Prompts, example: Example) -> str:
+        reply = await ask("answer", example, passages="a", choices=("?", example.inputs["text"][4:]))
+        seen.append(reply)
+        return reply.text
+
+    def logprobs(context: Any, labels: Sequence[str]) -> list[float]:
+        return [-2.0 if label == "?" else -1.0 for label in labels]
+
+    task = a_task(program=chooses, validation=())
+    result = optimize(task, FakeLabelModel(logprobs), Fixed(), memo=tmp_path, tracking=False)
+    assert result.test is not None
+    assert result.test.seed.estimate == 1.0
+    assert seen[0].logprobs_of(("0", "?")) == (-1.0, -2.0)
+    seen.clear()
+    result = run(tmp_path, task, Fixed())
+    assert result.test is not None
+    assert result.test.seed.estimate == 0.5  # by what it writes
+    assert seen[0].label_logprobs is None
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"choices": ("a",)}, "choices must be two or more different texts"),
+        ({"choices": ("a", "a")}, "choices must be two or more different texts"),
+        ({"choices": "ab"}, "choices must be two or more different texts"),
+        ({"choices": ("a", "b"), "tools": [lookup]}, "give choices or tools"),
+    ],
+)
+def test_choices_that_are_none_are_refused(tmp_path: Path, more: dict[str, Any], message: str) -> None:
+    async def wrong(ask: Ask, prompts: Prompts, example: Example) -> Response:
+        return await ask("answer", example, passages="a", **more)
+
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, a_task(program=wrong))
 
 
 def test_a_prompt_may_have_a_model_of_its_own(tmp_path: Path) -> None:

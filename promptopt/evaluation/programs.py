@@ -1,43 +1,33 @@
-"""Runs programs: every set of prompts answers every example. All programs wait together, one batch per round.
+"""Runs programs: every set of prompts answers every example. What a program asks with, and what it may ask.
 
-A program is a coroutine that yields what it waits for. No event loop runs, so a program cannot wait for anything else. Knows
-nothing of rewards or strategies; memo and budget belong to the caller.
+Knows nothing of rewards or strategies; `driver` steps the programs, and memo and budget belong to the caller.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-import traceback
-from collections import Counter, defaultdict
-from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError, nearest
-from promptopt.evaluation.threads import call_in_threads
-from promptopt.models.base import Price, Request
-from promptopt.models.identity import code_digest
+from promptopt.evaluation.driver import Begun, Together, Wanted, drive
 from promptopt.parsing.slots import slot_names
-from promptopt.program import DESCRIBES, PRICE, THREADS, TIMEOUT, VERSION
+from promptopt.program import DESCRIBES
 from promptopt.prompt import Layout, Prompts
-from promptopt.replies import TOOL, Arrival, Call, Failure, Response, Usage
+from promptopt.replies import TOOL, Response
 from promptopt.task import default_template
 from promptopt.tools import Exchange, parse_arguments, tool_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from promptopt.evaluation.caller import Caller
     from promptopt.models.base import Model
-    from promptopt.prompt import Context, Example, Prompt
+    from promptopt.prompt import Example, Prompt
     from promptopt.replies import Reply
     from promptopt.task import Task
     from promptopt.tools import ToolCall, ToolSchema
-
-_REPEAT_BITS = 20  # the k-th equal request of a program at a temperature has the replicate number (k << 20) + r
-_OWN_LOOP = "no running event loop"  # what asyncio says to a program that waits for something of its own
 
 
 class Replays:
@@ -61,41 +51,6 @@ class Replays:
             )
 
 
-class _Wanted(NamedTuple):
-    """A call that a program waits for: of a prompt by a context, or of a function by its arguments in JSON."""
-
-    name: str
-    inputs: tuple[tuple[str, str], ...]
-    context: Context
-    function: Callable[..., Any] | None = None
-    model: str = ""
-    tools: tuple[ToolSchema, ...] = ()
-    exchanges: tuple[Exchange, ...] = ()
-
-    def __await__(self) -> Generator[_Wanted, Any, Any]:
-        return (yield self)
-
-
-class _Together(NamedTuple):
-    """Several things that a program waits for at once."""
-
-    waiting: tuple[Awaitable[Any], ...]
-
-    def __await__(self) -> Generator[_Together, Any, Any]:
-        return (yield self)
-
-
-@dataclass(eq=False)
-class _Strand:
-    """A coroutine of a program: its main one, or one that another gathers."""
-
-    coroutine: Coroutine[Any, Any, Any]
-    parent: _Strand | None = None
-    place: int = 0
-    results: list[Any] = field(default_factory=list)
-    missing: int = 0
-
-
 @dataclass
 class _Asker:
     """What one program asks with."""
@@ -104,8 +59,16 @@ class _Asker:
     task: Task
 
     def __call__(
-        self, name: str, example: Example, /, *, model: str = "", tools: Sequence[Callable[..., Any]] = (), **slots: str
-    ) -> _Wanted:
+        self,
+        name: str,
+        example: Example,
+        /,
+        *,
+        model: str = "",
+        choices: Sequence[str] = (),
+        tools: Sequence[Callable[..., Any]] = (),
+        **slots: str,
+    ) -> Wanted:
         prompt, models = self.prompts[name], self.task.models or {}
         if name.startswith(DESCRIBES):
             raise InputError(
@@ -131,7 +94,9 @@ class _Asker:
         context = layout.render(prompt, _filled(example, inputs))
         if tools and isinstance(context, str):
             raise InputError("tools need chats: set the task's format to 'chat'")
-        return _Wanted(name, tuple(inputs.items()), context, model=model, tools=self._schemas(tools))
+        _check_choices(choices, tools)
+        schemas = self._schemas(tools)
+        return Wanted(name, tuple(inputs.items()), context, model=model, choices=tuple(choices), tools=schemas)
 
     def _schemas(self, tools: Sequence[Callable[..., Any]]) -> tuple[ToolSchema, ...]:
         described = {name: prompt.text for name, prompt in self.prompts.components if name.startswith(DESCRIBES)}
@@ -176,7 +141,7 @@ class _Asker:
                 f"program, or take the slot out of the prompt; filled are {', '.join(inputs)}"
             )
 
-    def tool(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> _Wanted:
+    def tool(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Wanted:
         if not inspect.isroutine(function):
             raise InputError(f"a tool is a function, not {function!r}: write a function that calls it")
         name = function.__name__
@@ -184,108 +149,10 @@ class _Asker:
             written = json.dumps([arguments, named], sort_keys=True, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise InputError(f"the arguments of the tool {name!r} must be JSON values: {error}") from None
-        return _Wanted(f"{TOOL}:{name}", (("arguments", written),), written, function)
+        return Wanted(f"{TOOL}:{name}", (("arguments", written),), written, function)
 
-    def gather(self, *waiting: Awaitable[Any]) -> _Together:
-        return _Together(waiting)
-
-
-@dataclass(eq=False)
-class _Running:
-    """One program in progress."""
-
-    task: Task
-    replicate: int
-    waiting: list[tuple[_Strand, _Wanted]] = field(default_factory=list)
-    trace: list[Call] = field(default_factory=list)
-    usage: Usage = field(default_factory=Usage)
-    repeated: Counter[tuple[object, ...]] = field(default_factory=Counter)
-    strands: list[_Strand] = field(default_factory=list)
-    outcome: Reply | None = None
-
-    def begin(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Run the program until it waits."""
-        self._advance(self._strand(coroutine), None)
-
-    def answer(self, replies: Sequence[Reply]) -> None:
-        """Hand over the replies to all that the program waits for, and run it until it waits again."""
-        waiting, self.waiting = self.waiting, []
-        for (strand, wanted), reply in zip(waiting, replies, strict=True):
-            if self.outcome is not None:
-                return
-            if isinstance(reply, Failure):
-                self._end(Failure(f"{wanted.name}: {reply.reason}", refused=reply.refused))
-                return
-            self.usage = Usage(*(total + new for total, new in zip(self.usage, reply.usage, strict=True)))
-            self.trace.append(Call(wanted.name, wanted.inputs, reply.text, reply.tool_calls))
-            self._advance(strand, reply if wanted.function is None else _result(reply.text))
-        if self.outcome is None and len(self.trace) + len(self.waiting) > self.task.max_calls:
-            self._end(
-                Failure(
-                    f"the program makes more than {self.task.max_calls} calls: end its loop, or raise the task's max_calls"
-                )
-            )
-
-    def _strand(self, coroutine: Coroutine[Any, Any, Any], parent: _Strand | None = None, place: int = 0) -> _Strand:
-        strand = _Strand(coroutine, parent, place)
-        self.strands.append(strand)
-        return strand
-
-    def _advance(self, strand: _Strand, value: Any) -> None:
-        try:
-            wanted = strand.coroutine.send(value)
-        except StopIteration as end:
-            self._returned(strand, end.value)
-        except InputError:
-            self._close()
-            raise
-        except Exception as error:  # noqa: BLE001  user code may raise anything
-            if _OWN_LOOP in str(error):
-                raise _foreign(error) from None
-            self._end(Failure(f"the program raised {_last_line(error)}"))
-        else:
-            self._wait(strand, wanted)
-
-    def _wait(self, strand: _Strand, wanted: object) -> None:
-        if isinstance(wanted, _Wanted):
-            self.waiting.append((strand, wanted))
-        elif isinstance(wanted, _Together):
-            strand.results, strand.missing = [None] * len(wanted.waiting), len(wanted.waiting)
-            if not wanted.waiting:
-                self._advance(strand, [])
-            for place, awaitable in enumerate(wanted.waiting):
-                if self.outcome is None:
-                    self._advance(self._strand(_awaited(awaitable), strand, place), None)
-        else:
-            self._close()
-            raise _foreign(wanted)
-
-    def _returned(self, strand: _Strand, value: Any) -> None:
-        parent = strand.parent
-        if parent is not None:
-            parent.results[strand.place] = value
-            parent.missing -= 1
-            if not parent.missing:
-                self._advance(parent, parent.results)
-            return
-        if not isinstance(value, str | Response):
-            raise InputError(f"the program returned {value!r}: return a response of ask, or a text")
-        response = Response(value) if isinstance(value, str) else value
-        self.outcome = Response(
-            response.text,
-            usage=self.usage,
-            finish_reason=response.finish_reason,
-            trace=(*self.trace, *response.trace),
-        )
-
-    def _end(self, failure: Failure) -> None:
-        self.outcome = failure
-        self._close()
-
-    def _close(self) -> None:
-        self.waiting = []
-        for strand in reversed(self.strands):
-            strand.coroutine.close()
+    def gather(self, *waiting: Awaitable[Any]) -> Together:
+        return Together(waiting)
 
 
 def run_programs(
@@ -308,119 +175,29 @@ def run_programs(
             something else than `ask`, or asks for something else when it is run again.
         BudgetExhaustedError, PermanentModelError, StoppedError: as for `Caller.generate`. Earlier replies are in the memo.
     """
-    running = [_begun(task, *cell) for cell in cells]
-    while active := [program for program in running if program.outcome is None]:
-        replies = iter(_replies(task, model, caller, active))
-        for program in active:
-            program.answer(list(islice(replies, len(program.waiting))))
-    outcomes = [program.outcome or Failure("never begun") for program in running]
+    outcomes = drive(task, model, caller, (_begun(task, *cell) for cell in cells), max_calls=task.max_calls)
     for cell, outcome in zip(cells, outcomes, strict=True):
         if isinstance(outcome, Response):
             replays.check(cell, outcome)
     return outcomes
 
 
-def _begun(task: Task, prompt: Prompt, example: Example, replicate: int) -> _Running:
+def _begun(task: Task, prompt: Prompt, example: Example, replicate: int) -> Begun:
     if not isinstance(prompt, Prompts) or task.program is None:
         raise InputError(f"a program is run with Prompts, not with {str(prompt)[:60]!r}")
     coroutine = task.program(_Asker(prompt, task), prompt, example)
     if not inspect.iscoroutine(coroutine):
         raise InputError(f"the program {task.program!r} must be written `async def program(ask, prompts, example)`")
-    running = _Running(task, replicate)
-    running.begin(coroutine)
-    return running
+    return Begun(coroutine, replicate)
 
 
-def _replies(task: Task, model: Model, caller: Caller, active: Sequence[_Running]) -> list[Reply]:
-    """Return the replies to all that the programs wait for, in order."""
-    wanted = [(program, one) for program in active for _, one in program.waiting]
-    groups: dict[tuple[Callable[..., Any] | None, str], list[int]] = defaultdict(list)
-    for number, (_, one) in enumerate(wanted):
-        groups[one.function, one.model].append(number)
-    out: dict[int, Reply] = {}
-    for (function, name), numbers in groups.items():
-        asked = [wanted[number] for number in numbers]
-        if function is None:
-            requests = [_request(task, program, one) for program, one in asked]
-            replies = caller.generate(name or "task", (task.models or {}).get(name, model), requests)
-        else:
-            requests = [Request(context=one.context, max_tokens=1) for _, one in asked]
-            replies = caller.generate(TOOL, _tool_model(function), requests)
-        out.update(zip(numbers, replies, strict=True))
-    return [out[number] for number in range(len(wanted))]
-
-
-def _request(task: Task, program: _Running, wanted: _Wanted) -> Request:
-    """Return the request; at a temperature, equal requests of one program are further samples."""
-    asked = wanted.model, wanted.context, wanted.tools, wanted.exchanges
-    repeat = program.repeated[asked] if task.temperature else 0
-    program.repeated[asked] += 1
-    return Request(
-        context=wanted.context,
-        max_tokens=task.max_tokens,
-        temperature=task.temperature,
-        top_p=task.top_p,
-        top_k=task.top_k,
-        stop=task.stop,
-        replicate=(repeat << _REPEAT_BITS) + program.replicate,
-        tools=wanted.tools,
-        exchanges=wanted.exchanges,
-    )
-
-
-class _ToolModel:
-    """A function as a model: its memo key is its code, or the version that the user gave, and its arguments."""
-
-    unit: Literal["reply"] = "reply"
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        self.price: Price | None = getattr(function, PRICE, Price(0.0, 0.0))
-        name, version = function.__name__, getattr(function, VERSION, None)
-        code = code_digest(function) if version is None else None
-        if version is None and code is None:
-            raise InputError(
-                f"the memo cannot tell what the tool {name!r} does, because it uses objects that cannot be compared across "
-                "processes: write @promptopt.tool(version='1') above it, and raise the version when its results change"
-            )
-        self.fingerprint: Mapping[str, Any] = {"provider": TOOL, "model": name} | (
-            {"code": code} if version is None else {"version": version}
-        )
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
-        """Call the function once for each request, whose context is the arguments in JSON."""
-        threads, timeout = getattr(self._function, THREADS, 1), getattr(self._function, TIMEOUT, None)
-        if threads > 1 or timeout is not None:
-            yield from call_in_threads(self._call, requests, threads, timeout)
-            return
-        for number, request in enumerate(requests):
-            yield Arrival(number, self._call(request))
-
-    def _call(self, request: Request) -> Response | Failure:
-        arguments, named = json.loads(str(request.context))
-        try:
-            result = self._function(*arguments, **named)
-        except InputError as error:
-            return Failure(str(error))
-        except (Exception, SystemExit) as error:  # noqa: BLE001  user code may raise anything
-            return Failure(f"it raised {_last_line(error)}")
-        output, usage = (result.text, result.usage) if isinstance(result, Response) else (result, Usage())
-        try:
-            return Response(json.dumps(output, ensure_ascii=False, allow_nan=False), usage=usage)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"the tool {self._function.__name__!r} must return JSON values: {error}") from None
-
-
-@lru_cache
-def _tool_model(function: Callable[..., Any]) -> _ToolModel:
-    return _ToolModel(function)
-
-
-def _result(written: str) -> Any:
-    try:
-        return json.loads(written)
-    except ValueError:  # a simulated reply
-        return written
+def _check_choices(choices: Sequence[str], tools: Sequence[Callable[..., Any]]) -> None:
+    if not choices:
+        return
+    if isinstance(choices, str) or len(choices) < 2 or len({*choices}) < len(choices) or not all(choices):  # noqa: PLR2004
+        raise InputError(f"choices must be two or more different texts, such as ('yes', 'no'), not {choices!r}")
+    if tools:
+        raise InputError("a model either chooses or calls tools: give choices or tools")
 
 
 def _as_text(result: Any) -> str:
@@ -429,21 +206,3 @@ def _as_text(result: Any) -> str:
 
 def _filled(example: Example, inputs: dict[str, str]) -> Example:
     return type(example)(inputs, example.target, example.id)
-
-
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
-
-
-def _foreign(wanted: object) -> InputError:
-    return InputError(
-        f"the program waits for something else than ask ({wanted!r}): only calls of ask can be awaited; do other work in a "
-        "function, and write `await ask.tool(function, ...)`"
-    )
-
-
-def _last_line(error: BaseException) -> str:
-    """Return the error in one line, with the place in the code."""
-    line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{line} (line {frame.lineno} of {frame.filename.rpartition('/')[2]})"

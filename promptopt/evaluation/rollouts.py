@@ -1,4 +1,4 @@
-"""Runs episodes: every prompt acts in every instance. All active episodes advance in lock-step, one batch per round.
+"""Runs episodes: every prompt acts in every instance. An episode is a program, so all advance in lock-step, one batch per round.
 
 A model with log-probabilities chooses among the actions if the environment can list them; any other model writes its action.
 Knows nothing of rewards or strategies; memo and budget belong to the caller.
@@ -7,14 +7,14 @@ Knows nothing of rewards or strategies; memo and budget belong to the caller.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from promptopt.environment import Choosing, Trajectory, Turn
-from promptopt.models.base import LabelModel, Request, TokenModel
+from promptopt.evaluation.driver import Begun, Wanted, drive
+from promptopt.models.base import LabelModel, TokenModel
 from promptopt.prompt import Example
-from promptopt.replies import Failure, Response, Usage
+from promptopt.replies import Failure, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,40 +27,6 @@ if TYPE_CHECKING:
     from promptopt.task import Task
 
 _MAX_TURNS = 1_000  # guards against environments that never end
-
-
-@dataclass
-class _Episode:
-    """One episode in progress."""
-
-    environment: Environment
-    prompt: Prompt
-    replicate: int
-    observation: str = ""
-    turns: list[Turn] = field(default_factory=list)
-    usage: Usage = field(default_factory=Usage)
-    outcome: Reply | None = None
-
-    def act(self, reply: Reply) -> None:
-        """Apply the model's reply. An exception in the environment fails this episode only."""
-        if isinstance(reply, Failure):
-            self.outcome = Failure(f"round {len(self.turns) + 1}: {reply.reason}")
-            return
-        self.usage = Usage(*(total + new for total, new in zip(self.usage, reply.usage, strict=True)))
-        try:
-            step = self.environment.step(reply.text)
-            self.turns.append(Turn(self.observation, reply.text, step.events))
-            self.observation = step.observation
-            if step.done or reply.truncated_before_text:
-                trajectory = Trajectory(tuple(self.turns), self.observation, float(self.environment.score()))
-                text = "" if reply.truncated_before_text and len(self.turns) == 1 else str(trajectory)
-                self.outcome = Response(
-                    text, usage=self.usage, finish_reason=reply.finish_reason, trajectory=trajectory
-                )
-            elif len(self.turns) == _MAX_TURNS:
-                self.outcome = Failure(f"no end after {_MAX_TURNS} rounds: an environment must end its episodes")
-        except Exception as error:  # noqa: BLE001  whatever the user's environment raises
-            self.outcome = Failure(f"round {len(self.turns) + 1}: the environment raised {error!r}")
 
 
 def roll_out(
@@ -86,18 +52,10 @@ def roll_out(
     Raises:
         BudgetExhaustedError, PermanentModelError, StoppedError: as for `Caller.generate`. Earlier replies are in the memo.
     """
-    episodes = [_start_episode(make, *cell) for cell in cells]
-    while active := [episode for episode in episodes if episode.outcome is None]:
-        for choices, group in _by_choices(active, model):
-            contexts = [_context(task, episode) for episode in group]
-            replies = (
-                _chosen(model, caller, contexts, choices)
-                if choices and isinstance(model, LabelModel)
-                else caller.generate("task", model, _requests(task, contexts, group))
-            )
-            for episode, reply in zip(group, replies, strict=True):
-                episode.act(reply)
-    return [episode.outcome or Failure("never begun") for episode in episodes]
+    chooser = _Chooser(model)
+    begun = (Begun(_episode(task, make, chooser, cell), cell[2]) for cell in cells)
+    replies = drive(task, model, caller, begun, max_calls=_MAX_TURNS, resample=False)
+    return [replace(reply, trace=()) if isinstance(reply, Response) else reply for reply in replies]
 
 
 def most_rounds(examples: Sequence[Example]) -> float:
@@ -106,60 +64,67 @@ def most_rounds(examples: Sequence[Example]) -> float:
     return sum(caps) / len(caps) if all(isinstance(cap, int) for cap in caps) else 0.0
 
 
-def _start_episode(make: Callable[[], Environment], prompt: Prompt, example: Example, replicate: int) -> _Episode:
-    episode = _Episode(make(), prompt, replicate)
+async def _episode(
+    task: Task, make: Callable[[], Environment], chooser: _Chooser, cell: tuple[Prompt, Example, int]
+) -> Reply:
+    """Play one episode. An exception in the environment fails this episode only."""
+    prompt, example, seed = cell
+    environment, turns = make(), list[Turn]()
     try:
-        episode.observation = episode.environment.reset(json.loads(example.inputs["instance"]), replicate)
+        observation = environment.reset(json.loads(example.inputs["instance"]), seed)
     except Exception as error:  # noqa: BLE001  user code may raise anything
-        episode.outcome = Failure(f"the environment could not begin {example.id!r}: {error!r}")
-    return episode
+        return Failure(f"the environment could not begin {example.id!r}: {error!r}")
+    while len(turns) < _MAX_TURNS:
+        choices = chooser.choices(environment)
+        context = _context(task, prompt, turns, observation)
+        reply: Response = await Wanted(f"round {len(turns) + 1}", (), context, choices=choices)
+        text = chooser.best(reply, choices)
+        try:
+            step = environment.step(text)
+            turns.append(Turn(observation, text, step.events))
+            observation = step.observation
+            if step.done or reply.truncated_before_text:
+                trajectory = Trajectory(tuple(turns), observation, float(environment.score()))
+                transcript = "" if reply.truncated_before_text and len(turns) == 1 else str(trajectory)
+                return Response(transcript, finish_reason=reply.finish_reason, trajectory=trajectory)
+        except Exception as error:  # noqa: BLE001  as above
+            return Failure(f"round {len(turns) + 1}: the environment raised {error!r}")
+    return Failure(f"no end after {_MAX_TURNS} rounds: an environment must end its episodes")
 
 
-def _by_choices(active: Sequence[_Episode], model: Model) -> list[tuple[tuple[str, ...], list[_Episode]]]:
-    """Group episodes by the actions that the model chooses among; () if it writes its action."""
-    groups: dict[tuple[str, ...], list[_Episode]] = defaultdict(list)
-    for episode in active:
-        environment = episode.environment
-        choosing = isinstance(model, LabelModel) and isinstance(environment, Choosing)
-        groups[environment.actions() if choosing and isinstance(environment, Choosing) else ()].append(episode)
-    return list(groups.items())
+class _Chooser:
+    """Chooses among the actions that an environment lists, by a model's log-probabilities.
+
+    Args:
+        model: the model that acts.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._lengths: dict[tuple[str, ...], list[int]] = {}
+
+    def choices(self, environment: Environment) -> tuple[str, ...]:
+        """Return the actions that the model chooses among; () if it writes its action."""
+        chooses = isinstance(self._model, LabelModel) and isinstance(environment, Choosing)
+        return environment.actions() if chooses and isinstance(environment, Choosing) else ()
+
+    def best(self, reply: Response, choices: tuple[str, ...]) -> str:
+        """Return the action with the highest mean log-probability per token (sums would favour short actions), or the reply's text."""
+        if reply.label_logprobs is None:
+            return reply.text
+        if choices not in self._lengths:
+            model = self._model
+            self._lengths[choices] = [
+                len(model.pieces(f" {choice}")) if isinstance(model, TokenModel) else 1 for choice in choices
+            ]
+        pairs = zip(reply.label_logprobs, self._lengths[choices], strict=True)
+        means = [value / length for value, length in pairs]
+        return choices[means.index(max(means))]
 
 
-def _chosen(model: LabelModel, caller: Caller, contexts: Sequence[Context], choices: tuple[str, ...]) -> list[Reply]:
-    """Return the action with the highest mean log-probability per token; sums would favour short actions."""
-    lengths = [len(model.pieces(f" {choice}")) if isinstance(model, TokenModel) else 1 for choice in choices]
-
-    def best(reply: Reply) -> Reply:
-        if isinstance(reply, Failure) or reply.label_logprobs is None:
-            return reply
-        means = [value / length for value, length in zip(reply.label_logprobs, lengths, strict=True)]
-        return Response(choices[means.index(max(means))], usage=reply.usage)
-
-    return [best(reply) for reply in caller.label_logprobs("task", model, contexts, choices)]
-
-
-def _requests(task: Task, contexts: Sequence[Context], group: Sequence[_Episode]) -> list[Request]:
-    return [
-        Request(
-            context=context,
-            max_tokens=task.max_tokens,
-            temperature=task.temperature,
-            top_p=task.top_p,
-            top_k=task.top_k,
-            stop=task.stop,
-            replicate=episode.replicate,
-        )
-        for context, episode in zip(contexts, group, strict=True)
-    ]
-
-
-def _context(task: Task, episode: _Episode) -> Context:
+def _context(task: Task, prompt: Prompt, turns: Sequence[Turn], observation: str) -> Context:
     """Return the request context: the prompt, the last rounds and the current observation."""
-    recent = episode.turns[-task.history :] if task.history else []
+    recent = turns[-task.history :] if task.history else []
     rounds = [f"You saw: {turn.observation}\nYou said: {turn.reply}" for turn in recent]
-    text = (
-        "\n\n".join(["What happened so far:", *rounds, "Now you see:", episode.observation])
-        if rounds
-        else episode.observation
-    )
-    return task.layout.render(episode.prompt, Example({"observation": text}, None, ""))
+    text = "\n\n".join(["What happened so far:", *rounds, "Now you see:", observation]) if rounds else observation
+    return task.layout.render(prompt, Example({"observation": text}, None, ""))
