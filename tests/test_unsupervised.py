@@ -366,7 +366,7 @@ def test_a_run_that_died_ends_as_if_it_had_not_and_repeats_no_call(
     assert len(asked) == len(set(asked))
 
 
-@pytest.mark.parametrize("budget", ["650 calls", "1300 calls", "2500 calls"])
+@pytest.mark.parametrize("budget", ["650 calls", pytest.param("1300 calls", marks=pytest.mark.wide), "2500 calls"])
 @pytest.mark.parametrize("name", ["unsupervised", "unsupervised.paper"])
 def test_a_small_budget_ends_the_search_in_good_order(name: str, budget: str, tmp_path: Path) -> None:
     result = run(leaning, tmp_path, strategy=BUILT_IN[name](), budget=budget)
