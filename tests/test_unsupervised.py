@@ -306,7 +306,9 @@ def test_labelled_validation_items_decide_where_there_are_any(tmp_path: Path) ->
     assert result.prompt == result.seed_prompt
 
 
-@pytest.mark.parametrize("strategy", [SMALL, PAPER], ids=["unsupervised", "paper"])
+@pytest.mark.parametrize(  # the paper's golden file shows the same of it, to four digits
+    "strategy", [SMALL, pytest.param(PAPER, marks=pytest.mark.wide)], ids=["unsupervised", "paper"]
+)
 def test_one_seed_gives_one_result_and_a_replay_makes_no_call(
     strategy: Strategy, once: Callable[..., tuple[Result, Path]], tmp_path: Path
 ) -> None:
