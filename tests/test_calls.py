@@ -390,7 +390,7 @@ def usages(draw: st.DrawFn) -> Usage:
     width=st.integers(1, 8),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=80)
+@settings(max_examples=40)
 def test_no_budget_is_overshot_and_the_same_calls_pass_whatever_the_memo_holds_and_in_any_order(  # noqa: PLR0917  given by name
     price: Price, used: list[Usage], share: float, unit: str, known: set[int], width: int, seed: int
 ) -> None:

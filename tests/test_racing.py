@@ -61,7 +61,7 @@ MISS = 3 * math.sqrt(0.05 * 0.95 / DRAWS)
 
 
 @pytest.mark.parametrize("binary", [True, False])
-@pytest.mark.parametrize(("items", "cost"), [(64, 0.4), (200, 0.27)])
+@pytest.mark.parametrize(("items", "cost"), [(64, 0.4), pytest.param(200, 0.27, marks=pytest.mark.wide)])
 def test_prompts_that_are_far_apart_cost_less_than_40_percent_of_full_evaluation(
     items: int, cost: float, *, binary: bool
 ) -> None:
@@ -79,7 +79,7 @@ def test_prompts_that_are_close_cost_40_percent_of_200_items(*, binary: bool) ->
     assert equal >= 0.95
 
 
-@pytest.mark.parametrize("items", [16, 50, 200])
+@pytest.mark.parametrize("items", [16, 50, pytest.param(200, marks=pytest.mark.wide)])
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("guarantee", ["average", "always"])
 def test_equal_prompts_lose_the_best_no_oftener_than_said(items: int, guarantee: Guarantee, *, binary: bool) -> None:

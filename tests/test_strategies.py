@@ -40,6 +40,7 @@ STRATEGIES: dict[str, Strategy] = {
     "p1": P1(),
     "joint": Joint(),
 }
+LONG = {"promptquine.paper", "joint"}
 BUDGET = "9000 calls"
 GOLDEN = Path(__file__).with_name("golden")
 
@@ -70,7 +71,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Toy], tupl
         pytest.param(
             name,
             toy,
-            marks=pytest.mark.wide if name == "promptquine.paper" and toy is not TOYS[0] else (),
+            marks=pytest.mark.wide if name in LONG and toy is not TOYS[0] else (),
             id=f"{name}-{toy.name}",
         )
         for name in STRATEGIES
@@ -190,7 +191,7 @@ def test_the_trajectory_is_the_golden_one(name: str, tmp_path: Path) -> None:
 
     PROMPTOPT_WRITE_GOLDEN=1 writes the files anew; look at the difference before committing it.
     """
-    result = run(TOYS[1], STRATEGIES[name], tmp_path, seed=11)
+    result = run(TOYS[1], STRATEGIES[name], tmp_path, seed=11, budget="3000 calls")
     found = [
         [r.number, r.parent, r.step, r.fitness and round(r.fitness, 6), r.prompt.text] for r in result.history[:60]
     ]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ALONE = 800  # calls of a strategy that is run alone; with 1,000 a second one finds the answer
-SEEDS = (0, 1, 2)  # of the proof; other tests take the first two, or one
+SEEDS = (0, 1, 2)  # of the proof; other tests take the first
 NEED_MORE = {"promst", "promst.paper", "p1", "p1.paper", "unsupervised.paper"}  # than a toy of 24 items has
 STRATEGIES = {"random": "{ prompts = 2000 }", "hillclimb": "{}", "promptquine": "{ shortest = 2 }", "tapruning": "{}"}
 
@@ -58,7 +58,7 @@ def find(home: Path, seeds: tuple[int, ...]) -> Any:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return find(tmp_path_factory.mktemp("found"), SEEDS[:2])
+    return find(tmp_path_factory.mktemp("found"), SEEDS[:1])
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def check_found(found: Any, seeds: tuple[int, ...]) -> None:
 
 
 def test_simulated_the_portfolio_finds_the_best_of_four_for_at_most_1_6_times_its_cost(found: Any) -> None:
-    check_found(found, SEEDS[:2])
+    check_found(found, SEEDS[:1])
 
 
 @pytest.mark.proof
@@ -192,7 +192,14 @@ def test_what_cannot_be_a_portfolio_is_refused(change: tuple[str, str], said: st
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("strategy", [name for name in BUILT_IN if name not in NEED_MORE])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        pytest.param(name, marks=[pytest.mark.wide] * (name.startswith("hillclimb.") and name != "hillclimb.protegi"))
+        for name in BUILT_IN
+        if name not in NEED_MORE
+    ],
+)
 def test_a_larger_budget_makes_the_sure_calls_of_a_smaller_one_again(strategy: str, tmp_path: Path) -> None:
     toy = toys.TOYS[0]
     parts = toys.splits(24)

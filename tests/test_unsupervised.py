@@ -306,7 +306,9 @@ def test_labelled_validation_items_decide_where_there_are_any(tmp_path: Path) ->
     assert result.prompt == result.seed_prompt
 
 
-@pytest.mark.parametrize("strategy", [SMALL, PAPER], ids=["unsupervised", "paper"])
+@pytest.mark.parametrize(  # the paper's golden file shows the same of it, to four digits
+    "strategy", [SMALL, pytest.param(PAPER, marks=pytest.mark.wide)], ids=["unsupervised", "paper"]
+)
 def test_one_seed_gives_one_result_and_a_replay_makes_no_call(
     strategy: Strategy, once: Callable[..., tuple[Result, Path]], tmp_path: Path
 ) -> None:
@@ -366,7 +368,7 @@ def test_a_run_that_died_ends_as_if_it_had_not_and_repeats_no_call(
     assert len(asked) == len(set(asked))
 
 
-@pytest.mark.parametrize("budget", ["650 calls", "1300 calls", "2500 calls"])
+@pytest.mark.parametrize("budget", ["650 calls", pytest.param("1300 calls", marks=pytest.mark.wide), "2500 calls"])
 @pytest.mark.parametrize("name", ["unsupervised", "unsupervised.paper"])
 def test_a_small_budget_ends_the_search_in_good_order(name: str, budget: str, tmp_path: Path) -> None:
     result = run(leaning, tmp_path, strategy=BUILT_IN[name](), budget=budget)

@@ -184,7 +184,7 @@ def reports(draw: st.DrawFn) -> tuple[str, str, Any]:
     known=st.sets(st.integers(0, 11)),
 )
 @example(said=[("good", "good", Usage(1, 0, 1.0, 0))], share=1.0, unit="tokens", known=set())  # type: ignore[arg-type]
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_what_was_delivered_never_exceeds_the_budget_and_a_replay_counts_the_same(
     said: list[tuple[str, str, Any]], share: float, unit: str, known: set[int]
 ) -> None:

@@ -108,13 +108,21 @@ def features(changes: Sequence[Change]) -> Floats:
     """Return [N, F]: hashed words and word pairs (added minus removed), the parent's score, and the log ratio of lengths."""
     out = np.zeros((len(changes), _WIDTH + 2))
     for row, change in zip(out, changes, strict=True):
-        for text, sign in ((change.text, 1), (change.parent, -1)):
-            words = re.findall(r"\w+", text.lower())
-            for ngram in {*words, *(" ".join(pair) for pair in pairwise(words))}:
-                bucket, hash_sign = _hashed(ngram)
-                row[bucket] += sign * hash_sign
+        row[:_WIDTH] = _counted(change.text) - _counted(change.parent)
         row[_WIDTH] = change.score
         row[_WIDTH + 1] = math.log((len(change.text) + 1) / (len(change.parent) + 1))
+    return out
+
+
+@lru_cache(maxsize=1 << 12)
+def _counted(text: str) -> Floats:
+    """Return [_WIDTH]: hashed words and word pairs; kept, since each round of a search asks for all texts again."""
+    out = np.zeros(_WIDTH)
+    words = re.findall(r"\w+", text.lower())
+    for ngram in {*words, *(" ".join(pair) for pair in pairwise(words))}:
+        bucket, hash_sign = _hashed(ngram)
+        out[bucket] += hash_sign
+    out.flags.writeable = False  # all callers share it
     return out
 
 

@@ -138,7 +138,7 @@ class _System:
         covariance = (covariance + covariance.T) / 2
         mean = covariance @ (self.sums * weight - scaled @ (self.example_sums * weight))
         examples = (self.example_sums - self.cross.T @ mean) * weight / own
-        spread = np.einsum("de,df,fe->e", scaled, covariance, scaled)
+        spread = (scaled * (covariance @ scaled)).sum(axis=0)
         return _Solved(mean, covariance, examples, 1 / own + spread)
 
     def residual(self, solved: _Solved) -> float:

@@ -34,26 +34,33 @@ def fit_label_bias(logprobs: Floats, targets: Targets) -> Floats:
         [L].
     """
     from scipy.optimize import minimize  # noqa: PLC0415  loaded when used: importing the package stays light
-    from scipy.special import logsumexp, softmax  # noqa: PLC0415
 
     labels = logprobs.shape[1]
     counts = np.bincount(targets, minlength=labels)
 
     def loss(bias: Floats) -> float:  # up to a constant
-        return float(np.sum(logsumexp(logprobs + bias, axis=1)) - counts @ bias + (bias**2).sum() / (2 * _PRIOR_SD**2))
+        return float(_normalized(logprobs + bias)[0].sum() - counts @ bias + (bias**2).sum() / (2 * _PRIOR_SD**2))
 
     def gradient(bias: Floats) -> Floats:
-        out: Floats = softmax(logprobs + bias, axis=1).sum(axis=0) - counts + bias / _PRIOR_SD**2
+        out: Floats = _normalized(logprobs + bias)[1].sum(axis=0) - counts + bias / _PRIOR_SD**2
         return out
 
     def hessian(bias: Floats) -> Floats:
-        p = softmax(logprobs + bias, axis=1)
+        p = _normalized(logprobs + bias)[1]
         out: Floats = np.diag(p.sum(axis=0) + 1 / _PRIOR_SD**2) - p.T @ p
         return out
 
     bias = minimize(loss, np.zeros(labels), jac=gradient, hess=hessian, method="trust-exact").x
     centred: Floats = bias - bias.mean()  # the optimum sums to 0 up to rounding
     return centred
+
+
+def _normalized(logits: Floats) -> tuple[Floats, Floats]:
+    """Return logsumexp [E] and softmax [E, L] of logits [E, L]; scipy's own are slow for arrays this small."""
+    largest = logits.max(axis=1, keepdims=True)
+    shares = np.exp(logits - largest)
+    sums = shares.sum(axis=1, keepdims=True)
+    return (largest + np.log(sums))[:, 0], shares / sums
 
 
 def right_answers(logprobs: Floats, targets: Targets, bias: Floats | float) -> Floats:
