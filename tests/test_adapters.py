@@ -165,7 +165,7 @@ with pytest.raises(InputError, match="prompts:/chat/1 is a chat: register the te
 
 def test_registered_prompts_go_in_and_new_versions_come_out(tmp_path: Path) -> None:
     shown = run("mlflow", tmp_path, str(ROOT / "examples" / "mlflow_prompts" / "mlflow_desk.py"))
-    assert shown.startswith("Better than the seed prompt: 0.000 -> 0.458")
+    assert shown.startswith("Better than the seed prompt: 0.000 -> 1.000")
     assert "team: prompts:/desk.team/2 (@candidate) '{{summary}}\\nWhich team" in shown
     (tmp_path / "script.py").write_text(MLFLOW_SCRIPT, encoding="utf-8")
     run("mlflow", tmp_path, "script.py")

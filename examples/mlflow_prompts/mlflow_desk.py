@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import mlflow
+import mlflow.genai
 from mlflow_registry import load_prompts, register_prompts
 
 from promptopt import Ask, Example, FakeModel, Prompts, Request, Response, Task, load_model, optimize
@@ -67,7 +68,7 @@ def main() -> None:
     chosen.run_dir.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(chosen.registry)
     for name, registered in REGISTERED.items():
-        if mlflow.genai.load_prompt(registered, allow_missing=True) is None:
+        if not mlflow.genai.load_prompt(registered, allow_missing=True):
             version = mlflow.genai.register_prompt(name=registered, template=FIRST[name])
             mlflow.genai.set_prompt_alias(registered, "production", version.version)
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-import mlflow
+import mlflow.genai
 
 from promptopt import InputError, Prompt, Prompts, Result
 
