@@ -17,12 +17,13 @@ import numpy as np
 from promptopt.errors import BudgetExhaustedError, InputError
 from promptopt.evaluation.racing import race
 from promptopt.models.base import Request, TokenModel
-from promptopt.prompt import Prompts
+from promptopt.prompt import Layout, Prompts
 from promptopt.replies import Response
 from promptopt.rewards import Judge, named_label, softmax
 from promptopt.search.archive import Archive
 from promptopt.search.component import ComponentScorer, component_task
 from promptopt.search.tokens import Tokens, sections, tokenize, words
+from promptopt.task import default_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -317,18 +318,21 @@ class Run:
         That of nearest demonstrations, which differ from example to example, is estimated from the mean of all that may be shown.
         """
         if isinstance(prompt, Prompts):
-            return sum(self.length(part) for _, part in prompt.components)
+            return sum(self._length(part, _layout_of(part, self.task.layout)) for _, part in prompt.components)
+        return self._length(prompt, self.task.layout)
+
+    def _length(self, prompt: Prompt, layout: Layout) -> int:
         pool = prompt.demonstrations
         if pool is None or pool.nearest is None or not pool.items:
-            return self._fixed_length(prompt)
-        plain = self._fixed_length(replace(prompt, demonstrations=None))
-        whole = self._fixed_length(replace(prompt, demonstrations=replace(pool, nearest=None)))
+            return self._fixed_length(prompt, layout)
+        plain = self._fixed_length(replace(prompt, demonstrations=None), layout)
+        whole = self._fixed_length(replace(prompt, demonstrations=replace(pool, nearest=None)), layout)
         return round(plain + (whole - plain) * min(pool.nearest / len(pool.items), 1))
 
-    def _fixed_length(self, prompt: Prompt) -> int:
+    def _fixed_length(self, prompt: Prompt, layout: Layout) -> int:
         model = self.scorer.model
         pieces = model.pieces if isinstance(model, TokenModel) else words
-        return sum(len(pieces(turn.content)) for turn in sections(prompt, self.task.layout) if turn.content)
+        return sum(len(pieces(turn.content)) for turn in sections(prompt, layout) if turn.content)
 
     def step(self, **facts: float | str) -> None:
         """End one step of the search and report facts about it, such as `best=0.9, length=31`.
@@ -342,6 +346,15 @@ class Run:
         used = self.ledger.total(self.ledger.logical)
         for prompt, parent in zip(prompts, parents, strict=False):  # a budget may end before the last parents
             self.archive.enter(prompt, parent, step=len(self.steps), calls=used.calls, dollars=used.dollars)
+
+
+def _layout_of(component: Prompt, layout: Layout) -> Layout:
+    """Return the layout of one prompt of a program: its demonstrations may lack fields of the program's examples."""
+    items = component.demonstrations.items if component.demonstrations else ()
+    if not items or set(layout.fields) <= set(items[0].inputs):
+        return layout
+    fields = tuple(items[0].inputs)
+    return Layout(fields, default_template(fields), layout.format)
 
 
 def label_shares(replies: Sequence[Response | Failure], labels: Sequence[str]) -> list[float]:
