@@ -563,7 +563,7 @@ def test_prompts_in_files_go_in_and_better_ones_come_out(tmp_path: Path) -> None
     [
         ('program = "own:answer"', "", "has prompts, but no program"),
         ('program = "own:answer"', 'predict = "own:pipeline"', "has predict, but no version"),
-        ('program = "own:answer"', 'program = "own:answer"\nversion = "1"', "has a version, but no predict"),
+        ('program = "own:answer"', 'program = "own:answer"\nversion = "1"', "has version, but no predict"),
         ("max_calls = 7", 'predict = "own:pipeline"', "has both program and predict"),
         ("[prompts]", "[prompts_]", "prompts_"),
         ('program = "own:answer"', 'program = "own:answer"\nseed_prompt = "x"', "both seed_prompt and a program"),

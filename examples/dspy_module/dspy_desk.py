@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy  # type: ignore[import-not-found]
-from dspy import lm15  # type: ignore[import-not-found]
+from dspy import lm15  # pyright: ignore[reportMissingImports]
 from dspy_adapter import Promptopt
 
 from promptopt import FakeModel, Request, load_model
