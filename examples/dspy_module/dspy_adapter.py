@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import dspy  # type: ignore[import-not-found]
-from dspy.teleprompt import Teleprompter  # type: ignore[import-not-found]
+import dspy  # pyright: ignore[reportMissingImports]
+from dspy.teleprompt import Teleprompter  # pyright: ignore[reportMissingImports]
 
 from promptopt import (
     Ask,

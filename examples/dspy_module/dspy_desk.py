@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import dspy  # type: ignore[import-not-found]
-from dspy import lm15  # type: ignore[import-not-found]
+import dspy  # pyright: ignore[reportMissingImports]
+from dspy import lm15  # pyright: ignore[reportMissingImports]
 from dspy_adapter import Promptopt
 
 from promptopt import FakeModel, Request, load_model

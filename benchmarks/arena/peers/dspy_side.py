@@ -11,9 +11,9 @@ import sys
 import threading
 from typing import Any, Literal
 
-import dspy  # type: ignore[import-not-found]
-from dspy.utils.callback import BaseCallback  # type: ignore[import-not-found]
-from dspy.utils.exceptions import (  # type: ignore[import-not-found]
+import dspy
+from dspy.utils.callback import BaseCallback
+from dspy.utils.exceptions import (
     AdapterParseError,
     LMBillingError,
     LMRateLimitError,
