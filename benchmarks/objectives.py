@@ -214,7 +214,7 @@ def shown(values: Floats, sign: str = "") -> str:
 
 def coverage() -> None:
     """Print how often all intervals of a front of five prompts hold the true differences."""
-    repeats, rng = 400, np.random.default_rng(0)
+    repeats, rng = 2000, np.random.default_rng(0)
     for examples in (24, 50, 100):
         hold = sum(_all_hold(rng, examples) for _ in range(repeats))
         error = np.sqrt(hold / repeats * (1 - hold / repeats) / repeats)

@@ -18,7 +18,7 @@ from promptopt.optimization.selection import Choice, Validated, cells_measured
 from promptopt.results.front import FrontPoint, FrontTest
 from promptopt.results.outcomes import SAME
 from promptopt.search.archive import adjusted_means
-from promptopt.statistics import Interval, paired_interval
+from promptopt.statistics import Interval, paired_t_interval
 from promptopt.statistics.arrays import nanmean
 from promptopt.statistics.pareto import nondominated, pareto_order
 
@@ -156,7 +156,7 @@ def _difference(name: str, first: Floats, second: Floats, confidence: float) -> 
     gaps = (first - second)[~np.isnan(first - second)].round(9)
     if name in COSTS and gaps.size >= _MIN_EXAMPLES and not np.ptp(gaps):
         return Interval(*[float(gaps[0])] * 3)
-    return paired_interval(first, second, confidence)
+    return paired_t_interval(first, second, confidence)
 
 
 def _known(value: float) -> float | None:
