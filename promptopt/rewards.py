@@ -1,6 +1,7 @@
 """Rewards: pure functions of (example, response). Knows nothing of models or how replies are obtained.
 
-A reward is any callable `(example, response) -> float`, or `-> (float, "why")`; the writer model sees the explanation.
+A reward is any callable `(example, response) -> float`, or `-> (float, "why")`; the writer model sees the explanation. It may also
+return several numbers by name, `{"reward": 1.0, "brevity": 0.5}`: those beside the reward can be objectives.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from promptopt.models.base import Model
     from promptopt.prompt import Context
 
-Reward: TypeAlias = Callable[[Example, Response], float | tuple[float, str]]
+Numbers: TypeAlias = float | Mapping[str, float]
+Reward: TypeAlias = Callable[[Example, Response], Numbers | tuple[Numbers, str]]
 
 _BEST = 10  # a judge's score for a perfect reply
 _SOLUTION = re.compile(r"####|\\boxed\b")  # marks the result of a worked solution

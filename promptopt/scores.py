@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from promptopt._moved import of_scores
 from promptopt.statistics.arrays import Floats, nanmean, paired_difference, standard_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from promptopt.prompt import Example, Prompt
     from promptopt.replies import Failure, Response
@@ -27,6 +27,7 @@ class Scores:
         rewards: float64 [P, E, R]; NaN if the reply failed.
         replies: `[P][E][R]`.
         reasons: `[P][E][R]`; the reward's explanations, "" if it gave none.
+        named: further numbers that the reward returned, by name, [P, E, R] each; NaN where it did not.
     """
 
     prompts: tuple[Prompt, ...]
@@ -34,6 +35,7 @@ class Scores:
     rewards: Floats
     replies: Sequence[Sequence[Sequence[Response | Failure]]]
     reasons: Sequence[Sequence[Sequence[str]]]
+    named: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def per_example(self) -> Floats:
@@ -63,6 +65,7 @@ class Scores:
             self.rewards[list(kept)],
             [self.replies[i] for i in kept],
             [self.reasons[i] for i in kept],
+            {name: values[list(kept)] for name, values in self.named.items()},
         )
 
     def joined(self, other: Scores) -> Scores:
@@ -73,7 +76,11 @@ class Scores:
             np.concatenate([self.rewards, other.rewards]),
             [*self.replies, *other.replies],
             [*self.reasons, *other.reasons],
+            {name: np.concatenate([self._number(name), other._number(name)]) for name in {**self.named, **other.named}},
         )
+
+    def _number(self, name: str) -> Floats:
+        return self.named.get(name, np.full(self.rewards.shape, np.nan))
 
     def paired_difference(self, first: int, second: int) -> Floats:
         """Return the reward of prompt `first` minus that of `second` on the examples that both have, [E' <= E].

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptopt.statistics import Interval, intervals, mean_interval, paired_interval, widen_by_jackknife
+from promptopt.statistics import (
+    Interval,
+    intervals,
+    mean_interval,
+    paired_interval,
+    paired_t_interval,
+    widen_by_jackknife,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +68,30 @@ def test_a_paired_interval_is_bonett_and_prices() -> None:
     found = paired_interval(*pair(3, 4, 1, 2))
 
     assert found == pytest.approx((0.3, 0.25 - 0.4083258, 0.25 + 0.4083258), abs=1e-6)
+
+
+def test_a_paired_t_interval_is_students() -> None:
+    """Student's own example: hours of sleep gained with two drugs, of ten patients (1908)."""
+    first = np.array([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4])
+    second = np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0])
+
+    assert paired_t_interval(first, second, 0.95) == pytest.approx((1.58, 0.7001142, 2.4598858))
+
+
+def test_a_paired_t_interval_of_shares_few_or_equal_differences_is_that_of_one_comparison() -> None:
+    shares = binary(9, 6), binary(4, 11)
+    assert paired_t_interval(*shares, 0.99) == paired_interval(*shares, 0.99)
+    assert paired_t_interval(np.arange(7.0), np.zeros(7), 0.99)[1:] == (-math.inf, math.inf)
+    equal = np.full(20, 0.5), np.full(20, 0.25)
+    assert paired_t_interval(*equal, 0.99) == paired_interval(*equal, 0.99)
+
+
+def test_a_paired_t_interval_covers_at_high_confidence() -> None:
+    rng = np.random.default_rng(0)
+    draws = rng.geometric(0.05, (DRAWS, 2, 24)).astype(float)
+    held = np.mean([paired_t_interval(first, second, 0.995).holds(0.0) for first, second in draws])
+
+    assert held > 0.995 - 3 * math.sqrt(0.995 * 0.005 / DRAWS)
 
 
 def test_rows_that_never_differ_keep_the_width_of_their_number() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptopt.search.masks import drop_tokens, restore_tokens, token_effects
-from promptopt.statistics.pareto import pareto
+from promptopt.statistics.pareto import nondominated, pareto, pareto_order
 
 LENGTH = 12
 rows = st.lists(st.booleans(), min_size=LENGTH, max_size=LENGTH).map(np.array)
@@ -117,3 +117,32 @@ def test_the_front_goes_from_the_shortest_to_the_best() -> None:
 
     assert pareto(values, lengths) == [0, 3, 2]
     assert pareto([], []) == []
+
+
+def test_a_row_is_on_the_front_if_no_other_is_as_good_in_every_column() -> None:
+    values = np.array(
+        [[0.5, -10], [0.9, -30], [0.9, -40], [0.5, -10], [0.4, -5], [math.nan, 0], [0.3, -5]], dtype=float
+    )
+
+    assert nondominated(values) == [1, 0, 4]
+    assert nondominated(np.empty((0, 2))) == []
+
+
+def test_the_front_of_many_is_that_of_all_pairs() -> None:
+    values = np.random.default_rng(0).integers(0, 6, (60, 3)).astype(float)
+    beaten = [
+        any((other >= row).all() and ((other > row).any() or o < r) for o, other in enumerate(values) if o != r)
+        for r, row in enumerate(values)
+    ]
+
+    assert sorted(nondominated(values)) == [r for r in range(60) if not beaten[r]]
+
+
+def test_every_beginning_of_the_order_spans_the_front() -> None:
+    front = [[n / 10, 1 - n / 10] for n in range(11)]
+    values = np.array([*front, [0.05, 0.05], [math.nan, 1.0]])
+
+    order = pareto_order(values)
+    assert order[:3] == [10, 0, 5]  # the best by each column, then the middle
+    assert order[-1] == 11  # the next front
+    assert sorted(order) == list(range(12))  # without the row that is not known

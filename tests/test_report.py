@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -21,6 +22,8 @@ from shell import promptopt
 from promptopt import FakeModel, Prompt, PromptQuine, RandomSearch, optimize
 from promptopt.report.compare import read_run
 from promptopt.report.curves import best_at, best_so_far, command, kinds
+from promptopt.report.text import markdown
+from promptopt.results.front import FrontPoint, FrontTest
 from promptopt.results.outcomes import Answer, write_outcomes
 from promptopt.statistics import Interval
 from promptopt.strategies.registry import settings_of
@@ -415,3 +418,72 @@ def test_a_browser_shows_a_long_run(chromium: str, tmp_path: Path) -> None:
     assert console == []
     assert said["charts"] == 2
     assert len(said["kinds"]) == 200
+
+
+def a_front() -> Result:
+    """A result with two further objectives; the seed prompt is not on the front."""
+    span = Interval(0.25, 0.1, 0.4)
+    points = (
+        FrontPoint(number=1, means={"reward": 0.8, "tokens": 40.0, "care": 0.2}),
+        FrontPoint(number=2, means={"reward": 0.4, "tokens": 10.0, "care": 0.9}),
+    )
+    tests = (
+        FrontTest(
+            means={"reward": 0.75, "tokens": 41.0, "care": 0.3},
+            over_seed={
+                "reward": span,
+                "tokens": Interval(11.0, 11.0, 11.0),
+                "care": Interval(0.1, -math.inf, math.inf),
+            },
+        ),
+        FrontTest(
+            means={"reward": 0.5, "tokens": 9.0, "care": None},
+            over_seed={"reward": Interval(0.0, -0.2, 0.2), "tokens": Interval(-21.0, -22.0, -20.0), "care": span},
+        ),
+    )
+    return a_result(
+        test=replace(BETTER, front=tests), objectives=("reward", "tokens", "care"), prefer="reward", points=points
+    )
+
+
+def test_the_page_draws_a_chart_for_each_objective_with_the_intervals() -> None:
+    text = page(a_front(), ())
+    charts = {chart["name"]: chart["points"] for chart in data_of(text)["objectives"]}
+
+    assert set(charts) == {"tokens", "care"}
+    first = charts["tokens"][0]
+    assert (first["x"], first["y"], first["x_low"]) == (41.0, 0.75, 41.0)
+    assert (first["y_low"], first["y_high"]) == (pytest.approx(0.6), pytest.approx(0.9))  # about the point, not about 0
+    assert "x_low" not in charts["care"][0]  # a bound that is not finite
+    assert charts["tokens"][-1] == {"number": 0, "x": 30.0, "y": 0.5}  # the seed prompt
+    assert 'id="front-chart-1"' in text
+    assert "length-chart" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+
+
+def test_the_page_of_a_run_without_objectives_has_no_front() -> None:
+    text = page(RESULT, ())
+
+    assert data_of(text)["objectives"] == []
+    assert 'id="front"' not in text
+
+
+def test_the_report_as_text_has_the_front_and_its_prompts() -> None:
+    text = markdown(a_front())
+
+    assert "| 1 (recommended) | reward | 0.800 | 0.750 | +0.250 | +0.100 to +0.400 |" in text
+    assert "|  | tokens | 40.000 | 41.000 | +11.000 | +11.000 to +11.000 |" in text
+    assert "## Prompts of the front" in text
+    assert "## Reward and length" not in text
+    assert "## Front" not in markdown(RESULT)
+
+
+def test_the_command_repeats_the_objectives() -> None:
+    assert "--objectives reward,tokens,care --prefer reward" in command(a_front())
+
+
+def test_a_browser_draws_the_front(chromium: str, tmp_path: Path) -> None:
+    said, console = browsed(chromium, tmp_path, a_page(a_front()))
+
+    assert console == []
+    assert said["charts"] == 3  # the search, and two objectives
+    assert said["wide"]

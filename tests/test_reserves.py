@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from promptopt.optimization.reserves import (
+    FRONT,
     SHORTLIST,
     RacePlan,
     affordable,
@@ -21,30 +22,34 @@ ITEMS = st.integers(0, 300)
 CELLS = st.floats(0, 20_000)
 
 
-@given(st.integers(1, 300), ITEMS, ITEMS, CELLS)
-def test_search_choice_and_test_each_get_what_one_candidate_takes(
-    train: int, validation: int, test: int, more: float
-) -> None:
-    cells = least_cells(train, validation, test) + more
-    held = before_search(cells, train, validation, test)
+TESTED = st.sampled_from([2, FRONT])
 
-    assert 2 * train + held.cells <= cells + 1e-6
+
+@given(st.integers(1, 300), ITEMS, ITEMS, CELLS, TESTED)
+def test_search_choice_and_test_each_get_what_one_candidate_takes(
+    train: int, validation: int, test: int, more: float, tested: int
+) -> None:
+    cells = least_cells(train, validation, test, tested=tested) + more
+    held = before_search(cells, train, validation, test, tested)
+    reserved = held.race.cells + tested * held.test_items
+
+    assert 2 * train + reserved <= cells + 1e-6
     assert min(8, validation) <= held.race.items <= validation
     assert min(8, test) <= held.test_items <= test
     assert 1 <= held.race.listed <= SHORTLIST
-    assert cells - held.cells >= 0.55 * more  # the search's share
+    assert cells - reserved >= 0.55 * more  # the search's share
 
 
-@example(validation=0, test=10, cells=20.0, candidates=1)  # no race: its share is the test's
-@given(ITEMS, ITEMS, st.floats(0, 20_000), st.integers(1, 60))
+@example(validation=0, test=10, cells=20.0, candidates=1, tested=2)  # no race: its share is the test's
+@given(ITEMS, ITEMS, st.floats(0, 20_000), st.integers(1, 60), TESTED)
 def test_what_the_search_left_is_shared_out_and_no_more(
-    validation: int, test: int, cells: float, candidates: int
+    validation: int, test: int, cells: float, candidates: int, tested: int
 ) -> None:
-    got = after_search(cells, validation, test, candidates)
+    got = after_search(cells, validation, test, candidates, tested)
 
-    assert got.race.cells + 2 * got.test_items <= cells + 1e-6
+    assert got.race.cells + tested * got.test_items <= cells + 1e-6
     assert got.race.listed <= min(candidates, SHORTLIST)
-    if cells >= (min(candidates, SHORTLIST) + 1) * validation + 2 * test:  # there is enough for all
+    if cells >= (min(candidates, SHORTLIST) + 1) * validation + tested * test:  # there is enough for all
         assert got == (RacePlan(min(candidates, SHORTLIST), validation), test)
 
 

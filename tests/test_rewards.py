@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptopt.errors import InputError
+from promptopt.evaluation.verdicts import verdict
 from promptopt.models.fake import FakeModel
 from promptopt.prompt import Example
 from promptopt.replies import Response
@@ -36,8 +37,7 @@ MOOD = ("negative", "positive")
 
 
 def worth(reward: Reward, target: str | None, text: str) -> float:
-    value = reward(Example({"text": "x"}, target, "e"), Response(text))
-    return value[0] if isinstance(value, tuple) else value
+    return verdict(reward, Example({"text": "x"}, target, "e"), Response(text)).reward
 
 
 def why(reward: Reward, target: str, text: str) -> str:
@@ -47,8 +47,7 @@ def why(reward: Reward, target: str, text: str) -> str:
 
 
 def by_logprobs(reward: Reward, target: str, logprobs: Sequence[float]) -> float:
-    value = reward(Example({"text": "x"}, target, "e"), Response("", tuple(logprobs)))
-    return value[0] if isinstance(value, tuple) else value
+    return verdict(reward, Example({"text": "x"}, target, "e"), Response("", tuple(logprobs))).reward
 
 
 # ---------------------------------------------------------------- text
@@ -219,9 +218,8 @@ def test_the_text_decides_whatever_log_probabilities_say(text: str, value: float
 @pytest.mark.parametrize("reward", [Label(MOOD), Label(MOOD[::-1]), LabelMargin(MOOD), LabelMargin(MOOD[::-1])])
 def test_log_probabilities_are_taken_by_the_names_of_the_labels(reward: Reward) -> None:
     named = Response("", (-0.1, -2.5), labels=("positive", "negative"))
-    value = reward(Example({"text": "x"}, "positive", "e"), named)
 
-    assert (value[0] if isinstance(value, tuple) else value) > 0
+    assert verdict(reward, Example({"text": "x"}, "positive", "e"), named).reward > 0
 
 
 @pytest.mark.parametrize("reward", [Label(MOOD), LabelMargin(MOOD)])

@@ -25,6 +25,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from promptopt.evaluation.verdicts import verdict
 from promptopt.parsing.thinking import split_thinking
 from promptopt.replies import Response as Reply
 from promptopt.serving.server import listen
@@ -178,8 +179,7 @@ class Gate:
 
 def judged(metric: Reward, example: Example, reply: str) -> float:
     """Return the reward of a reply."""
-    reward = metric(example, Reply(text=split_thinking(reply).answer))
-    return reward[0] if isinstance(reward, tuple) else reward
+    return verdict(metric, example, Reply(text=split_thinking(reply).answer)).reward
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from promptopt.optimization.estimate import estimate
 from promptopt.optimization.job import prepare
 from promptopt.optimization.run_folder import PROMPTS
 from promptopt.program import DEFAULT_THREADS
+from promptopt.results.front import FRONT_HEADS
 from promptopt.results.outcomes import SAME
 from promptopt.results.prompt_files import prompt_diff
 from promptopt.results.result import CHOSEN, SPENDING
@@ -130,6 +131,19 @@ PromptFolder = Annotated[
 MemoLocation = Annotated[
     str | None, typer.Option("--memo", help="Memo (store of replies): a folder or redis://HOST:PORT/DB.")
 ]
+Objectives = Annotated[
+    str | None,
+    typer.Option(
+        help="Several objectives: 'reward' and tokens, dollars or names of the reward's numbers, such as 'reward,tokens'. "
+        "The result is a front."
+    ),
+]
+Prefer = Annotated[
+    str | None,
+    typer.Option(
+        help="Point of the front to recommend, such as 'reward, tokens <= 300' or 'tokens, reward >= best - 0.01'."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON to stdout.")]
 
@@ -204,6 +218,8 @@ def optimize(
     set_: Annotated[list[str] | None, typer.Option("--set", help="Strategy setting NAME=VALUE (repeatable).")] = None,
     budget: Annotated[str | None, typer.Option(help="Limit, such as '500 calls', '2 dollars' or '1M tokens'.")] = None,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    objectives: Objectives = None,
+    prefer: Prefer = None,
     run_dir: Annotated[
         Path | None,
         typer.Option(help="Folder for the result and report.", show_default="a new folder in runs/"),
@@ -243,6 +259,8 @@ def optimize(
         "budget": budget,
         "seed": seed,
         "settings": settings,
+        "objectives": objectives,
+        "prefer": prefer,
     }
     if dry_run:
         cost = estimate(loaded_task, loaded_model, strategy, memo=memo, **options)
@@ -373,6 +391,10 @@ def _interval(interval: Interval) -> list[float | None]:
 
 def _print_result(result: Result) -> None:
     say_table(["", "seed prompt", "chosen prompt"], result.rows(), title=result.task)
+    if result.points:
+        say_table(FRONT_HEADS, result.front_rows(), title="front", left=(0, 1))
+        for record in result.front:
+            say(f"\ncandidate {record.number}:\n{record.prompt}")
     say_table(["", ""], result.facts(), left=(0, 1), plain=True)
     say_table(SPENDING, result.spending(), plain=True)
     for note in result.notes:

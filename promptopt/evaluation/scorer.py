@@ -17,7 +17,7 @@ from promptopt.evaluation.programs import Replays, run_programs
 from promptopt.evaluation.rollouts import roll_out
 from promptopt.evaluation.silence import Silence
 from promptopt.evaluation.tally import Tally
-from promptopt.evaluation.verdicts import verdict
+from promptopt.evaluation.verdicts import Verdict, verdict
 from promptopt.models.base import CaptionModel, LabelModel, LabelReader, Request
 from promptopt.replies import Failure, Response
 from promptopt.rewards import Judge
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from promptopt.evaluation.caller import Caller
-    from promptopt.evaluation.verdicts import Verdict
     from promptopt.models.base import Model
     from promptopt.prompt import Context, Example, Prompt
     from promptopt.replies import Reply
@@ -135,9 +134,13 @@ class Scorer:
         self.refused |= {e.id for e, cell in flat if isinstance(cell, Failure) and cell.refused}
         verdicts = self._judged(flat, reward) if isinstance(reward, Judge) else [verdict(reward, *c) for c in flat]
         shape = (len(prompts), len(examples), len(cells[0][0]))
-        rewards = np.array([value for value, _ in verdicts], dtype=np.float64).reshape(shape)
-        reasons = np.array([why for _, why in verdicts], dtype=object).reshape(shape).tolist()
-        return Scores(tuple(prompts), tuple(examples), rewards, cells, reasons)
+        rewards = np.array([each.reward for each in verdicts], dtype=np.float64).reshape(shape)
+        reasons = np.array([each.reason for each in verdicts], dtype=object).reshape(shape).tolist()
+        named = {
+            name: np.array([each.named.get(name, np.nan) for each in verdicts], dtype=np.float64).reshape(shape)
+            for name in dict.fromkeys(name for each in verdicts for name in each.named)
+        }
+        return Scores(tuple(prompts), tuple(examples), rewards, cells, reasons, named)
 
     def replies_so_far(self, prompt: Prompt, examples: Sequence[Example]) -> list[tuple[Example, Reply]]:
         """Return the examples to which this run has a reply under the prompt, each with its reply. Costs nothing."""
@@ -237,13 +240,11 @@ class Scorer:
         requests = [
             Request(context=judge.context(example, reply), max_tokens=_JUDGE_TOKENS) for _, example, reply in to_judge
         ]
-        out: list[Verdict] = [(np.nan, reply.reason if isinstance(reply, Failure) else "") for _, reply in cells]
+        out = [Verdict(np.nan, reply.reason if isinstance(reply, Failure) else "") for _, reply in cells]
         for (i, _, _), opinion in zip(to_judge, self.caller.generate("judge", judge.model, requests), strict=True):
             parsed = judge.read(opinion.text) if isinstance(opinion, Response) else None
-            out[i] = parsed or (
-                np.nan,
-                opinion.reason if isinstance(opinion, Failure) else f"no score in: {opinion.text[:200]}",
-            )
+            no_score = opinion.reason if isinstance(opinion, Failure) else f"no score in: {opinion.text[:200]}"
+            out[i] = Verdict(*parsed) if parsed else Verdict(np.nan, no_score)
         return out
 
 

@@ -1,4 +1,4 @@
-"""Applies a reward to one reply: a finite number and an explanation, or an error that names reward, example and reply.
+"""Applies a reward to one reply: finite numbers and an explanation, or an error that names reward, example and reply.
 
 Knows nothing of models or of how replies are obtained.
 """
@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 import reprlib
 import traceback
+from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from promptopt.errors import InputError, RewardError
+from promptopt.evaluation.objectives import COSTS, REWARD
 from promptopt.replies import Failure, Response
 from promptopt.utils.characters import replace_surrogates
 
@@ -22,21 +24,35 @@ if TYPE_CHECKING:
     from promptopt.prompt import Example
     from promptopt.rewards import Reward
 
-Verdict: TypeAlias = tuple[float, str]
+_NOTHING: Mapping[str, float] = {}
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80  # characters of a reply or a value in a message
 
 
+class Verdict(NamedTuple):
+    """What a reward says of one reply.
+
+    Args:
+        reward: a finite number; NaN without a reply.
+        reason: the explanation, or why there is no reply.
+        named: further numbers, by name.
+    """
+
+    reward: float
+    reason: str = ""
+    named: Mapping[str, float] = _NOTHING
+
+
 def verdict(reward: Reward, example: Example, reply: Response | Failure) -> Verdict:
-    """Return (reward, explanation); for a failure, NaN and its reason.
+    """Return what a reward says of a reply; for a failure, NaN and its reason.
 
     Raises:
-        RewardError: the reward raised an exception, or did not return a finite number.
+        RewardError: the reward raised an exception, or did not return finite numbers.
         InputError: raised by the reward itself, if it cannot be used with this example.
     """
     if isinstance(reply, Failure):
-        return math.nan, reply.reason
+        return Verdict(math.nan, reply.reason)
     try:
         returned: Any = reward(example, reply)
     except InputError:
@@ -47,13 +63,19 @@ def verdict(reward: Reward, example: Example, reply: Response | Failure) -> Verd
             "return a number for every reply"
         ) from error
     value, why = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, "")  # noqa: PLR2004  a pair
-    number = _number(value)
-    if not math.isfinite(number):
+    named = {str(name): _number(part) for name, part in value.items()} if isinstance(value, Mapping) else {}
+    number = named.pop(REWARD, math.nan) if isinstance(value, Mapping) else _number(value)
+    if not all(map(math.isfinite, (number, *named.values()))):
         raise RewardError(
             f"{_call(reward, reply)} returned {_short.repr(value)} for example {example.id!r}: return a finite number, such "
-            'as 0.0 or 1.0, or (number, "why")'
+            'as 0.0 or 1.0, or (number, "why"), or several numbers by name, {"reward": 1.0, "brevity": 0.5}'
         )
-    return number, replace_surrogates(str(why))
+    taken = next((name for name in named if name in COSTS), None)
+    if taken is not None:
+        raise RewardError(
+            f"{_call(reward, reply)} returned a number named {taken!r}, which is measured: name it otherwise"
+        )
+    return Verdict(number, replace_surrogates(str(why)), named)
 
 
 def _number(value: Any) -> float:

@@ -28,12 +28,15 @@ from promptopt.evaluation.scorer import Scorer
 from promptopt.memo.memo import Memo
 from promptopt.optimization.calibration import fit_predictor
 from promptopt.optimization.claim import claim, record, result_of
+from promptopt.optimization.fronts import select_front
 from promptopt.optimization.job import Job, prepare
+from promptopt.optimization.objectives import in_words
 from promptopt.optimization.preflight import call_each_model, check, check_budget, notes_on, start
 from promptopt.optimization.run_folder import open_folder, save, spare_descriptors
 from promptopt.optimization.selection import by_search, select
 from promptopt.optimization.signals import stop_on_signals
 from promptopt.optimization.stages import Stages
+from promptopt.search.archive import Archive
 from promptopt.search.run import Run
 from promptopt.strategies.auto import AUTO
 from promptopt.strategies.registry import name_of, random_numbers
@@ -66,6 +69,8 @@ def optimize(
     budget: Budget | str | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
+    objectives: Sequence[str] | str | None = None,
+    prefer: str | None = None,
     run_dir: Path | str | None = None,
     memo: Memo | Path | str | None = None,
     display: Display | None = None,
@@ -88,6 +93,11 @@ def optimize(
             money.
         seed: random seed.
         settings: changes to the strategy's settings.
+        objectives: `"reward"` and others, such as `("reward", "tokens")`: "tokens" or "dollars" of a reply and its prompt, or a
+            number that the reward returns by name. The result is then a front (docs/objectives.md); by default, the reward alone
+            counts.
+        prefer: which point of the front is the result's prompt, such as `"tokens, reward >= best - 0.01"`; by default that
+            with the highest reward.
         run_dir: folder for `result.json`, `test.jsonl` (the replies to the test examples), `report.md` and, if the run kept a
             predictor, `predictor.json`; None writes nothing.
         memo: where replies are stored: a memo, a folder, or a server's URL; the default is shown by `promptopt memo path`.
@@ -107,7 +117,17 @@ def optimize(
             except if the first replies are needed to know.
         PermanentModelError, TransientModelError: a model cannot be used at all; later failures end the search instead.
     """
-    job = prepare(task, model, strategy, writer=writer, budget=budget, seed=seed, settings=settings)
+    job = prepare(
+        task,
+        model,
+        strategy,
+        writer=writer,
+        budget=budget,
+        seed=seed,
+        settings=settings,
+        objectives=objectives,
+        prefer=prefer,
+    )
     return run_job(
         job,
         run_dir=run_dir,
@@ -208,7 +228,7 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
         PermanentModelError, TransientModelError: a model cannot be used at all.
         CrashedError: an unexpected exception ended the run; it holds the unfinished result.
     """
-    stages = Stages(job.task, job.budget, caller.ledger, job.seed, job.test_replies)
+    stages = Stages(job.task, job.budget, caller.ledger, job.seed, job.test_replies, job.tested)
     run = _new_run(job, caller, display, callbacks)
     for callback in callbacks:
         callback(job.begun)
@@ -225,8 +245,11 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
             start(job, run.scorer, stages)
         with stages.search():
             _search(job, run)
-        choice = select(run, stages, notes)
-        predictor = fit_predictor(run, choice)
+        if job.objectives is None:
+            choice = select(run, stages, notes)
+            predictor = fit_predictor(run, choice)
+        else:
+            choice = select_front(run, stages, job.objectives, notes)
         test = claim(run, stages, choice, notes, predictor)
     except _RUN_ENDING_ERRORS as error:
         if not answered and not isinstance(error, StoppedError):
@@ -262,7 +285,11 @@ def _new_run(job: Job, caller: Caller, display: Display | None, callbacks: Seque
         emit_events(run)
 
     rng, scorer = random_numbers(job.strategy, job.seed), Scorer(job.task, job.model, caller)
-    run = Run(job.task, rng, job.seed, scorer, job.roles.get("writer"), watch=watch)
+    task, archive = job.task, Archive()
+    if job.objectives is not None:
+        description = " ".join(filter(None, [task.description, in_words(job.objectives)]))
+        task, archive = replace(task, description=description), Archive(job.objectives.others)
+    run = Run(task, rng, job.seed, scorer, job.roles.get("writer"), watch=watch, archive=archive)
     if display is not None:
         display.follow(run)
     return run

@@ -12,13 +12,16 @@ import numpy as np
 from promptopt._version import __version__
 from promptopt.errors import BudgetExhaustedError
 from promptopt.evaluation.ledger import Spending
+from promptopt.evaluation.objectives import signs
 from promptopt.optimization.calibration import predictor_rewards
+from promptopt.optimization.fronts import front_tests
 from promptopt.optimization.selection import Choice, cells_measured
 from promptopt.replies import TOOL, Response
 from promptopt.results.outcomes import SAME, ByLabels, Comparison, PredictorTest, outcomes
 from promptopt.results.result import Record, Result
 from promptopt.search.writing import rejections
 from promptopt.statistics import mean_interval, paired_interval
+from promptopt.statistics.arrays import nanmean
 from promptopt.strategies.registry import description_of
 
 if TYPE_CHECKING:
@@ -60,11 +63,15 @@ def claim(
         notes.append("no test data: nothing is claimed")
         return None
     seed, comparison = run.task.seed_prompt, None
-    prompts = len(_tested(seed, choice.prompt, predictor))
+    numbers = {candidate.number: prompt for prompt, candidate in run.archive.items()}
+    front = [numbers[point.number] for point in choice.points]
+    prompts = len(_tested(seed, choice.prompt, predictor, front))
     with stages.test():
         for examples in stages.test_samples(prompts, cells_measured(run, choice)):
             try:
-                comparison = compare(run.scorer, seed, choice.prompt, examples, predictor)
+                comparison = compare(
+                    run.scorer, seed, choice.prompt, examples, predictor, front=front, objectives=run.objectives
+                )
             except BudgetExhaustedError:
                 break
     if comparison is None:
@@ -73,17 +80,25 @@ def claim(
 
 
 def compare(
-    scorer: Scorer, seed: Prompt, chosen: Prompt, examples: Sequence[Example], predictor: Predictor | None = None
+    scorer: Scorer,
+    seed: Prompt,
+    chosen: Prompt,
+    examples: Sequence[Example],
+    predictor: Predictor | None = None,
+    *,
+    front: Sequence[Prompt] = (),
+    objectives: Sequence[str] = (),
 ) -> Comparison:
     """Score the seed prompt and the chosen prompt on the same test examples, in one batch; once if they are the same.
 
     If the model scores labels but the task is read as text, the comparison is of the written replies, and the choice among
-    labels is reported in addition. The predictor, if any, is tested on the same examples; its prompt may be another one.
+    labels is reported in addition. The predictor, if any, is tested on the same examples; its prompt may be another one. So are the
+    prompts of a front, by all objectives.
 
     Raises:
         BudgetExhaustedError: the budget does not cover the test.
     """
-    prompts = _tested(seed, chosen, predictor)
+    prompts = _tested(seed, chosen, predictor, front)
     written = scorer.tests_text
     scores = scorer.score(prompts, examples, written=written)
     pair = scores.rows([0, prompts.index(chosen)])
@@ -97,15 +112,16 @@ def compare(
         spread=float(both.std(ddof=1)) if both.size > 1 else None,
         costs=None if scorer.task.models else _costs(pair, scorer.model.price),
         read="text" if written else "labels" if scorer.chooses else "",
-        by_labels=_by_labels(scorer.score(prompts, examples), first, second) if written else None,
+        by_labels=_by_labels(scorer.score(_tested(seed, chosen, None), examples), first, second) if written else None,
         predictor=None if predictor is None else _predictor_test(predictor, scores, pair),
+        front=front_tests(scores, front, objectives, scorer.model.price) if front else (),
         outcomes=outcomes(pair),
     )
 
 
-def _tested(seed: Prompt, chosen: Prompt, predictor: Predictor | None) -> list[Prompt]:
-    """Return the distinct prompts to test: the seed prompt, the chosen prompt, and that of the predictor."""
-    return list(dict.fromkeys([seed, chosen, *([predictor.prompt] if predictor else [])]))
+def _tested(seed: Prompt, chosen: Prompt, predictor: Predictor | None, front: Sequence[Prompt] = ()) -> list[Prompt]:
+    """Return the distinct prompts to test: the seed prompt, the chosen prompt, that of the predictor, and those of a front."""
+    return list(dict.fromkeys([seed, chosen, *([predictor.prompt] if predictor else []), *front]))
 
 
 def _predictor_test(predictor: Predictor, scores: Scores, pair: Scores) -> PredictorTest:
@@ -166,6 +182,9 @@ def result_of(
         failed=ledger.failed,
         unfinished=unfinished or too_many_failures(run),
         notes=(*notes, *ledger.notes(), *_notes_on_tools(job, ledger), *_notes_on_replies(run)),
+        objectives=job.objectives.names if job.objectives else (),
+        prefer=job.objectives.prefer if job.objectives else "",
+        points=choice.points,
         warnings=(scorer.silence.headline,) if scorer.silence.headline else (),
         strategy=description_of(job.strategy),
         prices=job.prices,
@@ -235,7 +254,17 @@ def record(run: Run, candidate: Candidate, seen: Validated | None = None) -> Rec
         validated=seen.examples if seen else 0,
         calls=candidate.calls,
         dollars=candidate.dollars,
+        objectives=_further(run, candidate.prompt),
     )
+
+
+def _further(run: Run, prompt: Prompt) -> dict[str, float | None]:
+    """Return the means of the objectives beside the reward over all examples scored so far."""
+    names = run.archive.objectives
+    if not names:
+        return {}
+    values = nanmean(run.archive.objective_values([prompt])[1:, 0], axis=1) * signs(names)
+    return {name: _number(value) for name, value in zip(names, values.tolist(), strict=True)}
 
 
 def _seed_number(run: Run) -> int | None:

@@ -21,7 +21,7 @@ from promptopt.strategies.auto import AUTO
 from promptopt.strategies.registry import description_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from promptopt.evaluation.ledger import Budget
@@ -133,6 +133,8 @@ def estimate(
     budget: Budget | str | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
+    objectives: Sequence[str] | str | None = None,
+    prefer: str | None = None,
     memo: Memo | Path | str | None = None,
 ) -> Estimate:
     """Estimate what `optimize` with the same arguments will need, without calling any model.
@@ -142,7 +144,17 @@ def estimate(
     Raises:
         InputError: as `optimize`.
     """
-    job = prepare(task, model, strategy, writer=writer, budget=budget, seed=seed, settings=settings)
+    job = prepare(
+        task,
+        model,
+        strategy,
+        writer=writer,
+        budget=budget,
+        seed=seed,
+        settings=settings,
+        objectives=objectives,
+        prefer=prefer,
+    )
     check(job)
     with nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store:
         caller = SimulatedCaller(Overlay(store), Ledger(), labels=job.task.labels)

@@ -14,6 +14,8 @@ from promptopt.evaluation.scorer import chooses_labels
 from promptopt.models import load_model
 from promptopt.models.base import without_batches
 from promptopt.models.fake import FunctionModel
+from promptopt.optimization.objectives import read_objectives
+from promptopt.optimization.reserves import FRONT
 from promptopt.optimization.stages import least_calls
 from promptopt.program import PredictProgram
 from promptopt.replies import TOOL
@@ -25,9 +27,10 @@ from promptopt.tracking import run_started
 from promptopt.tracking.identity import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from promptopt.models.base import Model, Price
+    from promptopt.optimization.objectives import Objectives
     from promptopt.strategies.base import Strategy
     from promptopt.tracking import RunStarted
 
@@ -41,6 +44,7 @@ class Job:
 
     Args: as of `optimize`, read.
         chosen: which strategy `auto` chose and why; "" if a strategy was given.
+        objectives: the objectives and the preference; None for the reward alone.
     """
 
     task: Task
@@ -50,6 +54,7 @@ class Job:
     budget: Budget
     seed: int
     chosen: str = ""
+    objectives: Objectives | None = None
 
     @property
     def roles(self) -> dict[str, Model]:
@@ -66,7 +71,8 @@ class Job:
     def begun(self) -> RunStarted:
         """What the run is, as callbacks are told."""
         models = {role: model.fingerprint for role, model in self.roles.items()}
-        return run_started(self.task, self.strategy, models, self.seed, str(self.budget))
+        aims = () if self.objectives is None else (*self.objectives.names, self.objectives.prefer)
+        return run_started(self.task, self.strategy, models, self.seed, str(self.budget), objectives=aims)
 
     @property
     def prices(self) -> dict[str, Price | None]:
@@ -96,7 +102,12 @@ class Job:
     def least_calls(self) -> int:
         """The calls below which not even one candidate can be compared with the seed prompt."""
         writing = self.has_own_writer + _FIRST_PROPOSAL if self.strategy.writes else 0
-        return least_calls(self.task, len(self.roles.keys() - {"writer"}), writing, self.test_replies)
+        return least_calls(self.task, len(self.roles.keys() - {"writer"}), writing, self.test_replies, self.tested)
+
+    @property
+    def tested(self) -> int:
+        """Prompts that the test is reserved for."""
+        return 2 if self.objectives is None else FRONT
 
     @property
     def test_replies(self) -> int:
@@ -127,6 +138,8 @@ def prepare(
     budget: Budget | str | None,
     seed: int,
     settings: Mapping[str, Any] | None,
+    objectives: Sequence[str] | str | None = None,
+    prefer: str | None = None,
 ) -> Job:
     """Read what `optimize` is given; nothing is loaded or called yet."""
     task, model = read_task(task), read_model(model)
@@ -143,6 +156,7 @@ def prepare(
         budget=read_budget(budget),
         seed=seed,
         chosen=str(chosen or ""),
+        objectives=read_objectives(objectives, prefer),
     )
 
 

@@ -8,6 +8,7 @@ from promptopt.data.near_duplicates import near_duplicates
 from promptopt.errors import BudgetExhaustedError, InputError, TransientModelError
 from promptopt.evaluation.ledger import Budget
 from promptopt.models.base import Request
+from promptopt.optimization.objectives import check_objectives, check_usage
 from promptopt.optimization.stages import Stages, too_small
 from promptopt.prompt import Message
 from promptopt.replies import TOOL, Failure, Response
@@ -47,6 +48,8 @@ def check(job: Job) -> None:
                 f"a budget in dollars needs the price of the {role} model: set --price INPUT,OUTPUT in dollars "
                 "per million tokens, or use a budget in calls or tokens"
             )
+    if job.objectives is not None:
+        check_objectives(job.objectives, job.task, job.model.price)
     if job.budget.calls is not None and job.budget.calls < job.least_calls:
         raise too_small(job.task, job.budget, f"at least {job.least_calls:,} calls")
 
@@ -111,6 +114,8 @@ def _check_first(job: Job, first: Response | Failure) -> None:
             "task's max_tokens (reasoning models need hundreds or thousands)"
         )
     _must_answer("task", first)
+    if job.objectives is not None and isinstance(first, Response):
+        check_usage(job.objectives, first)
 
 
 def notes_on(job: Job) -> list[str]:

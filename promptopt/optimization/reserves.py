@@ -11,6 +11,9 @@ from typing import NamedTuple
 SHORTLIST = 16
 """Most candidates raced on validation data, besides the seed prompt."""
 
+FRONT = 6
+"""Most prompts tested of a front, the seed prompt among them."""
+
 BLOCK = 8
 """Fewest examples for a meaningful comparison."""
 
@@ -36,26 +39,29 @@ class Reserves(NamedTuple):
     race: RacePlan
     test_items: int
 
-    @property
-    def cells(self) -> int:
-        """Most cells that they use; the test compares two prompts."""
-        return self.race.cells + 2 * self.test_items
+
+def least_cells(train: int, validation: int, test: int, test_replies: int = 1, tested: int = 2) -> int:
+    """Return the fewest cells to compare one candidate with the seed prompt, on the first examples of every stage.
+
+    Args:
+        train: number of training examples; so for validation and test.
+        validation: as above.
+        test: as above.
+        test_replies: replies per prompt and test example.
+        tested: prompts in the test: two, or as many as a front may have.
+    """
+    return 2 * (train + min(BLOCK, validation)) + tested * test_replies * min(BLOCK, test)
 
 
-def least_cells(train: int, validation: int, test: int, test_replies: int = 1) -> int:
-    """Return the fewest cells to compare one candidate with the seed prompt, on the first examples of every stage."""
-    return 2 * (train + min(BLOCK, validation) + test_replies * min(BLOCK, test))
-
-
-def before_search(cells: float, train: int, validation: int, test: int) -> Reserves:
+def before_search(cells: float, train: int, validation: int, test: int, tested: int = 2) -> Reserves:
     """Return the reserves within a budget of `cells`, given the number of examples in each split."""
-    spare = max(cells - least_cells(train, validation, test), 0.0)
-    return _reserves(validation, test, spare * _VALIDATION_SHARE, spare * _TEST_SHARE)
+    spare = max(cells - least_cells(train, validation, test, tested=tested), 0.0)
+    return _reserves(validation, test, spare * _VALIDATION_SHARE, spare * _TEST_SHARE, tested=tested)
 
 
-def after_search(cells: float, validation: int, test: int, candidates: int) -> Reserves:
+def after_search(cells: float, validation: int, test: int, candidates: int, tested: int = 2) -> Reserves:
     """Return how validation and test divide the cells that the search has left."""
-    least = least_cells(0, validation, test)
+    least = least_cells(0, validation, test, tested=tested)
     if cells < least:  # the search's replies were longer than expected
         share = max(cells, 0.0) / least
         return Reserves(
@@ -63,9 +69,13 @@ def after_search(cells: float, validation: int, test: int, candidates: int) -> R
         )
     validation_share = _VALIDATION_SHARE / (_VALIDATION_SHARE + _TEST_SHARE)
     spare = cells - least
-    reserves = _reserves(validation, test, spare * validation_share, spare * (1 - validation_share), candidates)
-    race = race_plan(cells - 2 * reserves.test_items, validation, candidates)  # gets all that the test does not need
-    return Reserves(race, affordable(cells - race.cells, 2, test))  # the test gets what the race does not need
+    reserves = _reserves(
+        validation, test, spare * validation_share, spare * (1 - validation_share), candidates=candidates, tested=tested
+    )
+    race = race_plan(
+        cells - tested * reserves.test_items, validation, candidates
+    )  # gets all that the test does not need
+    return Reserves(race, affordable(cells - race.cells, tested, test))  # the test gets what the race does not need
 
 
 def race_plan(cells: float, items: int, candidates: int = SHORTLIST) -> RacePlan:
@@ -87,7 +97,13 @@ def affordable(cells: float, prompts: int, items: int) -> int:
 
 
 def _reserves(
-    validation: int, test: int, more_validation: float, more_test: float, candidates: int = SHORTLIST
+    validation: int,
+    test: int,
+    more_validation: float,
+    more_test: float,
+    *,
+    candidates: int = SHORTLIST,
+    tested: int = 2,
 ) -> Reserves:
     race = race_plan(2 * min(BLOCK, validation) + more_validation, validation, candidates)
-    return Reserves(race, affordable(2 * min(BLOCK, test) + more_test, 2, test))
+    return Reserves(race, affordable(tested * min(BLOCK, test) + more_test, tested, test))

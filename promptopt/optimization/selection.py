@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from promptopt.evaluation.scorer import Scorer
     from promptopt.optimization.stages import Stages
     from promptopt.prompt import Example, Prompt
+    from promptopt.results.front import FrontPoint
     from promptopt.search.archive import Archive, Candidate
     from promptopt.search.run import Run
     from promptopt.statistics.arrays import Floats
@@ -41,11 +42,13 @@ class Choice(NamedTuple):
         prompt: the prompt.
         validated: validation result of each raced prompt.
         shorter: the shortest prompt within one standard error on validation examples; None if no shorter than `prompt`.
+        points: the front, in a run with several objectives.
     """
 
     prompt: Prompt
     validated: dict[Prompt, Validated]
     shorter: Prompt | None = None
+    points: tuple[FrontPoint, ...] = ()
 
 
 def shortlist(archive: Archive, seed: Prompt, size: int = SHORTLIST) -> list[Candidate]:

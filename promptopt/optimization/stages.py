@@ -39,6 +39,7 @@ class Stages:
         ledger: of the run.
         seed: of the samples.
         test_replies: replies per prompt and test example.
+        tested: prompts that the test is reserved for: two, or as many as a front may have.
         cut: split -> (examples used, examples available), for splits that the budget does not cover.
     """
 
@@ -47,6 +48,7 @@ class Stages:
     ledger: Ledger
     seed: int
     test_replies: int = 1
+    tested: int = 2
     cut: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def start(self) -> AbstractContextManager[None]:
@@ -62,7 +64,7 @@ class Stages:
         self.check()
         per_cell = self._per_cell_at_start()
         planned = self._planned(per_cell)
-        reserved_cells = planned.race.cells + 2 * self.test_replies * planned.test_items
+        reserved_cells = planned.race.cells + self.tested * self.test_replies * planned.test_items
         return self.ledger.stage("search", self._limit(reserved_cells, per_cell, self._one_candidate()))
 
     @contextmanager
@@ -78,9 +80,11 @@ class Stages:
         """
         per_cell = self._per_cell(cells)
         reserves = after_search(
-            self._affordable_cells(per_cell), len(self.task.validation), len(self.task.test), candidates
+            self._affordable_cells(per_cell), len(self.task.validation), len(self.task.test), candidates, self.tested
         )
-        limit = self._limit(2 * self.test_replies * reserves.test_items, per_cell, dict.fromkeys(self._limits, 0.0))
+        limit = self._limit(
+            self.tested * self.test_replies * reserves.test_items, per_cell, dict.fromkeys(self._limits, 0.0)
+        )
         with self.ledger.stage("validation", limit):
             yield reserves.race.listed, self._sample("validation", reserves.race.items)
 
@@ -92,7 +96,7 @@ class Stages:
         """Yield the test examples that the remaining budget covers, in the order of the data; then larger sets, if it covers more.
 
         Args:
-            prompts: number of prompts to test: one, two to compare, or three with that of a predictor.
+            prompts: number of prompts to test: one, two to compare, three with that of a predictor, or those of a front.
             cells: number of cells measured before the test.
         """
         prompts *= self.test_replies
@@ -154,7 +158,7 @@ class Stages:
         cells = min(
             (limit / per_cell[name] for name, limit in self._limits.items() if per_cell[name]), default=math.inf
         )
-        return before_search(cells, len(self.task.train), len(self.task.validation), len(self.task.test))
+        return before_search(cells, len(self.task.train), len(self.task.validation), len(self.task.test), self.tested)
 
     def _affordable_cells(self, per_cell: dict[str, float]) -> float:
         """Return how many cells the remaining budget covers."""
@@ -202,7 +206,8 @@ class Stages:
     def _least(self) -> dict[str, float]:
         """The least budget that covers comparing one candidate, estimated from the calls so far."""
         mean = self._mean(len(self.task.train))
-        cells = least_cells(len(self.task.train), len(self.task.validation), len(self.task.test), self.test_replies)
+        sizes = len(self.task.train), len(self.task.validation), len(self.task.test)
+        cells = least_cells(*sizes, self.test_replies, self.tested)
         written = self.ledger.logical.get("writer", Spending())
         return {name: cells * mean[name] + self._largest_bound(name) + getattr(written, name) for name in mean}
 
@@ -232,9 +237,9 @@ def _padded(mean: dict[str, float], calls: float) -> dict[str, float]:
     return {"calls": calls, "tokens": share * mean["tokens"], "dollars": share * mean["dollars"]}
 
 
-def least_calls(task: Task, roles_per_cell: int, writer_calls: int, test_replies: int = 1) -> int:
+def least_calls(task: Task, roles_per_cell: int, writer_calls: int, test_replies: int = 1, tested: int = 2) -> int:
     """Return a lower bound on the calls needed to compare one candidate; episodes may need more."""
-    cells = least_cells(len(task.train), len(task.validation), len(task.test), test_replies)
+    cells = least_cells(len(task.train), len(task.validation), len(task.test), test_replies, tested)
     return cells * roles_per_cell + writer_calls
 
 

@@ -112,6 +112,8 @@ def command(result: Result) -> str:
         words += ["--set", f"{key}={value}"]
     if result.budget != "no limit":
         words += ["--budget", re.sub(r"(?<=\d),(?=\d{3})", "", result.budget)]
+    if result.objectives:
+        words += ["--objectives", ",".join(result.objectives), "--prefer", result.prefer]
     return shlex.join([*words, "--seed", str(result.seed)])
 
 

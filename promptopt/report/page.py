@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import zlib
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import MissingExtraError
 from promptopt.report.curves import best_so_far, command, kinds
-from promptopt.report.text import price_in_words
+from promptopt.report.text import ABOUT_FRONT, price_in_words
+from promptopt.results.front import FRONT_HEADS
 from promptopt.results.result import SPENDING
 
 try:
@@ -49,6 +51,11 @@ def page(result: Result, outcomes: tuple[Outcome, ...]) -> str:
         chosen_text=_truncate(str(result.prompt)),
         interval=_interval_positions(result.test.difference) if result.test and not result.kept else None,
         kinds=kinds(outcomes),
+        front_headers=FRONT_HEADS,
+        about_front=ABOUT_FRONT,
+        front_texts=[(record.number, _truncate(str(record.prompt))) for record in result.front]
+        if result.points
+        else [],
         test_examples=len(outcomes),
         spending_headers=SPENDING,
         command=command(result),
@@ -101,9 +108,43 @@ def _data(result: Result, outcomes: tuple[Outcome, ...]) -> dict[str, Any]:
         "chosen": chosen and chosen.number,
         "texts": [_truncate(str(result.seed_prompt)), _truncate(str(result.prompt))],
         "curve": [point._asdict() for point in best_so_far(result.history)],
-        "front": [record.number for record in result.front],
+        "front": [] if result.objectives else [record.number for record in result.front],
+        "objectives": [
+            {"name": name, "points": _front_points(result, name)} for name in result.objectives[1:] if result.points
+        ],
+        "tested": bool(result.test and result.test.front),
         "outcomes": [_outcome(outcome) for outcome in outcomes],
     }
+
+
+def _front_points(result: Result, name: str) -> list[dict[str, Any]]:
+    """Return the points of the chart of one objective and the reward, and the seed prompt if it is not on the front."""
+    tests = result.test.front if result.test else ()
+    if not tests:
+        return [
+            {"number": p.number, "x": _rounded(p.means[name]), "y": _rounded(p.means["reward"])} for p in result.points
+        ]
+    points: list[dict[str, Any]] = []
+    for point, test in zip(result.points, tests, strict=True):
+        drawn: dict[str, Any] = {"number": point.number}
+        for axis, objective in (("x", name), ("y", "reward")):
+            mean, over = test.means[objective], test.over_seed[objective]
+            drawn[axis] = _rounded(mean)
+            if mean is not None and math.isfinite(over.low) and math.isfinite(over.high):
+                shift = mean - over.estimate  # the seed prompt's mean, on the examples of both
+                drawn |= {f"{axis}_low": _rounded(over.low + shift), f"{axis}_high": _rounded(over.high + shift)}
+        points.append(drawn)
+    if result.seed_record is not None and result.seed_record.number not in {point.number for point in result.points}:
+        first = tests[0]
+        seed = {
+            objective: (first.means[objective] or 0.0) - first.over_seed[objective].estimate
+            for objective in first.means
+        }
+        if all(map(math.isfinite, seed.values())):
+            points.append(
+                {"number": result.seed_record.number, "x": _rounded(seed[name]), "y": _rounded(seed["reward"])}
+            )
+    return points
 
 
 def _candidate(record: Record) -> dict[str, Any]:

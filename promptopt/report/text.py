@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from promptopt.report.curves import command
+from promptopt.results.front import FRONT_HEADS
 from promptopt.results.result import SPENDING
 from promptopt.utils.characters import printable
 from promptopt.utils.files import write_private
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 
     from promptopt.models.base import Price
     from promptopt.results.result import Record, Result
+
+ABOUT_FRONT = (
+    "No prompt of the front is as good as another one in every objective, by the means over training and validation examples; the "
+    "recommended one was chosen by these. Then all were run once on held-out test examples, with the seed prompt. All intervals of "
+    "the table hold together with 95 % confidence (Bonferroni)."
+)
 
 _MAX_CANDIDATES = 20
 
@@ -28,6 +35,7 @@ def markdown(result: Result) -> str:
     """Return the report as Markdown. Prompts are indented code blocks, so their text is not parsed as markup."""
     lines = [f"# {result.task}", "", result.headline, "", "| | seed | chosen |", "|---|---|---|"]
     lines += [f"| {name} | {seed} | {chosen} |" for name, seed, chosen in result.rows()]
+    lines += _front(result)
     lines += ["", *(f"* {name}: {value}" for name, value in result.facts())]
     lines += [f"* note: {note}" for note in result.notes]
     lines += ["", f"| {' | '.join(SPENDING)} |", f"|{'---|' * len(SPENDING)}"]
@@ -46,14 +54,7 @@ def markdown(result: Result) -> str:
     ]
     lines += ["", "## Best candidates", ""]
     lines += [_candidate_entry(record) for record in _best(result)]
-    lines += [
-        "## Reward and length",
-        "",
-        "For each candidate below, no other is both shorter and better on the training examples.",
-        "",
-    ]
-    lines += ["| candidate | tokens | training reward |", "|---|---|---|"]
-    lines += [f"| {record.number} | {record.length} | {record.reward:.4g} |" for record in result.front]
+    lines += _front_prompts(result) if result.objectives else _reward_and_length(result)
     lines += ["", "## Reproduce this run", "", _block(command(result)), "", f"* strategy: {result.strategy['name']}"]
     lines += [f"* {name}: {value}" for name, value in result.strategy["settings"].items()]
     lines += [f"* seed: {result.seed}", f"* budget: {result.budget}"]
@@ -63,6 +64,42 @@ def markdown(result: Result) -> str:
     ]
     lines += [f"* {name} {version}" for name, version in result.versions.items()]
     return printable("\n".join(lines)) + "\n"
+
+
+def _front(result: Result) -> list[str]:
+    """Return the table of the front of several objectives, if the run has one."""
+    if not result.points:
+        return []
+    rows = [f"| {' | '.join(row)} |" for row in result.front_rows()]
+    return [
+        "",
+        "## Front",
+        "",
+        ABOUT_FRONT,
+        "",
+        f"| {' | '.join(FRONT_HEADS)} |",
+        f"|{'---|' * len(FRONT_HEADS)}",
+        *rows,
+    ]
+
+
+def _front_prompts(result: Result) -> list[str]:
+    """Return the section with the prompts of the front."""
+    lines = ["## Prompts of the front", ""]
+    for record in result.front:
+        lines += [f"Candidate {record.number}:", "", _block(str(record.prompt)), ""]
+    return lines[:-1]
+
+
+def _reward_and_length(result: Result) -> list[str]:
+    lines = [
+        "## Reward and length",
+        "",
+        "For each candidate below, no other is both shorter and better on the training examples.",
+        "",
+    ]
+    lines += ["| candidate | tokens | training reward |", "|---|---|---|"]
+    return lines + [f"| {record.number} | {record.length} | {record.reward:.4g} |" for record in result.front]
 
 
 def _request_settings(result: Result) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError
 from promptopt.replies import Call, Failure
+from promptopt.results.front import FrontTest  # noqa: TC001  read when a result is loaded
 from promptopt.statistics import Interval
 from promptopt.utils.files import write_private
 from promptopt.utils.json_values import read_value
@@ -136,6 +137,7 @@ class Comparison:
             although the search chose among the labels; "" if search and test both read text.
         by_labels: if `read` is "text", the result of choosing among the labels on the same examples.
         predictor: the test of the predictor, if the run kept one.
+        front: the test of each point of the front, in a run with several objectives.
         outcomes: both replies to each example; () in a loaded result, whose outcomes are in `test.jsonl`.
     """
 
@@ -148,6 +150,7 @@ class Comparison:
     read: str = ""
     by_labels: ByLabels | None = None
     predictor: PredictorTest | None = None
+    front: tuple[FrontTest, ...] = ()
     outcomes: tuple[Outcome, ...] = field(default=(), compare=False, repr=False)
 
     @property

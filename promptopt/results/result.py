@@ -14,6 +14,7 @@ from promptopt.errors import InputError
 from promptopt.evaluation.ledger import Spending
 from promptopt.models.base import Price
 from promptopt.prompt import Prompt, is_program_prompts
+from promptopt.results.front import FRONT_HEADS, FrontPoint, front_outcome, front_rows
 from promptopt.results.outcomes import SAME, Comparison, PredictorTest, with_infinities
 from promptopt.results.predictor import Predictor  # noqa: TC001  as above
 from promptopt.results.saved import read_json, write_json
@@ -22,6 +23,7 @@ from promptopt.utils.characters import printable
 from promptopt.utils.json_values import read_value
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from promptopt.statistics import Interval
@@ -58,6 +60,7 @@ class Record:
         validated: number of these validation examples.
         calls: logical calls that the run had used when it was first scored; None in results of earlier versions.
         dollars: the same in dollars, for models with a known price.
+        objectives: means of the objectives beside the reward, over the examples that it was scored on.
     """
 
     number: int
@@ -73,6 +76,7 @@ class Record:
     validated: int = 0
     calls: int | None = None
     dollars: float | None = None
+    objectives: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +111,9 @@ class Result:
         request: the task's settings sent with the prompt; the test holds for these only. {} in results of earlier versions.
         predictor: a prompt with a bias for each label, if held-out answers showed it ahead of the chosen prompt alone; its
             prompt may be another than the chosen one. None if the chosen prompt alone is best.
+        objectives: what the run optimized, "reward" first; () if the reward alone.
+        prefer: by which preference the chosen prompt is recommended among the points of the front, or "".
+        points: the front, from the highest reward down; its test is in `test.front`.
     """
 
     task: str
@@ -134,6 +141,9 @@ class Result:
     digest: str = field(default="", compare=False)
     request: dict[str, Any] = field(default_factory=dict)
     predictor: Predictor | None = None
+    objectives: tuple[str, ...] = ()
+    prefer: str = ""
+    points: tuple[FrontPoint, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -159,15 +169,23 @@ class Result:
 
     @property
     def front(self) -> tuple[Record, ...]:
-        """Pareto front of length and training reward, from the shortest candidate to the best.
+        """The front: of the objectives, or in a run without, of length and training reward.
 
-        Only candidates scored on the largest number of cells are compared. Training rewards of the best of many candidates
-        are biased upwards: test a prompt before you use it.
+        Of objectives: the points that training and validation examples show, from the highest reward down, which the test
+        measured. Else from the shortest candidate to the best, without a test: only candidates scored on the largest number of
+        cells are compared. Training rewards of the best of many candidates are biased upwards: test a prompt before you use it.
         """
+        if self.objectives:
+            return tuple(self.history[point.number] for point in self.points)
         most = max((record.cells + record.failed for record in self.history), default=0)
         complete = [r for r in self.history if r.cells + r.failed == most and r.reward is not None]
         indices = pareto([record.reward or 0.0 for record in complete], [record.length for record in complete])
         return tuple(complete[i] for i in indices)
+
+    def front_rows(self) -> list[tuple[str, ...]]:
+        """Return the front of the objectives as rows under `FRONT_HEADS`; [] in a run without."""
+        chosen = self.chosen_record
+        return front_rows(self.points, self.test.front if self.test else (), None if chosen is None else chosen.number)
 
     @property
     def headline(self) -> str:
@@ -197,11 +215,21 @@ class Result:
 
     @property
     def _outcome(self) -> str:
+        if self.points:
+            return self._front_outcome
         if self.predictor is None:
             return self._prompt_outcome
         if self.test is None or self.test.predictor is None:
             return f"{self._prompt_outcome} The predictor was not tested either."
         return f"Prompt alone: {self._prompt_outcome} {self._with_bias(self.test, self.test.predictor)}"
+
+    @property
+    def _front_outcome(self) -> str:
+        record = self.chosen_record
+        name = "your prompt" if self.kept else f"candidate {record.number}" if record else _CHOSEN_PROMPT
+        tests = self.test.front if self.test else ()
+        own = next((t for p, t in zip(self.points, tests, strict=False) if record and p.number == record.number), None)
+        return front_outcome(name, len(self.points), self.prefer, own)
 
     def _with_bias(self, test: Comparison, predictor: PredictorTest) -> str:
         """Return the outcome of the predictor as a sentence."""
@@ -381,10 +409,9 @@ class Result:
         lines = [self.headline, ""]
         lines += [f"{'':22}{'seed':>18}{'chosen':>18}"]
         lines += [f"{name:22}{seed:>18}{chosen:>18}" for name, seed, chosen in self.rows()]
+        lines += _aligned((FRONT_HEADS, *self.front_rows())) if self.points else []
         lines += ["", *(f"{name:22}{value}" for name, value in self.facts())]
-        widths = [max(map(len, column)) for column in zip(SPENDING, *self.spending(), strict=True)]
-        for row in (SPENDING, *self.spending()):
-            lines.append("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
+        lines += _aligned((SPENDING, *self.spending()))
         lines += ["", *(f"note: {note}" for note in self.notes), "chosen prompt:", str(self.prompt)]
         if self.predictor is not None and self.predictor.prompt != self.prompt:
             lines += ["", "prompt with label bias:", str(self.predictor.prompt)]
@@ -397,12 +424,14 @@ class Result:
         out["predictor"] = self.predictor and self.predictor.to_json()
         for record, mine in zip(out["history"], self.history, strict=True):
             record["prompt"] = mine.prompt.to_json()
+            if not record["objectives"]:
+                del record["objectives"]  # as in results of earlier versions
         if out["test"] is not None:
             del out["test"]["outcomes"]
-            for name in ("read", "by_labels", "predictor"):
+            for name in ("read", "by_labels", "predictor", "front"):
                 if not out["test"][name]:
-                    del out["test"][name]  # as in results of earlier versions
-        for name in ("warnings", "digest", "request", "predictor"):
+                    del out["test"][name]  # as above
+        for name in ("warnings", "digest", "request", "predictor", "objectives", "prefer", "points"):
             if not out[name]:
                 del out[name]  # as above
         return out
@@ -440,6 +469,11 @@ class Result:
             InputError: the file cannot be read, or is not a result.
         """
         return read_json(path, FILE, cls.from_json, what="result", advice="give the result.json of a run")
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def _with_prompts(data: dict[str, Any]) -> dict[str, Any]:

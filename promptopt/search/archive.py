@@ -1,7 +1,7 @@
 """The archive: one table of what a run measured, candidate x example x replicate.
 
-Each cell has the task's reward and the fitness, which is what the search maximises; NaN where unknown. Knows nothing of
-models, budgets or strategies.
+Each cell has the task's reward and the fitness, which is what the search maximises, and further objectives if the run has any; NaN
+where unknown. Knows nothing of models, budgets or strategies.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias,
 
 import numpy as np
 
+from promptopt.evaluation.objectives import signs
 from promptopt.statistics.arrays import Floats, nanmean, paired_difference, standard_error
+from promptopt.statistics.pareto import nondominated, pareto_order
+from promptopt.statistics.shrinkage import additive
 
 if TYPE_CHECKING:
     from promptopt.prompt import Example, Prompt
@@ -22,6 +25,7 @@ Layer: TypeAlias = Literal[0, 1]
 Indices: TypeAlias = np.ndarray[Any, np.dtype[np.intp]]
 _REWARD: Layer = 0
 _FITNESS: Layer = 1
+_DIGITS = 9  # means are rounded, so that floating-point noise decides no comparison
 
 
 class Measured(Protocol):
@@ -93,14 +97,18 @@ class Archive(Mapping["Prompt", Candidate]):
 
     A cell keeps its first value; a failed cell is filled when a reply arrives. The fitness of a prompt is the task's reward,
     until the prompt is scored by another one.
+
+    Args:
+        objectives: [K] names of the objectives beside the reward.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, objectives: Sequence[str] = ()) -> None:
+        self.objectives = tuple(objectives)
         self._candidates: dict[Prompt, Candidate] = {}  # the rows
         self._examples: dict[str, Example] = {}
         self._columns: dict[str, int] = {}
-        # The last row and the last column stay empty: index -1 reads what is unknown.
-        self._table: Floats = np.full((2, 1, 1, 1), np.nan)  # [layer, P, E, R]
+        # The last row and the last column stay empty: index -1 reads what is unknown. Layers: reward, fitness, the objectives.
+        self._table: Floats = np.full((_FITNESS + 1 + len(self.objectives), 1, 1, 1), np.nan)  # [layer, P, E, R]
         self._scored = np.zeros((1, 1, 1), dtype=np.bool_)  # [P, E, R] cells of the fitness, failed ones too
 
     def __getitem__(self, prompt: Prompt) -> Candidate:
@@ -123,7 +131,12 @@ class Archive(Mapping["Prompt", Candidate]):
         return self[prompt]
 
     def add(
-        self, prompts: Sequence[Prompt], examples: Sequence[Example], rewards: Floats, fitness: Floats | None = None
+        self,
+        prompts: Sequence[Prompt],
+        examples: Sequence[Example],
+        rewards: Floats,
+        fitness: Floats | None = None,
+        objectives: Floats | None = None,
     ) -> None:
         """Add scores; prompts that are new become candidates.
 
@@ -132,6 +145,7 @@ class Archive(Mapping["Prompt", Candidate]):
             examples: [E].
             rewards: [P, E, R] by the task's reward; NaN if the reply failed, or if the task's judge was not asked.
             fitness: [P, E, R] what the search maximises; None if that is the task's reward.
+            objectives: [K, P, E, R] the objectives beside the reward; None without any.
         """
         first: dict[str, int] = {}
         for e, example in enumerate(examples):
@@ -150,6 +164,9 @@ class Archive(Mapping["Prompt", Candidate]):
                 self._add_row(candidate, _FITNESS, columns, values)
         for candidate, values in zip(candidates, rewards, strict=True):
             self._add_row(candidate, _REWARD, columns, values)
+        for layer, table in enumerate(() if objectives is None else objectives[:, :, distinct], _FITNESS + 1):
+            for candidate, values in zip(candidates, table, strict=True):
+                self._add_row(candidate, layer, columns, values)
 
     def rewards(self, prompts: Sequence[Prompt], examples: Sequence[Example] | None = None) -> Floats:
         """Return what the search maximises, for each prompt on each example: the mean over replicates.
@@ -166,6 +183,40 @@ class Archive(Mapping["Prompt", Candidate]):
     def task_rewards(self, prompts: Sequence[Prompt], examples: Sequence[Example] | None = None) -> Floats:
         """Return the task's own rewards, as `rewards` does."""
         return self._means(prompts, examples, [_REWARD] * len(prompts))
+
+    def objective_values(
+        self, prompts: Sequence[Prompt], examples: Sequence[Example] | None = None, *, by_task: bool = False
+    ) -> Floats:
+        """Return all objectives, signed so that higher is better, as `rewards` does.
+
+        Args:
+            prompts: [P].
+            examples: [E]; all that were scored by default.
+            by_task: whether the first is the task's own reward, not what the search maximises.
+
+        Returns:
+            float64 [1 + K, P, E].
+        """
+        layers = [[_REWARD if by_task else self._layer(prompt) for prompt in prompts]]
+        layers += [[_FITNESS + 1 + k] * len(prompts) for k in range(len(self.objectives))]
+        values: Floats = np.array([self._means(prompts, examples, each) for each in layers])
+        values *= np.array([1.0, *signs(self.objectives)])[:, None, None]
+        return values
+
+    def front(self, prompts: Iterable[Prompt] | None = None) -> list[Candidate]:
+        """Return the well measured that no other beats or equals in all objectives, the best by fitness first.
+
+        Without further objectives, that is the best one alone.
+        """
+        ranked = self.ranked(prompts)
+        means = adjusted_means(self.objective_values([candidate.prompt for candidate in ranked]))
+        return [ranked[i] for i in nondominated(means.T)]
+
+    def ahead(self, prompts: Sequence[Prompt], rival: Prompt, examples: Sequence[Example]) -> list[Prompt]:
+        """Return the prompts that beat a rival in some objective, on the examples of both, best first (`pareto_order`)."""
+        rivals, values = self.objective_values([rival], examples), self.objective_values(prompts, examples)
+        gains = nanmean(values - rivals, axis=2).round(_DIGITS)  # [1 + K, P]
+        return [prompts[i] for i in pareto_order(gains.T) if (gains[:, i] > 0).any()]
 
     def examples_of(self, prompt: Prompt) -> tuple[Example, ...]:
         """Return the examples that a prompt was scored on, those with failed replies too, in order of first appearance."""
@@ -199,7 +250,7 @@ class Archive(Mapping["Prompt", Candidate]):
     def _layer(self, prompt: Prompt) -> int:
         return self[prompt].layer if prompt in self._candidates else _REWARD
 
-    def _add_row(self, candidate: Candidate, layer: Layer, columns: Indices, values: Floats) -> None:
+    def _add_row(self, candidate: Candidate, layer: int, columns: Indices, values: Floats) -> None:
         """Fill the unknown cells of one row with values [E, R], and update the candidate's means."""
         cells, replicates = self._table[layer, candidate.number], values.shape[1]
         count = int((~np.isnan(cells)).sum())
@@ -229,10 +280,24 @@ class Archive(Mapping["Prompt", Candidate]):
             return
         rows = held[0] if needed[0] <= held[0] else 2 * needed[0]
         shape = (rows, max(held[1], needed[1]), max(held[2], needed[2]))
-        table, scored = np.full((2, *shape), np.nan), np.zeros(shape, dtype=np.bool_)
+        table, scored = np.full((len(self._table), *shape), np.nan), np.zeros(shape, dtype=np.bool_)
         table[:, : held[0], : held[1], : held[2]] = self._table
         scored[: held[0], : held[1], : held[2]] = self._scored
         self._table, self._scored = table, scored
+
+
+def adjusted_means(values: Floats) -> Floats:
+    """Return the mean of each prompt as if all had run on the same examples: the additive fit of [K, P, E], [K, P].
+
+    Examples differ in difficulty and in length, and prompts may have run on different ones. NaN where a prompt ran on none.
+    """
+    means: Floats = np.full(values.shape[:2], np.nan)
+    for table, out in zip(values, means, strict=True):
+        known = ~np.isnan(table)
+        if known.any():
+            fit = additive(table[known.any(axis=1)][:, known.any(axis=0)])
+            out[known.any(axis=1)] = (fit.example_effects.mean() + fit.prompt_effects).round(_DIGITS)
+    return means
 
 
 def _updated_mean(mean: float, count: int, values: Floats) -> float:

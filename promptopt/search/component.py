@@ -192,10 +192,12 @@ class ComponentScorer(Scorer):
     ) -> Scores:
         """Return the task's own rewards of prompts that were scored by another one."""
         whole = [self.held.replaced(self.name, prompt) for prompt in prompts]
-        means = self.outer.archive.task_rewards(whole, self._own(examples))
-        rewards = np.repeat(means[:, :, None], len(cells[0][0]), axis=2)
+        archive, replicates = self.outer.archive, len(cells[0][0])
+        means = archive.objective_values(whole, self._own(examples), by_task=True)
+        rewards, *others = np.repeat(means[..., None], replicates, axis=3)
         reasons = [[[""] * len(cell) for cell in row] for row in cells]
-        return Scores(tuple(prompts), tuple(examples), rewards, cells, reasons)
+        named = dict(zip(archive.objectives, others, strict=True))
+        return Scores(tuple(prompts), tuple(examples), rewards, cells, reasons, named)
 
     def _own(self, examples: Sequence[Example]) -> list[Example]:
         """Return the program's examples."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from promptopt.errors import BudgetExhaustedError, InputError
+from promptopt.evaluation.objectives import REWARD, measure
 from promptopt.evaluation.racing import race
 from promptopt.models.base import Request, TokenModel
 from promptopt.prompt import Layout, Prompts
@@ -86,6 +87,11 @@ class Run:
         """The usage of the run so far, and its limit."""
         return self.caller.ledger
 
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of what the run optimizes, "reward" first."""
+        return (REWARD, *self.archive.objectives)
+
     def restricted_to(self, examples: Sequence[Example], repeats: int = 1) -> Run:
         """Return the same run with fewer training examples; archive, budget and random numbers stay shared.
 
@@ -114,11 +120,12 @@ class Run:
             raise InputError("only a program has components: give the task a program")
         task = component_task(self, held, name)
         scorer = ComponentScorer(task, self.scorer.model, self.caller, outer=self, held=held, name=name)
-        return replace(self, task=task, scorer=scorer, archive=Archive(), repeats=1, watch=lambda _: None)
+        archive = Archive(self.archive.objectives)
+        return replace(self, task=task, scorer=scorer, archive=archive, repeats=1, watch=lambda _: None)
 
     def with_own_archive(self) -> Run:
         """Return the same run with an empty archive, for measurements that must not become candidates."""
-        return replace(self, archive=Archive(), watch=lambda _: self.watch(self))
+        return replace(self, archive=Archive(self.archive.objectives), watch=lambda _: self.watch(self))
 
     def on(self, examples: Sequence[Example], repeats: int = 1) -> Run:
         """Return `restricted_to(examples, repeats)`; deprecated."""
@@ -165,8 +172,12 @@ class Run:
         replicates *= self.repeats
         scores = self._affordable(prompts, examples, replicates, reward)
         self._enter(scores.prompts, parents or [None] * len(prompts))
-        rewards = self._task_rewards(scores, reward)
-        self.archive.add(scores.prompts, examples, rewards, None if rewards is scores.rewards else scores.rewards)
+        by_task = self._task_scores(scores, reward)
+        objectives = (
+            measure(by_task, self.archive.objectives, self.scorer.model.price) if self.archive.objectives else None
+        )
+        fitness = None if by_task is scores else scores.rewards
+        self.archive.add(scores.prompts, examples, by_task.rewards, fitness, objectives)
         self.watch(self)
         if len(scores.prompts) < len(prompts):
             raise BudgetExhaustedError(f"budget exhausted: {len(scores.prompts)} of {len(prompts)} prompts scored")
@@ -200,14 +211,14 @@ class Run:
             raise BudgetExhaustedError(f"budget exhausted: {len(scores.prompts)} of {len(prompts)} prompts scored")
         return np.array([[label_shares(cell, self.task.labels) for cell in row] for row in scores.replies])
 
-    def _task_rewards(self, scores: Scores, reward: Reward | Judge | None) -> Floats:
-        """Return the task's own rewards [P, E, R] of replies scored by `reward`; NaN if they would need the task's judge."""
+    def _task_scores(self, scores: Scores, reward: Reward | Judge | None) -> Scores:
+        """Return replies scored by `reward` with the task's own rewards; NaN if they would need the task's judge."""
         task_reward = self.task.reward
         if reward is None or task_reward is None or reward is task_reward:
-            return scores.rewards
+            return scores
         if isinstance(task_reward, Judge):
-            return np.full_like(scores.rewards, np.nan)
-        return self.scorer.apply_reward(scores.prompts, scores.examples, scores.replies, task_reward).rewards
+            return replace(scores, rewards=np.full_like(scores.rewards, np.nan))
+        return self.scorer.apply_reward(scores.prompts, scores.examples, scores.replies, task_reward)
 
     def _affordable(
         self, prompts: Sequence[Prompt], examples: Sequence[Example], replicates: int, reward: Reward | Judge | None

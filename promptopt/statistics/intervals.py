@@ -90,6 +90,29 @@ def paired_interval(first: Floats, second: Floats, confidence: float = 0.95) -> 
     return Interval(estimate, max(-1.0, min(estimate, won - lost - half)), min(1.0, max(estimate, won - lost + half)))
 
 
+def paired_t_interval(first: Floats, second: Floats, confidence: float) -> Interval:
+    """Return `paired_interval`, with Student's t in place of the bootstrap: for the high confidence of simultaneous intervals.
+
+    There, a bootstrap of few values is too narrow: it never leaves the range of what was seen (docs/objectives.md has a simulation).
+    Rewards of 0 and 1, differences that are all equal, and fewer than 8 of them are treated as in `paired_interval`.
+
+    Args:
+        first: [E].
+        second: [E] paired with `first`; NaN in either drops the pair.
+        confidence: confidence level.
+    """
+    from scipy.special import stdtrit  # noqa: PLC0415  loaded when used: importing the package stays light
+
+    both = ~(np.isnan(first) | np.isnan(second))
+    gaps = (first - second)[both]
+    equal = gaps.size > 0 and np.ptp(gaps) <= _ROUNDING * max(1.0, float(np.abs(gaps).max()))
+    if gaps.size < _MIN_VALUES or equal or (_binary(first[both]) and _binary(second[both])):
+        return paired_interval(first, second, confidence)
+    mean, error = float(gaps.mean()), float(gaps.std(ddof=1)) / math.sqrt(gaps.size)
+    half = float(stdtrit(gaps.size - 1, (1 + confidence) / 2)) * error
+    return Interval(mean, mean - half, mean + half)
+
+
 def widen_by_jackknife(interval: Interval, left_out: Sequence[float], confidence: float = 0.95) -> Interval:
     """Widen an interval over examples for the variance over annotators, estimated by the jackknife.
 

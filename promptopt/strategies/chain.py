@@ -87,8 +87,25 @@ class Chain:
         first = max(order, key=example_counts.__getitem__, default=None)  # `max` keeps the first of equals
         return [ScoredPrompt(prompts[p], scores[p]) for p in sorted(order, key=lambda p: p != first)]
 
+    def front(self, ranked: Sequence[ScoredPrompt]) -> list[Prompt]:
+        """Return the front of the prompts evaluated on the most examples; without further objectives, the best one alone.
+
+        Args:
+            ranked: the prompts, best first.
+        """
+        if not self.archive.objectives:
+            return [ranked[0].prompt]
+        most = max(len(evaluated.indices) for evaluated in self.evaluated.values())
+        complete = [prompt for prompt, _ in ranked if len(self.evaluated[prompt].indices) == most]
+        return [candidate.prompt for candidate in self.archive.front(complete)]
+
     def ahead(self, prompts: Sequence[Prompt], rival: Prompt) -> list[Prompt]:
-        """Return the prompts that beat a rival on the same examples, best first: by gain, then by label margin."""
+        """Return the prompts that beat a rival on the same examples, best first: by gain, then by label margin.
+
+        With further objectives, those that beat it in any of them (`Archive.ahead`).
+        """
+        if self.archive.objectives:
+            return self.archive.ahead(prompts, rival, self.examples)
         gains = np.nan_to_num(self._gains_over(rival, prompts), nan=-np.inf).tolist()
         margin = self.evaluated[rival].margin
         lead = {

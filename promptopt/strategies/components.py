@@ -43,7 +43,7 @@ class Components:
     prompt's own inputs and replies on examples that the parent got right, or the targets where its reply is the program's answer. New
     candidates are scored on few examples first, most of which the parent loses; the best third of those not behind it on twice
     as many, and so on; one is kept if it is ahead on all. After each improvement, the best candidate is also tried with the prompts that
-    others have changed.
+    others have changed. With several objectives, parents are drawn from the front, and candidates have to beat theirs in one of them.
 
     Only for tasks with a program.
 
@@ -82,7 +82,7 @@ class Components:
         stale = 0
         while stale < self.patience:
             front = _Front(run)
-            best = front.best
+            best, leaders = front.best, front.leaders
             parent = front.draw(run.rng)
             name = self._component(run, paid)
             children = self._children(run, front, parent, name)
@@ -90,9 +90,9 @@ class Components:
             paid[name] += (1, 0) if ahead else (0, 1)
             if ahead:
                 self._merge(run, best)
-            leader = _Front(run).best
-            stale = 0 if leader != best else stale + 1
-            run.step(best=run.archive[leader].fitness, prompt=name, new=len(children), ahead=len(ahead))
+            front = _Front(run)
+            stale = 0 if front.leaders != leaders else stale + 1
+            run.step(best=run.archive[front.best].fitness, prompt=name, new=len(children), ahead=len(ahead))
 
     @staticmethod
     def _component(run: Run, paid: dict[str, Floats]) -> str:
@@ -142,6 +142,8 @@ class Components:
         def rank(remaining: list[Prompt], size: int) -> list[Prompt]:
             rewards = run.score(remaining, examples[:size], parents=[parent] * len(remaining)).per_example
             gains = np.nansum(rewards - rivals[:size], axis=1)
+            if run.archive.objectives:
+                return run.archive.ahead(remaining, parent, examples[:size])
             order = np.argsort(-gains, kind="stable").tolist()
             last = size == len(examples)
             return [remaining[i] for i in order if gains[i] > 0 or (gains[i] == 0 and not last)]
@@ -185,17 +187,30 @@ class _Front:
         self._means = {complete[i]: float(means[i]) for i in order}
         self._rewards = {complete[i]: rewards[i] for i in order}
         self._train = train
+        self._archive = run.archive
 
     @property
     def best(self) -> Prompts:
         """The best candidate; of equal ones the first."""
         return self.ranked[0]
 
+    @property
+    def leaders(self) -> list[Prompts]:
+        """The best candidate alone or, with several objectives, all that no other beats in all of them."""
+        if not self._archive.objectives:
+            return self.ranked[:1]
+        front = {candidate.prompt for candidate in self._archive.front(self.ranked)}
+        return [prompts for prompts in self.ranked if prompts in front]
+
     def draw(self, rng: np.random.Generator) -> Prompts:
         """Return a candidate, drawn by the number of examples on which no other is better.
 
-        Left out are candidates that are best on no example on which a better candidate is not.
+        Left out are candidates that are best on no example on which a better candidate is not. With several objectives, all
+        candidates on the front have the same probability.
         """
+        if self._archive.objectives:
+            leaders = self.leaders
+            return leaders[int(rng.integers(len(leaders)))]
         rewards = np.array([self._rewards[prompt] for prompt in self.ranked])
         top = np.max(np.where(np.isnan(rewards), -np.inf, rewards), axis=0)
         kept: list[tuple[Prompts, set[int]]] = []

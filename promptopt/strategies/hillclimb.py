@@ -40,7 +40,8 @@ class HillClimb:
     best third of those that beat the current best are then scored on twice as many examples, and so on (the screening is
     GEPA's, the halving Jamieson and Talwalkar's). The current best has always been scored on all examples. When most of a
     writer's proposals are rejected (small models copy what they are shown), the next message asks only for paraphrases of
-    the best prompt. Once a surrogate that predicts gains from the words of a prompt has proved accurate, each message asks
+    the best prompt. With several objectives, each message is about a prompt drawn from the front in place of the best one, and
+    proposals have to beat it in one of them. Once a surrogate that predicts gains from the words of a prompt has proved accurate, each message asks
     for twice as many proposals, and only the half with the better predictions is scored. Scores are shrunk towards their
     common mean, more strongly the fewer examples they rest on, so that a lucky prompt is not mistaken for the best. A chain
     ends after `patience` messages without a better prompt; the remaining messages go to a fresh chain.
@@ -190,8 +191,10 @@ class HillClimb:
         if not ranked:  # every reply failed: there is nothing to learn from
             return 0
         for sent in range(1, max_messages + 1):
-            best = ranked[0].prompt
-            message = self._style(rephrase=mostly_rejected).message(run, chain, ranked)
+            front = chain.front(ranked)
+            best = front[0] if len(front) == 1 else front[int(run.rng.integers(len(front)))]
+            shown = sorted(ranked, key=lambda scored: scored.prompt != best)
+            message = self._style(rephrase=mostly_rejected).message(run, chain, shown)
             answer, new = self._propose(run, chain, best, message)
             mostly_rejected = not mostly_rejected and answer.rejected.total() > len(answer.prompts)
             if new:
@@ -199,7 +202,7 @@ class HillClimb:
                 self._score(run, chain, new, parent, best, lost=message.lost)
                 ranked = chain.ranked()
             top = ranked[0]
-            improved = top.prompt in new
+            improved = not set(new).isdisjoint(chain.front(ranked))
             facts = answer.facts() | {"measured": len(new)}
             run.step(
                 best=chain.mean(top.prompt), expected=top.score, improved=int(improved), **facts, chain=chain_number

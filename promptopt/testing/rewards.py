@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from promptopt.environment import Environment
+    from promptopt.evaluation.verdicts import Verdict
     from promptopt.prompt import Example
     from promptopt.replies import Finish
     from promptopt.rewards import Reward
@@ -54,7 +55,7 @@ def check_reward(reward: Reward | Judge, task: Task, *, bounds: tuple[float, flo
             )
 
 
-def _value(reward: Reward, example: Example, reply: Response, bounds: tuple[float, float]) -> tuple[float, str]:
+def _value(reward: Reward, example: Example, reply: Response, bounds: tuple[float, float]) -> Verdict:
     before = deepcopy(example)
     try:
         value = verdict(reward, example, reply)

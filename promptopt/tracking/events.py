@@ -112,12 +112,18 @@ class EventEmitter:
 
 
 def run_started(
-    task: Task, strategy: Strategy, models: Mapping[str, Mapping[str, Any]], seed: int, budget: str
+    task: Task,
+    strategy: Strategy,
+    models: Mapping[str, Mapping[str, Any]],
+    seed: int,
+    budget: str,
+    *,
+    objectives: tuple[str, ...] = (),
 ) -> RunStarted:
-    """Return the first event of a run."""
+    """Return the first event of a run; several objectives make it another run."""
     name = name_of(strategy)
     fingerprints = {role: dict(fingerprint) for role, fingerprint in models.items()}
-    digest = digest_of([task_identity(task), name, strategy, fingerprints, seed, budget])[:10]
+    digest = digest_of([task_identity(task), name, strategy, fingerprints, seed, budget, *objectives])[:10]
     return RunStarted(
         name=f"{task.name} {name} seed {seed} {digest}",
         task=task.name,

@@ -194,6 +194,24 @@ if (document.getElementById("length-chart") && points.length)
   await chart("#length-chart", "length", "prompt tokens", [{ values: ordered(data.front.map((number) => candidates.get(number))), color: "var(--ink)" }],
     `Training reward of ${points.length} candidates by prompt length in tokens, with the Pareto front.`);
 
+// ---- the front: a chart for each objective beside the reward
+const drawFront = ({ name, points: all }, index) => {
+  const values = all.filter(({ x, y }) => x !== null && y !== null).map((point) => ({ ...point, tag: tag(point.number) || "front" }));
+  const among = data.tested ? "test" : "training and validation";
+  const x = { field: "x", type: "quantitative", title: `${name}, ${among}`, scale: { zero: false, nice: true, padding: 12 }, axis: { tickCount: 6 } };
+  const y = { field: "y", type: "quantitative", title: `reward, ${among}`, scale: { zero: false, nice: true, padding: 12 }, axis: { tickCount: 5 } };
+  const interval = (axis, other) => ({
+    data: { values: values.filter((point) => point[`${axis}_low`] !== undefined) }, mark: { type: "rule", color: "var(--faint)", strokeWidth: 1.4, aria: false },
+    encoding: { [axis]: { ...(axis === "x" ? x : y), field: `${axis}_low` }, [`${axis}2`]: { field: `${axis}_high` }, [other]: other === "x" ? x : y } });
+  const layers = [interval("x", "y"), interval("y", "x"), {
+    data: { values }, mark: { type: "point", filled: true, size: 90, stroke: "var(--panel)", strokeWidth: 1.5, opacity: 1, aria: false, cursor: "pointer" },
+    encoding: { x, y, color: { field: "tag", type: "nominal", legend: null, scale: { domain: ["front", "seed", "chosen"], range: ["var(--faint)", "var(--ink)", "var(--accent)"] } },
+      tooltip: tooltip(["number", "candidate"], ["y", "reward"], ["x", name]) } }];
+  return draw(`#front-chart-${index}`, layers, `Reward and ${name} of the ${values.length} prompts of the front and the seed prompt. The table below has the same numbers.`).then(({ view }) =>
+    view.addEventListener("click", (event, hit) => hit?.datum?.number !== undefined && select(hit.datum.number)));
+};
+for (const [index, objective] of data.objectives.entries()) await drawFront(objective, index);
+
 // ---- test examples
 const callElements = ([name, inputs, reply]) => [
   node("h3", {}, name), ...inputs.map(([field, text]) => node("pre", {}, `${field}: ${text}`)), node("pre", {}, `→ ${reply}`)];
