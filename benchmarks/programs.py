@@ -3,7 +3,6 @@
     python -m benchmarks.programs cost          # processor time of a score call, beside one prompt's
     python -m benchmarks.programs ablation      # the same search with round robin, with all prompts changed at once, and so on
     python -m benchmarks.programs helpdesk      # a program of two prompts on SmolLM2
-    python -m benchmarks.programs retrieval --model FILE    # examples/retrieval on a GGUF file, float16 weights
 
 The first two need no real model: a scripted one answers at once, and the rewards of the scripted programs are simulated.
 """
@@ -26,7 +25,6 @@ from promptopt import Components, Example, FakeModel, Memo, Prompt, Prompts, Res
 from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Ledger
 from promptopt.evaluation.scorer import Scorer
-from promptopt.models.local import LocalModel
 from promptopt.statistics.arrays import standard_error
 
 if TYPE_CHECKING:
@@ -245,22 +243,6 @@ def helpdesk(memo: Path | None, budget: int) -> None:
     print(f"\nagain, from the memo: equal {first == again}, calls {sum(spent.calls for spent in again.paid.values())}")
 
 
-def retrieval(model: Path, memo: Path | None, tokens: int) -> None:
-    """Search a query writer's and an answerer's prompts on the example with a handbook; the model also writes new prompts."""
-    task = load_task(Path(__file__).parent.parent / "examples" / "retrieval")
-    with TemporaryDirectory() as folder, Memo(memo or folder) as store:
-        print(
-            optimize(
-                task,
-                LocalModel(str(model), dtype="w16a32"),
-                budget=f"{tokens} tokens",
-                memo=store,
-                run_dir=Path(memo or folder) / "run",
-                tracking=False,
-            )
-        )
-
-
 def _shown(values: Any, sign: str = "") -> str:
     return f"{values.mean():{sign}.3f} ({standard_error(values[None])[0]:.3f})"
 
@@ -268,21 +250,17 @@ def _shown(values: Any, sign: str = "") -> str:
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.programs", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["cost", "ablation", "helpdesk", "retrieval"])
+    parser.add_argument("what", choices=["cost", "ablation", "helpdesk"])
     parser.add_argument("--examples", type=int, default=1_000, help="programs in flight")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--budgets", type=int, nargs="+", default=[2_000])
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--model", type=Path, help="GGUF file, for retrieval")
-    parser.add_argument("--tokens", type=int, default=250_000, help="budget of retrieval")
     parser.add_argument("--memo", type=Path, help="folder of the replies; by default they are not kept")
     given = parser.parse_args()
     if given.what == "cost":
         cost(given.examples, given.rounds)
     elif given.what == "helpdesk":
         helpdesk(given.memo, budget=900)
-    elif given.what == "retrieval":
-        retrieval(given.model, given.memo, given.tokens)
     else:
         ablation(given.budgets, given.seeds)
 

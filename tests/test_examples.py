@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from conftest import ROOT
 from newcomer import shell_blocks
 from typer.testing import CliRunner
 
-from promptopt import Response, Result
+from promptopt import Components, FakeModel, Request, Response, Result, optimize
 from promptopt.cli import app
 from promptopt.data.near_duplicates import near_duplicates
 from promptopt.data.rows import read_rows, split_examples, to_examples
@@ -54,6 +55,26 @@ def test_an_example_with_data_runs_as_its_page_says(name: str, tmp_path: Path, m
     assert result.finished
     # The fakes of these fail in ways that prompts mend, and their writers know how.
     assert result.improved or name in {"tickets", "topics"}
+
+
+def test_the_retrieval_example_searches_with_question_and_query(tmp_path: Path) -> None:
+    pytest.importorskip("bm25s", reason="needs bm25s")
+    task = load_task(ROOT / "examples" / "retrieval")
+    asked: list[str] = []
+
+    def model(request: Request) -> str:
+        system, user = (turn.content for turn in request.context if not isinstance(turn, str))
+        asked.append(user)
+        return ("airstrip" if "runway" in user else "boat") if system.startswith("Write search words") else "620 metres"
+
+    seen = (
+        example for example in (*task.train, *task.validation, *task.test) if "runway?" in example.inputs["question"]
+    )
+    task = replace(task, train=(next(seen),), validation=(), test=())
+    result = optimize(task, FakeModel(model), Components(instructions=0, patience=1), memo=tmp_path, tracking=False)
+
+    assert result.history[0].reward == 1.0
+    assert any("Airstrip: The airstrip is grass, 620 metres long." in text for text in asked)
 
 
 def test_the_data_of_the_examples_are_whole() -> None:
