@@ -28,6 +28,7 @@ from promptopt import (
     Task,
     ToolCall,
     ToolSchema,
+    estimate,
     mcp_tools,
     optimize,
     tool,
@@ -416,6 +417,14 @@ def test_a_loop_without_end_and_an_exception_fail_their_cell(tmp_path: Path) -> 
     assert [isinstance(reply, Failure) for reply in replies] == [False, True, False, False, True, False]
     assert reasons[0].startswith("the program makes more than 7 calls")
     assert reasons[1].startswith("tool:falls: it raised KeyError: 'x'")
+
+
+def test_a_dry_run_takes_an_agent_to_call_one_tool(tmp_path: Path) -> None:
+    found = estimate(a_task(), FakeModel(asks), SeedOnly(), budget="900 calls", memo=tmp_path)
+    assert {(need.stage, need.role): need.asked.calls for need in found.needs} == {
+        ("start", "task"): 2 * 6,
+        ("test", "task"): 2 * 12,
+    }
 
 
 async def twice(ask: Ask, prompts: Prompts, example: Example) -> Response:

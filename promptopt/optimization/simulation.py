@@ -15,6 +15,7 @@ from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Spending
 from promptopt.memo.store import ThreadClaims
 from promptopt.replies import Arrival, Response, Usage
+from promptopt.tools import ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -150,7 +151,8 @@ class _SimulatedModel:
         """Yield simulated replies."""
         for number, request in enumerate(requests):
             text, tokens = self._reply_to(request)
-            yield Arrival(number, Response(text, usage=Usage(_input_tokens(request.texts), output=tokens)))
+            usage = Usage(_input_tokens(request.texts), output=tokens)
+            yield Arrival(number, Response(text, usage=usage, tool_calls=_first_calls(request)))
 
     def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
         """Yield simulated log-probabilities."""
@@ -163,6 +165,11 @@ class _SimulatedModel:
             likeliest = labels[max(range(len(labels)), key=values.__getitem__)]
             usage = Usage(times * _input_tokens(_turns(context)), output=times * _tokens(likeliest))
             yield Arrival(number, Response(f"{self._prefix}{likeliest}", values, usage))
+
+
+def _first_calls(request: Request) -> tuple[ToolCall, ...]:
+    """Return one call of a tool at first, as an agent's model makes at least."""
+    return () if request.exchanges else tuple(ToolCall(tool.name, "{}") for tool in request.tools[:1])
 
 
 class _WorstCaseEpisode:
