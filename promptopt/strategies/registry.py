@@ -40,9 +40,8 @@ def find_strategy(strategy: str | Strategy, settings: Mapping[str, Any] | None =
     if isinstance(strategy, str):
         known = BUILT_IN if strategy in BUILT_IN else known_strategies()
         if strategy not in known:
-            raise InputError(
-                f"unknown strategy {strategy!r}{nearest(strategy, known)}; known: {', '.join(sorted(known))}"
-            )
+            names = ["auto", *sorted(known)]  # auto chooses among the others before a strategy is made
+            raise InputError(f"unknown strategy {strategy!r}{nearest(strategy, names)}; known: {', '.join(names)}")
         strategy = known[strategy]()
     if isinstance(strategy, type):
         raise InputError(f"{strategy.__name__} is a class: give a strategy, such as {strategy.__name__}()")
