@@ -352,6 +352,28 @@ def test_an_unknown_price_is_noted_once(tmp_path: Path) -> None:
     assert result.prices["task"] is None
 
 
+@pytest.mark.parametrize(
+    ("seed", "note"),
+    [
+        ("Answer from {passages}.", "the seed prompt has no slot {question}, so models never see this"),
+        ("Answer {question} from {passages}.", ""),
+        ("Answer the question.", ""),  # the system prompt, and all fields follow
+    ],
+)
+def test_a_field_that_no_model_sees_is_said_before_the_search(
+    seed: str, note: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = tuple(Example({"question": f"item {i}?", "passages": "all"}, f"{i}", f"{i}") for i in range(4))
+    task = Task(train=rows, seed_prompt=Prompt(seed))
+    strategy = RandomSearch(prompts=2, batch=2)
+    result = optimize(task, FakeModel(lambda _: "0"), strategy, memo=tmp_path, tracking=False)
+
+    said = [record.message for record in caplog.records if "never see" in record.message]
+    assert [*said, *(one for one in result.notes if "never see" in one)] == [*said[:1], *said[:1]]
+    assert bool(said) == bool(note)
+    assert all(message.startswith(note) for message in said)
+
+
 def test_without_test_data_nothing_is_claimed(tmp_path: Path) -> None:
     result = search(tmp_path, task=a_task(test=0))
 

@@ -31,7 +31,7 @@ from promptopt.optimization.claim import claim, record, result_of
 from promptopt.optimization.fronts import select_front
 from promptopt.optimization.job import Job, prepare
 from promptopt.optimization.objectives import in_words
-from promptopt.optimization.preflight import call_each_model, check, check_budget, notes_on, start
+from promptopt.optimization.preflight import call_each_model, check, check_budget, fields_not_sent, notes_on, start
 from promptopt.optimization.run_folder import open_folder, save, spare_descriptors
 from promptopt.optimization.selection import by_search, select
 from promptopt.optimization.signals import stop_on_signals
@@ -192,6 +192,8 @@ def run_job(
     ):
         if job.chosen:
             _log.info("%s", job.chosen)
+        if forgotten := fields_not_sent(job.task):
+            _log.warning("%s", forgotten)
         try:
             caller = Caller(store, ledger or Ledger(), stop, watch=display.refresh if display else nothing)
             result = save_result(run_stages(job, caller, display, all_callbacks))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from promptopt.optimization.job import Job
     from promptopt.prompt import Example
     from promptopt.rewards import Reward
+    from promptopt.task import Task
 
 _EXAMPLES_PER_LABEL = 5  # targets that recur this often look like labels
 _FIRST_CALL_FACTOR = 2.0  # uncertainty of a usage estimate from one call
@@ -118,9 +119,24 @@ def _check_first(job: Job, first: Response | Failure) -> None:
         check_usage(job.objectives, first)
 
 
+def fields_not_sent(task: Task) -> str:
+    """Return a note on fields that no model sees, because the seed prompt has other slots but not theirs; "" if there are none."""
+    if task.takes_several_calls or task.format == "caption":
+        return ""
+    seed, layout = task.seed_prompt, task.layout
+    sent = seed.text if layout.has_slot(seed.text) else task.template
+    forgotten = [f"{{{field}}}" for field in task.fields if f"{{{field}}}" not in sent]
+    if not forgotten:
+        return ""
+    return (
+        f"the seed prompt has no slot {', '.join(forgotten)}, so models never see this: add the slot, or leave the field out of the "
+        "inputs if only the reward needs it"
+    )
+
+
 def notes_on(job: Job) -> list[str]:
     """Return notes for the result on the strategy, the task, the prices and the data."""
-    notes = [*filter(None, [job.chosen]), *job.task.notes]
+    notes = [*filter(None, [job.chosen, fields_not_sent(job.task)]), *job.task.notes]
     notes += [
         f"the price of the {role} model is unknown: its cost is not included; set it with --price"
         for role, model in job.roles.items()
