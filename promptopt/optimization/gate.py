@@ -318,10 +318,10 @@ def fewest_items(margin: float, error: float = DEFAULT_ERROR) -> int:
     items = 1
     while True:
         quantile = float(ndtri(1 - late_alpha_spending(look_sizes(items), error)[-1] / 2))
-        wanted = math.ceil(quantile**2 * (1 - margin) / margin)  # of Tango's score test without differences
-        if items > wanted:
+        least = quantile**2 * (1 - margin) / margin  # Tango's score test without differences rejects above this
+        if items > least:
             return items
-        items = max(items + 1, min(wanted, items + max(items // 8, 1)))
+        items += max(int(least - items) // 2, 1)
 
 
 def _read_aim(margin: float | None, error: float, *, better: bool) -> Aim:
@@ -502,8 +502,7 @@ def _rebuilt_task(result: Result, recorded: Sequence[Outcome], run: str) -> Task
         raise InputError(f"no built-in reward reproduces the rewards that {run} recorded: {advice}")
     settings = {name: request[name] for name in ("max_tokens", "temperature", "top_p", "top_k") if name in request}
     return Task(
-        train=tuple(examples[:1]),
-        test=tuple(examples),
+        train=tuple(examples),
         seed_prompt=result.prompt,
         reward=reward,
         labels=labels if isinstance(reward, Label) else (),
