@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from promptopt.results.gate import Decision
-    from promptopt.statistics.arrays import Floats
 
 ERROR, MARGIN = 0.05, 0.02
 SIZES = (50, 200, 1000)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from shell import promptopt
 from toys import PROGRAM_TASK
 
@@ -400,7 +406,7 @@ def decided(drawn: Pair, margin: float, *, better: bool = False) -> str:
 @pytest.mark.parametrize(("differing", "better"), [(0.3, True), (0.1, True), (0.1, False), (0.02, False)])
 def test_a_wrong_decision_has_the_stated_probability(*, differing: float, better: bool) -> None:
     """Equal prompts with `better`, and a loss of exactly the margin without: either decision is then wrong."""
-    margin, repeats, decisions = 0.02, 1000, []
+    margin, repeats, decisions = 0.02, 500, []
     for seed in range(repeats):
         uniform = named_generator(seed, f"A/A {differing} {better}").random(200)
         won = uniform < (differing - (0.0 if better else margin)) / 2
@@ -552,3 +558,90 @@ def test_usage_errors(folder: Path, words: tuple[str, ...], message: str) -> Non
 
     assert done.returncode == 2
     assert message in done.stderr
+
+
+# ---- the files for CI
+
+
+CI = ROOT / "examples" / "ci"
+
+
+def from_yaml(file: Path) -> Any:
+    yaml: Any = pytest.importorskip("yaml", reason="comes with the extra 'docs'")
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def repository(folder: Path) -> Path:
+    """A repository whose last commit holds good prompts, with the scripts of the example."""
+    bin_folder = folder / "bin"
+    bin_folder.mkdir()
+    command = bin_folder / "promptopt"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m promptopt "$@"\n', encoding="utf-8")
+    command.chmod(0o755)
+    (folder / "prompts").mkdir()
+    for name in ("first", "second"):
+        (folder / "prompts" / f"{name}.txt").write_text("good\n", encoding="utf-8")
+    shutil.copy(CI / "gate_prompts.sh", folder)
+    in_bash(folder, "git init -qb main && git add . && git commit -qm 'good prompts'")
+    return folder
+
+
+def in_bash(folder: Path, script: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    names = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
+    paths = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": f"{ROOT}:{folder}"}
+    return subprocess.run(
+        ["bash", "-ec", script],  # noqa: S607  that of the system
+        cwd=folder,
+        env={**os.environ, **dict.fromkeys(names, "a"), **paths, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def change(repository: Path, **texts: str) -> None:
+    for name, text in texts.items():
+        (repository / "prompts" / f"{name}.txt").write_text(f"{text}\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("texts", "code"),
+    [({"first": "fine", "third": "new"}, 0), ({"first": "bad", "second": "fine"}, 3)],
+)
+def test_the_action_gates_the_changed_prompts(repository: Path, texts: dict[str, str], code: int) -> None:
+    steps = from_yaml(CI / "prompt-gate.yml")["jobs"]["gate"]["steps"]
+    step = next(step for step in steps if step.get("id") == "gate")
+    in_bash(repository, "git checkout -qb change")
+    change(repository, **texts)
+    in_bash(repository, "git add . && git commit -qm change")
+    settings = {**step["env"], "MODEL": "python:mine:model", "BASE": "main"}
+    done = in_bash(repository, step["run"], **settings)
+
+    assert done.returncode == code, done.stderr
+    summary = (repository / "gate-out" / "gate.md").read_text(encoding="utf-8")
+    assert "### `prompts/first.txt`" in summary
+    assert ("**Worse" in summary) == (code == 3)
+    assert ("prompts/third.txt is new" in summary) == ("third" in texts)
+    assert ET.parse(repository / "gate-out" / "gate-1.xml").getroot().tag == "testsuites"  # noqa: S314  our own
+
+
+@pytest.mark.parametrize(("text", "code"), [("fine", 0), ("bad", 3)])
+def test_the_hook_gates_the_files_of_a_commit(repository: Path, text: str, code: int) -> None:
+    hook = from_yaml(CI / "pre-commit-config.yaml")["repos"][0]["hooks"][0]
+    change(repository, first=text)
+    entry = hook["entry"].replace("openai:gpt-4.1-mini", "python:mine:model")
+    done = in_bash(repository, f"{entry} prompts/first.txt")
+
+    assert done.returncode == code, done.stderr
+    assert re.match(hook["files"], "prompts/first.txt")
+
+
+def test_an_error_is_no_decision(repository: Path) -> None:
+    change(repository, first="bad")
+    done = in_bash(
+        repository, "./gate_prompts.sh HEAD prompts/first.txt", TASK="absent.toml", MODEL="python:mine:model"
+    )
+
+    assert done.returncode == 2
+    assert "absent.toml: no such file" in done.stderr

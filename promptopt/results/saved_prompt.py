@@ -28,7 +28,9 @@ def read_prompt(path: Path | str) -> Prompt:
     try:
         is_folder = file.is_dir()
     except OSError as error:  # a text is no path
-        raise InputError(f"{str(path)[:_SHOWN]!r} is no path ({error.strerror}): give a file or a run's folder") from error
+        raise InputError(
+            f"{str(path)[:_SHOWN]!r} is no path ({error.strerror}): give a file or a run's folder"
+        ) from error
     if is_folder or file.name == FILE:
         return Result.load(file).prompt
     text = read_text(file)
