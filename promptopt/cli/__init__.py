@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 success, 1 a run failed or is unfinished, 2 usage error.
+"""The command line. Exit codes: 0 success, 1 a run failed or is unfinished, 2 usage error; `gate` also 3 worse, 4 undecided.
 
 Results go to stdout, everything else to stderr; with --json, stdout contains only JSON.
 """
@@ -13,6 +13,7 @@ import typer
 from promptopt import __version__
 from promptopt.cli.catalogue import models, strategies
 from promptopt.cli.diagnose import diagnose
+from promptopt.cli.gate import gate
 from promptopt.cli.memo import memo
 from promptopt.cli.output import say
 from promptopt.cli.process import prepare_process
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command()(optimize)
 app.command()(score)
 app.command()(diagnose)
+app.command()(gate)
 app.command()(report)
 app.command()(compare)
 app.command()(sweep)

@@ -9,9 +9,11 @@ from promptopt.statistics.choosing import shortest_within_one_error as shortest_
 from promptopt.statistics.intervals import Interval as Interval
 from promptopt.statistics.intervals import mean_interval as mean_interval
 from promptopt.statistics.intervals import paired_interval as paired_interval
+from promptopt.statistics.intervals import paired_score_interval as paired_score_interval
 from promptopt.statistics.intervals import paired_t_interval as paired_t_interval
 from promptopt.statistics.intervals import widen_by_jackknife as widen_by_jackknife
 from promptopt.statistics.sequential import alpha_spending as alpha_spending
+from promptopt.statistics.sequential import late_alpha_spending as late_alpha_spending
 from promptopt.statistics.sequential import pairwise_p_values as pairwise_p_values
 from promptopt.statistics.sequential import prob_in_top_k as prob_in_top_k
 from promptopt.statistics.shrinkage import shrunken_means as shrunken_means

@@ -41,6 +41,22 @@ def alpha_spending(looks: Sequence[int], error: float) -> list[float]:
     return [after - before for before, after in zip([0.0, *spent[:-1]], spent, strict=True)]
 
 
+def late_alpha_spending(looks: Sequence[int], error: float) -> list[float]:
+    """Split an error over looks in proportion to the increase of (n / N)^2, a spending function of Kim and DeMets (1987).
+
+    It keeps more of the error for the last looks than `alpha_spending`: for tests that mostly run to the end.
+
+    Args:
+        looks: [K] number of examples at each look, increasing.
+        error: total to be spent by the last look.
+
+    Returns:
+        [K] error of each look; they add up to `error`.
+    """
+    spent = [error * (look / looks[-1]) ** 2 for look in looks]
+    return [after - before for before, after in zip([0.0, *spent], spent, strict=False)]
+
+
 def pairwise_p_values(rewards: Floats, total: int) -> Floats:
     """Return one-sided p-values of "row p is as good as row q", for all pairs.
 
