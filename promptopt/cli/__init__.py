@@ -13,6 +13,7 @@ import typer
 from promptopt import __version__
 from promptopt.cli.catalogue import models, strategies
 from promptopt.cli.diagnose import diagnose
+from promptopt.cli.export import export_prompt
 from promptopt.cli.memo import memo
 from promptopt.cli.output import say
 from promptopt.cli.process import prepare_process
@@ -35,6 +36,7 @@ app.command()(score)
 app.command()(diagnose)
 app.command()(report)
 app.command()(compare)
+app.command(name="export")(export_prompt)
 app.command()(sweep)
 app.command()(serve)
 app.command()(strategies)
