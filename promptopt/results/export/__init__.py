@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.errors import InputError, nearest
-from promptopt.results.export.outline import turns_of
+from promptopt.results.export.outline import check_fixed, turns_of
 from promptopt.results.export.python_file import dspy_file, python_file
 from promptopt.results.export.templates import jinja, langchain, mlflow, promptfoo
 
@@ -69,6 +69,7 @@ def text(portable: PortablePrompt) -> str:
 
 def _as_text(portable: PortablePrompt) -> Prompt:
     if portable.layout.format == "completion" and portable.prompt.demonstrations is not None:
+        check_fixed(portable, "text")
         return portable.layout.flatten(portable.prompt)
     return portable.prompt
 
@@ -119,20 +120,24 @@ def openai_batch(portable: PortablePrompt, rows: Sequence[Mapping[str, str]], mo
         completes = isinstance(context, str)
         sent = {"prompt": context} if completes else {"messages": portable.messages(row)}
         path = "/v1/completions" if completes else "/v1/chat/completions"
-        body = {"model": name, **sent, **_openai_settings(portable)}
+        body = {"model": name, **sent, **_openai_settings(portable, "max_tokens" if completes else LENGTH)}
         line = {"custom_id": f"row-{number}", "method": "POST", "url": path, "body": body}
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     return "".join(lines)
 
 
-def _openai_settings(portable: PortablePrompt) -> dict[str, object]:
-    settings = {name: value for name, value in portable.request.items() if name != "format"}
+def _openai_settings(portable: PortablePrompt, length: str) -> dict[str, object]:
+    named = {"max_tokens": length}
+    settings = {named.get(name, name): value for name, value in portable.request.items() if name != "format"}
     if "top_k" in settings:
         raise InputError(
             f"the task sends top_k = {settings['top_k']}, which OpenAI's protocol does not support: use another form"
         )
     return settings | settings.pop("extra_body", {})
 
+
+LENGTH = "max_completion_tokens"
+"""OpenAI's name of the length limit of a chat."""
 
 BATCH = "openai-batch"
 """The form that also needs rows of data: `openai_batch` writes it."""

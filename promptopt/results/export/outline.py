@@ -41,7 +41,7 @@ def turns_of(portable: PortablePrompt, form: str) -> tuple[TurnTemplate, ...]:
             f"--as {form} holds messages, but the task has the format 'completion', which sends one text: use --as text, "
             "python, jinja or json"
         )
-    _check_fixed(portable, form)
+    check_fixed(portable, form)
     demonstrations = portable.prompt.demonstrations
     *before, query = portable.layout.messages(portable.prompt, demonstrations.items if demonstrations else ())
     turns = [TurnTemplate(turn.role, (turn.content,)) for turn in before]
@@ -54,7 +54,7 @@ def text_of(portable: PortablePrompt, form: str) -> tuple[str, ...]:
     Raises:
         InputError: the form cannot express the request, because it differs from input to input.
     """
-    _check_fixed(portable, form)
+    check_fixed(portable, form)
     layout, prompt = portable.layout, portable.prompt
     instruction, turn = ("", prompt.text) if layout.has_slot(prompt.text) else (prompt.text, layout.template)
     items = prompt.demonstrations.items if prompt.demonstrations else ()
@@ -68,7 +68,12 @@ def _parts(portable: PortablePrompt, text: str) -> tuple[str, ...]:
     return tuple(part[1:-1] if number % 2 else part for number, part in enumerate(parts))
 
 
-def _check_fixed(portable: PortablePrompt, form: str) -> None:
+def check_fixed(portable: PortablePrompt, form: str) -> None:
+    """Refuse requests that no template of a text holds.
+
+    Raises:
+        InputError: the prompt is a caption, or its demonstrations depend on the input.
+    """
     if portable.layout.format == "caption":
         raise InputError(
             f"--as {form} holds a request of text, but the prompt is a caption that is compared with images: use --as text "

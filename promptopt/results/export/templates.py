@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from promptopt.results.portable import PortablePrompt
 
 _MLFLOW_VARIABLE = re.compile(r"\{\{\s*([a-zA-Z_][a-zA-Z0-9_]*(?:\.[a-zA-Z_][a-zA-Z0-9_]*)*)\s*\}\}")
+_PROMPTFOO_SETTINGS = ("max_tokens", "temperature", "top_p", "stop")
 _LANGCHAIN_TURNS = {"system": "System", "user": "Human", "assistant": "AI"}
 
 
@@ -85,10 +86,11 @@ def promptfoo(portable: PortablePrompt) -> str:
         values = [{"role": turn.role, "content": _nunjucks(turn.parts)} for turn in turns]
         prompt = json.dumps(values, ensure_ascii=False)
     variables = "".join(f"      {name}: ''\n" for name in portable.layout.fields)
-    provider = _as_yaml(f"openai:{portable.model}" if portable.model else "openai:gpt-4.1-mini")
+    provider = _as_yaml(f"openai:{portable.model or 'gpt-4.1-mini'}")
+    settings = json.dumps({name: value for name, value in portable.request.items() if name in _PROMPTFOO_SETTINGS})
     return (
         f"prompts:\n  - label: {_as_yaml(portable.name or 'prompt')}\n    raw: {_as_yaml(prompt)}\n"
-        f"providers:\n  - {provider}\ntests:\n  - vars:\n{variables}"
+        f"providers:\n  - id: {provider}\n    config: {settings}\ntests:\n  - vars:\n{variables}"
     )
 
 
@@ -156,10 +158,11 @@ def _nunjucks(parts: tuple[str, ...]) -> str:
 
 
 def _nunjucks_text(text: str, *, before_slot: bool) -> str:
-    tags = r"\{\{+|\{(?=[%#])" + (r"|\{+$" if before_slot else "")
-    return re.sub(tags, lambda match: f'{{{{ "{match[0]}" }}}}', text)
+    special = r"\{\{+|\{(?=[%#])|\r" + (r"|\{+\Z" if before_slot else "")  # Jinja would change line ends
+    return re.sub(special, lambda match: f"{{{{ {json.dumps(match[0])} }}}}", text)
 
 
 def _as_yaml(text: str) -> str:
-    """Return a scalar of YAML, of which JSON is a part."""
-    return json.dumps(text)
+    """Return a quoted scalar of YAML: as in JSON, but surrogate pairs are no escapes there, and some characters must be."""
+    unprintable = r"[^ -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+    return re.sub(unprintable, lambda match: f"\\U{ord(match[0]):08x}", json.dumps(text, ensure_ascii=False))
