@@ -126,6 +126,36 @@ class Prompt:
             data["turns"] = [turn._asdict() for turn in self.turns]
         return data
 
+    def render(self, inputs: Mapping[str, str], *, template: str = "", format: Format = "chat") -> Context:  # noqa: A002  the task file's name
+        """Return what a model is sent for one input: exactly what a run sends for an example with these fields.
+
+        A text with a slot, such as `Review: {text}`, is the user's whole turn. A text without one is the system's turn, and the
+        example follows in the task's template. Demonstrations come before it, as a user's and an assistant's turn each. A slot is
+        replaced if `inputs` has its name; other braces are text.
+
+        Args:
+            inputs: field name -> text, with the task's fields and no others: they decide what a slot is.
+            template: of the task, for a text without a slot; by default the only field, or `name: value` lines.
+            format: of the task. "completion" is one text to continue; "caption" is the caption and its image.
+
+        Returns:
+            The turns, the system's first; with the format "completion", the text.
+
+        Raises:
+            InputError: a field has no text or a demonstration lacks it, or the prompt is a program's.
+        """
+        return layout_for(inputs, template, format).render_inputs(self, inputs)
+
+    def messages(self, inputs: Mapping[str, str], *, template: str = "") -> list[dict[str, str]]:
+        """Return the turns of `render` for a chat, as `{"role": ..., "content": ...}`, which the providers' SDKs take.
+
+        Args: as of `render`.
+
+        Raises:
+            InputError: as `render`.
+        """
+        return as_dicts(self.render(inputs, template=template))
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Prompt:
         """Restore what `to_json` returned.
@@ -240,6 +270,38 @@ class Layout:
         *before, query = self.messages(prompt, items)
         return (*before, Message(query.role, self.fill(query.content, example)))
 
+    def render_inputs(self, prompt: Prompt, inputs: Mapping[str, str]) -> Context:
+        """Return the model's input for inputs that are no example of a task; fields other than the layout's are ignored.
+
+        Args:
+            prompt: the prompt.
+            inputs: field name -> text.
+
+        Raises:
+            InputError: a field has no text, or a demonstration lacks it.
+        """
+        if isinstance(prompt, Prompts):
+            raise InputError(
+                f"a program sends each of its prompts by itself: name one of them, such as prompt[{prompt.names[0]!r}]; the "
+                f"prompts: {', '.join(prompt.names)}"
+            )
+        fields = self.fields if self.format != "caption" else (IMAGE,)
+        missing = [name for name in fields if name not in inputs]
+        if missing:
+            raise InputError(f"the input has no field {missing[0]!r}, only {list(inputs)}: give it")
+        invalid = next((name for name in fields if not isinstance(inputs[name], str)), None)
+        if invalid is not None:
+            value = inputs[invalid]
+            raise InputError(f"the field {invalid!r} of the input holds {value!r}: give a text, such as {str(value)!r}")
+        items = prompt.demonstrations.items if prompt.demonstrations else ()
+        lacking = next(((item.id, name) for item in items for name in fields if name not in item.inputs), None)
+        if lacking is not None:
+            raise InputError(
+                f"demonstration {lacking[0]!r} has no field {lacking[1]!r}: give the fields of the task only, as the "
+                f"demonstrations have them ({', '.join(items[0].inputs)})"
+            )
+        return self.render(prompt, Example({name: inputs[name] for name in fields}, None, ""))
+
     def messages(self, prompt: Prompt, items: Sequence[Example]) -> tuple[Message, ...]:
         """Return the turns of a chat with the demonstrations `items`; the slots of the last turn are not filled yet."""
         instruction, turn = self._parts(prompt)
@@ -280,6 +342,41 @@ class Layout:
     @cached_property
     def _slots(self) -> re.Pattern[str]:
         return re.compile("|".join(re.escape(f"{{{field}}}") for field in self.fields))
+
+
+def layout_for(inputs: Iterable[str], template: str = "", format: Format = "chat") -> Layout:  # noqa: A002  the task file's name
+    """Return the layout of a task whose examples have these fields.
+
+    Args:
+        inputs: names of the fields.
+        template: of the task; by default that of `default_template`.
+        format: of the task.
+
+    Raises:
+        InputError: there are no fields.
+    """
+    fields = (LABEL,) if format == "caption" else tuple(inputs)
+    if not fields:
+        raise InputError("the inputs have no fields: give {field: text}, such as {'text': 'It rained.'}")
+    return Layout(fields, template or default_template(fields), format)
+
+
+def as_dicts(context: Context) -> list[dict[str, str]]:
+    """Return the turns of a chat as JSON values.
+
+    Raises:
+        InputError: the context is a text.
+    """
+    if isinstance(context, str):
+        raise InputError("the task has the format 'completion', which sends a text and no messages: use render(inputs)")
+    return [turn._asdict() for turn in context]
+
+
+def default_template(fields: Sequence[str]) -> str:
+    """Return the default template: the only field, or `name: value` lines."""
+    if len(fields) == 1:
+        return f"{{{fields[0]}}}"
+    return "\n".join(f"{name}: {{{name}}}" for name in fields)
 
 
 def _joined_inputs(example: Example) -> str:

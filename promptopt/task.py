@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from promptopt.errors import InputError, nearest
 from promptopt.parsing.labels import check_labels
 from promptopt.parsing.slots import check_slots
-from promptopt.prompt import IMAGE, LABEL, Demonstrations, Example, Format, Layout, Prompt, Prompts
+from promptopt.prompt import IMAGE, LABEL, Demonstrations, Example, Format, Layout, Prompt, Prompts, default_template
 from promptopt.replies import TOOL
 from promptopt.rewards import LABEL_REWARDS, Exact, Judge, Label, Number, Progress, Reward
 from promptopt.utils.characters import character_fault
@@ -301,10 +301,3 @@ def _is_object(text: str) -> bool:
         return isinstance(json.loads(text), dict)
     except ValueError:
         return False
-
-
-def default_template(fields: Sequence[str]) -> str:
-    """Return the default template: the only field, or `name: value` lines."""
-    if len(fields) == 1:
-        return f"{{{fields[0]}}}"
-    return "\n".join(f"{name}: {{{name}}}" for name in fields)

@@ -13,6 +13,7 @@ import typer
 from promptopt import __version__
 from promptopt.cli.catalogue import models, strategies
 from promptopt.cli.diagnose import diagnose
+from promptopt.cli.export import export_prompt
 from promptopt.cli.gate import gate
 from promptopt.cli.memo import memo
 from promptopt.cli.output import say
@@ -37,6 +38,7 @@ app.command()(diagnose)
 app.command()(gate)
 app.command()(report)
 app.command()(compare)
+app.command(name="export")(export_prompt)
 app.command()(sweep)
 app.command()(serve)
 app.command()(strategies)

@@ -63,6 +63,10 @@ DropUnusable = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite the result of another run in --run-dir.")]
 PromptText = Annotated[str | None, typer.Option("--seed-prompt", help="Prompt that the search starts from.")]
+PromptFrom = Annotated[
+    Path | None,
+    typer.Option(help="Start from the prompt of this run (folder), or of this file: text, or exported with --as json."),
+]
 NoLogprobs = Annotated[
     bool, typer.Option("--no-logprobs", help="Do not request log-probabilities; parse labels from the reply text.")
 ]
@@ -190,6 +194,7 @@ def optimize(
     label: Label = None,
     labels: Labels = None,
     seed_prompt: PromptText = None,
+    prompt_from: PromptFrom = None,
     predict: Predict = None,
     predict_version: PredictVersion = None,
     predict_threads: PredictThreads = None,
@@ -247,7 +252,19 @@ def optimize(
         prompts=prompts,
     )
     source = Source(
-        task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs, drop_unusable, read_as, predicts
+        file=task,
+        data=data,
+        inputs=input,
+        label=label,
+        labels=labels,
+        seed_prompt=seed_prompt,
+        reward=reward,
+        split_seed=split_seed,
+        no_logprobs=no_logprobs,
+        drop_unusable=drop_unusable,
+        read=read_as,
+        predict=predicts,
+        prompt_from=prompt_from,
     )
     settings = _read_settings(set_ or [])
     loaded_task = source.task()
@@ -289,7 +306,12 @@ def score(
     task: TaskArgument = None,
     prompt: Annotated[list[str] | None, typer.Option(help="Prompt to score (repeatable).")] = None,
     prompt_file: Annotated[
-        list[Path] | None, typer.Option(help="File containing a prompt, or the folder of a run (repeatable).")
+        list[Path] | None,
+        typer.Option(
+            "--prompt-from",
+            "--prompt-file",
+            help="Folder of a run, or a file with a prompt: text, or exported with --as json (repeatable).",
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split to score on: train, validation or test.")] = "validation",
     replicates: Annotated[int, typer.Option(min=1, help="Replies per prompt and example.")] = 1,

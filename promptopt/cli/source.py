@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ from promptopt.data.rows import read_rows, read_text
 from promptopt.data.task_file import build_task, load_task, parse_spec
 from promptopt.errors import InputError
 from promptopt.parsing.slots import check_slots
-from promptopt.prompt import Prompt
+from promptopt.prompt import Prompt, Prompts
+from promptopt.results.portable import PortablePrompt, is_portable
 from promptopt.results.result import FILE, Result
 from promptopt.utils.characters import character_fault
 
@@ -92,6 +93,7 @@ class Source:
     drop_unusable: bool = False
     read: str | None = None
     predict: PredictOptions = field(default_factory=PredictOptions)
+    prompt_from: Path | None = None
 
     def task(self) -> Task:
         """Load or build the task.
@@ -99,6 +101,14 @@ class Source:
         Raises:
             InputError: an option, the task file or the data is invalid.
         """
+        if self.prompt_from is None:
+            return self._task()
+        if self.seed_prompt is not None or self.predict.prompts is not None:
+            other = "--seed-prompt" if self.seed_prompt is not None else "--prompts"
+            raise InputError(f"--prompt-from and {other} both give the prompt that the search starts from: remove one")
+        return _starting_from(self._task(), self.prompt_from)
+
+    def _task(self) -> Task:
         self._check_characters()
         options = {"seed_prompt": self.seed_prompt, "reward": self.reward, "read": self.read}
         task_keys: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
@@ -180,9 +190,47 @@ def read_prompts(texts: list[str], files: list[Path], task: Task) -> list[Prompt
     return prompts
 
 
+def _starting_from(task: Task, path: Path) -> Task:
+    """Return the task with the prompt of a run or file as its seed prompt."""
+    prompt = _read_prompt(path)
+    names, found = _names(task.seed_prompt), _names(prompt)
+    if names != found:
+        raise InputError(
+            f"--prompt-from {path} holds {_in_words(found)}, but the task needs {_in_words(names)}: give a run of this task"
+        )
+    if not found:
+        check_slots(prompt.text, task.fields, str(path), task.template)
+    return replace(task, seed_prompt=prompt, notes=(*task.notes, *_leaks(task, prompt)))
+
+
+def _names(prompt: Prompt) -> set[str]:
+    """Return the names of a program's prompts; none for one prompt."""
+    return set(prompt.names) if isinstance(prompt, Prompts) else set()
+
+
+def _in_words(names: set[str]) -> str:
+    return f"the prompts {', '.join(sorted(names))}" if names else "one prompt"
+
+
+def _leaks(task: Task, prompt: Prompt) -> list[str]:
+    """Return a note for each held-out split of which the prompt shows examples, as after a split with another seed."""
+    parts = [part for _, part in prompt.components] if isinstance(prompt, Prompts) else [prompt]
+    shown = [dict(item.inputs) for part in parts if part.demonstrations for item in part.demonstrations.items]
+    held_out = {"validation": task.validation, "test": task.test}
+    counts = {split: sum(dict(e.inputs) in shown for e in examples) for split, examples in held_out.items()}
+    return [
+        f"the prompt shows {count} of the {split} examples: scores on them may be inflated (data leak); split the data as the "
+        "prompt's own run did"
+        for split, count in counts.items()
+        if count
+    ]
+
+
 def _read_prompt(path: Path) -> Prompt:
-    """Read a prompt from a text file, or the chosen prompt from a run's folder or result file."""
+    """Read a prompt from a text file or an exported one, or the chosen prompt from a run's folder or result file."""
     if path.is_dir() or path.name == FILE:
         return Result.load(path).prompt
     text = read_text(path).replace("\r\n", "\n").rstrip("\n")
+    if is_portable(text):
+        return PortablePrompt.load(path).prompt
     return Prompt(check_option(text, str(path)))

@@ -36,10 +36,10 @@ from promptopt.images import reference
 from promptopt.models import load_model
 from promptopt.models.base import Price
 from promptopt.program import DEFAULT_THREADS, as_program
-from promptopt.prompt import IMAGE, LABEL, Demonstrations, Prompt, Prompts
+from promptopt.prompt import IMAGE, LABEL, Demonstrations, Prompt, Prompts, default_template
 from promptopt.randomness import named_generator
 from promptopt.rewards import reward_named
-from promptopt.task import Task, default_template
+from promptopt.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,9 +14,8 @@ from promptopt.errors import InputError, nearest
 from promptopt.evaluation.driver import Begun, Together, Wanted, drive
 from promptopt.parsing.slots import slot_names
 from promptopt.program import DESCRIBES
-from promptopt.prompt import Layout, Prompts
+from promptopt.prompt import Layout, Prompts, default_template
 from promptopt.replies import TOOL, Response
-from promptopt.task import default_template
 from promptopt.tools import Exchange, parse_arguments, tool_schema
 
 if TYPE_CHECKING:

@@ -192,6 +192,7 @@ def result_of(
         seed=job.seed,
         budget=str(job.budget),
         request=job.request,
+        layout=job.task.layout,
         versions=_versions(),
         paid=ledger.paid,
         seconds=math.nan,

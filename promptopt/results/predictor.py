@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from promptopt.errors import InputError, TransientModelError
 from promptopt.models.base import LabelModel, LabelReader, Request
 from promptopt.parsing.labels import named_label
-from promptopt.prompt import IMAGE, Example, Layout, Prompt
+from promptopt.prompt import Layout, Prompt  # noqa: TC001  read when a predictor is loaded
 from promptopt.replies import Failure
 from promptopt.results.saved import read_json, write_json
 from promptopt.rewards import softmax
@@ -186,11 +186,7 @@ class BoundPredictor:
         return [self._prediction(replies[number]) for number in range(len(contexts))]
 
     def _context(self, inputs: Mapping[str, str]) -> Any:
-        layout = self.predictor.layout
-        missing = [name for name in (layout.fields if layout.format != "caption" else (IMAGE,)) if name not in inputs]
-        if missing:
-            raise InputError(f"the input has no field {missing[0]!r}, only {list(inputs)}: give it")
-        return layout.render(self.predictor.prompt, Example(inputs, None, ""))
+        return self.predictor.layout.render_inputs(self.predictor.prompt, inputs)
 
     def _arrivals(self, contexts: list[Any]) -> Any:
         if isinstance(self.model, LabelModel):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from promptopt.prompt import Prompts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from promptopt.prompt import Prompt
 
 
@@ -19,12 +21,19 @@ def prompt_files(prompts: Prompts) -> dict[str, str]:
     Characters that a file name may not have on some system become `-`; a name that is taken then gets a number.
     """
     files = dict[str, str]()
-    for name, prompt in prompts.components:
-        base = _free(re.sub(r"[^\w.-]", "-", name), files)
+    for base, (_, prompt) in zip(file_names(prompts.names), prompts.components, strict=True):
         files[f"{base}.txt"] = f"{prompt.text}\n"
         if prompt.demonstrations or prompt.turns:
             files[f"{base}.json"] = json.dumps(prompt.to_json(), ensure_ascii=False, indent=1) + "\n"
     return files
+
+
+def file_names(names: Iterable[str]) -> list[str]:
+    """Return a file name without ending for each name of a prompt; they differ on every system."""
+    out = list[str]()
+    for name in names:
+        out.append(_free(re.sub(r"[^\w.-]", "-", name), out))
+    return out
 
 
 def prompt_diff(seed: Prompt, chosen: Prompt) -> str:
@@ -46,10 +55,10 @@ def _file_diff(name: str, before: str | None, after: str | None) -> str:
     return "\n".join(lines)
 
 
-def _free(base: str, files: dict[str, str]) -> str:
+def _free(base: str, names: Sequence[str]) -> str:
     """Return a base name that no file has yet, in upper or lower case."""
-    taken, number, name = {file.lower() for file in files}, 1, base
-    while f"{name}.txt".lower() in taken:
+    taken, number, name = {other.lower() for other in names}, 1, base
+    while name.lower() in taken:
         number += 1
         name = f"{base}-{number}"
     return name

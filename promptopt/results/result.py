@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from promptopt.errors import InputError
 from promptopt.evaluation.ledger import Spending
 from promptopt.models.base import Price
-from promptopt.prompt import Prompt, is_program_prompts
+from promptopt.prompt import Layout, Prompt, Prompts, as_dicts, is_program_prompts, layout_for
 from promptopt.results.front import FRONT_HEADS, FrontPoint, front_outcome, front_rows
+from promptopt.results.layouts import format_of, portable_prompt
 from promptopt.results.outcomes import SAME, Comparison, PredictorTest, with_infinities
 from promptopt.results.predictor import Predictor  # noqa: TC001  as above
 from promptopt.results.saved import read_json, write_json
@@ -23,9 +24,11 @@ from promptopt.utils.characters import printable
 from promptopt.utils.json_values import read_value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from promptopt.prompt import Context
+    from promptopt.results.portable import PortablePrompt
     from promptopt.statistics import Interval
 
 SPENDING = ("role", "calls", "saved", "input", "cached input", "output", "dollars", "dollars saved")
@@ -114,6 +117,7 @@ class Result:
         objectives: what the run optimized, "reward" first; () if the reward alone.
         prefer: by which preference the chosen prompt is recommended among the points of the front, or "".
         points: the front, from the highest reward down; its test is in `test.front`.
+        layout: the task's fields, template and format; None in results of earlier versions.
     """
 
     task: str
@@ -144,6 +148,7 @@ class Result:
     objectives: tuple[str, ...] = ()
     prefer: str = ""
     points: tuple[FrontPoint, ...] = ()
+    layout: Layout | None = None
 
     @property
     def finished(self) -> bool:
@@ -431,7 +436,7 @@ class Result:
             for name in ("read", "by_labels", "predictor", "front"):
                 if not out["test"][name]:
                     del out["test"][name]  # as above
-        for name in ("warnings", "digest", "request", "predictor", "objectives", "prefer", "points"):
+        for name in ("warnings", "digest", "request", "predictor", "objectives", "prefer", "points", "layout"):
             if not out[name]:
                 del out[name]  # as above
         return out
@@ -453,6 +458,47 @@ class Result:
             return read_value(cls, {**_with_prompts(data), **tested})
         except ValueError as error:
             raise InputError(f"cannot read this result: it is malformed ({error}); run again to save it") from error
+
+    def render(self, inputs: Mapping[str, str], component: str = "") -> Context:
+        """Return what the model is sent for one input under the chosen prompt: exactly what the run's test sent.
+
+        Args:
+            inputs: field name -> text; fields that the task does not have are ignored. For a prompt of a program: all that the
+                program asks with, the example's fields first.
+            component: name of the prompt of a program.
+
+        Returns:
+            The turns of a chat; with the format "completion", a text.
+
+        Raises:
+            InputError: a field has no text, or there is no such prompt.
+        """
+        if isinstance(self.prompt, Prompts) and component:  # rendered as `ask(component, example)` does
+            prompt = self.prompt[component]
+            return layout_for(inputs, format=format_of(self)).render_inputs(prompt, inputs)
+        return self.portable(component).render(inputs)
+
+    def messages(self, inputs: Mapping[str, str], component: str = "") -> list[dict[str, str]]:
+        """Return the turns of a chat that the model is sent for one input, as `{"role": ..., "content": ...}`.
+
+        Args: as of `render`.
+
+        Raises:
+            InputError: as `render`, or the task has the format "completion".
+        """
+        return as_dicts(self.render(inputs, component))
+
+    def portable(self, component: str = "", *, candidate: int | str = "chosen") -> PortablePrompt:
+        """Return a prompt of the run with all that its request needs, to be saved or exported.
+
+        Args:
+            component: name of the prompt of a program.
+            candidate: number of a candidate; or "chosen", "seed", or "predictor" for the prompt with the label bias.
+
+        Raises:
+            InputError: there is no such prompt, or the result does not say how it was sent.
+        """
+        return portable_prompt(self, component, candidate)
 
     def save(self, path: Path | str) -> None:
         """Write the result as JSON, atomically."""

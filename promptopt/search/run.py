@@ -18,13 +18,12 @@ from promptopt.errors import BudgetExhaustedError, InputError
 from promptopt.evaluation.objectives import REWARD, measure
 from promptopt.evaluation.racing import race
 from promptopt.models.base import Request, TokenModel
-from promptopt.prompt import Layout, Prompts
+from promptopt.prompt import Layout, Prompts, default_template
 from promptopt.replies import Response
 from promptopt.rewards import Judge, named_label, softmax
 from promptopt.search.archive import Archive
 from promptopt.search.component import ComponentScorer, component_task
 from promptopt.search.tokens import Tokens, sections, tokenize, words
-from promptopt.task import default_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -1,0 +1,87 @@
+"""The request of a prompt as a template: turns or a text, whose parts are fixed or filled by a field.
+
+Knows nothing of any library's syntax.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from promptopt.errors import InputError
+
+if TYPE_CHECKING:
+    from promptopt.results.portable import PortablePrompt
+
+
+class TurnTemplate(NamedTuple):
+    """One turn, not filled yet.
+
+    Args:
+        role: "system", "user" or "assistant".
+        parts: fixed text, field name, fixed text, ..., fixed text: fields have odd indices.
+    """
+
+    role: str
+    parts: tuple[str, ...]
+
+    @property
+    def fixed(self) -> bool:
+        """Whether no field is filled."""
+        return len(self.parts) == 1
+
+
+def turns_of(portable: PortablePrompt, form: str) -> tuple[TurnTemplate, ...]:
+    """Return the turns of a chat; only the last has fields.
+
+    Raises:
+        InputError: the form cannot express the request: it is no chat, or differs from input to input.
+    """
+    if portable.layout.format == "completion":
+        raise InputError(
+            f"--as {form} holds messages, but the task has the format 'completion', which sends one text: use --as text, "
+            "python, jinja or json"
+        )
+    check_fixed(portable, form)
+    demonstrations = portable.prompt.demonstrations
+    *before, query = portable.layout.messages(portable.prompt, demonstrations.items if demonstrations else ())
+    turns = [TurnTemplate(turn.role, (turn.content,)) for turn in before]
+    return (*turns, TurnTemplate(query.role, _parts(portable, query.content)))
+
+
+def text_of(portable: PortablePrompt, form: str) -> tuple[str, ...]:
+    """Return the parts of a text to continue, as those of a turn. Inputs whose fields are all empty are not covered.
+
+    Raises:
+        InputError: the form cannot express the request, because it differs from input to input.
+    """
+    check_fixed(portable, form)
+    layout, prompt = portable.layout, portable.prompt
+    instruction, turn = ("", prompt.text) if layout.has_slot(prompt.text) else (prompt.text, layout.template)
+    items = prompt.demonstrations.items if prompt.demonstrations else ()
+    before = [instruction, *(f"{layout.fill(turn, item)} {item.target}" for item in items)]
+    first, *rest = _parts(portable, turn)
+    return ("\n\n".join([*filter(None, before), first]), *rest)
+
+
+def _parts(portable: PortablePrompt, text: str) -> tuple[str, ...]:
+    parts = portable.layout.split(text)
+    return tuple(part[1:-1] if number % 2 else part for number, part in enumerate(parts))
+
+
+def check_fixed(portable: PortablePrompt, form: str) -> None:
+    """Refuse requests that no template of a text holds.
+
+    Raises:
+        InputError: the prompt is a caption, or its demonstrations depend on the input.
+    """
+    if portable.layout.format == "caption":
+        raise InputError(
+            f"--as {form} holds a request of text, but the prompt is a caption that is compared with images: use --as text "
+            "or json"
+        )
+    demonstrations = portable.prompt.demonstrations
+    if demonstrations is not None and demonstrations.nearest is not None:
+        raise InputError(
+            f"--as {form} holds one text for all inputs, but the prompt shows the {demonstrations.nearest} demonstrations "
+            "nearest to each input: use --as python or dspy, which choose them, openai-batch, or json"
+        )
