@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from promptopt.prompt import Context
 
 INPUTS = {"question": 'Is "{hint}" 5 < 6?\n{{ 7 }} \\n \N{THINKING FACE}', "hint": "yes\r\nno {% raw %}"}
-NASTY = '\u2028\x7fSay {json: "a"} or {} {other} \\d \N{THINKING FACE}\r\n\ttab {# no #} {% no %} {"x": {{"y": 1}}} 100 % {'
+NASTY = (
+    '\u2028\x7fSay {json: "a"} or {} {other} \\d \N{THINKING FACE}\r\n\ttab {# no #} {% no %} {"x": {{"y": 1}}} 100 % {'
+)
 SHOWN = (
     Example({"question": "One and {hint}?", "hint": "1"}, "two", "a"),
     Example({"question": 'Is "6" {5}?', "hint": "yes"}, "no\n{", "b"),
