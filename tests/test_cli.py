@@ -15,10 +15,14 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from results import a_result
 from servers.loopback import Loopback
 from shell import promptopt
 
+from promptopt import Demonstrations, Example, Prompt, Prompts
 from promptopt.optimization.signals import ENDING
+from promptopt.prompt import Layout
+from promptopt.results.portable import PortablePrompt
 
 TASK = """
 name = "numbers"
@@ -306,3 +310,57 @@ def test_the_command_line_in_a_test_leaves_its_process_as_it_was(folder: Path) -
     assert (first.returncode, second.returncode) == (0, 2), first.stderr
     assert "another" in second.stderr
     assert state() == before
+
+
+# ---------------------------------------------------------------- from a prompt that was found
+
+
+def test_a_search_and_a_score_start_from_what_a_run_found(folder: Path) -> None:
+    options = ("--budget", "300 calls", "--no-study", "--quiet", "--json")
+    first = json.loads(optimize(folder, "task.toml", "--run-dir", "run", "--budget", "900 calls", "--json").stdout)
+    exported = promptopt(folder, "export", "run", "--as", "json", "-o", "found.json")
+    again = json.loads(optimize(folder, "task.toml", "--prompt-from", "run", *options).stdout)
+    file = json.loads(optimize(folder, "task.toml", "--prompt-from", "found.json", *options).stdout)
+    score = ("score", "task.toml", "--model", "python:mine:model", "--json")
+    scored = promptopt(folder, *score, "--prompt-from", "run", "--prompt-file", "found.json")
+
+    assert first["prompt"] != first["seed_prompt"]
+    assert exported.returncode == 0, exported.stderr
+    assert again["seed_prompt"] == file["seed_prompt"] == first["prompt"]
+    assert [row["prompt"] for row in json.loads(scored.stdout)] == [first["prompt"]["text"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prompt-from", "nowhere"], "nowhere: no such file"),
+        (["--prompt-from", "text.txt", "--seed-prompt", "x"], "--prompt-from and --seed-prompt both give the prompt"),
+        (["--prompt-from", "text.txt"], "text.txt has the slot {nunber}"),
+        (["--prompt-from", "broken.json"], "broken.json is not a saved prompt"),
+        (
+            ["--prompt-from", "run"],
+            "run holds the prompts a, b, but the task needs one prompt: give a run of this task",
+        ),
+    ],
+)
+def test_a_prompt_that_cannot_be_started_from_is_refused(folder: Path, words: list[str], message: str) -> None:
+    (folder / "text.txt").write_text("Odd or even? {nunber}")
+    (folder / "broken.json").write_text('{"promptopt_prompt": 1}')
+    prompts = Prompts({"a": Prompt("x"), "b": Prompt("y")})
+    a_result(prompt=prompts, seed_prompt=prompts).save(folder / "run" / "result.json")
+
+    done = optimize(folder, "task.toml", *words)
+
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_demonstrations_from_held_out_examples_are_noted(folder: Path) -> None:
+    shown = Demonstrations(tuple(Example({"number": str(n)}, "odd", f"x{n}") for n in range(80)))
+    prompt = PortablePrompt(prompt=Prompt("Odd or even?", shown), layout=Layout(("number",), "{number}"))
+    prompt.save(folder / "found.json")
+
+    done = optimize(folder, "task.toml", "--prompt-from", "found.json", "--budget", "200 calls", "--no-study", "--json")
+
+    notes = json.loads(done.stdout)["notes"]
+    assert any("the prompt shows 24 of the test examples: scores on them may be inflated" in note for note in notes)

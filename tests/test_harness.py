@@ -723,6 +723,8 @@ def test_the_result_says_how_it_came_about(tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "run").iterdir()} == {
         "result.json",
         "test.jsonl",
+        "candidates.csv",
+        "test.csv",
         "report.md",
         "study.db",
     }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Literal
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from promptopt.errors import InputError
-from promptopt.prompt import Context, Demonstrations, Example, Layout, Message, Prompt
+from promptopt.prompt import Context, Demonstrations, Example, Layout, Message, Prompt, Prompts
 
 PLAIN = Layout(("text",), "Review: {text}", "completion")
 CHAT = Layout(("text",), "Review: {text}", "chat")
@@ -204,3 +205,67 @@ def test_a_prompt_is_read_with_its_demonstrations() -> None:
     assert str(Prompt("Label it.", Demonstrations(items, nearest=1))) == (
         "Label it.\n\nwith the 1 nearest of 2 demonstrations before each item:\n  a joy -> great\n  dull -> terrible"
     )
+
+
+# ---------------------------------------------------------------- what a model is sent
+
+
+def test_a_prompt_with_a_slot_is_the_users_turn() -> None:
+    assert Prompt("Review: {text} {mood}").messages({"text": "so so {text}"}) == [
+        {"role": "user", "content": "Review: so so {text} {mood}"}
+    ]
+
+
+def test_a_prompt_without_a_slot_is_the_systems_turn_before_the_template() -> None:
+    instruction = {"role": "system", "content": "Sort."}
+
+    assert Prompt("Sort.").messages({"text": "so so"}) == [instruction, {"role": "user", "content": "so so"}]
+    assert Prompt("Sort.").messages({"a": "1", "b": "2"})[1] == {"role": "user", "content": "a: 1\nb: 2"}
+    assert Prompt("Sort.").messages({"text": "so so"}, template="Review: {text}")[1]["content"] == "Review: so so"
+
+
+def test_demonstrations_and_turns_come_before_the_input() -> None:
+    prompt = Prompt("Sort.", Demonstrations((GOOD, BAD)), (Message("user", "?"), Message("assistant", "!")))
+
+    assert [turn["content"] for turn in prompt.messages({"text": "bad day"})] == [
+        "Sort.", "?", "!", "good", "positive", "bad", "negative", "bad day",
+    ]  # fmt: skip
+    nearest = Prompt("Sort.", Demonstrations((GOOD, BAD), nearest=1))
+    assert [turn["content"] for turn in nearest.messages({"text": "bad day"})] == [
+        "Sort.",
+        "bad",
+        "negative",
+        "bad day",
+    ]
+
+
+def test_a_completion_is_a_text_and_a_caption_has_its_image() -> None:
+    prompt = Prompt("Sort.", Demonstrations((GOOD,)))
+
+    assert prompt.render({"text": "bad"}, template="{text}:", format="completion") == "Sort.\n\ngood: positive\n\nbad:"
+    assert Prompt("a {label}").render({"image": "x.png"}, format="caption")[1] == Message("user", "x.png")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "inputs", "message"),
+    [
+        (Prompt("{text}"), {}, "the inputs have no fields: give {field: text}"),
+        (Prompt("{text}"), {"text": 5}, "the field 'text' of the input holds 5: give a text, such as '5'"),
+        (
+            Prompt("", Demonstrations((GOOD,))),
+            {"words": "a"},
+            "demonstration 'good' has no field 'words': give the fields",
+        ),
+        (Prompts({"a": Prompt("x")}), {"text": "a"}, "name one of them, such as prompt['a']; the prompts: a"),
+    ],
+)
+def test_inputs_that_cannot_be_rendered_are_refused(prompt: Prompt, inputs: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        prompt.messages(inputs)
+    with pytest.raises(InputError, match=re.escape(message)):
+        prompt.render(inputs)
+
+
+def test_a_caption_needs_its_image() -> None:
+    with pytest.raises(InputError, match="the input has no field 'image'"):
+        Prompt("a {label}").render({"text": "x"}, format="caption")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from results import BETTER, BOUNDLESS, CHOSEN, HISTORY, OUTCOMES, SEED, UNSURE, a_result
 
-from promptopt import InputError, Prompt, Result
+from promptopt import InputError, Prompt, Prompts, Result
+from promptopt.prompt import Layout
 from promptopt.report import markdown, write_report
 from promptopt.results.outcomes import read_outcomes, write_outcomes
 from promptopt.statistics import Interval
@@ -403,3 +404,44 @@ def test_a_report_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
 
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == markdown(a_result())
     assert [file.name for file in tmp_path.iterdir()] == ["report.md"]
+
+
+# ---------------------------------------------------------------- what a model is sent
+
+
+OLD = "by an earlier version, which did not record the task's template: run the same command again"
+
+
+def test_the_layout_is_kept_and_results_without_one_load(tmp_path: Path) -> None:
+    layout = Layout(("text",), "Say {text}", "completion")
+    a_result(layout=layout).save(tmp_path / "run" / "result.json")
+
+    assert Result.load(tmp_path / "run").layout == layout
+    assert "layout" not in a_result().to_json()
+    assert Result.from_json(a_result().to_json()).layout is None
+
+
+def test_old_results_render_as_far_as_their_prompts_show_how() -> None:
+    slots = a_result(prompt=Prompt("Think. {text} {more}"))
+
+    assert slots.messages({"text": "five"}) == [{"role": "user", "content": "Think. five {more}"}]
+    completes = a_result(prompt=Prompt("Think. {text}"), request={"format": "completion"})
+    assert completes.render({"text": "five"}) == "Think. five"
+    with pytest.raises(InputError, match="sends a text and no messages: use render"):
+        completes.messages({"text": "five"})
+    with pytest.raises(InputError, match=OLD):
+        a_result(prompt=Prompt("Think.")).messages({"text": "five"})
+
+
+def test_each_prompt_of_a_program_renders_as_the_program_asks() -> None:
+    prompts = Prompts({"query": Prompt("Search {question}"), "answer": Prompt("Be short.")})
+    found = a_result(prompt=prompts, seed_prompt=prompts, layout=Layout(("question",), "{question}"))
+    inputs = {"question": "why?", "notes": "none"}
+
+    assert found.messages(inputs, "query") == [{"role": "user", "content": "Search why?"}]
+    assert found.messages(inputs, "answer")[1] == {"role": "user", "content": "question: why?\nnotes: none"}
+    assert found.portable("query").layout.fields == ("question",)
+    with pytest.raises(InputError, match=r"name one of them \(query, answer\)"):
+        found.messages(inputs)
+    with pytest.raises(InputError, match="there is no prompt 'anser', did you mean 'answer'"):
+        found.messages(inputs, "anser")

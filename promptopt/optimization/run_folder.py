@@ -21,6 +21,7 @@ from promptopt.results.outcomes import write_outcomes
 from promptopt.results.predictor import write_predictor
 from promptopt.results.prompt_files import prompt_files
 from promptopt.results.result import FILE, Result
+from promptopt.results.table import CANDIDATES, TEST, as_csv, candidate_rows, outcome_rows
 from promptopt.utils.files import make_private_folder, write_private
 
 if TYPE_CHECKING:
@@ -136,9 +137,19 @@ def _write(result: Result, folder: Path) -> None:
     make_private_folder(folder)  # it may have been deleted meanwhile
     result.save(folder / FILE)
     write_outcomes(result.test.outcomes if result.test else (), folder / OUTCOMES)
+    write_private(folder / CANDIDATES, as_csv(candidate_rows(result)))
+    _write_test(result, folder / TEST)
     write_report(result, folder / "report.md")
     write_predictor(result.predictor, folder)
     _write_prompts(result.prompt, folder / PROMPTS)
+
+
+def _write_test(result: Result, path: Path) -> None:
+    """Write the test as a table; without a test, remove that of an overwritten run."""
+    if result.test is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_private(path, as_csv(outcome_rows(result.test.outcomes)))
 
 
 def _write_prompts(prompt: Prompt, folder: Path) -> None:

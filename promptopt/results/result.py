@@ -19,6 +19,7 @@ from promptopt.results.layouts import format_of, portable_prompt
 from promptopt.results.outcomes import SAME, Comparison, PredictorTest, with_infinities
 from promptopt.results.predictor import Predictor  # noqa: TC001  as above
 from promptopt.results.saved import read_json, write_json
+from promptopt.results.table import as_frame, candidate_rows
 from promptopt.statistics.pareto import pareto
 from promptopt.utils.characters import printable
 from promptopt.utils.json_values import read_value
@@ -499,6 +500,18 @@ class Result:
             InputError: there is no such prompt, or the result does not say how it was sent.
         """
         return portable_prompt(self, component, candidate)
+
+    def to_frame(self) -> Any:
+        """Return the candidates as a pandas DataFrame, one row each, in order of first appearance.
+
+        Columns: `number`, `parent`, `step`, `length` (tokens), `fitness`, `reward`, `cells`, `failed`, `validation`, `validated`,
+        `calls`, `dollars`, `role` ("seed", "chosen", "seed, chosen" or ""), a column `objective: NAME` for each objective beside
+        the reward, and `prompt` (text). The same table is in `candidates.csv` in the run's folder.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return as_frame(candidate_rows(self))
 
     def save(self, path: Path | str) -> None:
         """Write the result as JSON, atomically."""
