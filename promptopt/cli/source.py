@@ -8,13 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptopt.data.rows import read_rows, read_text
+from promptopt.data.rows import read_rows
 from promptopt.data.task_file import build_task, load_task, parse_spec
 from promptopt.errors import InputError
 from promptopt.parsing.slots import check_slots
 from promptopt.prompt import Prompt, Prompts
-from promptopt.results.portable import PortablePrompt, is_portable
-from promptopt.results.result import FILE, Result
+from promptopt.results.saved_prompt import read_prompt
 from promptopt.utils.characters import character_fault
 
 if TYPE_CHECKING:
@@ -184,7 +183,7 @@ def read_prompts(texts: list[str], files: list[Path], task: Task) -> list[Prompt
     for prompt in prompts:
         check_slots(prompt.text, task.fields, "the prompt", task.template)
     for file in files:
-        prompt = _read_prompt(file)
+        prompt = read_prompt(file)
         check_slots(prompt.text, task.fields, str(file), task.template)
         prompts.append(prompt)
     return prompts
@@ -192,7 +191,7 @@ def read_prompts(texts: list[str], files: list[Path], task: Task) -> list[Prompt
 
 def _starting_from(task: Task, path: Path) -> Task:
     """Return the task with the prompt of a run or file as its seed prompt."""
-    prompt = _read_prompt(path)
+    prompt = read_prompt(path)
     names, found = _names(task.seed_prompt), _names(prompt)
     if names != found:
         raise InputError(
@@ -224,13 +223,3 @@ def _leaks(task: Task, prompt: Prompt) -> list[str]:
         for split, count in counts.items()
         if count
     ]
-
-
-def _read_prompt(path: Path) -> Prompt:
-    """Read a prompt from a text file or an exported one, or the chosen prompt from a run's folder or result file."""
-    if path.is_dir() or path.name == FILE:
-        return Result.load(path).prompt
-    text = read_text(path).replace("\r\n", "\n").rstrip("\n")
-    if is_portable(text):
-        return PortablePrompt.load(path).prompt
-    return Prompt(check_option(text, str(path)))

@@ -1,4 +1,4 @@
-"""Read a prompt from a file or folder: text, JSON that a run wrote, or a run."""
+"""Read a prompt from a file or folder: text, JSON that a run or `promptopt export` wrote, or a run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from promptopt.data.rows import read_text
 from promptopt.errors import InputError
 from promptopt.prompt import Prompt
+from promptopt.results.portable import PortablePrompt, is_portable
 from promptopt.results.result import FILE, Result
 
 _SHOWN = 60  # characters of a path that is none
@@ -18,8 +19,8 @@ def read_prompt(path: Path | str) -> Prompt:
     """Read a prompt.
 
     Args:
-        path: a text file, which is the prompt without its last line breaks; a JSON file with a result or a prompt, as a run writes
-            them; or a run's folder, which gives its chosen prompt.
+        path: a text file, which is the prompt without its last line breaks; a JSON file with a result or a prompt, as a run or
+            `promptopt export --as json` writes them; or a run's folder, which gives its chosen prompt.
 
     Raises:
         InputError: there is no such file, or it holds no prompt.
@@ -34,6 +35,8 @@ def read_prompt(path: Path | str) -> Prompt:
     if is_folder or file.name == FILE:
         return Result.load(file).prompt
     text = read_text(file)
+    if is_portable(text):
+        return PortablePrompt.load(file).prompt
     if file.suffix.lower() != ".json":
         return Prompt(text.replace("\r\n", "\n").rstrip("\n"))
     try:
