@@ -16,7 +16,6 @@ from results import a_result
 from shell import promptopt
 
 from promptopt import Demonstrations, Example, FakeModel, InputError, Memo, Message, Predictor, Prompt, Prompts, Task
-from promptopt.cli.source import _read_prompt
 from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Ledger
 from promptopt.evaluation.scorer import Scorer
@@ -25,6 +24,7 @@ from promptopt.models.hosted.openai import OpenAIModel
 from promptopt.prompt import Layout
 from promptopt.results.export import FORMS, export, openai_batch
 from promptopt.results.portable import PortablePrompt
+from promptopt.results.saved_prompt import read_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +98,7 @@ def as_context(values: Any) -> Context:
 
 def read_text_form(text: str, portable: PortablePrompt, inputs: dict[str, str], folder: Path) -> Context:
     (folder / "prompt.txt").write_text(text, encoding="utf-8", newline="")
-    return portable.layout.render(_read_prompt(folder / "prompt.txt"), Example(inputs, None, ""))
+    return portable.layout.render(read_prompt(folder / "prompt.txt"), Example(inputs, None, ""))
 
 
 def read_messages(text: str, _: PortablePrompt, inputs: dict[str, str], __: Path) -> Context:
