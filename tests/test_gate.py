@@ -324,7 +324,8 @@ def test_a_template_of_its_own_is_recorded(tmp_path: Path) -> None:
     task = replace(TASK, template="Item {text}", max_tokens=9)
     result = optimize(task, model, "random", budget="1400 calls", run_dir=tmp_path / "r", tracking=False)
 
-    assert result.request["template"] == "Item {text}"
+    assert result.layout is not None
+    assert result.layout.template == "Item {text}"
     assert check_drift(tmp_path / "r", model).changed == 0
 
 

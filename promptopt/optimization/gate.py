@@ -496,7 +496,7 @@ def _rebuilt_task(result: Result, recorded: Sequence[Outcome], run: str) -> Task
     examples = [Example(dict(o.inputs), o.target, o.id) for o in recorded]
     targets = sorted({example.target for example in examples if example.target is not None})
     labels = tuple(targets) if 1 < len(targets) <= len(examples) / 2 else ()
-    rewards = [*_INFERRED, *([Label(labels)] if labels else [])]
+    rewards: list[Reward] = [*_INFERRED, *([Label(labels)] if labels else [])]
     reward = next((each for each in rewards if _reproduces(each, examples, recorded)), None)
     if reward is None:
         raise InputError(f"no built-in reward reproduces the rewards that {run} recorded: {advice}")
@@ -507,7 +507,7 @@ def _rebuilt_task(result: Result, recorded: Sequence[Outcome], run: str) -> Task
         reward=reward,
         labels=labels if isinstance(reward, Label) else (),
         logprobs=False,
-        template=request.get("template", ""),
+        template=result.layout.template if result.layout else "",
         format=request["format"],
         name=result.task,
         stop=tuple(request.get("stop", ())),

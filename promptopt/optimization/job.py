@@ -22,7 +22,7 @@ from promptopt.replies import TOOL
 from promptopt.rewards import Judge
 from promptopt.strategies.auto import AUTO, choose
 from promptopt.strategies.registry import find_strategy
-from promptopt.task import Task, default_template
+from promptopt.task import Task
 from promptopt.tracking import run_started
 from promptopt.tracking.identity import digest_of
 
@@ -124,9 +124,6 @@ class Job:
             "temperature": task.temperature,
         }
         more = {"top_p": (task.top_p, 1), "top_k": (task.top_k, 0), "stop": (list(task.stop), [])}
-        fields = tuple(task.train[0].inputs)
-        if not task.takes_several_calls and task.format != "caption" and task.template != default_template(fields):
-            settings["template"] = task.template
         extra = self.roles["task"].fingerprint.get("extra_body")
         settings |= {name: value for name, (value, default) in more.items() if value != default}
         return settings | ({"extra_body": extra} if extra else {})

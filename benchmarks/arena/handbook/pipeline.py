@@ -94,8 +94,7 @@ def _asked(
 def _rendered(prompts: Mapping[str, Any], name: str, values: Mapping[str, str]) -> list[dict[str, str]]:
     """Return the messages of one of promptopt's prompts."""
     from promptopt import Example, Prompt  # noqa: PLC0415  not in the peers' environments
-    from promptopt.prompt import Layout  # noqa: PLC0415
-    from promptopt.task import default_template  # noqa: PLC0415
+    from promptopt.prompt import Layout, default_template  # noqa: PLC0415
 
     prompt = Prompt.from_json(prompts)[name]  # type: ignore[index]  # a program's
     layout = Layout(tuple(values), default_template(tuple(values)), "chat")

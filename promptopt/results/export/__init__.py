@@ -133,7 +133,8 @@ def _openai_settings(portable: PortablePrompt, length: str) -> dict[str, object]
         raise InputError(
             f"the task sends top_k = {settings['top_k']}, which OpenAI's protocol does not support: use another form"
         )
-    return settings | settings.pop("extra_body", {})
+    extra: dict[str, object] = settings.pop("extra_body", {})
+    return settings | extra
 
 
 LENGTH = "max_completion_tokens"

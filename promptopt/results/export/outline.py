@@ -83,5 +83,5 @@ def check_fixed(portable: PortablePrompt, form: str) -> None:
     if demonstrations is not None and demonstrations.nearest is not None:
         raise InputError(
             f"--as {form} holds one text for all inputs, but the prompt shows the {demonstrations.nearest} demonstrations "
-            "nearest to each input: use --as python or dspy, which choose them, openai-batch, or json"
+            "nearest to each input: use --as python, which chooses them, openai-batch or json"
         )

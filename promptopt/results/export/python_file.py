@@ -90,7 +90,7 @@ class Answer(dspy.Module):
     """Sends the prompt as it is, past DSPy's adapters: `Answer()(field=text, ...)` returns a Prediction with `output`."""
 
     def forward(self, **inputs):
-        output = dspy.settings.lm({call}, **SETTINGS)[0]
+        output = dspy.settings.lm(messages=messages(inputs), **SETTINGS)[0]
         return dspy.Prediction(output=output if isinstance(output, str) else output["text"])
 '''
 
@@ -113,13 +113,15 @@ def dspy_file(portable: PortablePrompt) -> str:
     """Return Python source with a `dspy.Module` that sends the prompt as it is.
 
     Raises:
-        InputError: the prompt is a caption.
+        InputError: the task has the format "completion", or the prompt is a caption.
     """
-    completes = portable.layout.format == "completion"
-    call = "prompt=text(inputs)" if completes else "messages=messages(inputs)"
+    if portable.layout.format == "completion":
+        raise InputError(
+            "--as dspy cannot hold the prompt: the task has the format 'completion', and DSPy adds words to a text that is "
+            "to be continued: use --as python or json"
+        )
     use = "Configure `dspy.LM(MODEL)` and call `Answer()(field=text, ...)`; the output is that of the model, unparsed."
-    use += " A text to\ncontinue needs `dspy.LM(MODEL, model_type='text')`." if completes else ""
-    return _source(portable, use, "dspy", needs="DSPy") + _DSPY.replace("{call}", call)
+    return _source(portable, use, "dspy", needs="DSPy") + _DSPY
 
 
 def _function(portable: PortablePrompt) -> str:
@@ -172,5 +174,5 @@ def _literal(value: Any, indent: int = 0) -> str:
         parts = [f"{key!r}: {_literal(item, indent + 4)}" for key, item in value.items()]
     else:
         parts = [_literal(item, indent + 4) for item in value]
-    opening, closing = {dict: "{}", list: "[]"}.get(type(value), "()")
+    opening, closing = {dict: ("{", "}"), list: ("[", "]")}.get(type(value), ("(", ")"))
     return opening + "\n" + "".join(f"{inner}{part},\n" for part in parts) + " " * indent + closing

@@ -158,7 +158,7 @@ def _nunjucks(parts: tuple[str, ...]) -> str:
 
 
 def _nunjucks_text(text: str, *, before_slot: bool) -> str:
-    special = r"\{\{+|\{(?=[%#])|\r" + (r"|\{+\Z" if before_slot else "")  # Jinja would change line ends
+    special = r"\{+(?=[%#\r])|\{\{+|#\}|\r" + (r"|\{+\Z" if before_slot else "")  # Jinja would change line ends
     return re.sub(special, lambda match: f"{{{{ {json.dumps(match[0])} }}}}", text)
 
 
