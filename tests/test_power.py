@@ -64,8 +64,9 @@ def test_the_examples_for_a_difference_are_the_fewest() -> None:
 
 
 def test_a_dry_run_says_what_the_test_can_show() -> None:
+    smallest = detectable_difference(12)
     notes = " ".join(estimate(TASK, FakeModel(answer), "promptquine").notes)
 
-    assert "comparing even one candidate with the seed prompt takes 88 calls or more" in notes
-    assert "12 test examples: the smallest improvement that shows with a probability of 80% is 0.5" in notes
+    assert "comparing even one candidate with the seed prompt takes 56 calls or more" in notes
+    assert f"12 test examples: the smallest improvement that shows with a probability of 80% is {smallest:.3f}" in notes
     assert "more test examples would halve it" in notes

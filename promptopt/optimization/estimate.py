@@ -202,6 +202,8 @@ def _what_can_be_shown(job: Job, tested: int) -> list[str]:
     )
     return [
         *notes,
-        f"{tested:,} test examples: the smallest improvement that shows with a probability of {POWER:.0%} is {smallest:.3f} (for "
-        f"rewards of 0 and 1, {where}){more}",
+        (
+            f"{tested:,} test examples: the smallest improvement that shows with a probability of {POWER:.0%} is {smallest:.3f} (for "
+            f"rewards of 0 and 1, {where}){more}"
+        ),
     ]
