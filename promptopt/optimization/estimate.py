@@ -17,6 +17,8 @@ from promptopt.optimization.api import run_stages
 from promptopt.optimization.job import Job, prepare
 from promptopt.optimization.preflight import check
 from promptopt.optimization.simulation import Overlay, SimulatedCaller, longest_episodes
+from promptopt.statistics import detectable_difference, examples_to_detect
+from promptopt.statistics.power import DIFFERING, POWER
 from promptopt.strategies.auto import AUTO
 from promptopt.strategies.registry import description_of
 
@@ -176,5 +178,32 @@ def _estimate_job(job: Job, caller: SimulatedCaller, notes: tuple[str, ...]) -> 
         prices=result.prices,
         strategy=description_of(job.strategy),
         budget=str(job.budget),
-        notes=(*notes, *result.notes),
+        notes=(*_what_can_be_shown(job, result.test.examples if result.test else 0), *notes, *result.notes),
     )
+
+
+def _what_can_be_shown(job: Job, tested: int) -> list[str]:
+    """Return notes on the smallest difference that the test would show, and on the least budget.
+
+    Args:
+        job: of which to say it.
+        tested: number of test examples that the simulated run could afford.
+    """
+    notes = [f"comparing even one candidate with the seed prompt takes {job.least_calls:,} calls or more"]
+    if not tested:
+        return notes
+    smallest = detectable_difference(tested)
+    if smallest is None:
+        return [*notes, f"{tested} test examples are too few to show any difference"]
+    wanted = examples_to_detect(smallest / 2)
+    more = "" if wanted is None else f"; {wanted - tested:,} more test examples would halve it"
+    where = (
+        f"if prompts differ on {DIFFERING:.0%} of the examples" if smallest <= DIFFERING else "if no example is lost"
+    )
+    return [
+        *notes,
+        (
+            f"{tested:,} test examples: the smallest improvement that shows with a probability of {POWER:.0%} is {smallest:.3f} (for "
+            f"rewards of 0 and 1, {where}){more}"
+        ),
+    ]

@@ -21,6 +21,7 @@ from promptopt.evaluation.caller import Caller, nothing
 from promptopt.evaluation.ledger import Budget, Ledger
 from promptopt.evaluation.racing import sizes
 from promptopt.evaluation.scorer import Scorer
+from promptopt.evaluation.silence import Silence
 from promptopt.evaluation.verdicts import verdict
 from promptopt.memo.memo import Memo
 from promptopt.optimization.job import read_budget, read_model, read_task
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from promptopt.results.gate import Decision
     from promptopt.results.outcomes import Outcome
     from promptopt.rewards import Reward
+    from promptopt.scores import Scores
     from promptopt.statistics.arrays import Floats
     from promptopt.tracking.display import Display
 
@@ -226,8 +228,7 @@ def compare_prompts(
         scorer = _scorer(task, model, store, ledger, display)
 
         def measure(examples: Sequence[Example]) -> Pair:
-            scores = scorer.score(prompts, examples, written=scorer.tests_text)
-            _check_answers(scores.failed, scores.rewards.size, scorer)
+            scores = _score(scorer, prompts, examples)
             return Pair(*scores.per_example)
 
         test = SequentialTest(aim, items, measure, ledger)
@@ -288,8 +289,7 @@ def check_drift(
         scorer = _scorer(loaded, model, store, ledger, display)
 
         def measure(examples: Sequence[Example]) -> Pair:
-            scores = scorer.score([result.prompt], examples, written=scorer.tests_text)
-            _check_answers(scores.failed, scores.rewards.size, scorer)
+            scores = _score(scorer, [result.prompt], examples)
             for example, (reply,) in zip(examples, scores.replies[0], strict=True):
                 if isinstance(reply, Response) and reply.text != old[example].chosen.text:
                     changed.add(example.id)
@@ -393,12 +393,18 @@ def _scorer(task: Task, model: Model, memo: Memo, ledger: Ledger, display: Displ
     return Scorer(task, model, Caller(memo, ledger, watch=watch))
 
 
-def _check_answers(failed: int, cells: int, scorer: Scorer) -> None:
-    """Raise TransientModelError if every reply failed."""
-    if failed == cells:
-        raise TransientModelError(
-            f"all {cells} replies failed; the first: {scorer.first_failure or 'no score'}", role="task"
-        )
+def _score(scorer: Scorer, prompts: Sequence[Prompt], examples: Sequence[Example]) -> Scores:
+    """Score prompts as the test of a run does.
+
+    Raises:
+        TransientModelError: every reply failed.
+    """
+    scorer.silence = Silence()  # each look scores the items of those before again
+    scores = scorer.score(prompts, examples, written=scorer.tests_text)
+    if scores.failed == scores.rewards.size:
+        first = scorer.first_failure or "no score"
+        raise TransientModelError(f"all {scores.failed} replies failed; the first: {first}", role="task")
+    return scores
 
 
 def _result(test: SequentialTest, scorer: Scorer, names: Sequence[str], *, drift: bool) -> GateResult:

@@ -12,6 +12,9 @@ from promptopt.statistics.intervals import paired_interval as paired_interval
 from promptopt.statistics.intervals import paired_score_interval as paired_score_interval
 from promptopt.statistics.intervals import paired_t_interval as paired_t_interval
 from promptopt.statistics.intervals import widen_by_jackknife as widen_by_jackknife
+from promptopt.statistics.power import detectable_difference as detectable_difference
+from promptopt.statistics.power import examples_to_detect as examples_to_detect
+from promptopt.statistics.power import prob_shown as prob_shown
 from promptopt.statistics.sequential import alpha_spending as alpha_spending
 from promptopt.statistics.sequential import late_alpha_spending as late_alpha_spending
 from promptopt.statistics.sequential import pairwise_p_values as pairwise_p_values
