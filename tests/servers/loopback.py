@@ -17,7 +17,7 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
@@ -51,6 +51,7 @@ class Fault:
         retry_after: seconds that a status asks to wait, None where it does not say.
         path: how the paths begin that it sees.
         text: what stands in the bodies that it sees.
+        most: how often it may spoil one and the same request, None where any number of times.
     """
 
     kind: int | Kind
@@ -62,6 +63,7 @@ class Fault:
     retry_after: float | None = 0.001
     path: str = ""
     text: str = ""
+    most: int | None = None
 
 
 @dataclass
@@ -348,6 +350,7 @@ class _Armed:
     fault: Fault
     seen: int = 0
     until: float | None = field(default=None)
+    spoiled: Counter[bytes] = field(default_factory=Counter)
 
     def meets(self, path: str, raw: bytes) -> bool:
         fault = self.fault
@@ -359,9 +362,13 @@ class _Armed:
             return False
         if fault.stop is not None and self.seen > fault.stop:
             return False
+        if fault.most is not None and self.spoiled[raw] >= fault.most:
+            return False
         if fault.seconds is not None:
             self.until = self.until or now + fault.seconds
-            return now < self.until
+            if now >= self.until:
+                return False
+        self.spoiled[raw] += 1
         return True
 
 

@@ -1,4 +1,4 @@
-"""An MCP server over stdio, for tests: a stock of goods. Each call is noted in a file."""
+"""An MCP server over stdio, for tests: a stock of goods. Each call is noted in a file: `python mcp_stock.py FILE`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from mcp.server import MCPServer
 
 STOCK = {"apples": 3, "pears": 0}
-CALLS = Path(sys.argv[1])
 
 server = MCPServer("stock")
 
@@ -17,8 +16,7 @@ server = MCPServer("stock")
 @server.tool()
 def look(item: str) -> str:
     """Say how many of an item there are."""
-    with CALLS.open("a", encoding="utf-8") as file:
-        file.write(f"{item}\n")
+    _note(item)
     if item == "bombs":
         os._exit(1)
     return str(STOCK.get(item, f"there is no {item}"))
@@ -27,8 +25,7 @@ def look(item: str) -> str:
 @server.tool()
 def shorten(text: str) -> str:
     """Return the last two words."""
-    with CALLS.open("a", encoding="utf-8") as file:
-        file.write(f"{text!r}\n")
+    _note(repr(text))
     return " ".join(text.split()[-2:])
 
 
@@ -36,6 +33,11 @@ def shorten(text: str) -> str:
 def secret() -> str:
     """Say what the environment holds."""
     return os.environ.get("STOCK_KEY", "nothing")
+
+
+def _note(words: str) -> None:
+    with Path(sys.argv[1]).open("a", encoding="utf-8") as file:
+        file.write(f"{words}\n")
 
 
 if __name__ == "__main__":
