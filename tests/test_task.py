@@ -7,9 +7,9 @@ import pytest
 
 from promptopt.errors import InputError
 from promptopt.parsing.slots import check_slots
-from promptopt.prompt import Demonstrations, Example, Prompt
+from promptopt.prompt import Demonstrations, Example, Prompt, default_template
 from promptopt.rewards import Exact, Label, LabelMargin, Number
-from promptopt.task import Task, default_template
+from promptopt.task import Task
 
 
 def item(text: str, target: str | None = "yes", name: str = "", **more: str) -> Example:

@@ -18,7 +18,7 @@ from promptopt.results.result import FILE, Result
 from promptopt.utils.files import make_private_folder, write_private
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 def export_prompt(
@@ -84,7 +84,7 @@ def _prompts(run: Path, name: str, candidate: str) -> dict[str, PortablePrompt]:
     return {"": exported}
 
 
-def _written(portable: PortablePrompt, form: str, rows: list[Mapping[str, str]], model: str) -> str:
+def _written(portable: PortablePrompt, form: str, rows: Sequence[Mapping[str, str]], model: str) -> str:
     return openai_batch(portable, rows, model) if form == BATCH else export(portable, form)
 
 

@@ -174,5 +174,5 @@ def _literal(value: Any, indent: int = 0) -> str:
         parts = [f"{key!r}: {_literal(item, indent + 4)}" for key, item in value.items()]
     else:
         parts = [_literal(item, indent + 4) for item in value]
-    opening, closing = {dict: "{}", list: "[]"}.get(type(value), "()")
+    opening, closing = {dict: ("{", "}"), list: ("[", "]")}.get(type(value), ("(", ")"))
     return opening + "\n" + "".join(f"{inner}{part},\n" for part in parts) + " " * indent + closing
