@@ -81,7 +81,7 @@ def sent(portable: PortablePrompt, folder: Path, inputs: dict[str, str] = INPUTS
 
     example = Example(inputs, "yes", "new")
     task = Task(
-        train=[example],
+        train=(example,),
         seed_prompt=Prompt("{question} {hint}"),
         template=portable.layout.template,
         format=portable.layout.format,
@@ -301,10 +301,8 @@ def test_python_has_the_label_bias() -> None:
 
     label, shares = names["predict"]({"no": -1.0, "yes": -0.2})
 
-    assert (label, list(shares.values())) == (
-        "no",
-        pytest.approx(list(bias.predict([-1.0, -0.2]).probabilities.values())),
-    )
+    assert label == "no"
+    assert list(shares.values()) == pytest.approx(list(bias.predict([-1.0, -0.2]).probabilities.values()))
     assert as_context(names["messages"](INPUTS)) == portable.render(INPUTS)
     assert PortablePrompt.from_json(json.loads(export(portable, "json"))) == portable
 
