@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from results import a_result
@@ -131,6 +130,7 @@ def read_jinja(text: str, portable: PortablePrompt, inputs: dict[str, str], _: P
 
 def read_promptfoo(text: str, portable: PortablePrompt, inputs: dict[str, str], _: Path) -> Context:
     """Render as promptfoo does: JSON text by text. Its Nunjucks has the syntax of Jinja in all that is used here."""
+    yaml = pytest.importorskip("yaml", reason="needs PyYAML")
     raw = yaml.safe_load(text)["prompts"][0]["raw"]
     if portable.layout.format == "completion":
         return rendered(raw, inputs)

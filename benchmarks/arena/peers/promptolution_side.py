@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 from promptolution.llms.base_llm import BaseLLM  # type: ignore[import-not-found]
 from promptolution.optimizers.capo import CAPO  # type: ignore[import-not-found]
 from promptolution.optimizers.evoprompt_ga import EvoPromptGA  # type: ignore[import-not-found]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt.errors import InputError, nearest
 from promptopt.results.export.outline import check_fixed, turns_of
@@ -126,14 +126,14 @@ def openai_batch(portable: PortablePrompt, rows: Sequence[Mapping[str, str]], mo
     return "".join(lines)
 
 
-def _openai_settings(portable: PortablePrompt, length: str) -> dict[str, object]:
+def _openai_settings(portable: PortablePrompt, length: str) -> dict[str, Any]:
     named = {"max_tokens": length}
     settings = {named.get(name, name): value for name, value in portable.request.items() if name != "format"}
     if "top_k" in settings:
         raise InputError(
             f"the task sends top_k = {settings['top_k']}, which OpenAI's protocol does not support: use another form"
         )
-    extra: dict[str, object] = settings.pop("extra_body", {})
+    extra: dict[str, Any] = settings.pop("extra_body", {})
     return settings | extra
 
 
