@@ -293,7 +293,7 @@ class Layout:
         if invalid is not None:
             value = inputs[invalid]
             raise InputError(f"the field {invalid!r} of the input holds {value!r}: give a text, such as {str(value)!r}")
-        items = prompt.demonstrations.items if prompt.demonstrations else ()
+        items: tuple[Example, ...] = prompt.demonstrations.items if prompt.demonstrations else ()
         lacking = next(((item.id, name) for item in items for name in fields if name not in item.inputs), None)
         if lacking is not None:
             raise InputError(
