@@ -294,11 +294,11 @@ class Layout:
             value = inputs[invalid]
             raise InputError(f"the field {invalid!r} of the input holds {value!r}: give a text, such as {str(value)!r}")
         items = prompt.demonstrations.items if prompt.demonstrations else ()
-        lacking = next(((item.id, name) for item in items for name in fields if name not in item.inputs), None)
+        lacking = next(((item, name) for item in items for name in fields if name not in item.inputs), None)
         if lacking is not None:
             raise InputError(
-                f"demonstration {lacking[0]!r} has no field {lacking[1]!r}: give the fields of the task only, as the "
-                f"demonstrations have them ({', '.join(items[0].inputs)})"
+                f"demonstration {lacking[0].id!r} has no field {lacking[1]!r}: give the fields of the task only, as it has "
+                f"them ({', '.join(lacking[0].inputs)})"
             )
         return self.render(prompt, Example({name: inputs[name] for name in fields}, None, ""))
 

@@ -170,9 +170,10 @@ def _literal(value: Any, indent: int = 0) -> str:
         return "(\n" + "".join(f"{inner}{line!r}\n" for line in lines) + " " * indent + ")" if lines else repr(value)
     if not isinstance(value, list | tuple | dict) or len(repr(value)) + indent <= _WIDTH:
         return repr(value)
+    opening, closing = ("(", ")") if isinstance(value, tuple) else ("[", "]")
     if isinstance(value, dict):
+        opening, closing = "{", "}"
         parts = [f"{key!r}: {_literal(item, indent + 4)}" for key, item in value.items()]
     else:
         parts = [_literal(item, indent + 4) for item in value]
-    opening, closing = {dict: ("{", "}"), list: ("[", "]")}.get(type(value), ("(", ")"))
     return opening + "\n" + "".join(f"{inner}{part},\n" for part in parts) + " " * indent + closing
