@@ -108,7 +108,7 @@ def flat(kind: str, records: list[Any]) -> list[Any]:
         ("fake", 10),
         ("components", 10),
         ("local", 5),
-        ("agent", 2),  # each start is one of an MCP server, too
+        ("agent", 1),  # each start is one of an MCP server, too
         pytest.param("agent", 10, marks=pytest.mark.wide),
     ],
 )

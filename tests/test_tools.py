@@ -204,7 +204,10 @@ def _results(turn: dict[str, Any]) -> list[str]:
 
 
 def _models(url: str) -> list[Any]:
-    return [OpenAIModel("m", base_url=f"{url}/v1", api_key="k"), AnthropicModel("m", base_url=url, api_key="k")]
+    return [
+        OpenAIModel("m", base_url=f"{url}/v1", api_key="k", backoff=0),
+        AnthropicModel("m", base_url=url, api_key="k", backoff=0),
+    ]
 
 
 TURNS = (Message("system", "Be brief."), Message("user", "How many apples and pears?"))
