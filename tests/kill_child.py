@@ -117,6 +117,7 @@ def main(kind: str, places: Sequence[str], most: float = math.inf, folder: str =
         build_llama(Path(folder))
         return
     memo, result, path = places
+    budget = "6000 calls"
     strategy: Strategy | str
     if kind != "local":
         train, validation, test = (
@@ -129,7 +130,7 @@ def main(kind: str, places: Sequence[str], most: float = math.inf, folder: str =
         if kind == "agent":
             tools = mcp_tools([sys.executable, str(MCP_SERVER), f"{path}.tool"], version="1")
             task = replace(toys.PROGRAM_TASK, program=agent(tools))
-            kind = "components"
+            kind, budget = "components", "700 calls"
         strategy = RandomSearch(prompts=16, batch=4) if kind == "fake" else kind
     else:
         text = "Review: {text}\nIn one word, the sentiment of this item, as a careful reader would put it, is:"
@@ -137,7 +138,7 @@ def main(kind: str, places: Sequence[str], most: float = math.inf, folder: str =
         model = local(path, folder, most)
         strategy = replace(PromptQuine.paper(), population=6, offspring=12, recent=12, shortest=4)
     with Memo(memo) as store:
-        optimize(task, model, strategy, memo=store, budget="6000 calls").save(result)
+        optimize(task, model, strategy, memo=store, budget=budget).save(result)
 
 
 def serve() -> None:
