@@ -32,7 +32,7 @@ def mcp_tools(
 ) -> tuple[Callable[..., str], ...]:
     """Return the tools of an MCP server, each as a function that returns the result's text.
 
-    What the server calls an error is a result, for the model to read. A lost connection or a timeout is an exception, which fails the
+    A result that the server marks as an error is returned too, for the model to read. A lost connection or a timeout is an exception, which fails the
     program. The memo knows results by the tool's name, description, parameters, and the version.
 
     Args:

@@ -1,6 +1,6 @@
-"""Programs: tasks whose answer takes several prompts, as the user's own code.
+"""Programs: tasks whose answer takes several prompts, as the user's own code. What users write them with.
 
-Types only; `promptopt.evaluation.programs` runs them.
+`promptopt.evaluation.programs` runs them.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Ask(Protocol):
     def agent(
         self, name: str, example: Example, /, *, tools: Sequence[Callable[..., Any]], model: str = "", **slots: str
     ) -> Awaitable[Response]:
-        """Send a prompt, call the tools that the model asks for, tell it what they returned, and so on until it answers.
+        """Send a prompt, call the tools that the model asks for, send their results back, and repeat this until it answers.
 
-        Tools are called as by `tool`. A call with wrong arguments, or of no tool, is answered with what is wrong; an exception
-        in a tool fails the program. The task's `max_calls` ends a loop.
+        Tools are called as by `tool`. The result of a call with wrong arguments, or of a tool that does not exist, says what is wrong; an
+        exception in a tool fails the program. The task's `max_calls` ends a loop.
 
         Args: as for `ask`.
 

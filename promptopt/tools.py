@@ -1,4 +1,4 @@
-"""Tools that a model may call: how they are described to it, what it calls, and what it is told.
+"""Tools that a model may call: how they are described to it, what it calls, and what the tools return.
 
 Values and pure functions; knows nothing of models or programs.
 """
@@ -13,6 +13,7 @@ import typing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt.errors import InputError
+from promptopt.utils.json_values import json_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 PARAMETERS = "promptopt_parameters"
 """Attribute of a function with the JSON schema of its arguments."""
 
+_ADVICE = "@promptopt.tool(version='1', parameters={...}) with a JSON schema"
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # allowed by both protocols
 _TYPES: Mapping[Any, str] = {
     str: "string",
@@ -54,6 +56,11 @@ class ToolSchema(NamedTuple):
     description: str
     parameters: str
 
+    def as_function(self) -> dict[str, Any]:
+        """Return it as OpenAI's protocol and chat templates describe a tool."""
+        function = {"name": self.name, "description": self.description, "parameters": json.loads(self.parameters)}
+        return {"type": "function", "function": function}
+
 
 class ToolCall(NamedTuple):
     """A call of a tool that a model asks for.
@@ -65,6 +72,11 @@ class ToolCall(NamedTuple):
 
     name: str
     arguments: str
+
+    @property
+    def values(self) -> dict[str, Any] | None:
+        """The arguments by name; None if they are no JSON object."""
+        return json_object(self.arguments)
 
     def __str__(self) -> str:
         """Return it as one line."""
@@ -130,9 +142,6 @@ def _signature_schema(function: Callable[..., Any]) -> dict[str, Any]:
         if parameter.default is parameter.empty:
             required.append(name)
     return {"type": "object", "properties": properties, "required": required}
-
-
-_ADVICE = "@promptopt.tool(version='1', parameters={...}) with a JSON schema"
 
 
 def _type_schema(kind: Any) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from promptopt.models.base import Price
 from promptopt.optimization.gate import Aim, Pair, SequentialTest, fewest_items, look_sizes
 from promptopt.randomness import named_generator
 from promptopt.replies import Arrival, Failure
-from promptopt.results.gate import GateResult, items_wanted
+from promptopt.results.gate import GateResult, items_needed
 from promptopt.results.saved_prompt import read_prompt
 from promptopt.statistics import Interval, late_alpha_spending, paired_interval, paired_score_interval
 
@@ -420,13 +420,13 @@ def test_a_wrong_decision_has_the_stated_probability(*, differing: float, better
     assert differing < 0.1 or decisions.count("undecided") < repeats
 
 
-def test_items_wanted_shrink_with_the_gap() -> None:
-    narrow, wide = (items_wanted(Interval(gap, gap - 0.1, gap + 0.1), 100, 0.0) for gap in (0.05, 0.01))
+def test_items_needed_shrink_with_the_gap() -> None:
+    narrow, wide = (items_needed(Interval(gap, gap - 0.1, gap + 0.1), 100, 0.0) for gap in (0.05, 0.01))
 
     assert narrow is not None
     assert wide is not None
     assert 100 < narrow < wide
-    assert items_wanted(Interval(0.0, -0.1, 0.1), 100, 0.0) is None
+    assert items_needed(Interval(0.0, -0.1, 0.1), 100, 0.0) is None
 
 
 # ---- what is printed

@@ -179,7 +179,7 @@ def test_values_are_checked_by_type(kind: Any, value: Any, fits: bool) -> None: 
 
 
 class Agents(Loopback):
-    """A provider whose model first calls `look`, and then says what it was told."""
+    """A provider whose model first calls `look`, and then repeats the results."""
 
     calls = ({"item": "apples"}, {"item": "pears"})
 
@@ -338,7 +338,7 @@ def rewards(result: Result) -> tuple[float, float]:
 
 
 def asks(request: Request) -> Response | str:
-    """Calls `look` once for what the question is about, and answers with what it was told."""
+    """Calls `look` once for what the question is about, and answers with the result."""
     if request.exchanges:
         return request.exchanges[-1].results[0]
     item = "apples" if "apples" in toys.text_of(request.context) else "pears"
@@ -367,13 +367,13 @@ def test_an_agent_calls_tools_until_it_answers(tmp_path: Path) -> None:
     assert again == result
 
 
-def told_both(example: Example, response: Response) -> float:
+def has_both_results(example: Example, response: Response) -> float:
     return float(response.text == "3 0")
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_an_agent_over_sockets(tmp_path: Path, number: int) -> None:
-    task = a_task(reward=told_both)
+    task = a_task(reward=has_both_results)
     with Agents() as server:
         result = run(tmp_path, task, _models(server.url)[number])
         assert rewards(result)[0] == 1.0
@@ -382,16 +382,16 @@ def test_an_agent_over_sockets(tmp_path: Path, number: int) -> None:
         assert len(server.requests) == sent
 
 
-def test_mistakes_of_the_model_are_told_to_it(tmp_path: Path) -> None:
-    told: list[str] = []
+def test_mistakes_of_the_model_come_back_to_it(tmp_path: Path) -> None:
+    results: list[str] = []
 
     def stumbles(request: Request) -> Response | str:
-        told.extend(result for turn in request.exchanges for result in turn.results)
+        results.extend(result for turn in request.exchanges for result in turn.results)
         wrong = (ToolCall("lok", "{}"), ToolCall("look", '{"thing": 1}'), ToolCall("add", '{"first": 1, "second": 2}'))
         return "done" if request.exchanges else Response("", tool_calls=wrong)
 
     run(tmp_path, a_task(test=(), validation=()), FakeModel(stumbles))
-    assert told[:3] == [
+    assert results[:3] == [
         "error: there is no tool 'lok'; the tools are: look, add",
         "error: the argument 'item' is missing",
         "3",

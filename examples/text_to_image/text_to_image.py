@@ -18,11 +18,12 @@ from typing import Any
 from promptopt import Example, Judge, Prompt, Request, Response, Result, Task, Usage, optimize
 from promptopt.images import Image, content, parts, reference
 from promptopt.models.base import Price
-from promptopt.models.hosted.bodies import at, json_object
+from promptopt.models.hosted.bodies import at
 from promptopt.models.hosted.dialect import Dialect
 from promptopt.models.hosted.model import HostedModel
 from promptopt.models.hosted.openai import OpenAIModel
 from promptopt.replies import Failure
+from promptopt.utils.json_values import json_object
 
 REFUSALS = ("moderation_blocked", "content_policy_violation")  # codes of OpenAI's
 CRITERIA = (

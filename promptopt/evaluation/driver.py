@@ -31,7 +31,7 @@ _REPEAT_BITS = 20  # the k-th equal request of a program at a temperature has th
 _OWN_LOOP = "no running event loop"  # what asyncio says to a program that waits for something of its own
 
 
-class Wanted(NamedTuple):
+class PendingCall(NamedTuple):
     """A call that a program waits for: of a model by a context, or of a function by its arguments in JSON.
 
     Args:
@@ -42,7 +42,7 @@ class Wanted(NamedTuple):
         model: one of the task's `models`; "" for the task model.
         choices: a model with log-probabilities chooses among these.
         tools: that the model may call.
-        exchanges: the tools that it called, and what it was told.
+        exchanges: the tools that it called so far, and what they returned.
     """
 
     name: str
@@ -54,16 +54,16 @@ class Wanted(NamedTuple):
     tools: tuple[ToolSchema, ...] = ()
     exchanges: tuple[Exchange, ...] = ()
 
-    def __await__(self) -> Generator[Wanted, Any, Any]:
+    def __await__(self) -> Generator[PendingCall, Any, Any]:
         return (yield self)
 
 
-class Together(NamedTuple):
+class PendingGroup(NamedTuple):
     """Several things that a program waits for at once."""
 
     waiting: tuple[Awaitable[Any], ...]
 
-    def __await__(self) -> Generator[Together, Any, Any]:
+    def __await__(self) -> Generator[PendingGroup, Any, Any]:
         return (yield self)
 
 
@@ -85,7 +85,7 @@ class _Running:
     replicate: int
     max_calls: int
     resample: bool
-    waiting: list[tuple[_Strand, Wanted]] = field(default_factory=list)
+    waiting: list[tuple[_Strand, PendingCall]] = field(default_factory=list)
     trace: list[Call] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
     repeated: Counter[tuple[object, ...]] = field(default_factory=Counter)
@@ -99,15 +99,15 @@ class _Running:
     def answer(self, replies: Sequence[Reply]) -> None:
         """Hand over the replies to all that the program waits for, and run it until it waits again."""
         waiting, self.waiting = self.waiting, []
-        for (strand, wanted), reply in zip(waiting, replies, strict=True):
+        for (strand, call), reply in zip(waiting, replies, strict=True):
             if self.outcome is not None:
                 return
             if isinstance(reply, Failure):
-                self._end(Failure(f"{wanted.name}: {reply.reason}", refused=reply.refused))
+                self._end(Failure(f"{call.name}: {reply.reason}", refused=reply.refused))
                 return
             self.usage = Usage(*(total + new for total, new in zip(self.usage, reply.usage, strict=True)))
-            self.trace.append(Call(wanted.name, wanted.inputs, reply.text, reply.tool_calls))
-            self._advance(strand, reply if wanted.function is None else _result(reply.text))
+            self.trace.append(Call(call.name, call.inputs, reply.text, reply.tool_calls))
+            self._advance(strand, reply if call.function is None else _result(reply.text))
         if self.outcome is None and len(self.trace) + len(self.waiting) > self.max_calls:
             self._end(
                 Failure(
@@ -122,7 +122,7 @@ class _Running:
 
     def _advance(self, strand: _Strand, value: Any) -> None:
         try:
-            wanted = strand.coroutine.send(value)
+            awaited = strand.coroutine.send(value)
         except StopIteration as end:
             self._returned(strand, end.value)
         except InputError:
@@ -133,21 +133,21 @@ class _Running:
                 raise _foreign(error) from None
             self._end(Failure(f"the program raised {last_line(error)}"))
         else:
-            self._wait(strand, wanted)
+            self._wait(strand, awaited)
 
-    def _wait(self, strand: _Strand, wanted: object) -> None:
-        if isinstance(wanted, Wanted):
-            self.waiting.append((strand, wanted))
-        elif isinstance(wanted, Together):
-            strand.results, strand.missing = [None] * len(wanted.waiting), len(wanted.waiting)
-            if not wanted.waiting:
+    def _wait(self, strand: _Strand, awaited: object) -> None:
+        if isinstance(awaited, PendingCall):
+            self.waiting.append((strand, awaited))
+        elif isinstance(awaited, PendingGroup):
+            strand.results, strand.missing = [None] * len(awaited.waiting), len(awaited.waiting)
+            if not awaited.waiting:
                 self._advance(strand, [])
-            for place, awaitable in enumerate(wanted.waiting):
+            for place, awaitable in enumerate(awaited.waiting):
                 if self.outcome is None:
                     self._advance(self._strand(_awaited(awaitable), strand, place), None)
         else:
             self._close()
-            raise _foreign(wanted)
+            raise _foreign(awaited)
 
     def _returned(self, strand: _Strand, value: Any) -> None:
         parent = strand.parent
@@ -181,7 +181,7 @@ class _Running:
             strand.coroutine.close()
 
 
-class Begun(NamedTuple):
+class ProgramRun(NamedTuple):
     """A program that is to run.
 
     Args:
@@ -194,7 +194,7 @@ class Begun(NamedTuple):
 
 
 def drive(
-    task: Task, model: Model, caller: Caller, begun: Iterable[Begun], *, max_calls: int, resample: bool = True
+    task: Task, model: Model, caller: Caller, begun: Iterable[ProgramRun], *, max_calls: int, resample: bool = True
 ) -> list[Reply]:
     """Run programs, all of which wait together: one batch a round.
 
@@ -210,7 +210,7 @@ def drive(
         [N] what each program returned, with its trace and the usage of all its calls; or the failure that ended it.
 
     Raises:
-        InputError: a program returns nothing, or waits for something else than `Wanted` and `Together`.
+        InputError: a program returns nothing, or waits for something else than `PendingCall` and `PendingGroup`.
         BudgetExhaustedError, PermanentModelError, StoppedError: as for `Caller.generate`. Earlier replies are in the memo.
     """
     running = []
@@ -226,42 +226,42 @@ def drive(
 
 def _replies(task: Task, model: Model, caller: Caller, active: Sequence[_Running]) -> list[Reply]:
     """Return the replies to all that the programs wait for, in order."""
-    wanted = [(program, one) for program in active for _, one in program.waiting]
+    calls = [(program, call) for program in active for _, call in program.waiting]
     groups: dict[tuple[Callable[..., Any] | None, str, tuple[str, ...]], list[int]] = defaultdict(list)
-    for number, (_, one) in enumerate(wanted):
-        groups[one.function, one.model, one.choices].append(number)
+    for number, (_, call) in enumerate(calls):
+        groups[call.function, call.model, call.choices].append(number)
     out: dict[int, Reply] = {}
     for (function, name, choices), numbers in groups.items():
-        asked = [wanted[number] for number in numbers]
-        contexts, asked_model = [one.context for _, one in asked], (task.models or {}).get(name, model)
+        group = [calls[number] for number in numbers]
+        contexts, asked_model = [call.context for _, call in group], (task.models or {}).get(name, model)
         if function is not None:
             requests = [Request(context=context, max_tokens=1) for context in contexts]
             replies = caller.generate(TOOL, tool_model(function), requests)
         elif choices and isinstance(asked_model, LabelModel):
             replies = caller.label_logprobs(name or "task", asked_model, contexts, choices)
         else:
-            requests = [_request(task, program, one) for program, one in asked]
+            requests = [_request(task, program, call) for program, call in group]
             replies = caller.generate(name or "task", asked_model, requests)
         out.update(zip(numbers, replies, strict=True))
-    return [out[number] for number in range(len(wanted))]
+    return [out[number] for number in range(len(calls))]
 
 
-def _request(task: Task, program: _Running, wanted: Wanted) -> Request:
+def _request(task: Task, program: _Running, call: PendingCall) -> Request:
     """Return the request; at a temperature, equal requests of one program may be further samples."""
-    asked = wanted.model, wanted.context, wanted.tools, wanted.exchanges
+    asked = call.model, call.context, call.tools, call.exchanges
     repeat = program.repeated[asked] if task.temperature and program.resample else 0
     program.repeated[asked] += 1
     return Request(
-        context=wanted.context,
+        context=call.context,
         max_tokens=task.max_tokens,
         temperature=task.temperature,
         top_p=task.top_p,
         top_k=task.top_k,
         stop=task.stop,
         replicate=(repeat << _REPEAT_BITS) + program.replicate,
-        labels=wanted.choices,
-        tools=wanted.tools,
-        exchanges=wanted.exchanges,
+        labels=call.choices,
+        tools=call.tools,
+        exchanges=call.exchanges,
     )
 
 
@@ -276,8 +276,8 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 
-def _foreign(wanted: object) -> InputError:
+def _foreign(awaited: object) -> InputError:
     return InputError(
-        f"the program waits for something else than ask ({wanted!r}): only calls of ask can be awaited; do other work in a "
+        f"the program waits for something else than ask ({awaited!r}): only calls of ask can be awaited; do other work in a "
         "function, and write `await ask.tool(function, ...)`"
     )

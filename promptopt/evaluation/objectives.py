@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 REWARD = "reward"
 COSTS = ("tokens", "dollars")
-"""Objectives for which less is better: tokens of a reply and its prompt, and dollars per thousand replies of the task model."""
+"""Objectives for which lower is better: tokens of a reply and its prompt, and dollars per thousand replies of the task model."""
 
 _REPLIES = 1000  # that `dollars` is for
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError, nearest
-from promptopt.evaluation.driver import Begun, Together, Wanted, drive
+from promptopt.evaluation.driver import PendingCall, PendingGroup, ProgramRun, drive
 from promptopt.parsing.slots import slot_names
 from promptopt.program import DESCRIBES
 from promptopt.prompt import Layout, Prompts, default_template
@@ -67,7 +67,7 @@ class _Asker:
         choices: Sequence[str] = (),
         tools: Sequence[Callable[..., Any]] = (),
         **slots: str,
-    ) -> Wanted:
+    ) -> PendingCall:
         prompt, models = self.prompts[name], self.task.models or {}
         if name.startswith(DESCRIBES):
             raise InputError(
@@ -95,7 +95,7 @@ class _Asker:
             raise InputError("tools need chats: set the task's format to 'chat'")
         _check_choices(choices, tools)
         schemas = self._schemas(tools)
-        return Wanted(name, tuple(inputs.items()), context, model=model, choices=tuple(choices), tools=schemas)
+        return PendingCall(name, tuple(inputs.items()), context, model=model, choices=tuple(choices), tools=schemas)
 
     def _schemas(self, tools: Sequence[Callable[..., Any]]) -> tuple[ToolSchema, ...]:
         described = {name: prompt.text for name, prompt in self.prompts.components if name.startswith(DESCRIBES)}
@@ -109,17 +109,17 @@ class _Asker:
     async def agent(
         self, name: str, example: Example, /, *, tools: Sequence[Callable[..., Any]], model: str = "", **slots: str
     ) -> Response:
-        wanted = self(name, example, model=model, tools=tools, **slots)
+        pending = self(name, example, model=model, tools=tools, **slots)
         functions = {tool.__name__: tool for tool in tools}
-        schemas = {schema.name: schema for schema in wanted.tools}
+        schemas = {schema.name: schema for schema in pending.tools}
         while True:
-            reply: Response = await wanted
+            reply: Response = await pending
             if not reply.tool_calls:
                 return reply
             called = [self._called(call, functions, schemas) for call in reply.tool_calls]
             results: list[Any] = await self.gather(*called)
             exchange = Exchange(reply.text, reply.tool_calls, tuple(map(_as_text, results)))
-            wanted = wanted._replace(exchanges=(*wanted.exchanges, exchange))
+            pending = pending._replace(exchanges=(*pending.exchanges, exchange))
 
     async def _called(
         self, call: ToolCall, functions: Mapping[str, Callable[..., Any]], schemas: Mapping[str, ToolSchema]
@@ -140,7 +140,7 @@ class _Asker:
                 f"program, or take the slot out of the prompt; filled are {', '.join(inputs)}"
             )
 
-    def tool(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Wanted:
+    def tool(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> PendingCall:
         if not inspect.isroutine(function):
             raise InputError(f"a tool is a function, not {function!r}: write a function that calls it")
         name = function.__name__
@@ -148,10 +148,10 @@ class _Asker:
             written = json.dumps([arguments, named], sort_keys=True, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise InputError(f"the arguments of the tool {name!r} must be JSON values: {error}") from None
-        return Wanted(f"{TOOL}:{name}", (("arguments", written),), written, function)
+        return PendingCall(f"{TOOL}:{name}", (("arguments", written),), written, function)
 
-    def gather(self, *waiting: Awaitable[Any]) -> Together:
-        return Together(waiting)
+    def gather(self, *waiting: Awaitable[Any]) -> PendingGroup:
+        return PendingGroup(waiting)
 
 
 def run_programs(
@@ -181,13 +181,13 @@ def run_programs(
     return outcomes
 
 
-def _begun(task: Task, prompt: Prompt, example: Example, replicate: int) -> Begun:
+def _begun(task: Task, prompt: Prompt, example: Example, replicate: int) -> ProgramRun:
     if not isinstance(prompt, Prompts) or task.program is None:
         raise InputError(f"a program is run with Prompts, not with {str(prompt)[:60]!r}")
     coroutine = task.program(_Asker(prompt, task), prompt, example)
     if not inspect.iscoroutine(coroutine):
         raise InputError(f"the program {task.program!r} must be written `async def program(ask, prompts, example)`")
-    return Begun(coroutine, replicate)
+    return ProgramRun(coroutine, replicate)
 
 
 def _check_choices(choices: Sequence[str], tools: Sequence[Callable[..., Any]]) -> None:

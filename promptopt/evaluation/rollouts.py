@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from promptopt.environment import Choosing, Trajectory, Turn
-from promptopt.evaluation.driver import Begun, Wanted, drive
+from promptopt.evaluation.driver import PendingCall, ProgramRun, drive
 from promptopt.models.base import LabelModel, TokenModel
 from promptopt.prompt import Example
 from promptopt.replies import Failure, Response
@@ -53,7 +53,7 @@ def roll_out(
         BudgetExhaustedError, PermanentModelError, StoppedError: as for `Caller.generate`. Earlier replies are in the memo.
     """
     chooser = _Chooser(model)
-    begun = (Begun(_episode(task, make, chooser, cell), cell[2]) for cell in cells)
+    begun = (ProgramRun(_episode(task, make, chooser, cell), cell[2]) for cell in cells)
     replies = drive(task, model, caller, begun, max_calls=_MAX_TURNS, resample=False)
     return [replace(reply, trace=()) if isinstance(reply, Response) else reply for reply in replies]
 
@@ -77,7 +77,7 @@ async def _episode(
     while len(turns) < _MAX_TURNS:
         choices = chooser.choices(environment)
         context = _context(task, prompt, turns, observation)
-        reply: Response = await Wanted(f"round {len(turns) + 1}", (), context, choices=choices)
+        reply: Response = await PendingCall(f"round {len(turns) + 1}", (), context, choices=choices)
         text = chooser.best(reply, choices)
         try:
             step = environment.step(text)

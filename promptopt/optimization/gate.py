@@ -29,7 +29,7 @@ from promptopt.parsing.slots import check_slots
 from promptopt.prompt import Example, Prompt, Prompts
 from promptopt.randomness import named_generator
 from promptopt.replies import Response
-from promptopt.results.gate import GateResult, items_wanted
+from promptopt.results.gate import GateResult, items_needed
 from promptopt.results.outcomes import FILE, SAME, read_outcomes
 from promptopt.results.result import Result
 from promptopt.results.saved_prompt import read_prompt
@@ -364,10 +364,10 @@ def _prompt_of(given: Prompt | str | Path, side: str, task: Task) -> Prompt:
     if not isinstance(prompt, Prompt):
         raise InputError(f"the {side} prompt must be a Prompt or the path of a file or folder, not {given!r}")
     names = prompt.names if isinstance(prompt, Prompts) else ()
-    wanted = task.seed_prompt.names if isinstance(task.seed_prompt, Prompts) else ()
-    if set(names) != set(wanted):
-        found, needed = (f"the prompts {', '.join(n)}" if n else "one prompt" for n in (names, wanted))
-        raise InputError(f"{where} holds {found}, and the task needs {needed}: give a file or run of the same task")
+    seeds = task.seed_prompt.names if isinstance(task.seed_prompt, Prompts) else ()
+    if set(names) != set(seeds):
+        held, needed = (f"the prompts {', '.join(n)}" if n else "one prompt" for n in (names, seeds))
+        raise InputError(f"{where} holds {held}, and the task needs {needed}: give a file or run of the same task")
     if not names:
         check_slots(prompt.text, task.fields, where, task.template)
     return prompt
@@ -420,10 +420,10 @@ def _result(test: SequentialTest, scorer: Scorer, names: Sequence[str], *, drift
             f"{failed} replies failed, more than {_FAILED_SHARE:.0%}, so nothing is decided; run again to ask for them again. The "
             f"first: {scorer.first_failure or 'a judge gave no score'}"
         )
-    wanted = None
+    needed = None
     if decision == "undecided" and test.looks:
-        wanted = items_wanted(test.difference, used, bound)
-        notes += _advice(test, wanted)
+        needed = items_needed(test.difference, used, bound)
+        notes += _advice(test, needed)
     logical, paid = ledger.total(ledger.logical), ledger.total(ledger.paid)
     lost, won = (
         tuple(e.id for e, g in zip(test.items, gap.tolist(), strict=False) if g * sign > 0) for sign in (-1, 1)
@@ -448,12 +448,12 @@ def _result(test: SequentialTest, scorer: Scorer, names: Sequence[str], *, drift
         lost=lost,
         won=won,
         failed=failed,
-        wanted=wanted,
+        items_needed=needed,
         notes=tuple(notes),
     )
 
 
-def _advice(test: SequentialTest, wanted: int | None) -> list[str]:
+def _advice(test: SequentialTest, needed: int | None) -> list[str]:
     """Return what would lead to a decision."""
     advice, aim = [], test.aim
     if not aim.better and test.difference.high < 0:
@@ -465,8 +465,8 @@ def _advice(test: SequentialTest, wanted: int | None) -> list[str]:
                 f"even rewards that never differ show a margin of {aim.margin:g} only with {fewest:,} items or more: add items, or "
                 f"allow a larger margin (0.05 takes {fewest_items(0.05, aim.error):,}, 0.1 takes {fewest_items(0.1, aim.error):,})"
             )
-    if wanted is not None:
-        advice.append(f"at a difference like this one, about {wanted:,} items would decide (power 0.8)")
+    if needed is not None:
+        advice.append(f"at a difference like this one, about {needed:,} items would decide (power 0.8)")
     return advice
 
 

@@ -50,7 +50,7 @@ class GateResult:
         won: those on which it has the higher reward.
         changed: number of replies that differ from the recorded ones; None for two prompts.
         failed: number of replies that failed.
-        wanted: about how many items would decide, if the difference is as measured; None if that is not known.
+        items_needed: about how many items would decide, if the difference is as measured; None if that is not known.
         notes: remarks on the numbers.
     """
 
@@ -74,7 +74,7 @@ class GateResult:
     won: tuple[str, ...] = ()
     changed: int | None = None
     failed: int = 0
-    wanted: int | None = None
+    items_needed: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -186,10 +186,10 @@ class GateResult:
         return out | {"headline": self.headline, "exit_code": self.exit_code}
 
 
-def items_wanted(difference: Interval, items: int, bound: float) -> int | None:
+def items_needed(difference: Interval, items: int, bound: float) -> int | None:
     """Return about how many items would decide with power 0.8, if the difference is as measured; None if that is not known.
 
-    Normal approximation: half the width of the interval, which is proportional to 1 / sqrt(n), stands for its quantile times the
+    Normal approximation: half the width of the interval, which is proportional to 1 / sqrt(n), is taken as its quantile times the
     standard error.
 
     Args:

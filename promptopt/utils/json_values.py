@@ -1,7 +1,8 @@
-"""Reads dataclasses from JSON values, and refuses what is malformed. Knows nothing of what they hold."""
+"""Reads JSON that may be malformed: as values, or as dataclasses. Knows nothing of what they hold."""
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -9,6 +10,20 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 T = TypeVar("T")
+
+
+def json_value(text: str) -> Any:
+    """Parse a JSON value; None if it is invalid or nested too deeply to parse."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """Parse a JSON object; None if the text is not one."""
+    value = json_value(text)
+    return value if isinstance(value, dict) else None
 
 
 def read_value(kind: type[T], data: Any) -> T:

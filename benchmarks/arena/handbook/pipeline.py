@@ -21,8 +21,6 @@ NAMES = ("query", "answer")
 NOTHING = "nothing was found"
 _AT_ONCE = 16
 
-Search = "Callable[[str], list[str]]"
-
 
 def filled(prompt: Mapping[str, Any], values: Mapping[str, str]) -> list[dict[str, str]]:
     """Return a posted prompt's messages with the values in place."""
@@ -87,8 +85,9 @@ def _asked(
     messages = filled(prompt, values) if prompt else _rendered(chosen["prompts"], name, values)
     body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": task.max_tokens}
     answer = post(f"{url}/chat/completions", body)
-    text = (answer.json()["choices"][0]["message"]["content"] or "") if answer.ok else ""
-    return judged_part(prompt, text)
+    if not answer.ok:
+        raise RuntimeError(f"the server answered with status {answer.status}: {answer.body.decode()[:200]}")
+    return judged_part(prompt, answer.json()["choices"][0]["message"]["content"] or "")
 
 
 def _rendered(prompts: Mapping[str, Any], name: str, values: Mapping[str, str]) -> list[dict[str, str]]:

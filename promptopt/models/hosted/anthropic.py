@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import PermanentModelError
-from promptopt.models.hosted.bodies import at, json_object, parse_content, response_of
+from promptopt.models.hosted.bodies import at, numbered, parse_content, response_of
 from promptopt.models.hosted.model import HostedModel, Service
 from promptopt.models.usage import parse_count
 from promptopt.replies import Usage
@@ -99,22 +99,19 @@ class AnthropicModel(HostedModel):
 
 
 def _exchanged(exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:
-    """Return the messages of exchanges. Calls are identified by their number."""
+    """Return the messages of exchanges."""
     messages: list[dict[str, Any]] = []
-    number = 0
-    for exchange in exchanges:
-        ids = [f"call{number + i:05}" for i in range(len(exchange.calls))]
-        number += len(ids)
-        said: list[dict[str, Any]] = [{"type": "text", "text": exchange.text}] if exchange.text.strip() else []
-        said += [
-            {"type": "tool_use", "id": id_, "name": call.name, "input": json_object(call.arguments) or {}}
+    for exchange, ids in numbered(exchanges):
+        content: list[dict[str, Any]] = [{"type": "text", "text": exchange.text}] if exchange.text.strip() else []
+        content += [
+            {"type": "tool_use", "id": id_, "name": call.name, "input": call.values or {}}
             for id_, call in zip(ids, exchange.calls, strict=True)
         ]
         results = [
             {"type": "tool_result", "tool_use_id": id_, "content": result}
             for id_, result in zip(ids, exchange.results, strict=True)
         ]
-        messages += [{"role": "assistant", "content": said}, {"role": "user", "content": results}]
+        messages += [{"role": "assistant", "content": content}, {"role": "user", "content": results}]
     return messages
 
 

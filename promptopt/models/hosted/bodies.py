@@ -5,17 +5,16 @@ Servers differ in how they encode these; only this module knows how. Nothing her
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt.replies import Failure, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from promptopt.replies import Finish, Usage
-    from promptopt.tools import ToolCall
+    from promptopt.tools import Exchange, ToolCall
 
 _FINISH_NAMES: Mapping[Finish, str] = {
     "stop": "stop end_turn eos eos_token stop_sequence stop_token stop_word stop_str end_token end_of_text end_of_turn eot "
@@ -147,18 +146,12 @@ def at(value: Any, *path: str | int) -> Any:
     return value
 
 
-def json_value(text: str) -> Any:
-    """Parse a JSON value; None if it is invalid or nested too deeply to parse."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def json_object(text: str) -> dict[str, Any] | None:
-    """Parse a JSON object; None if the text is not one."""
-    value = json_value(text)
-    return value if isinstance(value, dict) else None
+def numbered(exchanges: Sequence[Exchange]) -> Iterator[tuple[Exchange, list[str]]]:
+    """Yield each exchange with the ids of its calls: their numbers in the conversation, in the form that the strictest server takes."""
+    number = 0
+    for exchange in exchanges:
+        yield exchange, [f"call{number + i:05}" for i in range(len(exchange.calls))]
+        number += len(exchange.calls)
 
 
 def excerpt(text: str) -> str:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 from urllib.parse import urlsplit
 
 from promptopt.errors import InputError, ModelError, PermanentModelError, TransientModelError
-from promptopt.models.hosted.bodies import excerpt, json_value
+from promptopt.models.hosted.bodies import excerpt
 from promptopt.models.hosted.connection import UnreadableReplyError, async_client
 from promptopt.models.hosted.dialect import Change, Dialect, Negotiation, changes, negotiate, truncate_at
 from promptopt.models.hosted.dispatch import call_loop, dispatch
@@ -30,6 +30,7 @@ from promptopt.models.hosted.endpoint import AttemptError, Patience, RefusedErro
 from promptopt.models.hosted.refusals import Refusal, error_in, read_refusal
 from promptopt.prompt import Message
 from promptopt.replies import Arrival, Failure, Response
+from promptopt.utils.json_values import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from promptopt.errors import InputError
-from promptopt.models.hosted.bodies import Content, at, json_object, logprob, parse_content, response_of, text_of
+from promptopt.models.hosted.bodies import Content, at, logprob, numbered, parse_content, response_of, text_of
 from promptopt.models.hosted.dialect import LENGTH, LOGPROBS, NO_LOGPROBS, Dialect, Negotiation
 from promptopt.models.hosted.model import HostedModel, Service
 from promptopt.models.usage import parse_count
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from promptopt.models.base import Request
     from promptopt.replies import Arrival
-    from promptopt.tools import Exchange, ToolSchema
+    from promptopt.tools import Exchange
 
 _MAX_MASS = 1.01  # total probability of the most likely tokens, with rounding
 
@@ -90,7 +90,7 @@ class OpenAIModel(HostedModel):
         else:
             body["messages"] = [turn._asdict() for turn in request.context] + _exchanged(request.exchanges)
         if request.tools:
-            body["tools"] = [function_tool(tool) for tool in request.tools]
+            body["tools"] = [tool.as_function() for tool in request.tools]
         body["temperature"] = request.temperature
         body[LENGTH if plain else dialect.length] = request.max_tokens
         if request.top_p != 1:
@@ -142,21 +142,12 @@ def _content(choice: Any, message: Any) -> Content:
     return Content(content.text, "\n".join(filter(None, (separate_thinking, content.thinking))))
 
 
-def function_tool(tool: ToolSchema) -> dict[str, Any]:
-    """Return a tool as the protocol describes it."""
-    function = {"name": tool.name, "description": tool.description, "parameters": json.loads(tool.parameters)}
-    return {"type": "function", "function": function}
-
-
 def _exchanged(exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:
-    """Return the messages of exchanges. Calls are identified by their number, in the form that the strictest server takes."""
+    """Return the messages of exchanges."""
     messages: list[dict[str, Any]] = []
-    number = 0
-    for exchange in exchanges:
-        ids = [f"call{number + i:05}" for i in range(len(exchange.calls))]
-        number += len(ids)
+    for exchange, ids in numbered(exchanges):
         calls = [
-            {"id": id_, "type": "function", "function": {"name": call.name, "arguments": _valid(call.arguments)}}
+            {"id": id_, "type": "function", "function": {"name": call.name, "arguments": _valid(call)}}
             for id_, call in zip(ids, exchange.calls, strict=True)
         ]
         messages.append({"role": "assistant", "content": exchange.text or None, "tool_calls": calls})
@@ -167,9 +158,9 @@ def _exchanged(exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:
     return messages
 
 
-def _valid(arguments: str) -> str:
+def _valid(call: ToolCall) -> str:
     """Return the arguments of an earlier call; servers reject a conversation with invalid ones."""
-    return arguments if json_object(arguments) is not None else "{}"
+    return "{}" if call.values is None else call.arguments
 
 
 def _tool_calls(calls: Any) -> tuple[ToolCall, ...]:

@@ -14,7 +14,8 @@ from http import HTTPStatus
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from promptopt.models.hosted.bodies import at, excerpt, json_value
+from promptopt.models.hosted.bodies import at, excerpt
+from promptopt.utils.json_values import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt.errors import InputError
 from promptopt.models.local.seams import has_seams, shared_starts
-from promptopt.models.local.tool_calls import exchanged, function_tool
+from promptopt.models.local.tool_calls import exchanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -171,7 +171,7 @@ class Encoder:
                 "read calls from the text"
             )
         turns = [turn._asdict() for turn in context.turns] + exchanged(context.exchanges)
-        tools = [function_tool(tool) for tool in context.tools]
+        tools = [tool.as_function() for tool in context.tools]
         return str(self._tokenizer.apply_chat_template(turns, tools=tools, **settings))
 
     def _split_endings(self, tails: Sequence[_Encoded], *, no_head: bool) -> Iterator[tuple[Ids, Ids]]:

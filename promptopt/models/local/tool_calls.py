@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from promptopt.tools import ToolCall
+from promptopt.utils.json_values import json_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,18 +24,12 @@ _TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 _FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*(?:```)?\Z", re.DOTALL)
 
 
-def function_tool(tool: ToolSchema) -> dict[str, Any]:
-    """Return a tool as templates take it."""
-    function = {"name": tool.name, "description": tool.description, "parameters": json.loads(tool.parameters)}
-    return {"type": "function", "function": function}
-
-
 def exchanged(exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:
     """Return the messages of exchanges as templates take them, with arguments as objects."""
     messages: list[dict[str, Any]] = []
     for exchange in exchanges:
         calls = [
-            {"type": "function", "function": {"name": call.name, "arguments": _object(call.arguments) or {}}}
+            {"type": "function", "function": {"name": call.name, "arguments": call.values or {}}}
             for call in exchange.calls
         ]
         messages.append({"role": "assistant", "content": exchange.text, "tool_calls": calls})
@@ -64,17 +59,9 @@ def with_tool_calls(reply: Response, tools: Sequence[ToolSchema]) -> Response:
 
 def _call(text: str) -> ToolCall | None:
     """Parse a call; None if the text is not one."""
-    value = _object(text.strip())
+    value = json_object(text.strip())
     name = (value or {}).get("name")
     if value is None or not isinstance(name, str):
         return None
     arguments = value.get("arguments", value.get("parameters", {}))
     return ToolCall(name, arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False))
-
-
-def _object(text: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -15,10 +15,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from promptopt.errors import ModelError, TransientModelError
-from promptopt.models.hosted.bodies import json_object
 from promptopt.models.hosted.connection import sync_client
 from promptopt.models.hosted.endpoint import RefusedError
 from promptopt.models.hosted.refusals import read_refusal
+from promptopt.utils.json_values import json_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
