@@ -14,7 +14,7 @@ import numpy as np
 
 from promptopt import Example
 from promptopt.evaluation.ledger import Ledger
-from promptopt.optimization.gate import Aim, Pair, SequentialTest, fewest_items
+from promptopt.optimization.sequential_test import Aim, Pair, SequentialTest, fewest_items
 from promptopt.randomness import named_generator
 
 if TYPE_CHECKING:

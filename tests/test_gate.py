@@ -33,7 +33,7 @@ from promptopt import (
 )
 from promptopt.evaluation.ledger import Ledger
 from promptopt.models.base import Price
-from promptopt.optimization.gate import Aim, Pair, SequentialTest, fewest_items, look_sizes
+from promptopt.optimization.sequential_test import Aim, Pair, SequentialTest, fewest_items, look_sizes
 from promptopt.randomness import named_generator
 from promptopt.replies import Arrival, Failure
 from promptopt.results.gate import GateResult, items_needed

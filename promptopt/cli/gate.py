@@ -28,7 +28,8 @@ from promptopt.cli.run import (
     _with_batches,
 )
 from promptopt.errors import InputError
-from promptopt.optimization.gate import DEFAULT_ERROR, DEFAULT_MARGIN, check_drift, compare_prompts
+from promptopt.optimization.gate import DEFAULT_MARGIN, check_drift, compare_prompts
+from promptopt.optimization.sequential_test import DEFAULT_ERROR
 from promptopt.tracking.display import Display
 
 if TYPE_CHECKING:
@@ -104,16 +105,16 @@ def gate(
     with Display(quiet=quiet) as display, _redirect_library_output():
         if new is None:
             _refuse_for_drift(better=better, split=split, memo=memo)
-            found = check_drift(old, loaded, task, display=display, **options)
+            outcome = check_drift(old, loaded, task, display=display, **options)
         elif task is None:
             raise InputError("two prompts need a task to be compared on: give --task FILE")
         else:
-            found = compare_prompts(
+            outcome = compare_prompts(
                 old, new, task, loaded, better=better, split=split, memo=memo, display=display, **options
             )
-    _write(found, markdown, junit)
-    say_json(found.to_json()) if json_ else say(found)
-    raise typer.Exit(found.exit_code)
+    _write(outcome, markdown, junit)
+    say_json(outcome.to_json()) if json_ else say(outcome)
+    raise typer.Exit(outcome.exit_code)
 
 
 def _refuse_for_drift(*, better: bool, split: str, memo: str | None) -> None:
@@ -128,11 +129,11 @@ def _refuse_for_drift(*, better: bool, split: str, memo: str | None) -> None:
         )
 
 
-def _write(found: GateResult, markdown: Path | None, junit: Path | None) -> None:
+def _write(outcome: GateResult, markdown: Path | None, junit: Path | None) -> None:
     try:
         if markdown is not None:
-            markdown.write_text(found.markdown(), encoding="utf-8")
+            markdown.write_text(outcome.markdown(), encoding="utf-8")
         if junit is not None:
-            junit.write_text(found.junit(), encoding="utf-8")
+            junit.write_text(outcome.junit(), encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write {error.filename} ({error.strerror}): name another file") from error

@@ -1,7 +1,6 @@
 """Guard a prompt: is a new prompt worse than the old one, and is a model still the one that a run measured?
 
-One sequential test for both. After each look at the items, the paired interval decides or the test goes on. Replies come from
-the scorer that searches use.
+One sequential test for both (`sequential_test`). Replies come from the scorer that searches use.
 """
 
 from __future__ import annotations
@@ -10,21 +9,22 @@ import json
 import math
 import tempfile
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from promptopt.errors import BudgetExhaustedError, InputError, TransientModelError
+from promptopt.errors import InputError, TransientModelError
 from promptopt.evaluation.caller import Caller, nothing
 from promptopt.evaluation.ledger import Budget, Ledger
-from promptopt.evaluation.racing import sizes
 from promptopt.evaluation.scorer import Scorer
 from promptopt.evaluation.silence import Silence
-from promptopt.evaluation.verdicts import verdict
 from promptopt.memo.memo import Memo
 from promptopt.optimization.job import read_budget, read_model, read_task
+from promptopt.optimization.preflight import check_limited, check_prices
+from promptopt.optimization.recorded_test import SPLITS, matched, rebuilt_task
+from promptopt.optimization.sequential_test import DEFAULT_ERROR, Aim, Pair, SequentialTest, fewest_items
 from promptopt.parsing.slots import check_slots
 from promptopt.prompt import Example, Prompt, Prompts
 from promptopt.randomness import named_generator
@@ -33,141 +33,20 @@ from promptopt.results.gate import GateResult, items_needed
 from promptopt.results.outcomes import FILE, SAME, read_outcomes
 from promptopt.results.result import Result
 from promptopt.results.saved_prompt import read_prompt
-from promptopt.rewards import Contains, Exact, Judge, Label, Number, TokenF1
-from promptopt.statistics import Interval, late_alpha_spending, paired_score_interval
-from promptopt.task import Task
+from promptopt.rewards import Judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from promptopt.models.base import Model
-    from promptopt.results.gate import Decision
-    from promptopt.results.outcomes import Outcome
-    from promptopt.rewards import Reward
     from promptopt.scores import Scores
-    from promptopt.statistics.arrays import Floats
+    from promptopt.task import Task
     from promptopt.tracking.display import Display
 
-DEFAULT_MARGIN, DEFAULT_ERROR = 0.02, 0.05
 
-_FIRST_LOOK = 16  # items
+DEFAULT_MARGIN = 0.02
+
 _FAILED_SHARE = 0.01  # above this share of failed replies nothing is decided (design, decision 4)
-_LAST_STEP = 0.75  # of all items: a look after more of them would leave too little error to the last
-_SPLITS = ("test", "validation", "train")
-_SAFETY_FACTOR = 1.2  # on the usage of an item as measured so far, if tokens or dollars are limited
-_ROUNDING = 1e-9
-_UNKNOWN = Interval(math.nan, -math.inf, math.inf)
-_INFERRED: tuple[Reward, ...] = (Exact(), Contains(), Number(), TokenF1())
-
-
-class Pair(NamedTuple):
-    """Rewards of both sides on the same items, [E] each; NaN where a reply failed."""
-
-    old: Floats
-    new: Floats
-
-
-@dataclass(frozen=True, kw_only=True)
-class Aim:
-    """What the test has to show: that new minus old is above `bound`.
-
-    Args: as of `compare_prompts`.
-    """
-
-    margin: float
-    better: bool
-    error: float
-
-    @property
-    def bound(self) -> float:
-        """The difference to be above for "passed", and below for "worse"."""
-        return 0.0 if self.better else -self.margin
-
-    def decide(self, difference: Interval) -> Decision:
-        """Return the decision that an interval allows."""
-        if difference.low > self.bound:
-            return "passed"
-        return "worse" if difference.high < self.bound else "undecided"
-
-
-@dataclass
-class SequentialTest:
-    """A sequential test in progress, and what it found so far.
-
-    Args:
-        aim: what it has to show.
-        items: [N] in the order in which they are used.
-        measure: returns the rewards of the first items; those measured before cost nothing.
-        ledger: the budget, and what was used.
-        decision: so far.
-        difference: at the last look, with its interval.
-        pair: rewards at the last look.
-        looks: numbers of items after which the test looked.
-        notes: remarks for the reader.
-    """
-
-    aim: Aim
-    items: Sequence[Example]
-    measure: Callable[[Sequence[Example]], Pair]
-    ledger: Ledger
-    decision: Decision = "undecided"
-    difference: Interval = _UNKNOWN
-    pair: Pair | None = None
-    looks: list[int] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def run(self) -> None:
-        """Look after 16 items, then twice as many and so on, until the interval decides or the items or the budget end.
-
-        Raises:
-            InputError: the budget does not cover the first look.
-        """
-        planned = look_sizes(len(self.items))
-        spent = 0.0
-        for size, error in zip(planned, late_alpha_spending(planned, self.aim.error), strict=True):
-            affordable = self._affordable(size)
-            cut = affordable < size
-            # A look that the budget cuts short is the last one, and gets all of the error that is left.
-            covered = (not cut or affordable > self.looks[-1]) and self._look(
-                affordable, self.aim.error - spent if cut else error
-            )
-            spent += error
-            if self.decision != "undecided":
-                return
-            if cut or not covered:
-                self.notes.append(f"budget limits the test to {self.looks[-1]:,} of {len(self.items):,} items")
-                return
-
-    def _look(self, size: int, error: float) -> bool:
-        """Measure the first items and decide; return whether the budget covered it."""
-        try:
-            self.pair = self.measure(self.items[:size])
-        except BudgetExhaustedError as ended:
-            if not self.looks:
-                raise self._too_small() from ended
-            return False
-        self.looks.append(size)
-        self.difference = paired_score_interval(self.pair.new, self.pair.old, 1 - error)
-        self.decision = self.aim.decide(self.difference)
-        return True
-
-    def _affordable(self, size: int) -> int:
-        """Return how many of the first `size` items the budget covers, by the usage of the items so far."""
-        used, done = self.ledger.total(self.ledger.logical), self.looks[-1] if self.looks else 0
-        if not done:
-            return size
-        for name, left in self.ledger.left().items():
-            per_item = getattr(used, name) / done * (1.0 if name == "calls" else _SAFETY_FACTOR)
-            if per_item * (size - done) > left:
-                size = done + int(left / per_item)
-        return size
-
-    def _too_small(self) -> InputError:
-        least = min(_FIRST_LOOK, len(self.items))
-        return InputError(
-            f"the budget of {self.ledger.limit} is too small for the first look, at {least} items with every call that "
-            "they take: raise the budget"
-        )
 
 
 def compare_prompts(
@@ -280,8 +159,8 @@ def check_drift(
     result, recorded = Result.load(folder), read_outcomes((folder if folder.is_dir() else folder.parent) / FILE)
     if not recorded:
         raise InputError(f"{run} holds no {FILE} with test replies: give the folder of a run whose task has test items")
-    loaded = _rebuilt_task(result, recorded, str(run)) if task is None else read_task(task)
-    old = _matched(loaded, recorded, str(run))
+    loaded = rebuilt_task(result, recorded, str(run)) if task is None else read_task(task)
+    old = matched(loaded, recorded, str(run))
     _check_budget(loaded, model, limit)
     ledger = Ledger(limit)
     changed: set[str] = set()
@@ -305,25 +184,6 @@ def check_drift(
     return replace(found, changed=len(changed))
 
 
-def look_sizes(items: int) -> list[int]:
-    """Return the cumulative numbers of items of the looks: 16, 32, 64, ... and all; none between 3/4 of all and all."""
-    out = sizes(items, _FIRST_LOOK)
-    return [size for size in out if size == items or size <= _LAST_STEP * items]
-
-
-def fewest_items(margin: float, error: float = DEFAULT_ERROR) -> int:
-    """Return the fewest items on which 0/1 rewards that never differ show non-inferiority by `margin`."""
-    from scipy.special import ndtri  # noqa: PLC0415  loaded when used: importing the package stays light
-
-    items = 1
-    while True:
-        quantile = float(ndtri(1 - late_alpha_spending(look_sizes(items), error)[-1] / 2))
-        least = quantile**2 * (1 - margin) / margin  # Tango's score test without differences rejects above this
-        if items > least:
-            return items
-        items += max(int(least - items) // 2, 1)
-
-
 def _read_aim(margin: float | None, error: float, *, better: bool) -> Aim:
     if not 0 < error < 1:
         raise InputError(f"the error must be a probability between 0 and 1, such as 0.05, not {error!r}")
@@ -343,7 +203,7 @@ def _read_aim(margin: float | None, error: float, *, better: bool) -> Aim:
 
 
 def _split(task: Task, split: str) -> tuple[Example, ...]:
-    splits = {name: getattr(task, name) for name in _SPLITS}
+    splits = {name: getattr(task, name) for name in SPLITS}
     if not splits.get(split):
         filled = ", ".join(name for name, examples in splits.items() if examples)
         raise InputError(f"the task has no items in the split {split!r}: use one of {filled}")
@@ -374,18 +234,11 @@ def _prompt_of(given: Prompt | str | Path, side: str, task: Task) -> Prompt:
 
 
 def _check_budget(task: Task, model: Model, budget: Budget) -> None:
-    """Raise InputError if a model costs money and no budget is set."""
+    """Raise InputError if a model costs money and no budget is set, or one in dollars and no price is known."""
     judge = {"judge": task.reward.model} if isinstance(task.reward, Judge) else {}
-    for role, each in ({"task": model} | judge | dict(task.models or {})).items():
-        if budget.dollars is not None and each.price is None:
-            raise InputError(
-                f"a budget in dollars needs the price of the {role} model: set --price INPUT,OUTPUT in dollars per million tokens, "
-                "or use a budget in calls or tokens"
-            )
-        if budget == Budget() and (each.price is None or any(each.price)):
-            raise InputError(
-                f"the {role} model costs money and no budget is set: set one, such as --budget '500 calls' or budget='2 dollars'"
-            )
+    models = {"task": model} | judge | dict(task.models or {})
+    check_prices(models, budget)
+    check_limited(models, budget)
 
 
 def _scorer(task: Task, model: Model, memo: Memo, ledger: Ledger, display: Display | None) -> Scorer:
@@ -468,70 +321,3 @@ def _advice(test: SequentialTest, needed: int | None) -> list[str]:
     if needed is not None:
         advice.append(f"at a difference like this one, about {needed:,} items would decide (power 0.8)")
     return advice
-
-
-def _matched(task: Task, recorded: Sequence[Outcome], run: str) -> dict[Example, Outcome]:
-    """Return the task's examples with what the run recorded for them; items whose recorded reply failed are left out."""
-    known = {example.id: example for name in reversed(_SPLITS) for example in getattr(task, name)}
-    out = {}
-    for outcome in recorded:
-        example = known.get(outcome.id)
-        same = example is not None and dict(example.inputs) == dict(outcome.inputs) and example.target == outcome.target
-        if example is not None and same and outcome.chosen.reward is not None:
-            out[example] = outcome
-    if not out:
-        raise InputError(
-            f"none of the test items of {run} is in the task {task.name!r}: give the task that the run was made of"
-        )
-    return out
-
-
-def _rebuilt_task(result: Result, recorded: Sequence[Outcome], run: str) -> Task:
-    """Return a task that repeats the test of a run, as far as its folder says how.
-
-    Raises:
-        InputError: it does not; the message says what is missing.
-    """
-    request, advice = result.request, "give the run's task too (--task FILE, task=)"
-    if isinstance(result.prompt, Prompts) or any(o.chosen.events or o.chosen.trace for o in recorded):
-        raise InputError(f"each test reply of {run} took several calls, which its folder does not describe: {advice}")
-    if result.test is None or result.test.read == "labels":
-        raise InputError(f"the answers of {run} were chosen among labels, which its folder does not list: {advice}")
-    if request.get("format") not in ("chat", "completion"):
-        raise InputError(f"{run} does not say how its items were sent: {advice}")
-    examples = [Example(dict(o.inputs), o.target, o.id) for o in recorded]
-    targets = sorted({example.target for example in examples if example.target is not None})
-    labels = tuple(targets) if 1 < len(targets) <= len(examples) / 2 else ()
-    rewards: list[Reward] = [*_INFERRED, *([Label(labels)] if labels else [])]
-    reward = next((each for each in rewards if _reproduces(each, examples, recorded)), None)
-    if reward is None:
-        raise InputError(f"no built-in reward reproduces the rewards that {run} recorded: {advice}")
-    settings = {name: request[name] for name in ("max_tokens", "temperature", "top_p", "top_k") if name in request}
-    return Task(
-        train=tuple(examples),
-        seed_prompt=result.prompt,
-        reward=reward,
-        labels=labels if isinstance(reward, Label) else (),
-        logprobs=False,
-        template=result.layout.template if result.layout else "",
-        format=request["format"],
-        name=result.task,
-        stop=tuple(request.get("stop", ())),
-        notes=(f"the reward is taken to be {type(reward).__name__}, which reproduces all recorded rewards",),
-        **settings,
-    )
-
-
-def _reproduces(reward: Reward, examples: Sequence[Example], recorded: Sequence[Outcome]) -> bool:
-    """Whether a reward gives every recorded reply its recorded reward."""
-    for example, outcome in zip(examples, recorded, strict=True):
-        for answer in (outcome.seed, outcome.chosen):
-            if answer.reward is None:
-                continue
-            try:
-                found = verdict(reward, example, Response(answer.text)).reward
-            except InputError:  # it cannot be used with these targets
-                return False
-            if abs(found - answer.reward) > _ROUNDING:
-                return False
-    return True

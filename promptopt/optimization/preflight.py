@@ -17,7 +17,10 @@ from promptopt.strategies.base import needs_no_labels, searches_programs
 from promptopt.strategies.registry import name_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from promptopt.evaluation.scorer import Scorer
+    from promptopt.models.base import Model
     from promptopt.optimization.job import Job
     from promptopt.prompt import Example
     from promptopt.rewards import Reward
@@ -43,32 +46,40 @@ def check(job: Job) -> None:
             if job.task.program is not None
             else f"{name_of(job.strategy)} searches the prompts of a program, and the task has none: use another strategy"
         )
-    for role, model in job.roles.items():
-        if job.budget.dollars is not None and model.price is None:
-            raise InputError(
-                f"a budget in dollars needs the price of the {role} model: set --price INPUT,OUTPUT in dollars "
-                "per million tokens, or use a budget in calls or tokens"
-            )
+    check_prices(job.roles, job.budget)
     if job.objectives is not None:
         check_objectives(job.objectives, job.task, job.model.price)
     if job.budget.calls is not None and job.budget.calls < job.least_calls:
         raise too_small(job.task, job.budget, f"at least {job.least_calls:,} calls")
 
 
-def check_budget(job: Job) -> None:
-    """Raise InputError if a model costs money and no budget is set."""
-    if job.budget != Budget():
-        return
-    if any(job.prices.get(TOOL) or ()):
-        raise InputError(
-            "predict has a price and no budget is set: set one, such as --budget '500 calls' or budget='2 dollars'"
-        )
-    for role, model in job.roles.items():
-        if model.price is None or any(model.price):
+def check_prices(models: Mapping[str, Model], budget: Budget) -> None:
+    """Raise InputError if the budget is in dollars and the price of a model, by its role, is unknown."""
+    for role, model in models.items():
+        if budget.dollars is not None and model.price is None:
+            raise InputError(
+                f"a budget in dollars needs the price of the {role} model: set --price INPUT,OUTPUT in dollars "
+                "per million tokens, or use a budget in calls or tokens"
+            )
+
+
+def check_limited(models: Mapping[str, Model], budget: Budget) -> None:
+    """Raise InputError if a model, by its role, costs money and no budget is set."""
+    for role, model in models.items():
+        if budget == Budget() and (model.price is None or any(model.price)):
             raise InputError(
                 f"the {role} model costs money and no budget is set: set one, such as --budget '500 calls' or "
                 "budget='2 dollars'"
             )
+
+
+def check_budget(job: Job) -> None:
+    """Raise InputError if a model, or code that asks models by itself, costs money and no budget is set."""
+    if job.budget == Budget() and any(job.prices.get(TOOL) or ()):
+        raise InputError(
+            "predict has a price and no budget is set: set one, such as --budget '500 calls' or budget='2 dollars'"
+        )
+    check_limited(job.roles, job.budget)
 
 
 def start(job: Job, scorer: Scorer, stages: Stages) -> None:
