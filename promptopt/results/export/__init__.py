@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt.errors import InputError, nearest
-from promptopt.results.export.outline import check_fixed, turns_of
+from promptopt.results.export.outline import check_fixed, check_request, turns_of
 from promptopt.results.export.python_file import dspy_file, python_file
 from promptopt.results.export.templates import jinja, langchain, mlflow, promptfoo
 
@@ -104,10 +104,7 @@ def openai_batch(portable: PortablePrompt, rows: Sequence[Mapping[str, str]], mo
     Raises:
         InputError: a row lacks a field, the prompt is a caption, or no model is known.
     """
-    if portable.layout.format == "caption":
-        raise InputError(
-            "--as openai-batch holds a request of text, but the prompt is a caption: use --as text or json"
-        )
+    check_request(portable, BATCH)
     name = model or portable.model
     if not name:
         raise InputError("--as openai-batch needs the name of a model: give --model, such as --model gpt-4.1-mini")

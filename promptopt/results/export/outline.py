@@ -68,17 +68,26 @@ def _parts(portable: PortablePrompt, text: str) -> tuple[str, ...]:
     return tuple(part[1:-1] if number % 2 else part for number, part in enumerate(parts))
 
 
-def check_fixed(portable: PortablePrompt, form: str) -> None:
-    """Refuse requests that no template of a text holds.
+def check_request(portable: PortablePrompt, form: str) -> None:
+    """Refuse captions, for forms that hold a request of text.
 
     Raises:
-        InputError: the prompt is a caption, or its demonstrations depend on the input.
+        InputError: the prompt is a caption.
     """
     if portable.layout.format == "caption":
         raise InputError(
             f"--as {form} holds a request of text, but the prompt is a caption that is compared with images: use --as text "
             "or json"
         )
+
+
+def check_fixed(portable: PortablePrompt, form: str) -> None:
+    """Refuse requests that no template of a text holds.
+
+    Raises:
+        InputError: the prompt is a caption, or its demonstrations depend on the input.
+    """
+    check_request(portable, form)
     demonstrations = portable.prompt.demonstrations
     if demonstrations is not None and demonstrations.nearest is not None:
         raise InputError(

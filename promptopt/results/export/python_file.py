@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptopt._version import __version__
 from promptopt.errors import InputError
+from promptopt.results.export.outline import check_request
 
 if TYPE_CHECKING:
     from promptopt.results.portable import PortablePrompt
@@ -129,12 +130,8 @@ def _function(portable: PortablePrompt) -> str:
 
 
 def _source(portable: PortablePrompt, use: str, form: str, *modules: str, needs: str = "") -> str:
+    check_request(portable, form)
     layout, prompt = portable.layout, portable.prompt
-    if layout.format == "caption":
-        raise InputError(
-            f"--as {form} holds a request of text, but the prompt is a caption that is compared with images: use --as text "
-            "or json"
-        )
     items = prompt.demonstrations.items if prompt.demonstrations else ()
     nearest = prompt.demonstrations.nearest if prompt.demonstrations else None
     instruction, query = ("", prompt.text) if layout.has_slot(prompt.text) else (prompt.text, layout.template)
