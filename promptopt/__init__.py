@@ -45,6 +45,7 @@ if _typing.TYPE_CHECKING:
     from promptopt.models.fake import FakeModel as FakeModel
     from promptopt.models.fake import FunctionModel as FunctionModel
     from promptopt.optimization.api import optimize as optimize
+    from promptopt.optimization.asynchronous import aoptimize as aoptimize
     from promptopt.optimization.diagnosis import Diagnosis as Diagnosis
     from promptopt.optimization.diagnosis import diagnose as diagnose
     from promptopt.optimization.estimate import Estimate as Estimate
@@ -108,6 +109,7 @@ _NAMES = {  # module -> what it gives to the package; the same as above, which a
     "promptopt.models.base": "LabelModel Model Price Request TokenModel",
     "promptopt.models.fake": "FakeLabelModel FakeModel FunctionModel",
     "promptopt.optimization.api": "optimize",
+    "promptopt.optimization.asynchronous": "aoptimize",
     "promptopt.optimization.diagnosis": "Diagnosis diagnose",
     "promptopt.optimization.estimate": "Estimate estimate",
     "promptopt.optimization.gate": "check_drift compare_prompts",

@@ -13,6 +13,7 @@ import typer
 
 from promptopt.cli.output import say, say_json, say_table
 from promptopt.cli.source import PredictOptions, Source, read_prompts
+from promptopt.data.user_code import import_named
 from promptopt.errors import InputError
 from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Budget, Ledger
@@ -32,6 +33,7 @@ from promptopt.results.prompt_files import prompt_diff
 from promptopt.results.result import CHOSEN, SPENDING
 from promptopt.statistics import mean_interval, paired_interval
 from promptopt.strategies.auto import AUTO
+from promptopt.strategies.registry import find_strategy
 from promptopt.tracking.display import Display
 
 if TYPE_CHECKING:
@@ -148,6 +150,14 @@ Prefer = Annotated[
         help="Point of the front to recommend, such as 'reward, tokens <= 300' or 'tokens, reward >= best - 0.01'."
     ),
 ]
+Callbacks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--callback",
+        help="Function to call with each event of the run, as MODULE:FUNCTION: a Python file beside the task file (with --data, "
+        "in the current folder) or an installed module (repeatable).",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON to stdout.")]
 
@@ -188,7 +198,9 @@ class _CallLimits:
 def optimize(
     task: TaskArgument = None,
     model: ModelName = "local:smollm2",
-    strategy: Annotated[str, typer.Option(help="Search strategy; see `promptopt strategies`.")] = AUTO,
+    strategy: Annotated[
+        str, typer.Option(help="Search strategy (see `promptopt strategies`), or one of your own as MODULE:CLASS.")
+    ] = AUTO,
     data: Data = None,
     input: Input = None,  # noqa: A002  the option's name
     label: Label = None,
@@ -236,6 +248,7 @@ def optimize(
         typer.Option(help="Optuna storage URL to record the run in.", show_default="study.db in --run-dir"),
     ] = None,
     no_study: Annotated[bool, typer.Option("--no-study", help="Do not record an Optuna study.")] = False,
+    callback: Callbacks = None,
     quiet: Quiet = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Estimate calls and cost without calling a model.")
@@ -268,6 +281,10 @@ def optimize(
     )
     settings = _read_settings(set_ or [])
     loaded_task = source.task()
+    loaded_strategy = find_strategy(strategy, folder=source.folder) if ":" in strategy else strategy
+    callbacks = [
+        import_named(name, source.folder, key="--callback", instead="MODULE:FUNCTION") for name in callback or []
+    ]
     limits = _CallLimits(concurrency, timeout, rpm, tpm)
     loaded_model = limits.load(model, base_url, price, tokenizer, replicas, ray, extra_body)
     loaded_model = _with_batches(loaded_model) if batch else loaded_model
@@ -280,12 +297,12 @@ def optimize(
         "prefer": prefer,
     }
     if dry_run:
-        cost = estimate(loaded_task, loaded_model, strategy, memo=memo, **options)
+        cost = estimate(loaded_task, loaded_model, loaded_strategy, memo=memo, **options)
         say_json(cost.to_json()) if json_ else say(cost)
         return
     if study is not None and no_study:
         raise InputError("--study and --no-study contradict each other: give one of them")
-    job = prepare(loaded_task, loaded_model, strategy, **options)
+    job = prepare(loaded_task, loaded_model, loaded_strategy, **options)
     with Display(quiet=quiet) as display, Memo(memo) as store, _redirect_library_output():
         result = run_job(
             job,
@@ -293,6 +310,7 @@ def optimize(
             memo=store,
             display=display,
             tracking=study or not no_study,
+            callbacks=callbacks,
             overwrite=overwrite,
         )
     if json_:

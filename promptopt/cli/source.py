@@ -94,6 +94,13 @@ class Source:
     predict: PredictOptions = field(default_factory=PredictOptions)
     prompt_from: Path | None = None
 
+    @property
+    def folder(self) -> Path:
+        """Folder in which files of `module:name` are looked for: that of the task file, or the current one."""
+        if self.file is None:
+            return Path.cwd()
+        return self.file if self.file.is_dir() else self.file.parent
+
     def task(self) -> Task:
         """Load or build the task.
 

@@ -5,16 +5,11 @@ The only module that uses pydantic. Data is read by `promptopt.data.rows`. Knows
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import inspect
 import reprlib
-import sys
 import tomllib
 from dataclasses import replace
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -30,6 +25,7 @@ from promptopt.data.rows import (
     split_examples,
     to_examples,
 )
+from promptopt.data.user_code import import_named
 from promptopt.environments import task as environment_task
 from promptopt.errors import InputError, nearest
 from promptopt.images import reference
@@ -434,7 +430,9 @@ def _reward(name: str, words: Sequence[str], folder: Path) -> Reward:
     module, colon, _ = name.partition(":")
     if not colon or module == "regex":
         return reward_named(name, words)
-    reward: Reward = _imported(name, folder, key="reward", instead="the name of a built-in reward, or module:function")
+    reward: Reward = import_named(
+        name, folder, key="reward", instead="the name of a built-in reward, or module:function"
+    )
     _check_signature(reward, name)
     return reward
 
@@ -456,7 +454,7 @@ def _prompts(given: dict[str, str] | str, folder: Path) -> Prompts:
 
 def _program(spec: TaskSpec, folder: Path) -> Program:
     if spec.predict is not None:
-        predict = _imported(spec.predict, folder, key="predict", instead="module:function")
+        predict = import_named(spec.predict, folder, key="predict", instead="module:function")
         return as_program(
             predict,
             version=str(spec.version),
@@ -466,25 +464,10 @@ def _program(spec: TaskSpec, folder: Path) -> Program:
             price=None if spec.price is None else Price(*spec.price),
         )
     name = str(spec.program)
-    program: Program = _imported(name, folder, key="program", instead="module:function")
+    program: Program = import_named(name, folder, key="program", instead="module:function")
     if not inspect.iscoroutinefunction(program):
         raise InputError(f"program = {name!r} must be written `async def program(ask, prompts, example)`")
     return program
-
-
-def _imported(name: str, folder: Path, *, key: str, instead: str) -> Any:
-    """Return the callable that `module:function` names."""
-    module, _, function = name.partition(":")
-    if not all(part.isidentifier() for part in (*module.split("."), function)):
-        raise InputError(f"{key} = {name!r} is not a function: give {instead}")
-    known = vars(_import_module(module, folder, key))
-    if not callable(known.get(function)):
-        functions = [other for other, value in known.items() if callable(value) and not other.startswith("_")]
-        raise InputError(
-            f"{key} = {name!r}: {module} has no function {function!r}{nearest(function, functions)}; "
-            f"functions: {', '.join(functions) or 'none'}"
-        )
-    return known[function]
 
 
 def _check_signature(reward: Reward, name: str) -> None:
@@ -498,35 +481,6 @@ def _check_signature(reward: Reward, name: str) -> None:
         raise InputError(
             f"reward = {name!r} cannot be used: it {signature}, but a reward must be a function of (example, response)"
         ) from error
-
-
-def _import_module(module: str, folder: Path, key: str) -> ModuleType:
-    """Import a module with `folder` on the import path, for this import only."""
-    here = folder.resolve()
-    sys.path.insert(0, str(here))
-    importlib.invalidate_caches()
-    try:
-        return _load_file(here / f"{module}.py") or importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module exists, but one of its own imports is missing
-        raise InputError(
-            f"{key}: there is no module {module!r}; put {module}.py into {here}, or install its package"
-        ) from error
-    finally:
-        sys.path.remove(str(here))
-
-
-def _load_file(file: Path) -> ModuleType | None:
-    """Load a file next to the task file under a unique module name, because two tasks may both have a `rewards.py`."""
-    if not file.is_file():
-        return None
-    name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    module = ModuleType(name)
-    module.__file__ = str(file)
-    sys.modules[name] = module  # dataclasses look up their module there
-    SourceFileLoader(name, str(file)).exec_module(module)
-    return module
 
 
 def _override(values: dict[str, Any], key: str, value: Any, where: str) -> None:

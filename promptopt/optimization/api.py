@@ -45,6 +45,7 @@ from promptopt.tracking import EventEmitter, RunFinished, study
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from promptopt.evaluation.calls import Stop
     from promptopt.models.base import Model
     from promptopt.optimization.selection import Choice
     from promptopt.results.outcomes import Comparison
@@ -149,6 +150,7 @@ def run_job(
     callbacks: Sequence[Callback] = (),
     ledger: Ledger | None = None,
     overwrite: bool = False,
+    stop: Stop | None = None,
 ) -> Result:
     """Run a job, as `optimize` does.
 
@@ -161,6 +163,7 @@ def run_job(
         callbacks: as in `optimize`.
         ledger: a new ledger, for callers that inspect it afterwards.
         overwrite: as in `optimize`.
+        stop: set by the caller to end the search; None sets it on signals.
 
     Returns:
         The result.
@@ -188,14 +191,14 @@ def run_job(
         closing(tracker) if tracker else nullcontext(),
         nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store,
         spare_descriptors() as release_descriptors,
-        stop_on_signals(display) as stop,
+        nullcontext(stop) if stop else stop_on_signals(display) as stopping,
     ):
         if job.chosen:
             _log.info("%s", job.chosen)
         if forgotten := fields_not_sent(job.task):
             _log.warning("%s", forgotten)
         try:
-            caller = Caller(store, ledger or Ledger(), stop, watch=display.refresh if display else nothing)
+            caller = Caller(store, ledger or Ledger(), stopping, watch=display.refresh if display else nothing)
             result = save_result(run_stages(job, caller, display, all_callbacks))
         except CrashedError as crash:
             saved = save_result(crash.result)

@@ -38,11 +38,13 @@ class Plan:
         spec: content of the sweep file.
         pairs: tasks x models.
         tasks: tasks by name.
+        folder: absolute path of the sweep file's folder.
     """
 
     spec: SweepSpec
     pairs: tuple[TaskModelPair, ...]
     tasks: dict[str, Task]
+    folder: str
 
     def run_specs(self, pair: TaskModelPair, budget: Budget, seed: int, rung: int | None = None) -> list[RunSpec]:
         """Return one run for each strategy."""
@@ -62,6 +64,7 @@ class Plan:
             strategy=strategy_spec,
             seed=seed,
             budget=budget,
+            folder=self.folder,
             rung=rung,
         )
         return replace(run_spec, name=_run_name(run_spec, self.tasks[pair.task]))
@@ -90,7 +93,7 @@ def plan_sweep(spec: SweepSpec, file: Path) -> Plan:
             )
         tasks[task.name] = task
         pairs += [TaskModelPair(task.name, (folder / path).resolve(), model) for model in spec.model]
-    plan = Plan(spec, tuple(pairs), tasks)
+    plan = Plan(spec, tuple(pairs), tasks, str(folder))
     for pair in pairs:
         for run_spec in plan.run_specs(pair, spec.budget, spec.seeds[0]):
             try:

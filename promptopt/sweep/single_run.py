@@ -9,6 +9,7 @@ import json
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt.data.task_file import load_task
@@ -23,16 +24,17 @@ from promptopt.results.outcomes import Outcome, read_outcomes, write_outcomes
 from promptopt.results.predictor import write_predictor
 from promptopt.results.result import FILE as RESULT
 from promptopt.results.result import Result
+from promptopt.strategies.registry import find_strategy
 from promptopt.tracking import OptunaStudy
 from promptopt.utils.files import make_private_folder, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from promptopt.models.base import Model, Price
     from promptopt.models.usage import Bound
     from promptopt.replies import Usage
+    from promptopt.strategies.base import Strategy
     from promptopt.sweep.spec import ModelSpec, StrategySpec, TaskModelSpec
     from promptopt.task import Task
 
@@ -53,6 +55,7 @@ class RunSpec:
         strategy: strategy with its settings.
         seed: random seed.
         budget: budget of the run.
+        folder: absolute path of the sweep file's folder, where files of `module:name` are looked for.
         rung: round of a portfolio, in which test examples are not used; None for a run with a test.
     """
 
@@ -63,6 +66,7 @@ class RunSpec:
     strategy: StrategySpec
     seed: int
     budget: Budget
+    folder: str = "."
     rung: int | None = None
 
     def job(self, task: Task | None = None) -> Job:
@@ -75,12 +79,17 @@ class RunSpec:
         return prepare(
             task if self.rung is None else replace(task, test=()),
             _model(self.model),  # pyright: ignore[reportArgumentType]  frozen, so hashable
-            self.strategy.name,
+            self._strategy,
             writer=None if self.model.writer is None else _model(self.model.writer),  # pyright: ignore[reportArgumentType]
             budget=self.budget,
             seed=self.seed,
             settings=self.strategy.settings,
         )
+
+    @property
+    def _strategy(self) -> Strategy | str:
+        name = self.strategy.name
+        return find_strategy(name, folder=Path(self.folder)) if ":" in name else name
 
 
 class CallUsage(NamedTuple):

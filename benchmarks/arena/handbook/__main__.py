@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 search = importlib.import_module("examples.retrieval.retrieval").search
 CELLS = Path(__file__).with_name("cells.jsonl")
 METHODS = ("seed", "components", "gepa", "miprov2")
+_PATIENCE = 1800.0  # seconds for one reply: a busy processor writes slowly, and a call that is tried again costs twice
 _CLOCK = 4 * 3600  # seconds after which a hanging peer is stopped; what it posted counts
 
 
@@ -110,7 +111,10 @@ def _ours(task: Task, gate: Gate, url: str, seed: int, folder: Path) -> None:
                 best = record.fitness
                 gate.post_best({"prompts": record.prompt.to_json()}, best)
 
-    task_model, writer = (load_model(f"openai:{role}", base_url=f"{url}/v1") for role in ("task", "writer"))
+    task_model, writer = (
+        load_model(f"openai:{role}", base_url=f"{url}/v1", concurrency=8, timeout=_PATIENCE)
+        for role in ("task", "writer")
+    )
     result = optimize(
         task,
         task_model,
