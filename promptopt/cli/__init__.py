@@ -13,6 +13,7 @@ import typer
 from promptopt import __version__
 from promptopt.cli.catalogue import models, strategies
 from promptopt.cli.diagnose import diagnose
+from promptopt.cli.doctor import doctor
 from promptopt.cli.export import export_prompt
 from promptopt.cli.gate import gate
 from promptopt.cli.memo import memo
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.command()(optimize)
 app.command()(score)
+app.command()(doctor)
 app.command()(diagnose)
 app.command()(gate)
 app.command()(report)

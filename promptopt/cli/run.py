@@ -314,7 +314,8 @@ def optimize(
             overwrite=overwrite,
         )
     if json_:
-        say_json(result.to_json())
+        outcome = {"headline": result.headline, "improved": result.improved, "finished": result.finished}
+        say_json({**result.to_json(), **outcome})
     else:
         _print_result(result)
     raise typer.Exit(0 if result.finished else 1)

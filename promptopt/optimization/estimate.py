@@ -64,6 +64,43 @@ class Need(NamedTuple):
     known: Spending
 
 
+class Power(NamedTuple):
+    """What the test can show.
+
+    Args:
+        examples: test examples that the budget pays for.
+        detectable: the smallest improvement that shows with a probability of `POWER`, for rewards of 0 and 1; None if there is none.
+        more_to_halve: test examples more that would halve it; None if unknown.
+    """
+
+    examples: int
+    detectable: float | None
+    more_to_halve: int | None
+
+    @classmethod
+    def of(cls, examples: int) -> Power:
+        """Return what a test on so many examples can show."""
+        smallest = detectable_difference(examples) if examples else None
+        enough = None if smallest is None else examples_to_detect(smallest / 2)
+        return cls(examples, smallest, None if enough is None else enough - examples)
+
+    @property
+    def note(self) -> str:
+        """The same in words."""
+        if self.detectable is None:
+            return f"{self.examples} test examples are too few to show any difference"
+        more = "" if self.more_to_halve is None else f"; {self.more_to_halve:,} more test examples would halve it"
+        where = (
+            f"if prompts differ on {DIFFERING:.0%} of the examples"
+            if self.detectable <= DIFFERING
+            else "if no example is lost"
+        )
+        return (
+            f"{self.examples:,} test examples: the smallest improvement that shows with a probability of {POWER:.0%} is "
+            f"{self.detectable:.3f} (for rewards of 0 and 1, {where}){more}"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What a run will need.
@@ -73,6 +110,8 @@ class Estimate:
         prices: role -> dollars per million tokens; None if unknown.
         strategy: name and settings of the strategy.
         budget: the budget, as text.
+        power: what the test can show.
+        least_calls: the calls below which not even one candidate can be compared with the seed prompt.
         notes: assumptions and caveats.
     """
 
@@ -80,6 +119,8 @@ class Estimate:
     prices: dict[str, Price | None]
     strategy: dict[str, Any]
     budget: str
+    power: Power
+    least_calls: int
     notes: tuple[str, ...]
 
     @property
@@ -115,6 +156,8 @@ class Estimate:
             "prices": {role: None if price is None else list(price) for role, price in self.prices.items()},
             "strategy": self.strategy,
             "budget": self.budget,
+            "power": self.power._asdict(),
+            "least_calls": self.least_calls,
             "notes": list(self.notes),
         }
 
@@ -173,37 +216,18 @@ def estimate(
 
 def _estimate_job(job: Job, caller: SimulatedCaller, notes: tuple[str, ...]) -> Estimate:
     result = run_stages(job, caller)
+    power = Power.of(result.test.examples if result.test else 0)
     return Estimate(
         needs=tuple(Need(*stage_and_role, *usage) for stage_and_role, usage in caller.needs.items()),
         prices=result.prices,
         strategy=description_of(job.strategy),
         budget=str(job.budget),
-        notes=(*_what_can_be_shown(job, result.test.examples if result.test else 0), *notes, *result.notes),
-    )
-
-
-def _what_can_be_shown(job: Job, tested: int) -> list[str]:
-    """Return notes on the smallest difference that the test would show, and on the least budget.
-
-    Args:
-        job: of which to say it.
-        tested: number of test examples that the simulated run could afford.
-    """
-    notes = [f"comparing even one candidate with the seed prompt takes {job.least_calls:,} calls or more"]
-    if not tested:
-        return notes
-    smallest = detectable_difference(tested)
-    if smallest is None:
-        return [*notes, f"{tested} test examples are too few to show any difference"]
-    wanted = examples_to_detect(smallest / 2)
-    more = "" if wanted is None else f"; {wanted - tested:,} more test examples would halve it"
-    where = (
-        f"if prompts differ on {DIFFERING:.0%} of the examples" if smallest <= DIFFERING else "if no example is lost"
-    )
-    return [
-        *notes,
-        (
-            f"{tested:,} test examples: the smallest improvement that shows with a probability of {POWER:.0%} is {smallest:.3f} (for "
-            f"rewards of 0 and 1, {where}){more}"
+        power=power,
+        least_calls=job.least_calls,
+        notes=(
+            f"comparing even one candidate with the seed prompt takes {job.least_calls:,} calls or more",
+            *([power.note] if power.examples else []),
+            *notes,
+            *result.notes,
         ),
-    ]
+    )
