@@ -21,8 +21,8 @@ PATH = [ROOT, *(ROOT / "examples" / name for name in ("dspy_module", "mlflow_pro
 
 
 def python_with(library: str) -> str:
-    """Return an interpreter that has a library, or skip the test."""
-    if importlib.util.find_spec(library) is not None:
+    """Return an interpreter that has a library, or several, as in `a, b`; or skip the test."""
+    if all(importlib.util.find_spec(name) is not None for name in library.split(", ")):
         return sys.executable
     other = os.environ.get("PROMPTOPT_ADAPTERS_PYTHON", "")
     if other and subprocess.run([other, "-c", f"import {library}"], capture_output=True, check=False).returncode == 0:
@@ -169,3 +169,48 @@ def test_registered_prompts_go_in_and_new_versions_come_out(tmp_path: Path) -> N
     assert "team: prompts:/desk.team/2 (@candidate) '{{summary}}\\nWhich team" in shown
     (tmp_path / "script.py").write_text(MLFLOW_SCRIPT, encoding="utf-8")
     run("mlflow", tmp_path, "script.py")
+
+
+OPTIMIZER_SCRIPT = """
+import mlflow
+import pytest
+from types import SimpleNamespace
+from mlflow_optimizer import FAILED, Promptopt
+from promptopt import FakeModel, InputError
+
+mlflow.set_tracking_uri("sqlite:///mlflow.db")
+records = [{"inputs": {"n": n}, "outputs": str(n)} for n in range(24)]
+seen = []
+
+
+def eval_fn(prompts, data):
+    (record,), (text,) = data, prompts.values()
+    seen.append(text)
+    number = record["inputs"]["n"]
+    outputs = f"{FAILED}{record}: down" if number == 7 else "right" if "well" in text else "wrong"
+    return [SimpleNamespace(outputs=outputs, score=float(outputs == "right"), rationales={"judge": outputs})]
+
+
+writer = FakeModel(lambda request: "<prompt>Count {n} well.</prompt>", "writer")
+settings = {"memo": "memo", "tracking": False, "budget": "200 calls"}
+optimizer = Promptopt(writer, version="1", settings=settings)
+output = optimizer.optimize(eval_fn, records, {"count": "Count {{ n }}."}, enable_tracking=False)
+assert output.optimized_prompts == {"count": "Count {{n}} well."}
+assert set(seen) == {"Count {{n}}.", "Count {{n}} well."}
+assert optimizer.result.failed > 0 and (output.initial_eval_score, output.final_eval_score) == (0, 1)
+with pytest.raises(InputError, match="'chat' is a chat"):
+    optimizer.optimize(eval_fn, records, {"chat": '[{"role": "user", "content": "x"}]'}, enable_tracking=False)
+with pytest.raises(InputError, match="give train_data and scorers"):
+    optimizer.optimize(None, [], {"count": "Count {{n}}."}, enable_tracking=False)
+"""
+
+
+def test_mlflow_optimizes_prompts_with_promptopt(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(OPTIMIZER_SCRIPT, encoding="utf-8")
+    run("mlflow", tmp_path, "script.py")
+
+
+def test_a_program_of_mlflow_is_optimised_by_its_own_call(tmp_path: Path) -> None:
+    shown = run("mlflow, pandas", tmp_path, str(ROOT / "examples" / "mlflow_prompts" / "mlflow_optimize.py"))
+    assert "Better than the seed prompt: 0.000 -> 1.000" in shown
+    assert "desk.team 2: '{{summary}}" in shown

@@ -31,8 +31,12 @@ async def route(ask: Ask, prompts: Prompts, example: Example) -> Response:  # no
 
 
 def scripted(request: Request) -> str:
+    """Reply as `reply` does."""
+    return reply("\n".join(str(turn[1]) for turn in request.context))
+
+
+def reply(text: str) -> str:
     """Know the team of a whole message. Cut summaries short unless told to keep details, and talk unless told not to."""
-    text = "\n".join(str(turn[1]) for turn in request.context)
     if "<prompt>" in text:
         return write(text)
     if "Which team" not in text:

@@ -51,7 +51,7 @@ def register_prompts(result: Result, registered: Mapping[str, str], *, alias: st
         if chosen[name] != seed[name]:
             version = mlflow.genai.register_prompt(
                 name=version.name,
-                template=_in_double_braces(chosen[name].text, version.variables),
+                template=in_double_braces(chosen[name].text, version.variables),
                 commit_message=result.headline,
                 tags={"promptopt.task": result.task, "promptopt.run": result.digest or "not saved"},
             )
@@ -60,6 +60,6 @@ def register_prompts(result: Result, registered: Mapping[str, str], *, alias: st
     return versions
 
 
-def _in_double_braces(text: str, slots: set[str]) -> str:
+def in_double_braces(text: str, slots: set[str]) -> str:
     """Write the slots as MLflow does, and leave other braces."""
     return re.sub(r"\{(\w+)\}", lambda match: f"{{{match[0]}}}" if match[1] in slots else match[0], text)
