@@ -1,5 +1,7 @@
 """How often `promptopt gate` is wrong, and how many items it takes: `python -m benchmarks.gate` prints tables.
 
+`python -m benchmarks.gate --model local:smollm2` draws from replies of a real model instead: the same prompt, sampled again and again.
+
 Simulated rewards, with the test of the package itself. "A/A" prompts have equal means; at the margin, the new prompt is worse
 by exactly the margin, where each answer is wrong most often. Kinds of rewards: 0/1 that differ on a share of the items; F1-like ones,
 in 0 to 1, with normal differences; and ones that are nearly equal but for rare losses of 1.
@@ -8,19 +10,24 @@ in 0 to 1, with normal differences; and ones that are nearly equal but for rare 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from promptopt import Example
+from promptopt import Example, Memo, load_model, load_task
+from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Ledger
+from promptopt.evaluation.scorer import Scorer
 from promptopt.optimization.sequential_test import Aim, Pair, SequentialTest, fewest_items
 from promptopt.randomness import named_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from promptopt.results.gate import Decision
+    from promptopt.statistics.arrays import Floats
 
 ERROR, MARGIN = 0.05, 0.02
 SIZES = (50, 200, 1000)
@@ -64,13 +71,22 @@ _BIASES: dict[float, float] = {}
 
 
 def rates(kind: str, items: int, difference: float, *, better: bool, repeats: int) -> Rates:
-    """Run the test on many draws."""
+    """Run the test on many simulations."""
+
+    def drawn(seed: int) -> Pair:
+        return draw(named_generator(seed, f"gate {kind} {items} {difference}"), kind, items, difference)
+
+    return tested(drawn, items, better=better, repeats=repeats)
+
+
+def tested(draw_one: Callable[[int], Pair], items: int, *, better: bool, repeats: int) -> Rates:
+    """Run the test on the draws of many seeds."""
     decisions: list[Decision] = []
     used = []
     aim = Aim(margin=0.0 if better else MARGIN, better=better, error=ERROR)
     examples = [Example({"x": ""}, None, str(i)) for i in range(items)]
     for seed in range(repeats):
-        drawn = draw(named_generator(seed, f"gate {kind} {items} {difference}"), kind, items, difference)
+        drawn = draw_one(seed)
 
         def measure(some: Sequence[Example], drawn: Pair = drawn) -> Pair:
             return Pair(drawn.old[: len(some)], drawn.new[: len(some)])
@@ -81,6 +97,43 @@ def rates(kind: str, items: int, difference: float, *, better: bool, repeats: in
         used.append(test.looks[-1])
     count = len(decisions)
     return Rates(decisions.count("passed") / count, decisions.count("worse") / count, float(np.mean(used)))
+
+
+def real_rewards(model: str, replicates: int) -> Floats:
+    """Return rewards [E, R] of the seed prompt of examples/helpdesk, whose replies are sampled at temperature 1 and read as text."""
+    task = load_task(Path(__file__).parent.parent / "examples" / "helpdesk")
+    task = replace(task, logprobs=False, temperature=1.0, max_tokens=4, stop=("\n",))
+    with Memo() as memo:
+        scorer = Scorer(task, load_model(model), Caller(memo, Ledger()))
+        return scorer.score([task.seed_prompt], (*task.validation, *task.test), replicates).rewards[0]
+
+
+def real_rates(rewards: Floats, items: int, *, better: bool, repeats: int) -> Rates:
+    """Run the test on draws of items, and of two different replies of the one prompt to each."""
+
+    def drawn(seed: int) -> Pair:
+        rng = named_generator(seed, f"gate real {items}")
+        rows = rng.choice(len(rewards), items, replace=False)
+        old = rng.integers(rewards.shape[1], size=items)
+        new = (old + rng.integers(1, rewards.shape[1], size=items)) % rewards.shape[1]
+        return Pair(rewards[rows, old], rewards[rows, new])
+
+    return tested(drawn, items, better=better, repeats=repeats)
+
+
+def print_real(model: str, replicates: int, repeats: int) -> None:
+    """Print a row for each aim."""
+    rewards = real_rewards(model, replicates)
+    differing = float(np.mean(rewards[:, :1] != rewards[:, 1:]))
+    print(f"{model}: {len(rewards)} items x {replicates} replies, mean reward {rewards.mean():.3f}; ", end="")
+    print(f"two replies differ in reward on {differing:.0%} of the items")
+    sizes = [size for size in (50, 100, 200) if size <= len(rewards)]
+    print(f"\nA/A ({repeats} draws each): passed, worse, items")
+    print("| | " + " | ".join(f"{size} items" for size in sizes) + " |")
+    print("|---" + "|---" * len(sizes) + "|")
+    for name, better in (("--better", True), (f"margin {MARGIN}", False)):
+        found = [real_rates(rewards, size, better=better, repeats=repeats) for size in sizes]
+        print(f"| {name} | " + " | ".join(f"{r.passed:.3f}, {r.worse:.3f}, {r.items:.0f}" for r in found) + " |")
 
 
 def print_table(title: str, cases: Sequence[tuple[str, float]], *, better: bool, repeats: int) -> None:
@@ -98,7 +151,13 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=1000, help="simulations for each false-alarm rate")
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--model", help="a real model whose sampled replies to draw from, such as local:smollm2")
+    parser.add_argument("--replicates", type=int, default=20, help="replies of the real model to each item")
+    given = parser.parse_args()
+    repeats = given.repeats
+    if given.model:
+        print_real(given.model, given.replicates, repeats)
+        return
     kinds = ("0/1 0.03", "0/1 0.1", "0/1 0.3", "F1-like")
     print_table("A/A, --better", [(kind, 0.0) for kind in kinds], better=True, repeats=repeats)
     print_table(f"A/A, margin {MARGIN}", [(kind, 0.0) for kind in kinds], better=False, repeats=repeats)

@@ -16,6 +16,7 @@ from promptopt.parsing.slots import check_slots
 from promptopt.prompt import IMAGE, LABEL, Demonstrations, Example, Format, Layout, Prompt, Prompts, default_template
 from promptopt.replies import TOOL
 from promptopt.rewards import LABEL_REWARDS, Exact, Judge, Label, Number, Progress, Reward
+from promptopt.utils import notebook
 from promptopt.utils.characters import character_fault
 
 if TYPE_CHECKING:
@@ -138,6 +139,17 @@ class Task:
     def takes_several_calls(self) -> bool:
         """Whether a reply may take several calls, whose number only the run shows: an episode, or a program."""
         return self.environment is not None or self.program is not None
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: sizes and labels of the splits, notes, and the seed prompt."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        rows = [
+            (name, f"{len(examples):,}", *(f"{sum(e.target == label for e in examples):,}" for label in self.labels))
+            for name, examples in splits.items()
+        ]
+        counts = notebook.table(("", "examples", *self.labels), rows)
+        notes = "".join(notebook.paragraph(f"note: {note}") for note in self.notes)
+        return f"<b>{notebook.paragraph(self.name)}</b>{counts}{notes}{notebook.block(str(self.seed_prompt))}"
 
     def _check_program(self) -> None:
         several = isinstance(self.seed_prompt, Prompts)

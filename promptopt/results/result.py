@@ -21,6 +21,7 @@ from promptopt.results.predictor import Predictor  # noqa: TC001  as above
 from promptopt.results.saved import read_json, write_json
 from promptopt.results.table import as_frame, candidate_rows
 from promptopt.statistics.pareto import pareto
+from promptopt.utils import notebook
 from promptopt.utils.characters import printable
 from promptopt.utils.json_values import read_value
 
@@ -422,6 +423,12 @@ class Result:
         if self.predictor is not None and self.predictor.prompt != self.prompt:
             lines += ["", "prompt with label bias:", str(self.predictor.prompt)]
         return printable("\n".join(lines))
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the headline, seed and chosen prompt side by side, notes, and the chosen prompt."""
+        notes = "".join(notebook.paragraph(f"note: {note}") for note in self.notes)
+        rows = notebook.table(("", "seed prompt", "chosen prompt"), self.rows())
+        return f"<b>{notebook.paragraph(self.headline)}</b>{rows}{notes}{notebook.block(str(self.prompt))}"
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values for `from_json`. NaN and infinities become null; outcomes are left out."""
