@@ -76,7 +76,7 @@ class PredictOptions:
             raise InputError(f"{given[0]} needs --predict MODULE:FUNCTION, or a task file with the key predict")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """The task of a command, given as a task file or as options."""
 
@@ -88,6 +88,8 @@ class Source:
     seed_prompt: str | None
     reward: str | None
     split_seed: int
+    split_column: str | None = None
+    group_column: str | None = None
     no_logprobs: bool = False
     drop_unusable: bool = False
     read: str | None = None
@@ -115,7 +117,7 @@ class Source:
         task_keys |= self.predict.task_keys(self.file)
         drop_option = {"drop_unusable": True} if self.drop_unusable else {}
         if self.file is not None:
-            if self.data or self.inputs or self.label or self.labels:
+            if any((self.data, self.inputs, self.label, self.labels, self.split_column, self.group_column)):
                 raise InputError("give either a task file or --data with its columns, not both")
             return load_task(self.file, task_keys | {f"data.{key}": value for key, value in drop_option.items()})
         if not self.data or not self.inputs:
@@ -123,7 +125,8 @@ class Source:
                 "give a task file, or --data FILE and --input COLUMN (with --label COLUMN and --labels a,b for classification)"
             )
         data_keys: dict[str, Any] = {"file": self.data, "inputs": self.inputs, "seed": self.split_seed, **drop_option}
-        data_keys |= {"label": self.label} if self.label else {}
+        columns = {"label": self.label, "split_column": self.split_column, "group_column": self.group_column}
+        data_keys |= {key: column for key, column in columns.items() if column}
         task_keys |= {"labels": self._labels(self.labels, self.data)} if self.labels else {}
         name = Path(self.data).stem
         return build_task(parse_spec({"name": name, **task_keys, "data": data_keys}, "the command line"), Path.cwd())
@@ -135,6 +138,8 @@ class Source:
             "--labels": [*(self.labels or [])],
             "--input": [*(self.inputs or [])],
             "--label": [self.label],
+            "--split-column": [self.split_column],
+            "--group-column": [self.group_column],
         }
         for option, values in texts.items():
             for value in values:

@@ -1,43 +1,29 @@
 """Task files: validates TOML task files and builds the tasks that they describe.
 
-The only module that uses pydantic. Data is read by `promptopt.data.rows`. Knows nothing of models or strategies.
+The only module that uses pydantic. Data is read by `promptopt.data.task_data`. Knows nothing of models or strategies.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import inspect
 import reprlib
-import sys
 import tomllib
 from dataclasses import replace
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from promptopt.data.rows import (
-    ENDINGS,
-    HUB,
-    Splits,
-    dropped_note,
-    read_rows,
-    read_text,
-    sample_examples,
-    split_examples,
-    to_examples,
-)
+from promptopt.data.importing import imported
+from promptopt.data.rows import ENDINGS, read_text
+from promptopt.data.splits import DEFAULT_SHARES
+from promptopt.data.task_data import apply_limit, draw_demonstrations, read_splits
 from promptopt.environments import task as environment_task
 from promptopt.errors import InputError, nearest
-from promptopt.images import reference
 from promptopt.models import load_model
 from promptopt.models.base import Price
 from promptopt.program import DEFAULT_THREADS, as_program
-from promptopt.prompt import IMAGE, LABEL, Demonstrations, Prompt, Prompts, default_template
-from promptopt.randomness import named_generator
+from promptopt.prompt import LABEL, Demonstrations, Prompt, Prompts, default_template
 from promptopt.rewards import reward_named
 from promptopt.task import Task
 
@@ -46,9 +32,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-    from promptopt.data.rows import UnusableRowError
     from promptopt.program import Program
-    from promptopt.prompt import Example
     from promptopt.rewards import Reward
 
 _PROMPT_ENDINGS = (".txt", ".md")
@@ -112,7 +96,10 @@ class DataSpec(_Section):
     quoting: bool | None = None
     drop_unusable: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
-    shares: Annotated[tuple[float, ...], Field(strict=False)] = (0.4, 0.3, 0.3)
+    shares: Annotated[tuple[float, ...], Field(strict=False)] = DEFAULT_SHARES
+    split: Literal["hash", "shuffle"] = "hash"
+    split_column: str | None = None
+    group_column: str | None = None
     limit: LimitSpec = LimitSpec()
 
     @model_validator(mode="after")
@@ -124,8 +111,18 @@ class DataSpec(_Section):
             )
         if self.file is None and self.train is None:
             raise ValueError("names no file: give file (split by shares), or train, validation and test")
-        if self.file is None and "shares" in self.model_fields_set:
-            raise ValueError("has shares but no file to split: remove shares, or give file")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_split(self) -> DataSpec:
+        settings = ("shares", "split", "group_column", "split_column")
+        keys = [key for key in settings if key in self.model_fields_set and getattr(self, key) is not None]
+        if self.file is None and keys:
+            raise ValueError(f"has {keys[0]} but no file to split: remove {keys[0]}, or give file")
+        if self.split_column is not None and len(keys) > 1:
+            raise ValueError(f"has both split_column, which names each row's split, and {keys[0]}: remove one")
+        if self.group_column is not None and self.split == "shuffle":
+            raise ValueError("has a group_column, and split = 'shuffle', which divides groups: remove one")
         return self
 
 
@@ -304,15 +301,15 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
     if spec.data is None:
         raise InputError("the task has no data")  # unreachable: TaskSpec has checked this
     notes: list[str] = []
-    splits = _read_splits(spec, spec.data, folder, notes)
-    demonstrations = _draw_demonstrations(splits.train, spec, spec.data.seed)
+    splits = read_splits(spec, spec.data, folder, notes)
+    demonstrations = draw_demonstrations(splits.train, spec, spec.data.seed)
     if len(demonstrations) == len(splits.train):
         raise InputError(
             f"demonstrations = {spec.demonstrations} takes all {len(demonstrations)} training examples: give more examples"
         )
     taken = {example.id for example in demonstrations}
     splits = splits._replace(train=tuple(example for example in splits.train if example.id not in taken))
-    limited = {name: _apply_limit(examples, name, spec.data) for name, examples in splits._asdict().items()}
+    limited = {name: apply_limit(examples, name, spec.data) for name, examples in splits._asdict().items()}
     text = spec.seed_prompt if spec.seed_prompt is not None else _default_prompt(spec, spec.data)
     prompt = Prompt(text, Demonstrations(demonstrations) if demonstrations else None)
     return Task(
@@ -360,64 +357,6 @@ def _environment_task(spec: TaskSpec, world: EnvironmentSpec, folder: Path) -> T
     )
 
 
-def _read_splits(spec: TaskSpec, data: DataSpec, folder: Path, notes: list[str]) -> Splits:
-    if data.file is not None:
-        return split_examples(_examples(data.file, "", spec, data, folder, notes=notes), data.seed, data.shares)
-    named = {"train": data.train, "validation": data.validation, "test": data.test}
-    return Splits(
-        **{
-            name: () if path is None else _examples(path, name, spec, data, folder, notes=notes)
-            for name, path in named.items()
-        }
-    )
-
-
-def _examples(
-    source: str, split: str, spec: TaskSpec, data: DataSpec, folder: Path, *, notes: list[str]
-) -> tuple[Example, ...]:
-    dropped: list[UnusableRowError] | None = [] if data.drop_unusable else None
-    rows = read_rows(source if source.startswith(HUB) else folder / source, quoting=data.quoting, dropped=dropped)
-    total = len(rows) + len(dropped or ())
-    # Training data may be unlabelled if validation or test data is labelled.
-    unlabelled = (
-        split == "train" and bool(data.validation or data.test) and all(data.label not in row.values for row in rows)
-    )
-    label = None if unlabelled else data.label
-    examples = to_examples(
-        rows, inputs=data.inputs, label=label, id=data.id, labels=spec.labels or None, split=split, dropped=dropped
-    )
-    if dropped:
-        notes.append(dropped_note(dropped, total))
-    if spec.format != "caption":
-        return examples
-    if IMAGE not in data.inputs:
-        raise InputError(f"captions need a field {IMAGE!r}: write inputs = {{ {IMAGE} = {next(iter(data.inputs))!r} }}")
-    base = (folder / source).parent  # image paths are relative to the data file
-    return tuple(replace(e, inputs={**e.inputs, IMAGE: reference(base / e.inputs[IMAGE])}) for e in examples)
-
-
-def _draw_demonstrations(train: Sequence[Example], spec: TaskSpec, seed: int) -> tuple[Example, ...]:
-    count = spec.demonstrations
-    if not count:
-        return ()
-    generator = named_generator(seed, "demonstrations")
-    shuffled = [train[i] for i in generator.permutation(len(train)).tolist()]
-    pools = {word: [e for e in shuffled if e.target == word] for word in spec.words} or {"": shuffled}
-    for word, pool in pools.items():
-        if len(pool) < count:
-            kind = f"examples with the label {word!r}" if word else "examples"
-            raise InputError(
-                f"demonstrations = {count}, but train has only {len(pool)} {kind}: give fewer or more data"
-            )
-    drawn = [example for pool in pools.values() for example in pool[:count]]
-    return tuple(drawn[i] for i in generator.permutation(len(drawn)).tolist())
-
-
-def _apply_limit(examples: tuple[Example, ...], split: str, data: DataSpec) -> tuple[Example, ...]:
-    limit = {"train": data.limit.train, "validation": data.limit.validation, "test": data.limit.test}[split]
-    return examples if limit is None else sample_examples(examples, limit, data.seed, split)
-
-
 def _default_prompt(spec: TaskSpec, data: DataSpec) -> str:
     """Return the default seed prompt: an instruction or, for completions, the example and a cue."""
     if spec.format == "caption":
@@ -434,7 +373,7 @@ def _reward(name: str, words: Sequence[str], folder: Path) -> Reward:
     module, colon, _ = name.partition(":")
     if not colon or module == "regex":
         return reward_named(name, words)
-    reward: Reward = _imported(name, folder, key="reward", instead="the name of a built-in reward, or module:function")
+    reward: Reward = imported(name, folder, key="reward", instead="the name of a built-in reward, or module:function")
     _check_signature(reward, name)
     return reward
 
@@ -456,7 +395,7 @@ def _prompts(given: dict[str, str] | str, folder: Path) -> Prompts:
 
 def _program(spec: TaskSpec, folder: Path) -> Program:
     if spec.predict is not None:
-        predict = _imported(spec.predict, folder, key="predict", instead="module:function")
+        predict = imported(spec.predict, folder, key="predict", instead="module:function")
         return as_program(
             predict,
             version=str(spec.version),
@@ -466,25 +405,10 @@ def _program(spec: TaskSpec, folder: Path) -> Program:
             price=None if spec.price is None else Price(*spec.price),
         )
     name = str(spec.program)
-    program: Program = _imported(name, folder, key="program", instead="module:function")
+    program: Program = imported(name, folder, key="program", instead="module:function")
     if not inspect.iscoroutinefunction(program):
         raise InputError(f"program = {name!r} must be written `async def program(ask, prompts, example)`")
     return program
-
-
-def _imported(name: str, folder: Path, *, key: str, instead: str) -> Any:
-    """Return the callable that `module:function` names."""
-    module, _, function = name.partition(":")
-    if not all(part.isidentifier() for part in (*module.split("."), function)):
-        raise InputError(f"{key} = {name!r} is not a function: give {instead}")
-    known = vars(_import_module(module, folder, key))
-    if not callable(known.get(function)):
-        functions = [other for other, value in known.items() if callable(value) and not other.startswith("_")]
-        raise InputError(
-            f"{key} = {name!r}: {module} has no function {function!r}{nearest(function, functions)}; "
-            f"functions: {', '.join(functions) or 'none'}"
-        )
-    return known[function]
 
 
 def _check_signature(reward: Reward, name: str) -> None:
@@ -498,35 +422,6 @@ def _check_signature(reward: Reward, name: str) -> None:
         raise InputError(
             f"reward = {name!r} cannot be used: it {signature}, but a reward must be a function of (example, response)"
         ) from error
-
-
-def _import_module(module: str, folder: Path, key: str) -> ModuleType:
-    """Import a module with `folder` on the import path, for this import only."""
-    here = folder.resolve()
-    sys.path.insert(0, str(here))
-    importlib.invalidate_caches()
-    try:
-        return _load_file(here / f"{module}.py") or importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module exists, but one of its own imports is missing
-        raise InputError(
-            f"{key}: there is no module {module!r}; put {module}.py into {here}, or install its package"
-        ) from error
-    finally:
-        sys.path.remove(str(here))
-
-
-def _load_file(file: Path) -> ModuleType | None:
-    """Load a file next to the task file under a unique module name, because two tasks may both have a `rewards.py`."""
-    if not file.is_file():
-        return None
-    name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    module = ModuleType(name)
-    module.__file__ = str(file)
-    sys.modules[name] = module  # dataclasses look up their module there
-    SourceFileLoader(name, str(file)).exec_module(module)
-    return module
 
 
 def _override(values: dict[str, Any], key: str, value: Any, where: str) -> None:
