@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from promptopt.data.rows import read_rows
 from promptopt.data.task_file import build_task, load_task, parse_spec
 from promptopt.errors import InputError
+from promptopt.optimization.preflight import notes_on_leaks
 from promptopt.parsing.slots import check_slots
 from promptopt.prompt import Prompt, Prompts
 from promptopt.results.saved_prompt import read_prompt
@@ -204,7 +205,7 @@ def _starting_from(task: Task, path: Path) -> Task:
         )
     if not found:
         check_slots(prompt.text, task.fields, str(path), task.template)
-    return replace(task, seed_prompt=prompt, notes=(*task.notes, *_leaks(task, prompt)))
+    return replace(task, seed_prompt=prompt, notes=(*task.notes, *notes_on_leaks(task, [prompt])))
 
 
 def _names(prompt: Prompt) -> set[str]:
@@ -214,17 +215,3 @@ def _names(prompt: Prompt) -> set[str]:
 
 def _in_words(names: set[str]) -> str:
     return f"the prompts {', '.join(sorted(names))}" if names else "one prompt"
-
-
-def _leaks(task: Task, prompt: Prompt) -> list[str]:
-    """Return a note for each held-out split of which the prompt shows examples, as after a split with another seed."""
-    parts = [part for _, part in prompt.components] if isinstance(prompt, Prompts) else [prompt]
-    shown = [dict(item.inputs) for part in parts if part.demonstrations for item in part.demonstrations.items]
-    held_out = {"validation": task.validation, "test": task.test}
-    counts = {split: sum(dict(e.inputs) in shown for e in examples) for split, examples in held_out.items()}
-    return [
-        f"the prompt shows {count} of the {split} examples: scores on them may be inflated (data leak); split the data as the "
-        "prompt's own run did"
-        for split, count in counts.items()
-        if count
-    ]
