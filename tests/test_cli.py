@@ -31,6 +31,7 @@ seed_prompt = "Say wrongly odd or even: {number}"
 labels = ["odd", "even"]
 [data]
 file = "data.csv"
+split = "shuffle"
 inputs = ["number"]
 label = "answer"
 """
@@ -122,6 +123,20 @@ def test_a_data_file_and_options_stand_in_for_a_task_file(folder: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert result["prompt"] == {"text": "Say odd or even: {number}"}
+
+
+def test_columns_say_which_rows_belong_together_and_where_they_go(folder: Path) -> None:
+    rows = "".join(f"{n},{'odd' if n % 2 else 'even'},{n // 20},{'test' if n < 7 else 'train'}\n" for n in range(80))
+    (folder / "data.csv").write_text(f"number,answer,series,part\n{rows}")
+    options = ("--data", "data.csv", "--input", "number", "--label", "answer", "--model", "python:mine:model", "--json")
+
+    def scored(*more: str) -> int:
+        return int(json.loads(promptopt(folder, "score", *options, "--split", "test", *more).stdout)[0]["examples"])
+
+    assert scored("--split-column", "part") == 7
+    assert scored("--group-column", "series") % 20 == 0
+    refused = promptopt(folder, "score", "task.toml", "--group-column", "series")
+    assert "give either a task file or --data with its columns, not both" in refused.stderr
 
 
 def test_score_says_how_many_replies_named_no_label(folder: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptopt.data.near_duplicates import NearDuplicate, near_duplicates
-from promptopt.data.rows import Row, read_rows, sample_examples, split_examples, to_examples
+from promptopt.data.rows import Row, read_rows, to_examples
 from promptopt.errors import InputError, MissingExtraError
 from promptopt.prompt import Example
 from promptopt.rewards import last_number
@@ -359,62 +359,6 @@ def test_a_row_with_a_gap_is_refused(row: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError) as caught:
         to_examples(rows, inputs=["text"], label="label")
     assert said in str(caught.value)
-
-
-# ---------------------------------------------------------------- splits
-
-
-@given(
-    st.lists(st.sampled_from(["a", "b", "c", None]), min_size=3, max_size=80),
-    st.integers(0, 2**32),
-    st.sampled_from([(0.4, 0.3, 0.3), (0.5, 0.25, 0.25), (1 / 3, 1 / 3, 1 / 3)]),
-)
-def test_a_split_shares_out_every_item_once_in_proportion_and_in_order(
-    targets: list[str | None], seed: int, shares: tuple[float, float, float]
-) -> None:
-    examples = [item(f"{i}", target) for i, target in enumerate(targets)]
-    splits = split_examples(examples, seed, shares)
-    assert sorted((e for part in splits for e in part), key=examples.index) == examples
-    for part, share in zip(splits, shares, strict=True):
-        assert list(part) == sorted(part, key=examples.index)
-        assert abs(len(part) - share * len(examples)) < 1.5
-        for target in set(targets):
-            assert abs(sum(e.target == target for e in part) - share * targets.count(target)) < 2.5
-
-
-def test_a_split_depends_on_the_seed_alone() -> None:
-    examples = [item(f"{i}", "ab"[i % 2]) for i in range(10)]
-    assert split_examples(examples, 1) == split_examples(list(examples), 1)
-    assert split_examples(examples, 1) != split_examples(examples, 2)
-    ids = [[e.id for e in part] for part in split_examples(examples, 0)]
-    assert ids == [["2", "3", "5", "8"], ["0", "6", "9"], ["1", "4", "7"]]  # so on every machine and release
-
-
-@pytest.mark.parametrize(
-    ("count", "shares", "said"),
-    [
-        (2, (0.4, 0.3, 0.3), "2 examples in shares of [0.4, 0.3, 0.3] leave test empty"),
-        (10, (0.98, 0.01, 0.01), "leave validation empty"),
-        (10, (0.5, 0.5, 0.5), "sum to 1, not [0.5, 0.5, 0.5]"),
-        (10, (1.0, 0.0, 0.0), "three positive numbers"),
-        (10, (0.5, 0.5), "three positive numbers"),
-    ],
-)
-def test_a_split_that_would_be_empty_is_refused(count: int, shares: tuple[float, ...], said: str) -> None:
-    with pytest.raises(InputError) as caught:
-        split_examples([item(str(i)) for i in range(count)], 0, shares)
-    assert said in str(caught.value)
-
-
-def test_a_sample_has_its_size_the_proportions_and_the_order() -> None:
-    examples = [item(f"{i}", "aab"[i % 3]) for i in range(90)]
-    sample = sample_examples(examples, 30, 5, "test")
-    assert len(sample) == 30
-    assert abs(sum(e.target == "a" for e in sample) - 20) <= 1
-    assert list(sample) == sorted(sample, key=examples.index)
-    assert sample == sample_examples(examples, 30, 5, "test")
-    assert sample != sample_examples(examples, 30, 5, "train")
-    assert sample_examples(examples, 90, 5, "test") == tuple(examples)
 
 
 # ---------------------------------------------------------------- near duplicates

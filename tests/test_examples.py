@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from promptopt import Components, FakeModel, Request, Response, Result, optimize
 from promptopt.cli import app
 from promptopt.data.near_duplicates import near_duplicates
-from promptopt.data.rows import read_rows, split_examples, to_examples
+from promptopt.data.rows import read_rows, to_examples
+from promptopt.data.splits import split_examples
 from promptopt.data.task_file import load_task
 
 if TYPE_CHECKING:

@@ -134,13 +134,55 @@ def test_ids_and_quoting_are_passed_on(folder: Path) -> None:
     assert (example.id, example.inputs["text"]) == ("k1", '"a"')
 
 
-def test_one_file_is_split_by_the_seed(folder: Path) -> None:
-    task = load(folder, overrides=ONE_FILE)
+@pytest.mark.parametrize("split", ["hash", "shuffle"])
+def test_one_file_is_split_by_the_seed(folder: Path, split: str) -> None:
+    one_file = {**ONE_FILE, "data.split": split}
+    task = load(folder, overrides=one_file)
+    assert task == load(folder, overrides=one_file)
+    assert task.train != load(folder, overrides={**one_file, "data.seed": 1}).train
+    shared = load(folder, overrides={**one_file, "data.shares": [0.5, 0.25, 0.25]})
+    assert len(shared.train) > len(task.train)
+
+
+def test_a_shuffled_file_has_the_shares_exactly(folder: Path) -> None:
+    task = load(folder, overrides={**ONE_FILE, "data.split": "shuffle"})
     assert [len(task.train), len(task.validation), len(task.test)] == [8, 6, 6]
-    assert task == load(folder, overrides=ONE_FILE)
-    assert task.train != load(folder, overrides={**ONE_FILE, "data.seed": 1}).train
-    shared = load(folder, overrides={**ONE_FILE, "data.shares": [0.5, 0.25, 0.25]})
-    assert [len(shared.train), len(shared.validation), len(shared.test)] == [10, 5, 5]
+
+
+def test_rows_that_are_added_leave_the_others_where_they_were(folder: Path) -> None:
+    (folder / "all.tsv").write_text(table("any", 600), "utf-8")
+    before = load(folder, overrides=ONE_FILE)
+    (folder / "all.tsv").write_text(table("any", 660), "utf-8")
+    after = load(folder, overrides=ONE_FILE)
+    for split in SPLITS:
+        assert set(getattr(before, split)) < set(getattr(after, split))
+
+
+def test_a_group_stays_in_one_split(folder: Path) -> None:
+    rows = "".join(f"text {i}\t{('negative', 'positive')[i % 2]}\tcustomer {i // 3}\n" for i in range(60))
+    (folder / "all.tsv").write_text(f"text\tlabel\tcustomer\n{rows}", "utf-8")
+    task = load(folder, overrides={**ONE_FILE, "data.group_column": "customer"})
+    texts = [{int(e.inputs["text"].split()[1]) // 3 for e in part} for part in (task.train, task.validation, task.test)]
+    assert all(texts)
+    assert sum(map(len, texts)) == len(set.union(*texts)) == 20
+
+
+def test_a_column_may_name_the_split_of_each_row(folder: Path) -> None:
+    (folder / "all.tsv").write_text(
+        "text\tlabel\tpart\na\tpositive\ttrain\nb\tnegative\tDev \nc\tpositive\ttest\nd\tnegative\ttrain\n", "utf-8"
+    )
+    task = load(folder, overrides={**ONE_FILE, "data.split_column": "part"})
+    parts = [[e.inputs["text"] for e in part] for part in (task.train, task.validation, task.test)]
+    assert parts == [["a", "d"], ["b"], ["c"]]
+
+
+def test_a_row_without_its_split_is_refused_or_dropped(folder: Path) -> None:
+    (folder / "all.tsv").write_text("text\tlabel\tpart\na\tpositive\ttrain\nb\tnegative\t\n", "utf-8")
+    overrides = {**ONE_FILE, "data.split_column": "part"}
+    assert "all.tsv, line 3: 'part' is blank; fill it in" in complaint(folder, overrides=overrides)
+    task = load(folder, overrides={**overrides, "data.drop_unusable": True})
+    assert [e.inputs["text"] for e in task.train] == ["a"]
+    assert task.notes[0].startswith("1 of 2 rows were dropped")
 
 
 def test_a_limit_samples_a_split_and_leaves_the_others(folder: Path) -> None:
@@ -381,6 +423,19 @@ def test_data_in_place_of_a_task_file_is_told_from_it(tmp_path: Path) -> None:
         ({"data.train": None}, "data names no file: give file (split by shares), or train, validation and test"),
         ({"data.shares": [0.4, 0.3, 0.3]}, "data has shares but no file to split: remove shares, or give file"),
         ({**ONE_FILE, "data.shares": [0.5, 0.5]}, "shares must be three positive numbers that sum to 1"),
+        ({"data.split": "hash"}, "data has split but no file to split: remove split, or give file"),
+        ({"data.group_column": "label"}, "data has group_column but no file to split"),
+        ({**ONE_FILE, "data.split": "random"}, "data.split = 'random': must be 'hash' or 'shuffle'"),
+        (
+            {**ONE_FILE, "data.split": "shuffle", "data.group_column": "x"},
+            "data has a group_column, and split = 'shuffle'",
+        ),
+        (
+            {**ONE_FILE, "data.split_column": "x", "data.shares": [0.4, 0.3, 0.3]},
+            "data has both split_column, which names each row's split, and shares: remove one",
+        ),
+        ({**ONE_FILE, "data.split_column": "lable"}, "all.tsv, line 2: no column 'lable', did you mean 'label'?"),
+        ({**ONE_FILE, "data.split_column": "text"}, "example 'all:2': the column 'text' holds 'any text 0'"),
         ({"data.limit": {"train": 0}}, "data.limit.train = 0: must be greater than or equal to 1"),
         ({"data.train": "trian.tsv"}, "trian.tsv: no such file, did you mean 'train.tsv'?"),
         ({"demonstrations": 7}, "demonstrations = 7, but train has only 6 examples with the label 'negative'"),

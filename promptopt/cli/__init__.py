@@ -17,6 +17,7 @@ from promptopt.cli.doctor import doctor
 from promptopt.cli.export import export_prompt
 from promptopt.cli.gate import gate
 from promptopt.cli.memo import memo
+from promptopt.cli.migrate import migrate_prompt
 from promptopt.cli.output import say
 from promptopt.cli.process import prepare_process
 from promptopt.cli.report import compare, report
@@ -38,6 +39,7 @@ app.command()(score)
 app.command()(doctor)
 app.command()(diagnose)
 app.command()(gate)
+app.command(name="migrate")(migrate_prompt)
 app.command()(report)
 app.command()(compare)
 app.command(name="export")(export_prompt)

@@ -16,6 +16,7 @@ from promptopt.cli.run import (
     Data,
     DropUnusable,
     ExtraBody,
+    GroupColumn,
     Input,
     Json,
     Label,
@@ -30,6 +31,7 @@ from promptopt.cli.run import (
     Replicas,
     Reward,
     Rpm,
+    SplitColumn,
     SplitSeed,
     TaskArgument,
     Timeout,
@@ -78,6 +80,8 @@ def diagnose(
     no_logprobs: NoLogprobs = False,
     drop_unusable: DropUnusable = False,
     split_seed: SplitSeed = 0,
+    split_column: SplitColumn = None,
+    group_column: GroupColumn = None,
     base_url: BaseUrl = None,
     tokenizer: Tokenizer = None,
     price: PriceText = None,
@@ -95,7 +99,20 @@ def diagnose(
     json_: Json = False,
 ) -> None:
     """Estimate whether a task is worth optimising: how much prompts differ, on which examples, and the gain to expect."""
-    source = Source(task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs, drop_unusable)
+    source = Source(
+        file=task,
+        data=data,
+        inputs=input,
+        label=label,
+        labels=labels,
+        seed_prompt=seed_prompt,
+        reward=reward,
+        split_seed=split_seed,
+        split_column=split_column,
+        group_column=group_column,
+        no_logprobs=no_logprobs,
+        drop_unusable=drop_unusable,
+    )
     loaded_task = source.task()
     limits = _CallLimits(concurrency, timeout, rpm, tpm)
     loaded_model = limits.load(model, base_url, price, tokenizer, replicas, ray, extra_body)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from promptopt.cli.output import say, say_json, say_table
+from promptopt.cli.score_table import print_scores, score_prompts
 from promptopt.cli.source import PredictOptions, Source, read_prompts
 from promptopt.data.user_code import import_named
 from promptopt.errors import InputError
 from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Budget, Ledger
 from promptopt.evaluation.scorer import Scorer
-from promptopt.evaluation.silence import Silence
 from promptopt.memo.memo import Memo
 from promptopt.models import HOSTED, load_model
 from promptopt.models.base import LabelModel, Price
@@ -28,10 +28,8 @@ from promptopt.optimization.job import prepare
 from promptopt.optimization.run_folder import PROMPTS
 from promptopt.program import DEFAULT_THREADS
 from promptopt.results.front import FRONT_HEADS
-from promptopt.results.outcomes import SAME
 from promptopt.results.prompt_files import prompt_diff
 from promptopt.results.result import CHOSEN, SPENDING
-from promptopt.statistics import mean_interval, paired_interval
 from promptopt.strategies.auto import AUTO
 from promptopt.strategies.registry import find_strategy
 from promptopt.tracking.display import Display
@@ -40,15 +38,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from promptopt.models.base import Model
-    from promptopt.prompt import Prompt
     from promptopt.results.result import Result
-    from promptopt.statistics import Interval
 
 TaskArgument = Annotated[
     Path | None, typer.Argument(help="Task file (TOML); use instead of --data.", show_default=False)
 ]
 Data = Annotated[
-    str | None, typer.Option(help="Data file: CSV, TSV, JSON or JSONL. Split at random with --split-seed.")
+    str | None, typer.Option(help="Data file: CSV, TSV, JSON or JSONL. Rows keep their split when rows are added.")
 ]
 Input = Annotated[list[str] | None, typer.Option(help="Input column (repeatable).")]
 Label = Annotated[str | None, typer.Option(help="Column with the correct answer.")]
@@ -82,6 +78,10 @@ Read = Annotated[
 ]
 Reward = Annotated[str | None, typer.Option(help="Built-in reward or MODULE:FUNCTION.")]
 SplitSeed = Annotated[int, typer.Option(help="Random seed of the train/validation/test split.")]
+SplitColumn = Annotated[str | None, typer.Option(help="Column that names each row's split: train, validation or test.")]
+GroupColumn = Annotated[
+    str | None, typer.Option(help="Column of groups, such as customers, that are kept in one split each.")
+]
 ModelName = Annotated[str, typer.Option("--model", help="Task model as KIND:NAME; see `promptopt models`.")]
 BaseUrl = Annotated[str | None, typer.Option(help="URL of a hosted model's endpoint, if not the provider's.")]
 Tokenizer = Annotated[
@@ -218,6 +218,8 @@ def optimize(
     read_as: Read = None,
     drop_unusable: DropUnusable = False,
     split_seed: SplitSeed = 0,
+    split_column: SplitColumn = None,
+    group_column: GroupColumn = None,
     base_url: BaseUrl = None,
     tokenizer: Tokenizer = None,
     price: PriceText = None,
@@ -273,6 +275,8 @@ def optimize(
         seed_prompt=seed_prompt,
         reward=reward,
         split_seed=split_seed,
+        split_column=split_column,
+        group_column=group_column,
         no_logprobs=no_logprobs,
         drop_unusable=drop_unusable,
         read=read_as,
@@ -345,6 +349,8 @@ def score(
     read_as: Read = None,
     drop_unusable: DropUnusable = False,
     split_seed: SplitSeed = 0,
+    split_column: SplitColumn = None,
+    group_column: GroupColumn = None,
     base_url: BaseUrl = None,
     tokenizer: Tokenizer = None,
     price: PriceText = None,
@@ -363,7 +369,19 @@ def score(
 ) -> None:
     """Score prompts on a task, with 95 % intervals. Without --prompt, the seed prompt is scored."""
     source = Source(
-        task, data, input, label, labels, seed_prompt, reward, split_seed, no_logprobs, drop_unusable, read_as
+        file=task,
+        data=data,
+        inputs=input,
+        label=label,
+        labels=labels,
+        seed_prompt=seed_prompt,
+        reward=reward,
+        split_seed=split_seed,
+        split_column=split_column,
+        group_column=group_column,
+        no_logprobs=no_logprobs,
+        drop_unusable=drop_unusable,
+        read=read_as,
     )
     loaded_task = source.task()
     splits = {"train": loaded_task.train, "validation": loaded_task.validation, "test": loaded_task.test}
@@ -380,14 +398,14 @@ def score(
         ledger = Ledger(Budget.parse(budget) if budget else Budget())
         caller = Caller(store, ledger, watch=lambda: display.count(ledger))
         scorer = Scorer(loaded_task, loaded_model, caller)
-        rows = _score_prompts(scorer, prompts or [loaded_task.seed_prompt], split, replicates)
+        rows = score_prompts(scorer, prompts or [loaded_task.seed_prompt], split, replicates)
     label_notes = [CHOSEN] if scorer.chooses and not scorer.tests_text else []
     for note in (*loaded_task.notes, *ledger.notes(), *scorer.tally.notes, *label_notes):
         say(f"note: {note}", to_stderr=json_)
     if json_:
         say_json(rows)
     else:
-        _print_scores(rows)
+        print_scores(rows)
     raise typer.Exit(1 if any(row["failed"] for row in rows) else 0)
 
 
@@ -402,32 +420,6 @@ def _with_batches(model: Model) -> Model:
     if isinstance(model, LabelModel):
         raise InputError(f"{model!r} scores labels, which batch endpoints do not support: remove --batch")
     return batch_model(model)
-
-
-def _score_prompts(scorer: Scorer, prompts: list[Prompt], split: str, replicates: int) -> list[dict[str, Any]]:
-    examples = getattr(scorer.task, split)
-    scores = scorer.score(prompts, examples, replicates, written=scorer.tests_text)
-    first = scores.per_example[0]
-    out = []
-    for i, prompt in enumerate(prompts):
-        row = scores.per_example[i]
-        out.append(
-            {
-                "prompt": prompt.text,
-                "reward": _interval(mean_interval(row)),
-                "less_first": _interval(SAME if prompt == prompts[0] else paired_interval(row, first)) if i else None,
-                "examples": len(examples),
-                "failed": sum(bool(failed) for failed in (scores.rewards[i] != scores.rewards[i]).ravel()),
-                "notes": Silence.of(reply for column in scores.replies[i] for reply in column).notes(
-                    scorer.task.max_tokens
-                ),
-            }
-        )
-    return out
-
-
-def _interval(interval: Interval) -> list[float | None]:
-    return [value if abs(value) < float("inf") else None for value in interval]
 
 
 def _print_result(result: Result) -> None:
@@ -451,33 +443,6 @@ def _shown_prompt(result: Result) -> str:
         return f"chosen prompt:\n{result.prompt}"
     where = f", in {Path(result.run_dir) / PROMPTS}" if result.run_dir else ""
     return f"changes in the prompts{where}:\n{diff}"
-
-
-def _print_scores(rows: list[dict[str, Any]]) -> None:
-    headers = ["prompt", "reward", "95 % interval", "gain over first (paired)", "failed"]
-    say_table(headers, map(_score_row, rows), left=range(len(headers)))
-    for row in rows:
-        for note in row["notes"]:
-            say(f"note: {note}")
-
-
-def _score_row(row: dict[str, Any]) -> list[str]:
-    mean, low, high = row["reward"]
-    return [
-        row["prompt"],
-        "-" if mean is None else f"{mean:.3f}",
-        _format_range(low, high, ""),
-        "" if row["less_first"] is None else _format_gain(*row["less_first"]),
-        str(row["failed"]),
-    ]
-
-
-def _format_gain(mean: float, low: float | None, high: float | None) -> str:
-    return f"{mean:+.3f} ({_format_range(low, high, '+')})"
-
-
-def _format_range(low: float | None, high: float | None, sign: str) -> str:
-    return f"{'-inf' if low is None else format(low, sign + '.3f')} to {'inf' if high is None else format(high, sign + '.3f')}"
 
 
 def _read_settings(assignments: list[str]) -> dict[str, str]:

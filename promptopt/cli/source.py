@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from promptopt.data.rows import read_rows
 from promptopt.data.task_file import build_task, load_task, parse_spec
 from promptopt.errors import InputError
+from promptopt.optimization.preflight import notes_on_leaks
 from promptopt.parsing.slots import check_slots
 from promptopt.prompt import Prompt, Prompts
 from promptopt.results.saved_prompt import read_prompt
@@ -76,7 +77,7 @@ class PredictOptions:
             raise InputError(f"{given[0]} needs --predict MODULE:FUNCTION, or a task file with the key predict")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """The task of a command, given as a task file or as options."""
 
@@ -88,6 +89,8 @@ class Source:
     seed_prompt: str | None
     reward: str | None
     split_seed: int
+    split_column: str | None = None
+    group_column: str | None = None
     no_logprobs: bool = False
     drop_unusable: bool = False
     read: str | None = None
@@ -122,7 +125,7 @@ class Source:
         task_keys |= self.predict.task_keys(self.file)
         drop_option = {"drop_unusable": True} if self.drop_unusable else {}
         if self.file is not None:
-            if self.data or self.inputs or self.label or self.labels:
+            if any((self.data, self.inputs, self.label, self.labels, self.split_column, self.group_column)):
                 raise InputError("give either a task file or --data with its columns, not both")
             return load_task(self.file, task_keys | {f"data.{key}": value for key, value in drop_option.items()})
         if not self.data or not self.inputs:
@@ -130,7 +133,8 @@ class Source:
                 "give a task file, or --data FILE and --input COLUMN (with --label COLUMN and --labels a,b for classification)"
             )
         data_keys: dict[str, Any] = {"file": self.data, "inputs": self.inputs, "seed": self.split_seed, **drop_option}
-        data_keys |= {"label": self.label} if self.label else {}
+        columns = {"label": self.label, "split_column": self.split_column, "group_column": self.group_column}
+        data_keys |= {key: column for key, column in columns.items() if column}
         task_keys |= {"labels": self._labels(self.labels, self.data)} if self.labels else {}
         name = Path(self.data).stem
         return build_task(parse_spec({"name": name, **task_keys, "data": data_keys}, "the command line"), Path.cwd())
@@ -142,6 +146,8 @@ class Source:
             "--labels": [*(self.labels or [])],
             "--input": [*(self.inputs or [])],
             "--label": [self.label],
+            "--split-column": [self.split_column],
+            "--group-column": [self.group_column],
         }
         for option, values in texts.items():
             for value in values:
@@ -206,7 +212,7 @@ def _starting_from(task: Task, path: Path) -> Task:
         )
     if not found:
         check_slots(prompt.text, task.fields, str(path), task.template)
-    return replace(task, seed_prompt=prompt, notes=(*task.notes, *_leaks(task, prompt)))
+    return replace(task, seed_prompt=prompt, notes=(*task.notes, *notes_on_leaks(task, [prompt])))
 
 
 def _names(prompt: Prompt) -> set[str]:
@@ -216,17 +222,3 @@ def _names(prompt: Prompt) -> set[str]:
 
 def _in_words(names: set[str]) -> str:
     return f"the prompts {', '.join(sorted(names))}" if names else "one prompt"
-
-
-def _leaks(task: Task, prompt: Prompt) -> list[str]:
-    """Return a note for each held-out split of which the prompt shows examples, as after a split with another seed."""
-    parts = [part for _, part in prompt.components] if isinstance(prompt, Prompts) else [prompt]
-    shown = [dict(item.inputs) for part in parts if part.demonstrations for item in part.demonstrations.items]
-    held_out = {"validation": task.validation, "test": task.test}
-    counts = {split: sum(dict(e.inputs) in shown for e in examples) for split, examples in held_out.items()}
-    return [
-        f"the prompt shows {count} of the {split} examples: scores on them may be inflated (data leak); split the data as the "
-        "prompt's own run did"
-        for split, count in counts.items()
-        if count
-    ]

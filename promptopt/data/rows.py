@@ -1,6 +1,6 @@
-"""Turns files, Hugging Face data sets and plain mappings into examples, and splits one file in three.
+"""Turns files, Hugging Face data sets and plain mappings into examples.
 
-Knows nothing of tasks, models or rewards. Every error message names the file, the line, the field and the fix.
+Knows nothing of splits, tasks, models or rewards. Every error message names the file, the line, the field and the fix.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from promptopt.data.splits import split_examples as split_examples  # noqa: PLC0414  documented here in earlier versions
 from promptopt.errors import InputError, MissingExtraError, nearest
 from promptopt.prompt import Example
-from promptopt.randomness import named_generator
 from promptopt.utils.characters import character_fault
 
 if TYPE_CHECKING:
@@ -75,14 +75,6 @@ class UnusableRowError(InputError):
     def __reduce__(self) -> tuple[type[UnusableRowError], tuple[str, str, str]]:
         """Pickle as constructor arguments: the default passes the message."""
         return type(self), (self.where, self.fault, self._fix)
-
-
-class Splits(NamedTuple):
-    """Three disjoint sets of examples."""
-
-    train: tuple[Example, ...]
-    validation: tuple[Example, ...]
-    test: tuple[Example, ...]
 
 
 def read_rows(
@@ -153,6 +145,7 @@ def to_examples(
     id: str | None = None,  # noqa: A002 - the name of the column's role, as in Example
     labels: Mapping[str, str] | Sequence[str] | None = None,
     split: str = "",
+    filled: str | None = None,
     dropped: list[UnusableRowError] | None = None,
 ) -> tuple[Example, ...]:
     """Turn rows into examples.
@@ -165,6 +158,7 @@ def to_examples(
         id: column of the ids; without it, ids such as "test:17" are made of the split (or the file's stem) and the line.
         labels: the allowed answers, or data value -> label word.
         split: "train", "validation" or "test"; makes ids of files of the same name distinct.
+        filled: a further column that must not be blank, such as that of a group, which no example holds (`values_by_id`).
         dropped: unusable rows are skipped and their errors appended to this list; None makes them raise.
 
     Raises:
@@ -175,7 +169,7 @@ def to_examples(
         raise InputError("no input columns: name at least one")
     accepted = dict(inputs) if isinstance(inputs, Mapping) else {name: (name,) for name in inputs}
     columns = {field: _column(rows, names) for field, names in accepted.items()}
-    for name in (label, id):
+    for name in (label, id, filled):
         if name is not None:
             _column(rows, (name,))
     if label in columns.values():
@@ -189,8 +183,9 @@ def to_examples(
             example = Example(
                 inputs=_inputs(row, columns),
                 target=None if label is None else _target(row, label, words),
-                id=f"{split or row.stem}:{row.number}" if id is None else _non_blank(row, id),
+                id=_line_id(row, split) if id is None else _non_blank(row, id),
             )
+            _refuse_blank(row, filled)
             _refuse_repeated_id(example, row, examples)
         except UnusableRowError as error:
             if dropped is None:
@@ -203,6 +198,24 @@ def to_examples(
     return tuple(example for example, _ in examples.values())
 
 
+def values_by_id(rows: Sequence[Row], column: str, *, id: str | None = None, split: str = "") -> dict[str, str]:  # noqa: A002  as above
+    """Return {id: value of a column}, with the ids that `to_examples` makes with the same arguments.
+
+    Args:
+        rows: of one file.
+        column: of the values, which are stripped of white space; blank ones are left out.
+        id: as in `to_examples`.
+        split: as in `to_examples`.
+    """
+    out: dict[str, str] = {}
+    for row in rows:
+        name = _line_id(row, split) if id is None else row.values.get(id, "").strip()
+        value = row.values.get(column, "").strip()
+        if value:
+            out.setdefault(name, value)  # of rows with the same id, the first is the example
+    return out
+
+
 def dropped_note(dropped: Sequence[UnusableRowError], rows: int) -> str:
     """Return a note on how many rows were dropped, and why the first few were."""
     first = ", ".join(
@@ -210,38 +223,6 @@ def dropped_note(dropped: Sequence[UnusableRowError], rows: int) -> str:
     )
     more = "" if len(dropped) <= _MOST_ROWS_LISTED else ", ..."
     return f"{len(dropped)} of {rows} rows were dropped because they are unusable: {first}{more}"
-
-
-def split_examples(examples: Sequence[Example], seed: int, shares: Sequence[float] = (0.4, 0.3, 0.3)) -> Splits:
-    """Split examples at random into train, validation and test, stratified by target; each split keeps the order.
-
-    Raises:
-        InputError: the shares are not three positive numbers that sum to 1, or a split would be empty.
-    """
-    if len(shares) != len(Splits._fields) or min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        raise InputError(f"shares must be three positive numbers that sum to 1, not {list(shares)}")
-    splits = Splits(*_stratified_parts(examples, shares, named_generator(seed, "split")))
-    for name, part in splits._asdict().items():
-        if not part:
-            raise InputError(
-                f"{len(examples)} examples in shares of {list(shares)} leave {name} empty: give more examples or a larger share"
-            )
-    return splits
-
-
-def sample_examples(examples: Sequence[Example], size: int, seed: int, name: str) -> tuple[Example, ...]:
-    """Draw at most `size` examples at random, stratified by target, in their original order.
-
-    Args:
-        examples: to draw from.
-        size: of the sample.
-        seed: of the draw.
-        name: what the sample is for; samples of different names are independent.
-    """
-    if size >= len(examples):
-        return tuple(examples)
-    share = size / len(examples)
-    return _stratified_parts(examples, (share, 1 - share), named_generator(seed, f"sample {name}"))[0]
 
 
 def _hub_rows(source: str) -> list[Row]:
@@ -406,6 +387,10 @@ def _column(rows: Sequence[Row], accepted: Sequence[str]) -> str:
     raise InputError(f"{rows[0].where}: no column {wanted}{hint}; columns: {', '.join(known)}")
 
 
+def _line_id(row: Row, split: str) -> str:
+    return f"{split or row.stem}:{row.number}"
+
+
 def _inputs(row: Row, columns: Mapping[str, str]) -> dict[str, str]:
     texts = {field: _value(row, column) for field, column in columns.items()}
     if not any(text.strip() for text in texts.values()):
@@ -435,6 +420,11 @@ def _non_blank(row: Row, column: str) -> str:
     return value
 
 
+def _refuse_blank(row: Row, column: str | None) -> None:
+    if column is not None:
+        _non_blank(row, column)
+
+
 def _value(row: Row, column: str) -> str:
     if column not in row.values:
         raise UnusableRowError(row.where, f"{column!r} is missing or null", _FILL_FIX)
@@ -452,20 +442,3 @@ def _refuse_repeated_id(example: Example, row: Row, examples: Mapping[str, tuple
             f"the id {example.id!r} is already used in {examples[example.id][1].where}",
             "make ids unique, or omit the id column",
         )
-
-
-def _stratified_parts(
-    examples: Sequence[Example], shares: Sequence[float], generator: np.random.Generator
-) -> tuple[tuple[Example, ...], ...]:
-    """Shuffle, group by target, and assign each example to the part that is furthest below its share.
-
-    Grouping stratifies the parts by target; it changes nothing if all targets differ.
-    """
-    groups: dict[str | None, list[int]] = {}
-    for i in generator.permutation(len(examples)).tolist():
-        groups.setdefault(examples[i].target, []).append(i)
-    parts: list[list[int]] = [[] for _ in shares]
-    for count, i in enumerate(chain.from_iterable(groups.values()), 1):
-        deficits = [share * count - len(part) for share, part in zip(shares, parts, strict=True)]
-        parts[deficits.index(max(deficits))].append(i)
-    return tuple(tuple(examples[i] for i in sorted(part)) for part in parts)

@@ -1,6 +1,6 @@
 """Task files: validates TOML task files and builds the tasks that they describe.
 
-The only module that uses pydantic. Data is read by `promptopt.data.rows`. Knows nothing of models or strategies.
+The only module that uses pydantic. Data is read by `promptopt.data.task_data`. Knows nothing of models or strategies.
 """
 
 from __future__ import annotations
@@ -14,26 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from promptopt.data.rows import (
-    ENDINGS,
-    HUB,
-    Splits,
-    dropped_note,
-    read_rows,
-    read_text,
-    sample_examples,
-    split_examples,
-    to_examples,
-)
+from promptopt.data.rows import ENDINGS, read_text
+from promptopt.data.splits import DEFAULT_SHARES
+from promptopt.data.task_data import apply_limit, draw_demonstrations, read_splits
 from promptopt.data.user_code import import_named
 from promptopt.environments import task as environment_task
 from promptopt.errors import InputError, nearest
-from promptopt.images import reference
 from promptopt.models import load_model
 from promptopt.models.base import Price
 from promptopt.program import DEFAULT_THREADS, as_program
-from promptopt.prompt import IMAGE, LABEL, Demonstrations, Prompt, Prompts, default_template
-from promptopt.randomness import named_generator
+from promptopt.prompt import LABEL, Demonstrations, Prompt, Prompts, default_template
 from promptopt.rewards import reward_named
 from promptopt.task import Task
 
@@ -42,9 +32,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-    from promptopt.data.rows import UnusableRowError
     from promptopt.program import Program
-    from promptopt.prompt import Example
     from promptopt.rewards import Reward
 
 _PROMPT_ENDINGS = (".txt", ".md")
@@ -108,7 +96,10 @@ class DataSpec(_Section):
     quoting: bool | None = None
     drop_unusable: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
-    shares: Annotated[tuple[float, ...], Field(strict=False)] = (0.4, 0.3, 0.3)
+    shares: Annotated[tuple[float, ...], Field(strict=False)] = DEFAULT_SHARES
+    split: Literal["hash", "shuffle"] = "hash"
+    split_column: str | None = None
+    group_column: str | None = None
     limit: LimitSpec = LimitSpec()
 
     @model_validator(mode="after")
@@ -120,8 +111,18 @@ class DataSpec(_Section):
             )
         if self.file is None and self.train is None:
             raise ValueError("names no file: give file (split by shares), or train, validation and test")
-        if self.file is None and "shares" in self.model_fields_set:
-            raise ValueError("has shares but no file to split: remove shares, or give file")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_split(self) -> DataSpec:
+        settings = ("shares", "split", "group_column", "split_column")
+        keys = [key for key in settings if key in self.model_fields_set and getattr(self, key) is not None]
+        if self.file is None and keys:
+            raise ValueError(f"has {keys[0]} but no file to split: remove {keys[0]}, or give file")
+        if self.split_column is not None and len(keys) > 1:
+            raise ValueError(f"has both split_column, which names each row's split, and {keys[0]}: remove one")
+        if self.group_column is not None and self.split == "shuffle":
+            raise ValueError("has a group_column, and split = 'shuffle', which divides groups: remove one")
         return self
 
 
@@ -300,15 +301,15 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
     if spec.data is None:
         raise InputError("the task has no data")  # unreachable: TaskSpec has checked this
     notes: list[str] = []
-    splits = _read_splits(spec, spec.data, folder, notes)
-    demonstrations = _draw_demonstrations(splits.train, spec, spec.data.seed)
+    splits = read_splits(spec, spec.data, folder, notes)
+    demonstrations = draw_demonstrations(splits.train, spec, spec.data.seed)
     if len(demonstrations) == len(splits.train):
         raise InputError(
             f"demonstrations = {spec.demonstrations} takes all {len(demonstrations)} training examples: give more examples"
         )
     taken = {example.id for example in demonstrations}
     splits = splits._replace(train=tuple(example for example in splits.train if example.id not in taken))
-    limited = {name: _apply_limit(examples, name, spec.data) for name, examples in splits._asdict().items()}
+    limited = {name: apply_limit(examples, name, spec.data) for name, examples in splits._asdict().items()}
     text = spec.seed_prompt if spec.seed_prompt is not None else _default_prompt(spec, spec.data)
     prompt = Prompt(text, Demonstrations(demonstrations) if demonstrations else None)
     return Task(
@@ -354,64 +355,6 @@ def _environment_task(spec: TaskSpec, world: EnvironmentSpec, folder: Path) -> T
         stop=spec.stop,
         history=world.history,
     )
-
-
-def _read_splits(spec: TaskSpec, data: DataSpec, folder: Path, notes: list[str]) -> Splits:
-    if data.file is not None:
-        return split_examples(_examples(data.file, "", spec, data, folder, notes=notes), data.seed, data.shares)
-    named = {"train": data.train, "validation": data.validation, "test": data.test}
-    return Splits(
-        **{
-            name: () if path is None else _examples(path, name, spec, data, folder, notes=notes)
-            for name, path in named.items()
-        }
-    )
-
-
-def _examples(
-    source: str, split: str, spec: TaskSpec, data: DataSpec, folder: Path, *, notes: list[str]
-) -> tuple[Example, ...]:
-    dropped: list[UnusableRowError] | None = [] if data.drop_unusable else None
-    rows = read_rows(source if source.startswith(HUB) else folder / source, quoting=data.quoting, dropped=dropped)
-    total = len(rows) + len(dropped or ())
-    # Training data may be unlabelled if validation or test data is labelled.
-    unlabelled = (
-        split == "train" and bool(data.validation or data.test) and all(data.label not in row.values for row in rows)
-    )
-    label = None if unlabelled else data.label
-    examples = to_examples(
-        rows, inputs=data.inputs, label=label, id=data.id, labels=spec.labels or None, split=split, dropped=dropped
-    )
-    if dropped:
-        notes.append(dropped_note(dropped, total))
-    if spec.format != "caption":
-        return examples
-    if IMAGE not in data.inputs:
-        raise InputError(f"captions need a field {IMAGE!r}: write inputs = {{ {IMAGE} = {next(iter(data.inputs))!r} }}")
-    base = (folder / source).parent  # image paths are relative to the data file
-    return tuple(replace(e, inputs={**e.inputs, IMAGE: reference(base / e.inputs[IMAGE])}) for e in examples)
-
-
-def _draw_demonstrations(train: Sequence[Example], spec: TaskSpec, seed: int) -> tuple[Example, ...]:
-    count = spec.demonstrations
-    if not count:
-        return ()
-    generator = named_generator(seed, "demonstrations")
-    shuffled = [train[i] for i in generator.permutation(len(train)).tolist()]
-    pools = {word: [e for e in shuffled if e.target == word] for word in spec.words} or {"": shuffled}
-    for word, pool in pools.items():
-        if len(pool) < count:
-            kind = f"examples with the label {word!r}" if word else "examples"
-            raise InputError(
-                f"demonstrations = {count}, but train has only {len(pool)} {kind}: give fewer or more data"
-            )
-    drawn = [example for pool in pools.values() for example in pool[:count]]
-    return tuple(drawn[i] for i in generator.permutation(len(drawn)).tolist())
-
-
-def _apply_limit(examples: tuple[Example, ...], split: str, data: DataSpec) -> tuple[Example, ...]:
-    limit = {"train": data.limit.train, "validation": data.limit.validation, "test": data.limit.test}[split]
-    return examples if limit is None else sample_examples(examples, limit, data.seed, split)
 
 
 def _default_prompt(spec: TaskSpec, data: DataSpec) -> str:

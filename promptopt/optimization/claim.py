@@ -111,6 +111,7 @@ def compare(
         examples=both.size,
         spread=float(both.std(ddof=1)) if both.size > 1 else None,
         costs=None if scorer.task.models else _costs(pair, scorer.model.price),
+        tokens=_tokens(pair),
         read="text" if written else "labels" if scorer.chooses else "",
         by_labels=_by_labels(scorer.score(_tested(seed, chosen, None), examples), first, second) if written else None,
         predictor=None if predictor is None else _predictor_test(predictor, scores, pair),
@@ -149,11 +150,21 @@ def _by_labels(scores: Scores, first: Floats, second: Floats) -> ByLabels:
 
 def _costs(scores: Scores, price: Price | None) -> tuple[float, float] | None:
     """Return each prompt's mean price of a thousand replies, in dollars; None if unknown."""
-    responses = [[reply for cell in row for reply in cell if isinstance(reply, Response)] for row in scores.replies]
+    responses = _responses(scores)
     if price is None or not all(responses):
         return None
     means = [1000 * sum(price.of(reply.usage) for reply in row) / len(row) for row in responses]
     return means[0], means[-1]
+
+
+def _tokens(scores: Scores) -> tuple[float, float] | None:
+    """Return each prompt's mean tokens of a reply and its prompt; None if a prompt's replies report none."""
+    means = [sum(reply.usage.total for reply in row) / max(len(row), 1) for row in _responses(scores)]
+    return (means[0], means[-1]) if all(means) else None
+
+
+def _responses(scores: Scores) -> list[list[Response]]:
+    return [[reply for cell in row for reply in cell if isinstance(reply, Response)] for row in scores.replies]
 
 
 def result_of(

@@ -98,7 +98,7 @@ def compare_prompts(
     """
     task, model, limit = read_task(task), read_model(model), read_budget(budget)
     aim = _read_aim(margin, error, better=better)
-    prompts = [_prompt_of(given, name, task) for given, name in ((old, "old"), (new, "new"))]
+    prompts = [fitting_prompt(given, name, task) for given, name in ((old, "old"), (new, "new"))]
     names = [str(given) if isinstance(given, str | Path) else name for given, name in ((old, "old"), (new, "new"))]
     items = _shuffled(_split(task, split), seed)
     _check_budget(task, model, limit)
@@ -217,8 +217,12 @@ def _shuffled(examples: Sequence[Example], seed: int) -> list[Example]:
     return [examples[i] for i in named_generator(seed, "gate").permutation(len(examples)).tolist()]
 
 
-def _prompt_of(given: Prompt | str | Path, side: str, task: Task) -> Prompt:
-    """Return a prompt that fits the task."""
+def fitting_prompt(given: Prompt | str | Path, side: str, task: Task) -> Prompt:
+    """Return a prompt, or that of a file or run, if it fits the task.
+
+    Raises:
+        InputError: it has other names or slots than the task; the message calls it the prompt of that side, such as "old".
+    """
     prompt = read_prompt(given) if isinstance(given, str | Path) else given
     where = str(given) if isinstance(given, str | Path) else f"the {side} prompt"
     if not isinstance(prompt, Prompt):

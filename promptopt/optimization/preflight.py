@@ -10,19 +10,19 @@ from promptopt.evaluation.ledger import Budget
 from promptopt.models.base import Request
 from promptopt.optimization.objectives import check_objectives, check_usage
 from promptopt.optimization.stages import Stages, too_small
-from promptopt.prompt import Message
+from promptopt.prompt import Message, Prompts
 from promptopt.replies import TOOL, Failure, Response
 from promptopt.rewards import REWARDS_WITH_TARGET, Exact, Judge
 from promptopt.strategies.base import needs_no_labels, searches_programs
 from promptopt.strategies.registry import name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from promptopt.evaluation.scorer import Scorer
     from promptopt.models.base import Model
     from promptopt.optimization.job import Job
-    from promptopt.prompt import Example
+    from promptopt.prompt import Example, Prompt
     from promptopt.rewards import Reward
     from promptopt.task import Task
 
@@ -173,6 +173,20 @@ def notes_on(job: Job) -> list[str]:
             f"{first.second_id} ({first.second_split}): test scores may be inflated (data leak)"
         )
     return notes
+
+
+def notes_on_leaks(task: Task, prompts: Iterable[Prompt]) -> list[str]:
+    """Return a note for each held-out split of which prompts show examples, as after a split with another seed."""
+    parts = [part for p in prompts for part in ([c for _, c in p.components] if isinstance(p, Prompts) else [p])]
+    shown = [dict(item.inputs) for part in parts if part.demonstrations for item in part.demonstrations.items]
+    held_out = {"validation": task.validation, "test": task.test}
+    counts = {split: sum(dict(e.inputs) in shown for e in examples) for split, examples in held_out.items()}
+    return [
+        f"the prompt shows {count} of the {split} examples: scores on them may be inflated (data leak); split the data as the "
+        "prompt's own run did"
+        for split, count in counts.items()
+        if count
+    ]
 
 
 def _zero_reward(example: Example, response: Response) -> float:  # noqa: ARG001  a reward's signature

@@ -133,6 +133,7 @@ class Comparison:
         spread: standard deviation of the paired differences; None in results of earlier versions.
         costs: dollars per thousand replies, for the seed prompt and the chosen prompt, without the judge; None if the price is
             unknown.
+        tokens: mean tokens of a reply and its prompt, likewise; None if they are not reported, and in results of earlier versions.
         read: how answers were read: "labels" if chosen among the labels by log-probability; "text" if the model wrote them
             although the search chose among the labels; "" if search and test both read text.
         by_labels: if `read` is "text", the result of choosing among the labels on the same examples.
@@ -147,6 +148,7 @@ class Comparison:
     examples: int
     spread: float | None = None
     costs: tuple[float, float] | None = None
+    tokens: tuple[float, float] | None = None
     read: str = ""
     by_labels: ByLabels | None = None
     predictor: PredictorTest | None = None

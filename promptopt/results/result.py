@@ -441,7 +441,7 @@ class Result:
                 del record["objectives"]  # as in results of earlier versions
         if out["test"] is not None:
             del out["test"]["outcomes"]
-            for name in ("read", "by_labels", "predictor", "front"):
+            for name in ("tokens", "read", "by_labels", "predictor", "front"):
                 if not out["test"][name]:
                     del out["test"][name]  # as above
         for name in ("warnings", "digest", "request", "predictor", "objectives", "prefer", "points", "layout"):

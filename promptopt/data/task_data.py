@@ -1,0 +1,131 @@
+"""Reads the data that a task file names, and splits it.
+
+Knows nothing of models, rewards or prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from promptopt.data.rows import HUB, dropped_note, read_rows, to_examples, values_by_id
+from promptopt.data.splits import Splits, sample_examples, split_by_column, split_by_hash, split_examples
+from promptopt.errors import InputError
+from promptopt.images import reference
+from promptopt.prompt import IMAGE
+from promptopt.randomness import named_generator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from promptopt.data.rows import Row, UnusableRowError
+    from promptopt.data.task_file import DataSpec, TaskSpec
+    from promptopt.prompt import Example
+
+
+def read_splits(spec: TaskSpec, data: DataSpec, folder: Path, notes: list[str]) -> Splits:
+    """Read and split the data of a task file.
+
+    Args:
+        spec: the contents of the task file.
+        data: its section on data.
+        folder: base of relative paths.
+        notes: receives notes on dropped rows.
+
+    Raises:
+        InputError: the data cannot be read or split.
+    """
+    reader = _Reader(spec, data, folder, notes)
+    if data.file is not None:
+        parts = _split(*reader.read(data.file), spec, data)._asdict()
+        return Splits(**{name: reader.with_images(part, data.file) for name, part in parts.items()})
+    files = {"train": data.train, "validation": data.validation, "test": data.test}
+    return Splits(**{name: reader.split(name, path) for name, path in files.items()})
+
+
+def _split(rows: Sequence[Row], examples: Sequence[Example], spec: TaskSpec, data: DataSpec) -> Splits:
+    """Split the examples of one file."""
+    if data.split_column is not None:
+        return split_by_column(examples, values_by_id(rows, data.split_column, id=data.id), data.split_column)
+    if data.split == "shuffle":
+        return split_examples(examples, data.seed, data.shares)
+    groups = None if data.group_column is None else values_by_id(rows, data.group_column, id=data.id)
+    return split_by_hash(examples, data.seed, data.shares, groups=groups, labels=spec.words)
+
+
+class _Reader(NamedTuple):
+    """Reads the files of a task; the arguments are those of `read_splits`."""
+
+    spec: TaskSpec
+    data: DataSpec
+    folder: Path
+    notes: list[str]
+
+    def split(self, name: str, path: str | None) -> tuple[Example, ...]:
+        """Return the examples of a split's own file; none without a file."""
+        return () if path is None else self.with_images(self.read(path, name)[1], path)
+
+    def read(self, source: str, split: str = "") -> tuple[list[Row], tuple[Example, ...]]:
+        """Return the rows of a file, and its examples."""
+        data = self.data
+        dropped: list[UnusableRowError] | None = [] if data.drop_unusable else None
+        place = source if source.startswith(HUB) else self.folder / source
+        rows = read_rows(place, quoting=data.quoting, dropped=dropped)
+        total = len(rows) + len(dropped or ())
+        examples = to_examples(
+            rows,
+            inputs=data.inputs,
+            label=None if split == "train" and self._unlabelled(rows) else data.label,
+            id=data.id,
+            labels=self.spec.labels or None,
+            split=split,
+            filled=data.split_column or data.group_column,
+            dropped=dropped,
+        )
+        if dropped:
+            self.notes.append(dropped_note(dropped, total))
+        return rows, examples
+
+    def _unlabelled(self, rows: Sequence[Row]) -> bool:
+        """Whether training rows have no labels, which they need not if validation or test rows have."""
+        held_out = bool(self.data.validation or self.data.test)
+        return held_out and all(self.data.label not in row.values for row in rows)
+
+    def with_images(self, examples: tuple[Example, ...], source: str) -> tuple[Example, ...]:
+        """Return captions' examples with references to images: after the split, which must not depend on the folder."""
+        if self.spec.format != "caption":
+            return examples
+        inputs = self.data.inputs
+        if IMAGE not in inputs:
+            raise InputError(f"captions need a field {IMAGE!r}: write inputs = {{ {IMAGE} = {next(iter(inputs))!r} }}")
+        base = (self.folder / source).parent  # image paths are relative to the data file
+        return tuple(replace(e, inputs={**e.inputs, IMAGE: reference(base / e.inputs[IMAGE])}) for e in examples)
+
+
+def draw_demonstrations(train: Sequence[Example], spec: TaskSpec, seed: int) -> tuple[Example, ...]:
+    """Draw a task file's demonstrations at random: as many for each label, or in total for free text.
+
+    Raises:
+        InputError: there are too few examples.
+    """
+    count = spec.demonstrations
+    if not count:
+        return ()
+    generator = named_generator(seed, "demonstrations")
+    shuffled = [train[i] for i in generator.permutation(len(train)).tolist()]
+    pools = {word: [e for e in shuffled if e.target == word] for word in spec.words} or {"": shuffled}
+    for word, pool in pools.items():
+        if len(pool) < count:
+            kind = f"examples with the label {word!r}" if word else "examples"
+            raise InputError(
+                f"demonstrations = {count}, but train has only {len(pool)} {kind}: give fewer or more data"
+            )
+    drawn = [example for pool in pools.values() for example in pool[:count]]
+    return tuple(drawn[i] for i in generator.permutation(len(drawn)).tolist())
+
+
+def apply_limit(examples: tuple[Example, ...], split: str, data: DataSpec) -> tuple[Example, ...]:
+    """Return the examples of a split, or a sample of them if there are more than its limit."""
+    limit = {"train": data.limit.train, "validation": data.limit.validation, "test": data.limit.test}[split]
+    return examples if limit is None else sample_examples(examples, limit, data.seed, split)
