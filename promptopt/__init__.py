@@ -44,6 +44,7 @@ if _typing.TYPE_CHECKING:
     from promptopt.models.fake import FakeLabelModel as FakeLabelModel
     from promptopt.models.fake import FakeModel as FakeModel
     from promptopt.models.fake import FunctionModel as FunctionModel
+    from promptopt.models.options import RequestOptions as RequestOptions
     from promptopt.optimization.api import optimize as optimize
     from promptopt.optimization.diagnosis import Diagnosis as Diagnosis
     from promptopt.optimization.diagnosis import diagnose as diagnose
@@ -107,6 +108,7 @@ _NAMES = {  # module -> what it gives to the package; the same as above, which a
     "promptopt.models": "load_model",
     "promptopt.models.base": "LabelModel Model Price Request TokenModel",
     "promptopt.models.fake": "FakeLabelModel FakeModel FunctionModel",
+    "promptopt.models.options": "RequestOptions",
     "promptopt.optimization.api": "optimize",
     "promptopt.optimization.diagnosis": "Diagnosis diagnose",
     "promptopt.optimization.estimate": "Estimate estimate",

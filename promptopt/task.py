@@ -11,6 +11,7 @@ from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING
 
 from promptopt.errors import InputError, nearest
+from promptopt.models.options import NO_OPTIONS, RequestOptions
 from promptopt.parsing.labels import check_labels
 from promptopt.parsing.slots import check_slots
 from promptopt.prompt import IMAGE, LABEL, Demonstrations, Example, Format, Layout, Prompt, Prompts, default_template
@@ -57,6 +58,7 @@ class Task:
         top_p: nucleus sampling of the task model: the smallest set of tokens with at least this probability.
         top_k: sampling from this many most likely tokens; 0 means all.
         stop: a reply ends before the first of these strings.
+        request: further options of the task model's requests, such as a JSON schema for its replies.
         environment: creates the environment of an episode, for multi-step tasks. Examples then have one field,
             `instance`, in JSON; prompts have one slot, `{observation}`; and a reply is an entire episode. Budgets reserve
             the maximum cost of validation and test episodes: `cap` rounds, if instances have that key.
@@ -90,6 +92,7 @@ class Task:
     top_p: float = 1.0
     top_k: int = 0
     stop: tuple[str, ...] = ()
+    request: RequestOptions = NO_OPTIONS
     environment: Callable[[], Environment] | None = None
     history: int = 3
     program: Program | None = None
@@ -253,6 +256,8 @@ class Task:
             raise InputError(f"top_p must be above 0 and at most 1 (all tokens), not {self.top_p}")
         if self.top_k < 0:
             raise InputError(f"top_k must be 1 or more, or 0 for all tokens, not {self.top_k}")
+        if not isinstance(self.request, RequestOptions):
+            raise InputError(f"request must be RequestOptions, such as RequestOptions(seed=1), not {self.request!r}")
 
     def _check_captions(self) -> None:
         if not self.labels or self.environment is not None:

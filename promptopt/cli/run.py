@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from promptopt.cli.model_options import CallLimits, ModelOptions, read_price
 from promptopt.cli.output import say, say_json, say_table
 from promptopt.cli.source import PredictOptions, Source, read_prompts
 from promptopt.errors import InputError
@@ -19,8 +18,7 @@ from promptopt.evaluation.ledger import Budget, Ledger
 from promptopt.evaluation.scorer import Scorer
 from promptopt.evaluation.silence import Silence
 from promptopt.memo.memo import Memo
-from promptopt.models import HOSTED, load_model
-from promptopt.models.base import LabelModel, Price
+from promptopt.models.base import LabelModel
 from promptopt.optimization.api import run_job
 from promptopt.optimization.estimate import estimate
 from promptopt.optimization.job import prepare
@@ -152,39 +150,6 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON to stdout.")]
 
 
-@dataclass(frozen=True)
-class _CallLimits:
-    """Concurrency, timeout and rate limits of hosted models; None keeps the adapter's default."""
-
-    concurrency: int | None
-    timeout: float | None
-    requests_per_minute: int | None
-    tokens_per_minute: int | None
-
-    def load(
-        self,
-        spec: str,
-        base_url: str | None,
-        price: str | None,
-        tokenizer: str | None = None,
-        replicas: int | None = None,
-        ray: str | None = None,
-        extra_body: str | None = None,
-    ) -> Model:
-        """Load the model called `spec`; the limits apply to hosted models only."""
-        limits = self if spec.partition(":")[0] in HOSTED else _CallLimits(None, None, None, None)
-        return load_model(
-            spec,
-            base_url=base_url,
-            tokenizer=tokenizer,
-            price=_read_price(price),
-            replicas=replicas,
-            ray_address=ray,
-            extra_body=_read_extra_body(extra_body),
-            **vars(limits),
-        )
-
-
 def optimize(
     task: TaskArgument = None,
     model: ModelName = "local:smollm2",
@@ -217,6 +182,7 @@ def optimize(
     rpm: Rpm = None,
     tpm: Tpm = None,
     extra_body: ExtraBody = None,
+    model_option: ModelOptions = None,
     batch: Batch = False,
     replicas: Replicas = None,
     ray: RayAddress = None,
@@ -248,7 +214,7 @@ def optimize(
         version=predict_version,
         threads=predict_threads,
         timeout=predict_timeout,
-        price=_read_price(predict_price, "--predict-price"),
+        price=read_price(predict_price, "--predict-price"),
         prompts=prompts,
     )
     source = Source(
@@ -268,8 +234,8 @@ def optimize(
     )
     settings = _read_settings(set_ or [])
     loaded_task = source.task()
-    limits = _CallLimits(concurrency, timeout, rpm, tpm)
-    loaded_model = limits.load(model, base_url, price, tokenizer, replicas, ray, extra_body)
+    limits = CallLimits(concurrency, timeout, rpm, tpm)
+    loaded_model = limits.load(model, base_url, price, tokenizer, replicas, ray, extra_body, model_option)
     loaded_model = _with_batches(loaded_model) if batch else loaded_model
     options: dict[str, Any] = {
         "writer": limits.load(writer, writer_base_url, writer_price) if writer else None,
@@ -334,6 +300,7 @@ def score(
     rpm: Rpm = None,
     tpm: Tpm = None,
     extra_body: ExtraBody = None,
+    model_option: ModelOptions = None,
     batch: Batch = False,
     replicas: Replicas = None,
     ray: RayAddress = None,
@@ -353,8 +320,8 @@ def score(
             f"the task has no examples in split {split!r}: use one of {[k for k, v in splits.items() if v]}"
         )
     prompts = read_prompts(prompt or [], prompt_file or [], loaded_task)
-    loaded_model = _CallLimits(concurrency, timeout, rpm, tpm).load(
-        model, base_url, price, tokenizer, replicas, ray, extra_body
+    loaded_model = CallLimits(concurrency, timeout, rpm, tpm).load(
+        model, base_url, price, tokenizer, replicas, ray, extra_body, model_option
     )
     loaded_model = _with_batches(loaded_model) if batch else loaded_model
     with Display(quiet=quiet) as display, Memo(memo) as store, _redirect_library_output():
@@ -469,29 +436,3 @@ def _read_settings(assignments: list[str]) -> dict[str, str]:
             raise InputError(f"cannot read --set {assignment!r}: write NAME=VALUE")
         out[name.strip()] = value.strip()
     return out
-
-
-def _read_extra_body(text: str | None) -> dict[str, Any] | None:
-    try:
-        fields = json.loads(text or "{}")
-    except ValueError as error:
-        raise InputError(f"--extra-body must be a JSON object: {error}") from None
-    if not isinstance(fields, dict):
-        raise InputError(f"--extra-body must be a JSON object, not {text}")
-    return fields or None
-
-
-def _read_price(text: str | None, option: str = "--price") -> Price | None:
-    if text is None:
-        return None
-    try:
-        numbers = [float(part) for part in text.split(",")]
-        price = Price(*numbers)
-    except (TypeError, ValueError):
-        raise InputError(
-            f"cannot read {option} {text!r}: write INPUT,OUTPUT[,CACHED[,WRITTEN]] in dollars per million tokens, "
-            "such as 0.4,1.6 or 0.4,1.6,0.1"
-        ) from None
-    if not all(0 <= number < float("inf") for number in numbers):
-        raise InputError(f"{option} {text!r} must be finite and not negative")
-    return price

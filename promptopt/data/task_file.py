@@ -35,6 +35,7 @@ from promptopt.errors import InputError, nearest
 from promptopt.images import reference
 from promptopt.models import load_model
 from promptopt.models.base import Price
+from promptopt.models.options import read_options
 from promptopt.program import DEFAULT_THREADS, as_program
 from promptopt.prompt import IMAGE, LABEL, Demonstrations, Prompt, Prompts, default_template
 from promptopt.randomness import named_generator
@@ -159,6 +160,7 @@ class TaskSpec(_Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
     stop: _Texts = ()
+    request: dict[str, Any] = Field(default_factory=dict)
     demonstrations: Annotated[int, Field(ge=0)] = 0
     program: str | None = None
     predict: str | None = None
@@ -336,6 +338,7 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
         top_p=spec.top_p,
         top_k=spec.top_k,
         stop=spec.stop,
+        request=read_options(spec.request, "[request]", folder),
         notes=tuple(notes),
     )
 
@@ -356,6 +359,7 @@ def _environment_task(spec: TaskSpec, world: EnvironmentSpec, folder: Path) -> T
         top_p=spec.top_p,
         top_k=spec.top_k,
         stop=spec.stop,
+        request=read_options(spec.request, "[request]", folder),
         history=world.history,
     )
 
