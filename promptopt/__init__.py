@@ -74,6 +74,7 @@ if _typing.TYPE_CHECKING:
     from promptopt.results.result import Result as Result
     from promptopt.rewards import Contains as Contains
     from promptopt.rewards import Exact as Exact
+    from promptopt.rewards import JsonFields as JsonFields
     from promptopt.rewards import Judge as Judge
     from promptopt.rewards import Label as Label
     from promptopt.rewards import LabelLikelihood as LabelLikelihood
@@ -120,7 +121,7 @@ _NAMES = {  # module -> what it gives to the package; the same as above, which a
     "promptopt.results.predictor": "Prediction Predictor",
     "promptopt.results.pseudo_labels": "pseudo_labels write_fine_tuning",
     "promptopt.results.result": "Result",
-    "promptopt.rewards": "Contains Exact Judge Label LabelLikelihood LabelMargin Matches Number Progress Reward TokenF1",
+    "promptopt.rewards": "Contains Exact JsonFields Judge Label LabelLikelihood LabelMargin Matches Number Progress Reward TokenF1",
     "promptopt.scores": "Scores",
     "promptopt.search.run": "Run",
     "promptopt.strategies": "Components HillClimb Joint PromptQuine RandomSearch Unsupervised",

@@ -16,7 +16,7 @@ from promptopt.parsing.labels import check_labels
 from promptopt.parsing.slots import check_slots
 from promptopt.prompt import IMAGE, LABEL, Demonstrations, Example, Format, Layout, Prompt, Prompts, default_template
 from promptopt.replies import TOOL
-from promptopt.rewards import LABEL_REWARDS, Exact, Judge, Label, Number, Progress, Reward
+from promptopt.rewards import LABEL_REWARDS, Exact, JsonFields, Judge, Label, Number, Progress, Reward
 from promptopt.utils.characters import character_fault
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Task:
 
     Raises:
         InputError: there are no training examples, ids are not unique, a target is not among the labels (or not one number,
-            for `Number`), labels cannot be told apart, the reward has other labels, a slot has no field, or a setting is out of range.
+            for `Number`, or not JSON of the schema, for `JsonFields`), labels cannot be told apart, the reward has other labels, a slot has no field, or a setting is out of range.
     """
 
     train: tuple[Example, ...]
@@ -288,6 +288,8 @@ class Task:
             raise InputError(f"{kind} {example.id!r} has no JSON object in its field 'instance'")
         if isinstance(self.reward, Number) and example.target is not None:
             self.reward.target_number(example)
+        if isinstance(self.reward, JsonFields) and example.target is not None:
+            self.reward.target_value(example)
         if self.labels and example.target is not None and example.target not in self.labels:
             raise InputError(
                 f"{kind} {example.id!r} has the label {example.target!r}, which is not one of {list(self.labels)}"

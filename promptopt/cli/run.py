@@ -76,7 +76,7 @@ Read = Annotated[
         show_default="from the task file, or labels",
     ),
 ]
-Reward = Annotated[str | None, typer.Option(help="Built-in reward or MODULE:FUNCTION.")]
+Reward = Annotated[str | None, typer.Option(help="Built-in reward, json:SCHEMA.json or MODULE:FUNCTION.")]
 SplitSeed = Annotated[int, typer.Option(help="Random seed of the train/validation/test split.")]
 ModelName = Annotated[str, typer.Option("--model", help="Task model as KIND:NAME; see `promptopt models`.")]
 BaseUrl = Annotated[str | None, typer.Option(help="URL of a hosted model's endpoint, if not the provider's.")]
