@@ -58,7 +58,10 @@ def reward(reply: str, example: Example = ORDER) -> tuple[float, str]:
     ],
 )
 def test_a_valid_reply_earns_the_f1_of_its_fields(reply: str, value: float, words: str) -> None:
-    assert reward(reply) == (pytest.approx(value), words)
+    earned, reason = reward(reply)
+
+    assert earned == pytest.approx(value)
+    assert reason == words
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,17 @@ def _named(service: str) -> Callable[..., Model]:
     return make
 
 
+def _cloud(model_class: str) -> Callable[..., Model]:
+    """Return what makes models of a cloud, by the name of their class."""
+
+    def make(name: str, **settings: Any) -> Model:
+        clouds = importlib.import_module("promptopt.models.hosted.clouds")  # loaded when used
+        model: Model = getattr(clouds, model_class)(name, **settings)
+        return model
+
+    return make
+
+
 def _completions(name: str, *, tokenizer: str | None = None, **settings: Any) -> Model:
     from promptopt.models.hosted.completions import CompletionsModel, TokenizedCompletionsModel  # noqa: PLC0415  loaded when used
 
@@ -104,6 +115,13 @@ KINDS = {
         tokenizer=True,
     ),
     "anthropic": Kind("Anthropic's messages, or any server that speaks them (--base-url)", _anthropic, hosted=True),
+    "azure": Kind(
+        "an OpenAI deployment at Azure (--base-url https://RESOURCE.openai.azure.com)",
+        _cloud("AzureModel"),
+        hosted=True,
+    ),
+    "bedrock": Kind("a Claude model at Amazon Bedrock", _cloud("BedrockModel"), hosted=True),
+    "vertex": Kind("a Claude model at Google's Vertex AI", _cloud("VertexModel"), hosted=True),
     "gemini": Kind("Google's Gemini by its OpenAI-compatible address", _named("gemini"), hosted=True),
     "groq": Kind("Groq", _named("groq"), hosted=True),
     "lmstudio": Kind("an LM Studio server on this machine", _named("lmstudio"), hosted=True),

@@ -111,9 +111,9 @@ def batch_model(model: Model, *, longest_pause: float = 60.0, attempts: int = 30
     from promptopt.models.hosted.openai import OpenAIModel  # noqa: PLC0415  loaded when used
 
     patience = BatchPatience(longest_pause=longest_pause, attempts=attempts)
-    if isinstance(model, OpenAIModel):
+    if isinstance(model, OpenAIModel) and model.service.batches:
         return OpenAIBatches(model, patience)
-    if isinstance(model, AnthropicModel):
+    if isinstance(model, AnthropicModel) and model.service.batches:
         return AnthropicBatches(model, patience)
     name = ":".join(str(model.fingerprint.get(part, "?")) for part in ("provider", "model"))
     raise InputError(f"the model {name} has no batch endpoint: omit --batch, or use an openai: or anthropic: model")

@@ -85,8 +85,10 @@ class AnthropicModel(HostedModel):
 
     async def _send(self, client: Any, body: dict[str, Any]) -> Any:
         # As extra body: newer SDKs have no sampling arguments, and validating typed messages takes longer than sending.
+        # The model's name goes as an argument, because the clients for clouds move it into the URL.
         create = client.messages.with_raw_response.create
-        return await create(model=self.name, max_tokens=body["max_tokens"], messages=[], extra_body=body)
+        fields = {name: value for name, value in body.items() if name != "model"}
+        return await create(model=self.name, max_tokens=body["max_tokens"], messages=[], extra_body=fields)
 
     def path(self, request: Request) -> str:  # noqa: ARG002  the base class's signature
         """Return the URL path of a request."""

@@ -38,6 +38,7 @@ class Service(NamedTuple):
         price: dollars per million tokens if none is given.
         prices: the provider's name in the table of list prices, or "" if it has none.
         json_mode: whether it takes the response format "json".
+        batches: whether batches of the protocol are sent there, where it has them.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Service(NamedTuple):
     price: Price | None = None
     prices: str = ""
     json_mode: bool = True
+    batches: bool = True
 
 
 OPENAI = Service(
@@ -141,3 +143,29 @@ NAMED = {
     ),
 }
 """Kind -> service, of those that speak OpenAI's protocol under an address of their own."""
+
+# The variables are those that the SDKs read: openai 3.57, lib/azure.py; anthropic 2.14, lib/bedrock/ and lib/vertex/. A deployment
+# at Azure may have any name, so its price is not known.
+AZURE = _COMPATIBLE._replace(
+    name="azure",
+    client="AzureOpenAI",
+    endpoint="",
+    endpoint_variable="AZURE_OPENAI_ENDPOINT",
+    key_variable="AZURE_OPENAI_API_KEY",
+    batches=False,
+)
+_CLOUD = ANTHROPIC._replace(headers=None, endpoint="", needs_key=False, batches=False)
+BEDROCK = _CLOUD._replace(
+    name="bedrock",
+    client="AnthropicBedrock",
+    endpoint_variable="ANTHROPIC_BEDROCK_BASE_URL",
+    key_variable="AWS_BEARER_TOKEN_BEDROCK",
+    prices="aws",
+)
+VERTEX = _CLOUD._replace(
+    name="vertex",
+    client="AnthropicVertex",
+    endpoint_variable="ANTHROPIC_VERTEX_BASE_URL",
+    key_variable="VERTEX_ACCESS_TOKEN",  # our name: the SDK reads no token from the environment
+    prices="google",
+)
