@@ -14,7 +14,19 @@ from promptopt.errors import InputError, nearest
 from promptopt.models.options import NO_OPTIONS, RequestOptions
 from promptopt.parsing.labels import check_labels
 from promptopt.parsing.slots import check_slots
-from promptopt.prompt import IMAGE, LABEL, Demonstrations, Example, Format, Layout, Prompt, Prompts, default_template
+from promptopt.prompt import (
+    IMAGE,
+    LABEL,
+    Demonstrations,
+    Example,
+    Format,
+    Layout,
+    Message,
+    Prompt,
+    PromptRole,
+    Prompts,
+    default_template,
+)
 from promptopt.replies import TOOL
 from promptopt.rewards import LABEL_REWARDS, Exact, JsonFields, Judge, Label, Number, Progress, Reward
 from promptopt.utils.characters import character_fault
@@ -49,6 +61,9 @@ class Task:
         logprobs: whether labels may be scored by log-probabilities if the model provides them; False always parses the
             text that the model writes.
         template: how an example is rendered if the prompt has no slot; by default its only field.
+        prompt_role: "auto" makes a prompt with a slot the whole message, and one without the system prompt. "system", for chats,
+            makes every prompt the system prompt, with its slots filled; the template follows as the user's turn.
+        turns: sent verbatim after a system prompt, before the example; only with `prompt_role="system"`.
         format: "chat", "completion" or "caption". A caption is a prompt such as `a photo of a {label}` for a model that
             compares images with texts; examples then have a field `image`, made by `promptopt.images.reference`.
         description: one or two sentences on the task, for the writer model.
@@ -85,6 +100,8 @@ class Task:
     read: str = "labels"
     template: str = ""
     format: Format = "chat"
+    prompt_role: PromptRole = "auto"
+    turns: tuple[Message, ...] = ()
     description: str = ""
     name: str = "task"
     max_tokens: int = 256
@@ -121,11 +138,12 @@ class Task:
             raise InputError(f"the example {self.train[0].id!r} has no input fields: give at least one")
         template = self.template or default_template(fields)
         object.__setattr__(self, "template", template)
-        object.__setattr__(self, "layout", Layout(fields, template, self.format))
+        object.__setattr__(self, "layout", Layout(fields, template, self.format, self.prompt_role, tuple(self.turns)))
         if self.reward is None or self.reward is self._default_reward:
             self._set_default_reward()
         self._check_program()
         self._check()
+        self._check_prompt_role()
         self._check_sampling()
         if self.format == "caption":
             self._check_captions()
@@ -242,6 +260,20 @@ class Task:
                 self._check_fit(example, f"{split} example")
         for example in self.seed_prompt.demonstrations.items if self.seed_prompt.demonstrations else ():
             self._check_fit(example, "demonstration")
+
+    def _check_prompt_role(self) -> None:
+        if self.prompt_role not in ("auto", "system"):
+            raise InputError(f"prompt_role must be 'auto' or 'system', not {self.prompt_role!r}")
+        if self.turns and self.prompt_role != "system":
+            raise InputError("the task has turns, which follow a system prompt: set prompt_role='system'")
+        if any(turn.role == "system" for turn in self.turns):
+            raise InputError(
+                "the task's turns have one of the system, which is the prompt: put its text into the prompt"
+            )
+        if self.prompt_role == "system" and (self.format != "chat" or self.takes_several_calls):
+            raise InputError(
+                "prompt_role = 'system' is for chats of one call: remove it for other formats, programs and environments"
+            )
 
     def _check_sampling(self) -> None:
         if self.read not in ("labels", "text"):

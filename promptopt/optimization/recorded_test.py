@@ -73,6 +73,8 @@ def rebuilt_task(result: Result, recorded: Sequence[Outcome], run: str) -> Task:
         logprobs=False,
         template=result.layout.template if result.layout else "",
         format=request["format"],
+        prompt_role=result.layout.prompt_role if result.layout else "auto",
+        turns=result.layout.turns if result.layout else (),
         name=result.task,
         stop=tuple(request.get("stop", ())),
         request=RequestOptions(**request.get("options", {})),

@@ -78,7 +78,7 @@ def _as_text(portable: PortablePrompt) -> Prompt:
 
 
 def messages(portable: PortablePrompt) -> str:
-    """Return the messages as JSON, with slots such as {text} in the last one.
+    """Return the messages as JSON, with slots such as {text}.
 
     Raises:
         InputError: the request is no chat, or differs from input to input.
