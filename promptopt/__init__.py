@@ -44,6 +44,7 @@ if _typing.TYPE_CHECKING:
     from promptopt.models.fake import FakeLabelModel as FakeLabelModel
     from promptopt.models.fake import FakeModel as FakeModel
     from promptopt.models.fake import FunctionModel as FunctionModel
+    from promptopt.models.options import RequestOptions as RequestOptions
     from promptopt.optimization.api import optimize as optimize
     from promptopt.optimization.asynchronous import aoptimize as aoptimize
     from promptopt.optimization.diagnosis import Diagnosis as Diagnosis
@@ -76,6 +77,7 @@ if _typing.TYPE_CHECKING:
     from promptopt.results.result import Result as Result
     from promptopt.rewards import Contains as Contains
     from promptopt.rewards import Exact as Exact
+    from promptopt.rewards import JsonFields as JsonFields
     from promptopt.rewards import Judge as Judge
     from promptopt.rewards import Label as Label
     from promptopt.rewards import LabelLikelihood as LabelLikelihood
@@ -110,6 +112,7 @@ _NAMES = {  # module -> what it gives to the package; the same as above, which a
     "promptopt.models": "load_model",
     "promptopt.models.base": "LabelModel Model Price Request TokenModel",
     "promptopt.models.fake": "FakeLabelModel FakeModel FunctionModel",
+    "promptopt.models.options": "RequestOptions",
     "promptopt.optimization.api": "optimize",
     "promptopt.optimization.asynchronous": "aoptimize",
     "promptopt.optimization.diagnosis": "Diagnosis diagnose",
@@ -124,7 +127,7 @@ _NAMES = {  # module -> what it gives to the package; the same as above, which a
     "promptopt.results.predictor": "Prediction Predictor",
     "promptopt.results.pseudo_labels": "pseudo_labels write_fine_tuning",
     "promptopt.results.result": "Result",
-    "promptopt.rewards": "Contains Exact Judge Label LabelLikelihood LabelMargin Matches Number Progress Reward TokenF1",
+    "promptopt.rewards": "Contains Exact JsonFields Judge Label LabelLikelihood LabelMargin Matches Number Progress Reward TokenF1",
     "promptopt.scores": "Scores",
     "promptopt.search.run": "Run",
     "promptopt.strategies": "Components HillClimb Joint PromptQuine RandomSearch Unsupervised",

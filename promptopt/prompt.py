@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 Format: TypeAlias = Literal["chat", "completion", "caption"]
+PromptRole: TypeAlias = Literal["auto", "system"]
 
 LABEL, IMAGE = "label", "image"
 """For captions: the slot that is replaced by each label in turn, and the input field with the image."""
@@ -244,11 +245,22 @@ class Layout:
         template: how an example is rendered if the prompt has no slot, such as `Review: {text}`.
         format: "chat" sends turns; "completion" sends one text to continue; "caption" sends the prompt with its slot
             `{label}` and, as the user's turn, the image to compare it with.
+        prompt_role: "auto" makes a prompt with a slot the user's turn, and one without the system's. "system", for chats, makes
+            every prompt the system's turn, with its slots filled by the example; the template follows as the user's turn.
+        turns: sent verbatim after the system's turn, before those of the prompt.
     """
 
     fields: tuple[str, ...]
     template: str
     format: Format = "chat"
+    prompt_role: PromptRole = "auto"
+    turns: tuple[Message, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, as the arguments of another layout."""
+        out = {"fields": list(self.fields), "template": self.template, "format": self.format}
+        out |= {} if self.prompt_role == "auto" else {"prompt_role": self.prompt_role}
+        return out | ({"turns": [turn._asdict() for turn in self.turns]} if self.turns else {})
 
     def has_slot(self, text: str) -> bool:
         """Whether `text` contains a slot, and so is a complete message by itself."""
@@ -264,11 +276,20 @@ class Layout:
             return (Message("system", prompt.text), Message("user", example.inputs[IMAGE]))
         items = prompt.demonstrations.for_example(example) if prompt.demonstrations else ()
         if self.format == "completion":
-            instruction, turn = self._parts(prompt)
+            instruction, turn = self.parts(prompt)
             shown = [f"{self.fill(turn, item)} {item.target}" for item in items]
             return "\n\n".join(part for part in (instruction, *shown, self.fill(turn, example)) if part)
         *before, query = self.messages(prompt, items)
-        return (*before, Message(query.role, self.fill(query.content, example)))
+        if self.fills_instruction(before):
+            before[0] = self._fill_turn(before[0], example)
+        return (*before, self._fill_turn(query, example))
+
+    def fills_instruction(self, turns: Sequence[Message]) -> bool:
+        """Whether the first of the turns before the example is a prompt with slots; an empty prompt is no turn."""
+        return self.prompt_role == "system" and bool(turns) and turns[0].role == "system"
+
+    def _fill_turn(self, turn: Message, example: Example) -> Message:
+        return Message(turn.role, self.fill(turn.content, example))
 
     def render_inputs(self, prompt: Prompt, inputs: Mapping[str, str]) -> Context:
         """Return the model's input for inputs that are no example of a task; fields other than the layout's are ignored.
@@ -303,17 +324,18 @@ class Layout:
         return self.render(prompt, Example({name: inputs[name] for name in fields}, None, ""))
 
     def messages(self, prompt: Prompt, items: Sequence[Example]) -> tuple[Message, ...]:
-        """Return the turns of a chat with the demonstrations `items`; the slots of the last turn are not filled yet."""
-        instruction, turn = self._parts(prompt)
+        """Return the turns of a chat with the demonstrations `items`; slots of the prompt and the last turn are not filled yet."""
+        instruction, turn = self.parts(prompt)
         turns = [Message("system", instruction)] if instruction else []
-        turns += prompt.turns
+        turns += (*self.turns, *prompt.turns)
         for item in items:
             turns += [Message("user", self.fill(turn, item)), Message("assistant", str(item.target))]
         return (*turns, Message("user", turn))
 
-    def _parts(self, prompt: Prompt) -> tuple[str, str]:
+    def parts(self, prompt: Prompt) -> tuple[str, str]:
         """Return the instruction ("" if the text is a complete message) and the template of an example."""
-        return ("", prompt.text) if self.has_slot(prompt.text) else (prompt.text, self.template)
+        is_message = self.prompt_role == "auto" and self.has_slot(prompt.text)
+        return ("", prompt.text) if is_message else (prompt.text, self.template)
 
     def flatten(self, prompt: Prompt) -> Prompt:
         """Return a completion prompt equivalent to `prompt`, with its demonstrations written out in the text.
@@ -326,7 +348,7 @@ class Layout:
             raise InputError(
                 "nearest demonstrations differ from example to example, so they cannot be written out: use fixed ones"
             )
-        instruction, turn = self._parts(prompt)
+        instruction, turn = self.parts(prompt)
         parts = [instruction] if instruction else []
         for demonstration in demonstrations.items if demonstrations else ():
             text = f"{self.fill(turn, demonstration)} {demonstration.target}"

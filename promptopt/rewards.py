@@ -6,17 +6,22 @@ return several numbers by name, `{"reward": 1.0, "brevity": 0.5}`: those beside 
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from promptopt.errors import InputError, nearest
+from promptopt.models.options import read_schema
+from promptopt.parsing.json_replies import check_schema, compare_fields, parse_json, schema_faults
 from promptopt.parsing.labels import named_label as named_label  # noqa: PLC0414  importable from here too
 from promptopt.parsing.numbers import last_number as last_number  # noqa: PLC0414  importable from here too
 from promptopt.parsing.numbers import numbers
@@ -239,6 +244,58 @@ REWARDS_WITH_TARGET = (Exact, Contains, Matches, Number, TokenF1, *LABEL_REWARDS
 
 
 @dataclass(frozen=True)
+class JsonFields:
+    """0 unless the reply is JSON that a schema allows; else the F1 of its fields and those of the target, or 1 without a target.
+
+    Objects are compared by key and lists item by item, in their order; texts without letter case and white space at their ends.
+    The reason has the validator's words, or names the fields that differ. Needs the extra `json`.
+
+    Args:
+        schema: a JSON schema.
+
+    Raises:
+        InputError: the schema is invalid.
+        MissingExtraError: jsonschema is not installed.
+    """
+
+    schema: Mapping[str, Any] = field(hash=False)
+
+    def __post_init__(self) -> None:
+        check_schema(self._text)
+
+    @cached_property
+    def _text(self) -> str:
+        return json.dumps(self.schema)
+
+    def target_value(self, example: Example) -> Any:
+        """Return the JSON value that is the example's target.
+
+        Raises:
+            InputError: there is no target, or the schema does not allow it.
+        """
+        try:
+            value = parse_json(target_of(example))
+        except ValueError as error:
+            problem = f"is not JSON ({error})"
+        else:
+            faults = schema_faults(value, self._text)
+            if not faults:
+                return value
+            problem = f"does not match the schema ({faults})"
+        raise InputError(f"the target of example {example.id!r} {problem}: correct the target or the schema")
+
+    def __call__(self, example: Example, response: Response) -> tuple[float, str]:
+        try:
+            value = parse_json(response.text)
+        except ValueError as error:
+            return 0.0, f"the reply is not JSON: {error}"
+        faults = schema_faults(value, self._text)
+        if faults:
+            return 0.0, f"the reply does not match the schema: {faults}"
+        return compare_fields(value, self.target_value(example)) if example.target is not None else (1.0, "")
+
+
+@dataclass(frozen=True)
 class Judge:
     """Another model rates each reply from 0 to 10; the reward is the rating divided by 10, with the judge's explanation.
 
@@ -277,11 +334,16 @@ class Judge:
         return float(scores[-1]) / _BEST, verdict.strip()
 
 
-def reward_named(name: str, labels: Sequence[str] = ()) -> Reward:
-    """Return the built-in reward with this name; `regex:PATTERN` includes its pattern.
+def reward_named(name: str, labels: Sequence[str] = (), folder: Path = Path()) -> Reward:
+    """Return the built-in reward with this name; `regex:PATTERN` includes its pattern, `json:FILE` names its schema.
+
+    Args:
+        name: of the reward.
+        labels: of the task.
+        folder: base of relative paths.
 
     Raises:
-        InputError: the name is unknown, or a label reward has no labels.
+        InputError: the name is unknown, a label reward has no labels, or the schema cannot be read.
     """
     kind, _, argument = name.partition(":")
     plain: dict[str, Callable[[], Reward]] = {"exact": Exact, "contains": Contains, "number": Number, "f1": TokenF1}
@@ -294,7 +356,11 @@ def reward_named(name: str, labels: Sequence[str] = ()) -> Reward:
         return labelled[kind](tuple(labels))
     if kind == "regex":
         return _matches(argument)
-    known = [*plain, *labelled, "regex"]
+    if kind == "json":
+        if not argument:
+            raise InputError("the reward 'json' needs the file of a JSON schema, such as 'json:order.schema.json'")
+        return JsonFields(read_schema(folder / argument))
+    known = [*plain, *labelled, "regex", "json"]
     raise InputError(f"unknown reward {name!r}{nearest(kind, known)}; known: {', '.join(known)}, or module:function")
 
 

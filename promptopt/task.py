@@ -11,11 +11,24 @@ from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING
 
 from promptopt.errors import InputError, nearest
+from promptopt.models.options import NO_OPTIONS, RequestOptions
 from promptopt.parsing.labels import check_labels
 from promptopt.parsing.slots import check_slots
-from promptopt.prompt import IMAGE, LABEL, Demonstrations, Example, Format, Layout, Prompt, Prompts, default_template
+from promptopt.prompt import (
+    IMAGE,
+    LABEL,
+    Demonstrations,
+    Example,
+    Format,
+    Layout,
+    Message,
+    Prompt,
+    PromptRole,
+    Prompts,
+    default_template,
+)
 from promptopt.replies import TOOL
-from promptopt.rewards import LABEL_REWARDS, Exact, Judge, Label, Number, Progress, Reward
+from promptopt.rewards import LABEL_REWARDS, Exact, JsonFields, Judge, Label, Number, Progress, Reward
 from promptopt.utils import notebook
 from promptopt.utils.characters import character_fault
 
@@ -49,6 +62,9 @@ class Task:
         logprobs: whether labels may be scored by log-probabilities if the model provides them; False always parses the
             text that the model writes.
         template: how an example is rendered if the prompt has no slot; by default its only field.
+        prompt_role: "auto" makes a prompt with a slot the whole message, and one without the system prompt. "system", for chats,
+            makes every prompt the system prompt, with its slots filled; the template follows as the user's turn.
+        turns: sent verbatim after a system prompt, before the example; only with `prompt_role="system"`.
         format: "chat", "completion" or "caption". A caption is a prompt such as `a photo of a {label}` for a model that
             compares images with texts; examples then have a field `image`, made by `promptopt.images.reference`.
         description: one or two sentences on the task, for the writer model.
@@ -58,6 +74,7 @@ class Task:
         top_p: nucleus sampling of the task model: the smallest set of tokens with at least this probability.
         top_k: sampling from this many most likely tokens; 0 means all.
         stop: a reply ends before the first of these strings.
+        request: further options of the task model's requests, such as a JSON schema for its replies.
         environment: creates the environment of an episode, for multi-step tasks. Examples then have one field,
             `instance`, in JSON; prompts have one slot, `{observation}`; and a reply is an entire episode. Budgets reserve
             the maximum cost of validation and test episodes: `cap` rounds, if instances have that key.
@@ -71,7 +88,7 @@ class Task:
 
     Raises:
         InputError: there are no training examples, ids are not unique, a target is not among the labels (or not one number,
-            for `Number`), labels cannot be told apart, the reward has other labels, a slot has no field, or a setting is out of range.
+            for `Number`, or not JSON of the schema, for `JsonFields`), labels cannot be told apart, the reward has other labels, a slot has no field, or a setting is out of range.
     """
 
     train: tuple[Example, ...]
@@ -84,6 +101,8 @@ class Task:
     read: str = "labels"
     template: str = ""
     format: Format = "chat"
+    prompt_role: PromptRole = "auto"
+    turns: tuple[Message, ...] = ()
     description: str = ""
     name: str = "task"
     max_tokens: int = 256
@@ -91,6 +110,7 @@ class Task:
     top_p: float = 1.0
     top_k: int = 0
     stop: tuple[str, ...] = ()
+    request: RequestOptions = NO_OPTIONS
     environment: Callable[[], Environment] | None = None
     history: int = 3
     program: Program | None = None
@@ -119,11 +139,12 @@ class Task:
             raise InputError(f"the example {self.train[0].id!r} has no input fields: give at least one")
         template = self.template or default_template(fields)
         object.__setattr__(self, "template", template)
-        object.__setattr__(self, "layout", Layout(fields, template, self.format))
+        object.__setattr__(self, "layout", Layout(fields, template, self.format, self.prompt_role, tuple(self.turns)))
         if self.reward is None or self.reward is self._default_reward:
             self._set_default_reward()
         self._check_program()
         self._check()
+        self._check_prompt_role()
         self._check_sampling()
         if self.format == "caption":
             self._check_captions()
@@ -252,6 +273,20 @@ class Task:
         for example in self.seed_prompt.demonstrations.items if self.seed_prompt.demonstrations else ():
             self._check_fit(example, "demonstration")
 
+    def _check_prompt_role(self) -> None:
+        if self.prompt_role not in ("auto", "system"):
+            raise InputError(f"prompt_role must be 'auto' or 'system', not {self.prompt_role!r}")
+        if self.turns and self.prompt_role != "system":
+            raise InputError("the task has turns, which follow a system prompt: set prompt_role='system'")
+        if any(turn.role == "system" for turn in self.turns):
+            raise InputError(
+                "the task's turns have one of the system, which is the prompt: put its text into the prompt"
+            )
+        if self.prompt_role == "system" and (self.format != "chat" or self.takes_several_calls):
+            raise InputError(
+                "prompt_role = 'system' is for chats of one call: remove it for other formats, programs and environments"
+            )
+
     def _check_sampling(self) -> None:
         if self.read not in ("labels", "text"):
             raise InputError(f"read must be 'labels' or 'text', not {self.read!r}")
@@ -265,6 +300,8 @@ class Task:
             raise InputError(f"top_p must be above 0 and at most 1 (all tokens), not {self.top_p}")
         if self.top_k < 0:
             raise InputError(f"top_k must be 1 or more, or 0 for all tokens, not {self.top_k}")
+        if not isinstance(self.request, RequestOptions):
+            raise InputError(f"request must be RequestOptions, such as RequestOptions(seed=1), not {self.request!r}")
 
     def _check_captions(self) -> None:
         if not self.labels or self.environment is not None:
@@ -295,6 +332,8 @@ class Task:
             raise InputError(f"{kind} {example.id!r} has no JSON object in its field 'instance'")
         if isinstance(self.reward, Number) and example.target is not None:
             self.reward.target_number(example)
+        if isinstance(self.reward, JsonFields) and example.target is not None:
+            self.reward.target_value(example)
         if self.labels and example.target is not None and example.target not in self.labels:
             raise InputError(
                 f"{kind} {example.id!r} has the label {example.target!r}, which is not one of {list(self.labels)}"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from promptopt.cli.model_options import ModelOptions, read_assignments
 from promptopt.cli.output import say
 from promptopt.errors import InputError
 from promptopt.models import HOSTED, KINDS, load_model
@@ -58,12 +59,16 @@ def check(
         str | None, typer.Option(help="Tokenizer of a completions: model; needed to score chats.")
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Timeout per attempt, in seconds.")] = None,
+    model_option: ModelOptions = None,
 ) -> None:
     """Check an endpoint: key, model, log-probabilities, batches, price. Costs one to a few small calls."""
     from promptopt.models.hosted.check import check as check_endpoint  # noqa: PLC0415  loaded when used
     from promptopt.models.hosted.model import HostedModel  # noqa: PLC0415  loaded when used
 
-    model = load_model(name, base_url=base_url, tokenizer=tokenizer, timeout=timeout)
+    options, headers = read_assignments(model_option or [])
+    model = load_model(
+        name, base_url=base_url, tokenizer=tokenizer, timeout=timeout, options=options or None, headers=headers or None
+    )
     if not isinstance(model, HostedModel):
         raise InputError(f"{name!r} is not a hosted model: give KIND:NAME, where KIND is one of {', '.join(HOSTED)}")
     failed = False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
+from promptopt.cli.model_options import CallLimits, ModelOptions
 from promptopt.cli.output import say, say_json, say_table
 from promptopt.cli.run import (
     BaseUrl,
@@ -37,7 +38,6 @@ from promptopt.cli.run import (
     Timeout,
     Tokenizer,
     Tpm,
-    _CallLimits,
     _redirect_library_output,
     _with_batches,
 )
@@ -90,6 +90,7 @@ def diagnose(
     rpm: Rpm = None,
     tpm: Tpm = None,
     extra_body: ExtraBody = None,
+    model_option: ModelOptions = None,
     batch: Batch = False,
     replicas: Replicas = None,
     ray: RayAddress = None,
@@ -114,8 +115,8 @@ def diagnose(
         drop_unusable=drop_unusable,
     )
     loaded_task = source.task()
-    limits = _CallLimits(concurrency, timeout, rpm, tpm)
-    loaded_model = limits.load(model, base_url, price, tokenizer, replicas, ray, extra_body)
+    limits = CallLimits(concurrency, timeout, rpm, tpm)
+    loaded_model = limits.load(model, base_url, price, tokenizer, replicas, ray, extra_body, model_option)
     with Display(quiet=quiet) as display, Memo(memo) as store, _redirect_library_output():
         diagnosis = diagnose_task(
             loaded_task,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from promptopt.cli.model_options import CallLimits, ModelOptions, read_price
 from promptopt.cli.output import say, say_json
 from promptopt.cli.run import (
     BaseUrl,
@@ -39,8 +40,6 @@ from promptopt.cli.run import (
     SplitSeed,
     TaskArgument,
     Tokenizer,
-    _CallLimits,
-    _read_price,
     _read_settings,
 )
 from promptopt.cli.source import PredictOptions, Source
@@ -85,6 +84,7 @@ def doctor(
     writer: Annotated[str | None, typer.Option(help="Model that writes new prompts. Default: the task model.")] = None,
     writer_base_url: Annotated[str | None, typer.Option(help="URL of the writer's endpoint.")] = None,
     writer_price: Annotated[str | None, typer.Option(help="Price of the writer, in the format of --price.")] = None,
+    model_option: ModelOptions = None,
     extra_body: ExtraBody = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Strategy setting NAME=VALUE (repeatable).")] = None,
     budget: Annotated[str | None, typer.Option(help="Limit, such as '500 calls', '2 dollars' or '1M tokens'.")] = None,
@@ -103,7 +103,7 @@ def doctor(
         version=predict_version,
         threads=predict_threads,
         timeout=predict_timeout,
-        price=_read_price(predict_price, "--predict-price"),
+        price=read_price(predict_price, "--predict-price"),
         prompts=prompts,
     )
     source = Source(
@@ -123,10 +123,10 @@ def doctor(
         predict=predicts,
         prompt_from=prompt_from,
     )
-    limits = _CallLimits(None, None, None, None)
+    limits = CallLimits(None, None, None, None)
     checkup = examine(
         source.task,
-        lambda: limits.load(model, base_url, price, tokenizer, extra_body=extra_body),
+        lambda: limits.load(model, base_url, price, tokenizer, extra_body=extra_body, model_options=model_option),
         lambda: find_strategy(strategy, folder=source.folder) if ":" in strategy else strategy,
         read_writer=lambda: limits.load(writer, writer_base_url, writer_price) if writer else None,
         memo=memo,

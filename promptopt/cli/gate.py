@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from promptopt.cli.model_options import CallLimits, ModelOptions
 from promptopt.cli.output import say, say_json
 from promptopt.cli.run import (
     BaseUrl,
@@ -23,7 +24,6 @@ from promptopt.cli.run import (
     Timeout,
     Tokenizer,
     Tpm,
-    _CallLimits,
     _redirect_library_output,
     _with_batches,
 )
@@ -83,6 +83,7 @@ def gate(
     rpm: Rpm = None,
     tpm: Tpm = None,
     extra_body: ExtraBody = None,
+    model_option: ModelOptions = None,
     batch: Batch = False,
     replicas: Replicas = None,
     ray: RayAddress = None,
@@ -94,8 +95,8 @@ def gate(
 
     Exit codes: 0 passed, 3 worse, 4 undecided; 1 a model cannot be used, 2 usage error.
     """
-    loaded = _CallLimits(concurrency, timeout, rpm, tpm).load(
-        model, base_url, price, tokenizer, replicas, ray, extra_body
+    loaded = CallLimits(concurrency, timeout, rpm, tpm).load(
+        model, base_url, price, tokenizer, replicas, ray, extra_body, model_option
     )
     loaded = _with_batches(loaded) if batch else loaded
     options: dict[str, Any] = {"margin": margin, "error": error, "budget": budget, "seed": seed}

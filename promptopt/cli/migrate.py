@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from promptopt.cli.model_options import CallLimits
 from promptopt.cli.output import say, say_json, say_table
 from promptopt.cli.run import (
     BaseUrl,
@@ -23,7 +24,6 @@ from promptopt.cli.run import (
     Timeout,
     Tokenizer,
     Tpm,
-    _CallLimits,
     _read_settings,
     _redirect_library_output,
     _with_batches,
@@ -97,7 +97,7 @@ def migrate_prompt(
     option = next((name for name, value in of_one.items() if value is not None), None)
     if len(to) > 1 and option is not None:
         raise InputError(f"{option} is for one model: give one --to, and run the command once for each model")
-    limits = _CallLimits(concurrency, timeout, rpm, tpm)
+    limits = CallLimits(concurrency, timeout, rpm, tpm)
     models = [limits.load(name, base_url, price, tokenizer, replicas, ray, extra_body) for name in to]
     models = [_with_batches(model) for model in models] if batch else models
     options: dict[str, Any] = {

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from promptopt.cli.model_options import CallLimits, ModelOptions, read_price
 from promptopt.cli.output import say, say_json, say_table
 from promptopt.cli.score_table import print_scores, score_prompts
 from promptopt.cli.source import PredictOptions, Source, read_prompts
@@ -20,8 +19,7 @@ from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Budget, Ledger
 from promptopt.evaluation.scorer import Scorer
 from promptopt.memo.memo import Memo
-from promptopt.models import HOSTED, load_model
-from promptopt.models.base import LabelModel, Price
+from promptopt.models.base import LabelModel
 from promptopt.optimization.api import run_job
 from promptopt.optimization.estimate import estimate
 from promptopt.optimization.job import prepare
@@ -76,7 +74,7 @@ Read = Annotated[
         show_default="from the task file, or labels",
     ),
 ]
-Reward = Annotated[str | None, typer.Option(help="Built-in reward or MODULE:FUNCTION.")]
+Reward = Annotated[str | None, typer.Option(help="Built-in reward, json:SCHEMA.json or MODULE:FUNCTION.")]
 SplitSeed = Annotated[int, typer.Option(help="Random seed of the train/validation/test split.")]
 SplitColumn = Annotated[str | None, typer.Option(help="Column that names each row's split: train, validation or test.")]
 GroupColumn = Annotated[
@@ -162,39 +160,6 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON to stdout.")]
 
 
-@dataclass(frozen=True)
-class _CallLimits:
-    """Concurrency, timeout and rate limits of hosted models; None keeps the adapter's default."""
-
-    concurrency: int | None
-    timeout: float | None
-    requests_per_minute: int | None
-    tokens_per_minute: int | None
-
-    def load(
-        self,
-        spec: str,
-        base_url: str | None,
-        price: str | None,
-        tokenizer: str | None = None,
-        replicas: int | None = None,
-        ray: str | None = None,
-        extra_body: str | None = None,
-    ) -> Model:
-        """Load the model called `spec`; the limits apply to hosted models only."""
-        limits = self if spec.partition(":")[0] in HOSTED else _CallLimits(None, None, None, None)
-        return load_model(
-            spec,
-            base_url=base_url,
-            tokenizer=tokenizer,
-            price=_read_price(price),
-            replicas=replicas,
-            ray_address=ray,
-            extra_body=_read_extra_body(extra_body),
-            **vars(limits),
-        )
-
-
 def optimize(
     task: TaskArgument = None,
     model: ModelName = "local:smollm2",
@@ -231,6 +196,7 @@ def optimize(
     rpm: Rpm = None,
     tpm: Tpm = None,
     extra_body: ExtraBody = None,
+    model_option: ModelOptions = None,
     batch: Batch = False,
     replicas: Replicas = None,
     ray: RayAddress = None,
@@ -263,7 +229,7 @@ def optimize(
         version=predict_version,
         threads=predict_threads,
         timeout=predict_timeout,
-        price=_read_price(predict_price, "--predict-price"),
+        price=read_price(predict_price, "--predict-price"),
         prompts=prompts,
     )
     source = Source(
@@ -289,8 +255,8 @@ def optimize(
     callbacks = [
         import_named(name, source.folder, key="--callback", instead="MODULE:FUNCTION") for name in callback or []
     ]
-    limits = _CallLimits(concurrency, timeout, rpm, tpm)
-    loaded_model = limits.load(model, base_url, price, tokenizer, replicas, ray, extra_body)
+    limits = CallLimits(concurrency, timeout, rpm, tpm)
+    loaded_model = limits.load(model, base_url, price, tokenizer, replicas, ray, extra_body, model_option)
     loaded_model = _with_batches(loaded_model) if batch else loaded_model
     options: dict[str, Any] = {
         "writer": limits.load(writer, writer_base_url, writer_price) if writer else None,
@@ -359,6 +325,7 @@ def score(
     rpm: Rpm = None,
     tpm: Tpm = None,
     extra_body: ExtraBody = None,
+    model_option: ModelOptions = None,
     batch: Batch = False,
     replicas: Replicas = None,
     ray: RayAddress = None,
@@ -390,8 +357,8 @@ def score(
             f"the task has no examples in split {split!r}: use one of {[k for k, v in splits.items() if v]}"
         )
     prompts = read_prompts(prompt or [], prompt_file or [], loaded_task)
-    loaded_model = _CallLimits(concurrency, timeout, rpm, tpm).load(
-        model, base_url, price, tokenizer, replicas, ray, extra_body
+    loaded_model = CallLimits(concurrency, timeout, rpm, tpm).load(
+        model, base_url, price, tokenizer, replicas, ray, extra_body, model_option
     )
     loaded_model = _with_batches(loaded_model) if batch else loaded_model
     with Display(quiet=quiet) as display, Memo(memo) as store, _redirect_library_output():
@@ -453,29 +420,3 @@ def _read_settings(assignments: list[str]) -> dict[str, str]:
             raise InputError(f"cannot read --set {assignment!r}: write NAME=VALUE")
         out[name.strip()] = value.strip()
     return out
-
-
-def _read_extra_body(text: str | None) -> dict[str, Any] | None:
-    try:
-        fields = json.loads(text or "{}")
-    except ValueError as error:
-        raise InputError(f"--extra-body must be a JSON object: {error}") from None
-    if not isinstance(fields, dict):
-        raise InputError(f"--extra-body must be a JSON object, not {text}")
-    return fields or None
-
-
-def _read_price(text: str | None, option: str = "--price") -> Price | None:
-    if text is None:
-        return None
-    try:
-        numbers = [float(part) for part in text.split(",")]
-        price = Price(*numbers)
-    except (TypeError, ValueError):
-        raise InputError(
-            f"cannot read {option} {text!r}: write INPUT,OUTPUT[,CACHED[,WRITTEN]] in dollars per million tokens, "
-            "such as 0.4,1.6 or 0.4,1.6,0.1"
-        ) from None
-    if not all(0 <= number < float("inf") for number in numbers):
-        raise InputError(f"{option} {text!r} must be finite and not negative")
-    return price

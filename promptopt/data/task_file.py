@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from promptopt.data.message_list import MessageList, read_messages
 from promptopt.data.rows import ENDINGS, read_text
 from promptopt.data.splits import DEFAULT_SHARES
 from promptopt.data.task_data import apply_limit, draw_demonstrations, read_splits
@@ -22,8 +23,9 @@ from promptopt.environments import task as environment_task
 from promptopt.errors import InputError, nearest
 from promptopt.models import load_model
 from promptopt.models.base import Price
+from promptopt.models.options import read_options
 from promptopt.program import DEFAULT_THREADS, as_program
-from promptopt.prompt import LABEL, Demonstrations, Prompt, Prompts, default_template
+from promptopt.prompt import LABEL, Demonstrations, Message, Prompt, PromptRole, Prompts, default_template
 from promptopt.rewards import reward_named
 from promptopt.task import Task
 
@@ -139,6 +141,13 @@ class EnvironmentSpec(_Section):
     history: Annotated[int, Field(ge=0)] = 3
 
 
+class MessageSpec(_Section):
+    """One message of a list."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
 class TaskSpec(_Section):
     """The contents of a task file."""
 
@@ -147,6 +156,8 @@ class TaskSpec(_Section):
     format: Literal["chat", "completion", "caption"] = "chat"
     template: str = ""
     seed_prompt: str | None = None
+    message: Annotated[tuple[MessageSpec, ...], Field(strict=False)] = ()
+    prompt_role: PromptRole = "auto"
     labels: Annotated[dict[str, str], BeforeValidator(_as_label_table)] = Field(default_factory=dict)
     reward: str | None = None
     logprobs: bool = True
@@ -156,6 +167,7 @@ class TaskSpec(_Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
     stop: _Texts = ()
+    request: dict[str, Any] = Field(default_factory=dict)
     demonstrations: Annotated[int, Field(ge=0)] = 0
     program: str | None = None
     predict: str | None = None
@@ -195,10 +207,17 @@ class TaskSpec(_Section):
                 if self.prompts
                 else "it has a program, but no prompts: add a section [prompts] with name = 'text', or prompts = 'FOLDER'"
             )
-        excluded = ("seed_prompt", "template", "demonstrations", "environment") if self.prompts else ()
+        excluded = ("seed_prompt", "message", "template", "demonstrations", "environment") if self.prompts else ()
         conflicts = [key for key in excluded if getattr(self, key)]
         if conflicts:
             raise ValueError(f"it has both {conflicts[0]} and a program, which has prompts of its own: remove one")
+        return self
+
+    @model_validator(mode="after")
+    def _messages_alone(self) -> TaskSpec:
+        conflicts = [key for key in ("seed_prompt", "template") if getattr(self, key)]
+        if self.message and conflicts:
+            raise ValueError(f"it has both {conflicts[0]} and [[message]], which holds it too: remove one")
         return self
 
     @model_validator(mode="after")
@@ -206,7 +225,7 @@ class TaskSpec(_Section):
         if self.data is None and self.environment is None:
             raise ValueError("it has no data: add a section [data], or [environment] for a multi-step task")
         if self.environment is not None:
-            excluded = ("data", "labels", "template", "demonstrations")
+            excluded = ("data", "labels", "template", "demonstrations", "message")
             conflicts = [key for key in excluded if key in self.model_fields_set and getattr(self, key)]
             if conflicts:
                 raise ValueError(
@@ -231,6 +250,7 @@ _EXPLANATIONS = {
 }
 _SECTIONS: dict[tuple[str, ...], type[_Section]] = {
     (): TaskSpec,
+    ("message",): MessageSpec,
     ("data",): DataSpec,
     ("data", "limit"): LimitSpec,
     ("environment",): EnvironmentSpec,
@@ -310,8 +330,12 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
     taken = {example.id for example in demonstrations}
     splits = splits._replace(train=tuple(example for example in splits.train if example.id not in taken))
     limited = {name: apply_limit(examples, name, spec.data) for name, examples in splits._asdict().items()}
-    text = spec.seed_prompt if spec.seed_prompt is not None else _default_prompt(spec, spec.data)
-    prompt = Prompt(text, Demonstrations(demonstrations) if demonstrations else None)
+    if spec.message:
+        messages = read_messages([Message(each.role, each.content) for each in spec.message], tuple(spec.data.inputs))
+    else:
+        text = spec.seed_prompt if spec.seed_prompt is not None else _default_prompt(spec, spec.data)
+        messages = MessageList(text, (), spec.template)
+    prompt = Prompt(messages.prompt, Demonstrations(demonstrations) if demonstrations else None)
     return Task(
         train=limited["train"],
         validation=limited["validation"],
@@ -324,7 +348,9 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
         labels=spec.words,
         logprobs=spec.logprobs,
         read=spec.read,
-        template=spec.template,
+        template=messages.template,
+        prompt_role="system" if spec.message else spec.prompt_role,
+        turns=messages.turns,
         format=spec.format,
         description=spec.description,
         name=spec.name,
@@ -333,6 +359,7 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
         top_p=spec.top_p,
         top_k=spec.top_k,
         stop=spec.stop,
+        request=read_options(spec.request, "[request]", folder),
         notes=tuple(notes),
     )
 
@@ -353,6 +380,7 @@ def _environment_task(spec: TaskSpec, world: EnvironmentSpec, folder: Path) -> T
         top_p=spec.top_p,
         top_k=spec.top_k,
         stop=spec.stop,
+        request=read_options(spec.request, "[request]", folder),
         history=world.history,
     )
 
@@ -371,8 +399,8 @@ def _default_prompt(spec: TaskSpec, data: DataSpec) -> str:
 
 def _reward(name: str, words: Sequence[str], folder: Path) -> Reward:
     module, colon, _ = name.partition(":")
-    if not colon or module == "regex":
-        return reward_named(name, words)
+    if not colon or module in ("regex", "json"):
+        return reward_named(name, words, folder)
     reward: Reward = import_named(
         name, folder, key="reward", instead="the name of a built-in reward, or module:function"
     )
@@ -450,7 +478,7 @@ def _explain(error: ErrorDetails) -> str:
 
 
 def _unknown_key(path: tuple[str, ...]) -> str:
-    section, key = path[:-1], path[-1]
+    section, key = tuple(part for part in path[:-1] if not part.isdecimal()), path[-1]
     known = _SECTIONS[section].model_fields
     elsewhere = [other for other, model in _SECTIONS.items() if other != section and key in model.model_fields]
     location = f" in [{'.'.join(section)}]" if section else ""

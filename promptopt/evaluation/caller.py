@@ -236,4 +236,6 @@ def _request_key(request: Request) -> dict[str, Any]:
         body["tools"] = request.tools
     if request.exchanges:
         body["exchanges"] = request.exchanges
+    if request.options:
+        body["options"] = request.options.to_json()
     return body

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from promptopt.errors import InputError
 from promptopt.evaluation.tool_model import last_line, tool_model
 from promptopt.models.base import LabelModel, Request
+from promptopt.models.options import NO_OPTIONS
 from promptopt.replies import TOOL, Call, Failure, Response, Usage
 
 if TYPE_CHECKING:
@@ -262,6 +263,7 @@ def _request(task: Task, program: _Running, call: PendingCall) -> Request:
         labels=call.choices,
         tools=call.tools,
         exchanges=call.exchanges,
+        options=NO_OPTIONS if call.model else task.request,
     )
 
 

@@ -18,7 +18,9 @@ from promptopt.evaluation.rollouts import roll_out
 from promptopt.evaluation.silence import Silence
 from promptopt.evaluation.tally import Tally
 from promptopt.evaluation.verdicts import Verdict, verdict
-from promptopt.models.base import CaptionModel, LabelModel, LabelReader, Request
+from promptopt.models import HOSTED
+from promptopt.models.base import CaptionModel, LabelModel, LabelReader, OptionsModel, Request, without_batches
+from promptopt.prompt import Message
 from promptopt.replies import Failure, Response
 from promptopt.rewards import Judge
 from promptopt.scores import Scores
@@ -61,6 +63,7 @@ class Scorer:
     replays: Replays = field(default_factory=Replays)
 
     def __post_init__(self) -> None:
+        check_options(self.task, self.model)
         self.tally = Tally.of(self.task)
 
     def score(
@@ -233,6 +236,7 @@ class Scorer:
             stop=task.stop,
             replicate=replicate,
             labels=self._scored_labels if isinstance(self.model, LabelReader) else (),
+            options=task.request,
         )
 
     def _judged(self, cells: Sequence[tuple[Example, Reply]], judge: Judge) -> list[Verdict]:
@@ -251,6 +255,31 @@ class Scorer:
 def chooses_labels(task: Task, model: Model) -> bool:
     """Whether answers are chosen among the labels by log-probability, not read from text."""
     return isinstance(model, LabelModel) and bool(task.labels) and task.logprobs and not task.takes_several_calls
+
+
+def check_options(task: Task, model: Model) -> None:
+    """Refuse request options of a task that its model does not take.
+
+    Raises:
+        InputError: the message names the option and says what to change.
+    """
+    if not task.request:
+        return
+    names, asked = ", ".join(task.request.to_json()), without_batches(model)
+    name = asked.fingerprint.get("model", asked)
+    if not isinstance(asked, OptionsModel):
+        raise InputError(
+            f"the task sets {names} in its request, which the model {name!r} does not take: remove it, or use a hosted model "
+            f"({', '.join(HOSTED)})"
+        )
+    if chooses_labels(task, asked):
+        raise InputError(
+            f"the task sets {names} in its request, but {name!r} chooses among the labels by log-probability and sends no "
+            "request of this kind: remove it, or set logprobs = false"
+        )
+    context: Context = (Message("user", ""),) if task.format == "chat" else ""
+    sample = Request(context=context, max_tokens=task.max_tokens, top_k=task.top_k, options=task.request)
+    asked.check_request(sample)
 
 
 def _reshaped(flat: list[Reply], examples: int, replicates: int) -> list[list[list[Reply]]]:

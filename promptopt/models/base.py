@@ -8,6 +8,7 @@ Each capability is a type, so that it is known before any call is made:
     BatchModel       also answers batches of requests, later and for less
     LabelReader      may give log p(label | context) along with text, depending on its endpoint
     CaptionModel     gives log p(label | image); the prompt is a caption with the slot {label}
+    OptionsModel     takes request options, such as a JSON schema for its replies
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from promptopt.models.options import NO_OPTIONS, RequestOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -75,6 +78,7 @@ class Request:
         labels: a `LabelReader` returns their log-probabilities if its endpoint supports it.
         tools: that the model may call, in chats.
         exchanges: turns that follow the context: tools that the model called, and what they returned.
+        options: reply format, reasoning and the like; only for an `OptionsModel`.
     """
 
     context: Context
@@ -87,6 +91,7 @@ class Request:
     labels: tuple[str, ...] = ()
     tools: tuple[ToolSchema, ...] = ()
     exchanges: tuple[Exchange, ...] = ()
+    options: RequestOptions = NO_OPTIONS
 
     @property
     def texts(self) -> list[str]:
@@ -139,6 +144,19 @@ class LabelModel(Model, Protocol):
 
         Probabilities are normalized over the whole vocabulary; labels may have any number of tokens. Contexts are pulled
         like requests in `generate`.
+        """
+        ...
+
+
+@runtime_checkable
+class OptionsModel(Model, Protocol):
+    """A model whose requests may have options."""
+
+    def check_request(self, request: Request) -> Request:
+        """Return a request that the model can answer.
+
+        Raises:
+            InputError: it cannot; the message says what to change.
         """
         ...
 

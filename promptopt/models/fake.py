@@ -42,6 +42,10 @@ class FunctionModel:
         self.handler = handler
         self.fingerprint = {"provider": "function", "model": name, "version": version}
 
+    def check_request(self, request: Request) -> Request:
+        """Return the request: the function gets its options."""
+        return request
+
     def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
         """Answer one request at a time.
 

@@ -52,6 +52,29 @@ def _openai(name: str, **settings: Any) -> Model:
     return OpenAIModel(name, **settings)
 
 
+def _named(service: str) -> Callable[..., Model]:
+    """Return what makes models of a server or provider that speaks OpenAI's protocol."""
+
+    def make(name: str, **settings: Any) -> Model:
+        from promptopt.models.hosted.openai import OpenAIModel  # noqa: PLC0415  loaded when used
+        from promptopt.models.hosted.services import NAMED  # noqa: PLC0415  loaded when used
+
+        return OpenAIModel(name, service=NAMED[service], **settings)
+
+    return make
+
+
+def _cloud(model_class: str) -> Callable[..., Model]:
+    """Return what makes models of a cloud, by the name of their class."""
+
+    def make(name: str, **settings: Any) -> Model:
+        clouds = importlib.import_module("promptopt.models.hosted.clouds")  # loaded when used
+        model: Model = getattr(clouds, model_class)(name, **settings)
+        return model
+
+    return make
+
+
 def _completions(name: str, *, tokenizer: str | None = None, **settings: Any) -> Model:
     from promptopt.models.hosted.completions import CompletionsModel, TokenizedCompletionsModel  # noqa: PLC0415  loaded when used
 
@@ -92,6 +115,20 @@ KINDS = {
         tokenizer=True,
     ),
     "anthropic": Kind("Anthropic's messages, or any server that speaks them (--base-url)", _anthropic, hosted=True),
+    "azure": Kind(
+        "an OpenAI deployment at Azure (--base-url https://RESOURCE.openai.azure.com)",
+        _cloud("AzureModel"),
+        hosted=True,
+    ),
+    "bedrock": Kind("a Claude model at Amazon Bedrock", _cloud("BedrockModel"), hosted=True),
+    "vertex": Kind("a Claude model at Google's Vertex AI", _cloud("VertexModel"), hosted=True),
+    "gemini": Kind("Google's Gemini by its OpenAI-compatible address", _named("gemini"), hosted=True),
+    "groq": Kind("Groq", _named("groq"), hosted=True),
+    "lmstudio": Kind("an LM Studio server on this machine", _named("lmstudio"), hosted=True),
+    "mistral": Kind("Mistral", _named("mistral"), hosted=True),
+    "ollama": Kind("an Ollama server on this machine", _named("ollama"), hosted=True),
+    "openrouter": Kind("OpenRouter, one address for many providers", _named("openrouter"), hosted=True),
+    "vllm": Kind("a vLLM server on this machine; labels by log-probability: completions:", _named("vllm"), hosted=True),
     "python": Kind("a model of your own: MODULE:ATTRIBUTE", _from_module, recorded=False),
 }
 HOSTED = tuple(name for name, kind in KINDS.items() if kind.hosted)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from promptopt.models.base import BatchModel, Model, Price
+    from promptopt.models.hosted.fields import Secret
+    from promptopt.models.options import RequestOptions
 
 
 def load_model(
@@ -25,6 +27,8 @@ def load_model(
     requests_per_minute: float | None = None,
     tokens_per_minute: float | None = None,
     extra_body: Mapping[str, Any] | None = None,
+    options: RequestOptions | None = None,
+    headers: Mapping[str, str | Secret] | None = None,
     replicas: int | None = None,
     ray_address: str | None = None,
 ) -> Model:
@@ -43,6 +47,9 @@ def load_model(
         requests_per_minute: rate limit for a hosted model; None for no limit.
         tokens_per_minute: rate limit for a hosted model; None for no limit.
         extra_body: additional fields of every request to a hosted model, such as {"logit_bias": {"1904": 100}}.
+        options: options of every request to a hosted model, such as RequestOptions(reasoning_effort="low").
+        headers: further headers of every request to a hosted model: texts, secrets such as pydantic's SecretStr, or `env:NAME`
+            for the value of an environment variable.
         replicas: number of copies of a local model, as Ray actors; None for no replicas.
         ray_address: of the Ray cluster for the replicas, HOST:PORT or "auto"; None starts Ray on this machine.
 
@@ -58,8 +65,9 @@ def load_model(
     hosted = KINDS[kind].hosted
     if not hosted and base_url is not None:
         raise InputError(f"{spec!r} has no endpoint: omit the base URL, or use openai: or anthropic:")
-    if not hosted and extra_body:
-        raise InputError(f"{spec!r} sends no requests: omit the extra body, or use {', '.join(HOSTED)}")
+    for argument, value in (("extra body", extra_body), ("options", options), ("headers", headers)):
+        if not hosted and value:
+            raise InputError(f"{spec!r} sends no requests: omit the {argument}, or use {', '.join(HOSTED)}")
     if not KINDS[kind].tokenizer and tokenizer is not None:
         raise InputError(f"{spec!r} does not take a tokenizer: omit it, or use completions:")
     if replicas is None and ray_address is not None:
@@ -78,6 +86,8 @@ def load_model(
         "requests_per_minute": requests_per_minute,
         "tokens_per_minute": tokens_per_minute,
         "extra_body": extra_body,
+        "options": options,
+        "headers": headers,
     }
     given = {key: value for key, value in settings.items() if value is not None} if hosted else {}
     return KINDS[kind].make(name, **given)
@@ -101,9 +111,9 @@ def batch_model(model: Model, *, longest_pause: float = 60.0, attempts: int = 30
     from promptopt.models.hosted.openai import OpenAIModel  # noqa: PLC0415  loaded when used
 
     patience = BatchPatience(longest_pause=longest_pause, attempts=attempts)
-    if isinstance(model, OpenAIModel):
+    if isinstance(model, OpenAIModel) and model.service.batches:
         return OpenAIBatches(model, patience)
-    if isinstance(model, AnthropicModel):
+    if isinstance(model, AnthropicModel) and model.service.batches:
         return AnthropicBatches(model, patience)
     name = ":".join(str(model.fingerprint.get(part, "?")) for part in ("provider", "model"))
     raise InputError(f"the model {name} has no batch endpoint: omit --batch, or use an openai: or anthropic: model")

@@ -5,6 +5,7 @@ Knows texts, counts and prices, but nothing of callers or budgets.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -78,6 +79,8 @@ def reply_token_range(request: Request) -> TokenRange:
     max_input = sum(byte_length(text) + _TURN_TOKENS for text in turns) + _TURN_TOKENS
     if request.tools:
         max_input += _TOOLS_TOKENS
+    if request.options.response_format is not None:  # a schema is input, and a format may add instructions
+        max_input += _TOOLS_TOKENS + byte_length(json.dumps(request.options.response_format))
     return TokenRange(sum(map(min_tokens, turns)), max_input, request.max_tokens)
 
 

@@ -126,6 +126,7 @@ class Job:
         more = {"top_p": (task.top_p, 1), "top_k": (task.top_k, 0), "stop": (list(task.stop), [])}
         extra = self.roles["task"].fingerprint.get("extra_body")
         settings |= {name: value for name, (value, default) in more.items() if value != default}
+        settings |= {"options": task.request.to_json()} if task.request else {}
         return settings | ({"extra_body": extra} if extra else {})
 
 

@@ -135,7 +135,8 @@ def fields_not_sent(task: Task) -> str:
     if task.takes_several_calls or task.format == "caption":
         return ""
     seed, layout = task.seed_prompt, task.layout
-    sent = seed.text if layout.has_slot(seed.text) else task.template
+    instruction, turn = layout.parts(seed)
+    sent = turn + (instruction if layout.prompt_role == "system" else "")
     forgotten = [f"{{{field}}}" for field in task.fields if f"{{{field}}}" not in sent]
     if not forgotten:
         return ""

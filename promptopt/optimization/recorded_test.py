@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from promptopt.errors import InputError
 from promptopt.evaluation.verdicts import verdict
+from promptopt.models.options import RequestOptions
 from promptopt.prompt import Example, Prompts
 from promptopt.replies import Response
 from promptopt.rewards import Contains, Exact, Label, Number, TokenF1
@@ -72,8 +73,11 @@ def rebuilt_task(result: Result, recorded: Sequence[Outcome], run: str) -> Task:
         logprobs=False,
         template=result.layout.template if result.layout else "",
         format=request["format"],
+        prompt_role=result.layout.prompt_role if result.layout else "auto",
+        turns=result.layout.turns if result.layout else (),
         name=result.task,
         stop=tuple(request.get("stop", ())),
+        request=RequestOptions(**request.get("options", {})),
         notes=(f"the reward is taken to be {type(reward).__name__}, which reproduces all recorded rewards",),
         **settings,
     )

@@ -141,4 +141,6 @@ def _model(option: str, url_option: str, fingerprint: dict[str, Any]) -> list[st
     endpoint = [url_option, str(fingerprint["endpoint"])] if fingerprint.get("endpoint") else []
     scores_chats = kind.tokenizer and "template" in fingerprint and option == "--model"
     extra = ["--extra-body", json.dumps(fingerprint["extra_body"])] if fingerprint.get("extra_body") else []
+    for name in fingerprint.get("headers", ()):
+        extra += ["--model-option", f"header:{name}=VALUE"]
     return [option, f"{provider}:{model}", *endpoint, *(["--tokenizer", "TOKENIZER"] if scores_chats else []), *extra]

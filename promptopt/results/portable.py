@@ -6,7 +6,7 @@ Knows nothing of runs, and calls no model.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,7 @@ class PortablePrompt:
     def to_json(self) -> dict[str, Any]:
         """Return JSON values for `from_json`."""
         out = {MARK: _FORMAT, "name": self.name, "model": self.model, "prompt": self.prompt.to_json()}
-        out |= {"layout": asdict(self.layout), "request": self.request}
+        out |= {"layout": self.layout.to_json(), "request": self.request}
         return out if self.predictor is None else out | {"predictor": self.predictor.to_json()}
 
     @classmethod

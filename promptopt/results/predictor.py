@@ -119,7 +119,7 @@ class Predictor:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values for `from_json`."""
-        return {"format": _FORMAT, **asdict(self), "prompt": self.prompt.to_json()}
+        return {"format": _FORMAT, **asdict(self), "layout": self.layout.to_json(), "prompt": self.prompt.to_json()}
 
     @classmethod
     def from_json(cls, data: Any) -> Predictor:

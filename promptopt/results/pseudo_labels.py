@@ -58,7 +58,8 @@ def write_fine_tuning(path: Path | str, task: Task, labels: Sequence[PseudoLabel
         InputError: no example is that confident.
     """
     confident = {label.id: label.label for label in labels if label.confidence >= least}
-    layout = Layout(task.fields, task.template)  # always a chat, whatever the task's format
+    # Always a chat, whatever the task's format.
+    layout = Layout(task.fields, task.template, prompt_role=task.prompt_role, turns=task.turns)
     chats = [
         [*layout.render(task.seed_prompt, example), Message("assistant", confident[example.id])]
         for example in task.train

@@ -435,6 +435,7 @@ class Result:
         out: dict[str, Any] = _plain(asdict(self) | {"format": _FORMAT})
         out["prompt"], out["seed_prompt"] = self.prompt.to_json(), self.seed_prompt.to_json()
         out["predictor"] = self.predictor and self.predictor.to_json()
+        out["layout"] = self.layout and self.layout.to_json()
         for record, mine in zip(out["history"], self.history, strict=True):
             record["prompt"] = mine.prompt.to_json()
             if not record["objectives"]:

@@ -68,6 +68,8 @@ class Tokens:
         *before, query = texts
         turns = _with_text([Message(role, text) for role, text in zip(self.roles, before, strict=False)])
         instruction = turns[0].content if turns and turns[0].role == "system" else ""
+        if self.layout.prompt_role == "system":
+            return Prompt(instruction, turns=turns[bool(instruction) + len(self.layout.turns) :])
         if query == self.layout.template and instruction and not self.layout.has_slot(instruction):
             return Prompt(instruction, turns=turns[1:])
         return Prompt(query, turns=turns)
@@ -85,10 +87,17 @@ def tokenize(prompt: Prompt, layout: Layout, pieces: Callable[[str], Sequence[st
         InputError: the demonstrations depend on the example.
     """
     *before, query = sections(prompt, layout)
-    rows = [(piece, False, i) for i, turn in enumerate(before) if turn.content for piece in pieces(turn.content)]
-    for i, part in enumerate(layout.split(query.content)):
-        slot = bool(i % 2)
-        rows += [(piece, slot, len(before)) for piece in ([part] if slot else pieces(part) if part else ())]
+    with_slots = [len(before)]
+    fixed: list[int] = []
+    if layout.prompt_role == "system":  # all but the prompt and its own turns are the task's, and stay as they are
+        first = int(layout.fills_instruction(before))
+        with_slots, fixed = [0][:first], [*range(first, first + len(layout.turns)), len(before)]
+    rows: list[tuple[str, bool, int]] = []
+    for number, turn in enumerate((*before, query)):
+        parts = layout.split(turn.content) if number in with_slots else [turn.content]
+        for i, part in enumerate(parts):
+            whole = number in fixed or bool(i % 2)
+            rows += [(piece, whole, number) for piece in ([part] if whole else pieces(part) if part else ())]
     return Tokens(
         tuple(piece for piece, _, _ in rows),
         np.array([frozen for _, frozen, _ in rows], dtype=np.bool_),

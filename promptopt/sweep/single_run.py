@@ -243,4 +243,10 @@ def _read_calls(file: Path) -> Calls:
 
 @lru_cache(maxsize=_CACHED_MODELS)
 def _model(spec: ModelSpec) -> Model:
-    return load_model(spec.name, base_url=spec.base_url, price=spec.cost, concurrency=spec.concurrency)
+    return load_model(
+        spec.name,
+        base_url=spec.base_url,
+        price=spec.cost,
+        concurrency=spec.concurrency,
+        options=spec.options or None,
+    )

@@ -14,6 +14,7 @@ from promptopt.data.rows import read_text
 from promptopt.errors import InputError, nearest
 from promptopt.evaluation.ledger import Budget
 from promptopt.models.base import Price
+from promptopt.models.options import NO_OPTIONS, RequestOptions, read_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,14 @@ def _budget(value: object) -> object:
     return Budget.parse(value)
 
 
+def _options(value: object) -> object:
+    """Parse a table of request options."""
+    try:
+        return read_options(value, "options", Path.cwd()) if isinstance(value, dict) else value
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
 
@@ -50,17 +59,20 @@ class ModelSpec(_Section):
         base_url: URL of a hosted model's endpoint, if not the provider's.
         price: dollars per million tokens: input, output, and optionally cached and written input.
         concurrency: maximum concurrent calls of one run.
+        options: options of every request, such as `{ reasoning_effort = "low" }`.
     """
 
     name: str
     base_url: str | None = None
     price: Annotated[tuple[_Dollars, ...], Field(strict=False, min_length=2, max_length=4)] | None = None
     concurrency: Annotated[int, Field(ge=1)] | None = None
+    options: Annotated[RequestOptions, BeforeValidator(_options)] = NO_OPTIONS
 
     @property
     def label(self) -> str:
         """Label in tables."""
-        return self.name if self.base_url is None else f"{self.name} at {self.base_url}"
+        address = self.name if self.base_url is None else f"{self.name} at {self.base_url}"
+        return " ".join([address, *(f"{name}={value}" for name, value in self.options.to_json().items())])
 
     @property
     def cost(self) -> Price | None:

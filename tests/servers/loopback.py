@@ -305,7 +305,7 @@ class Loopback:
             return Answer(*routes.respond(self, method, seen.path, seen.headers, raw))
         if seen.path == "/v1/models" or seen.path.startswith("/v1/models/"):
             return self._models(seen.path)
-        if seen.path not in _REPLY_PATHS or method != "POST":
+        if _protocol(seen.path) not in _REPLY_PATHS or method != "POST":
             return _error(HTTPStatus.NOT_FOUND, f"Unknown request URL: {method} {seen.path}", "unknown_url")
         name = str(seen.body.get("model"))
         if self.known and name not in self.known:
@@ -315,7 +315,7 @@ class Loopback:
     def _spoilt(self, seen: Seen, text: str) -> Answer:
         """Return a reply, or what became of it."""
         given: str | None = {"empty": "", "null": None}.get(str(seen.spoiled), text)
-        reply = self.reply(seen.path, seen.body, given)
+        reply = self.reply(_protocol(seen.path), seen.body, given)
         if seen.spoiled == "html":
             return Answer(200, "<html><body>Bad gateway</body></html>", "text/html")
         if seen.spoiled == "empty":
@@ -430,6 +430,13 @@ class _Connection(asyncio.Protocol):
 
 
 _STATUSES = frozenset(int(status) for status in HTTPStatus)
+
+
+def _protocol(path: str) -> str:
+    """Return the path of the protocol that a path speaks: clouds put deployment, project and model into it."""
+    if path.endswith(("/invoke", ":rawPredict")):
+        return "/v1/messages"
+    return "/v1/chat/completions" if path.endswith("/chat/completions") else path
 
 
 def asked_text(body: dict[str, Any]) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from promptopt.errors import PermanentModelError
+from promptopt.errors import InputError, PermanentModelError
 from promptopt.models.hosted.bodies import at, numbered, parse_content, response_of
-from promptopt.models.hosted.model import HostedModel, Service
+from promptopt.models.hosted.model import HostedModel
+from promptopt.models.hosted.services import ANTHROPIC
 from promptopt.models.usage import parse_count
 from promptopt.replies import Usage
 from promptopt.tools import ToolCall
@@ -28,6 +29,7 @@ _SAMPLING = {
 # Minimum characters of a system prompt to mark it for the provider's cache: no model caches fewer than 1,024 tokens.
 # Writing to the cache costs a quarter more than plain input; reading costs a tenth.
 _MIN_CACHED_LENGTH = 4_000
+_MIN_THINKING = 1_024  # anthropic 2.14, types/thinking_config_enabled_param.py
 
 
 class AnthropicModel(HostedModel):
@@ -37,20 +39,56 @@ class AnthropicModel(HostedModel):
     examples of one prompt share, is marked for the provider's cache.
     """
 
-    service = Service(
-        sdk="anthropic",
-        client="Anthropic",
-        endpoint="https://api.anthropic.com",
-        endpoint_variable="ANTHROPIC_BASE_URL",
-        key_variable="ANTHROPIC_API_KEY",
-        # The API's next version, which newer SDKs request, rejects the temperature for every model.
-        headers={"anthropic-version": "2023-06-01"},
-    )
+    service = ANTHROPIC
+
+    def check_request(self, request: Request) -> Request:
+        """Return a request that the protocol supports.
+
+        Raises:
+            InputError: it has an option that the endpoint does not take, or thinks longer than the reply may be.
+        """
+        super().check_request(request)
+        budget = at(self.extra_fields(request), "thinking", "budget_tokens")
+        if budget is None:
+            return request
+        if budget >= request.max_tokens:
+            raise InputError(
+                f"a thinking budget of {budget} tokens leaves no room for a reply of at most {request.max_tokens} tokens, which "
+                "counts the thinking: raise the task's max_tokens"
+            )
+        if request.top_k or request.tools:
+            problem = f"top_k = {request.top_k}" if request.top_k else "tools"
+            raise InputError(f"{self.name!r} takes no {problem} together with a thinking budget: remove one of them")
+        return request
+
+    def option_value(self, name: str, value: Any) -> Any:
+        """Return the value of an option as the protocol writes it.
+
+        Raises:
+            InputError: the thinking budget is too small.
+        """
+        if name == "response_format":
+            return {"type": "json_schema", "schema": value}
+        if name == "thinking_budget":
+            if value < _MIN_THINKING:
+                raise InputError(
+                    f"Anthropic's protocol takes a thinking_budget of {_MIN_THINKING} or more, not {value}"
+                )
+            return {"type": "enabled", "budget_tokens": value}
+        return value
+
+    def _body(self, request: Request, dialect: Dialect) -> dict[str, Any]:
+        body = super()._body(request, dialect)
+        if at(body, "thinking", "type") in ("enabled", "adaptive"):  # models that think reject these fields
+            body = {name: value for name, value in body.items() if name not in ("temperature", "top_k")}
+        return body
 
     async def _send(self, client: Any, body: dict[str, Any]) -> Any:
         # As extra body: newer SDKs have no sampling arguments, and validating typed messages takes longer than sending.
+        # The model's name goes as an argument, because the clients for clouds move it into the URL.
         create = client.messages.with_raw_response.create
-        return await create(model=self.name, max_tokens=body["max_tokens"], messages=[], extra_body=body)
+        fields = {name: value for name, value in body.items() if name != "model"}
+        return await create(model=self.name, max_tokens=body["max_tokens"], messages=[], extra_body=fields)
 
     def path(self, request: Request) -> str:  # noqa: ARG002  the base class's signature
         """Return the URL path of a request."""

@@ -120,7 +120,7 @@ def _logprobs(model: HostedModel) -> Finding:
 
 
 def _batches(model: HostedModel) -> Finding:
-    batches = batch_model(model)
+    batches = batch_model(model) if model.service.batches else model
     if not isinstance(batches, HostedBatches):
         return Finding("batches", passed=None, message="none here")
     try:

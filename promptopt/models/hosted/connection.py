@@ -11,8 +11,9 @@ import re
 import ssl
 import zlib
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from promptopt.errors import PermanentModelError
+from promptopt.errors import InputError, PermanentModelError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,6 +25,26 @@ _PIECE_BYTES = 2**20
 _PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
 _CERTIFICATES = {"SSL_CERT_FILE": "cafile", "SSL_CERT_DIR": "capath"}
 _HEADERS = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS", "ANTHROPIC_CUSTOM_HEADERS")
+
+
+def public_endpoint(url: str) -> str:
+    """Return a base URL without its trailing slash.
+
+    Raises:
+        InputError: it is not a plain http(s) URL, or holds credentials, which would be sent instead of the key.
+    """
+    without_credentials = url.rpartition("@")[2]
+    if without_credentials != url:
+        raise InputError(
+            f"the base URL of {without_credentials!r} contains a user or password: remove it and set the API key instead"
+        )
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise InputError(f"the base URL must look like https://host/v1, without ? or #, not {without_credentials!r}")
+    return url.rstrip("/")
 
 
 class UnreadableReplyError(Exception):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import json
 import logging
 import os
 import re
@@ -18,16 +17,18 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from promptopt.errors import InputError, ModelError, PermanentModelError, TransientModelError
 from promptopt.models.hosted.bodies import excerpt
-from promptopt.models.hosted.connection import UnreadableReplyError, async_client
+from promptopt.models.hosted.connection import UnreadableReplyError, async_client, public_endpoint
 from promptopt.models.hosted.dialect import Change, Dialect, Negotiation, changes, negotiate, truncate_at
 from promptopt.models.hosted.dispatch import call_loop, dispatch
 from promptopt.models.hosted.endpoint import AttemptError, Patience, RefusedError
+from promptopt.models.hosted.fields import Secret, checked_extra_body, checked_headers, masked, merged, nested
 from promptopt.models.hosted.refusals import Refusal, error_in, read_refusal
+from promptopt.models.options import JSON, NO_OPTIONS, RequestOptions
 from promptopt.prompt import Message
 from promptopt.replies import Arrival, Failure, Response
 from promptopt.utils.json_values import json_value
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from promptopt.models.base import Price, Request
+    from promptopt.models.hosted.services import Service
     from promptopt.prompt import Context
 
 NO_PAID_CALLS = "PROMPTOPT_NO_PAID_CALLS"
@@ -43,64 +45,14 @@ NO_PAID_CALLS = "PROMPTOPT_NO_PAID_CALLS"
 
 _log = logging.getLogger(__name__)
 
+NO_KEY = "none"
+"""Sent to servers that need no key: the SDKs insist on one."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_MIN_KEY_LENGTH = 8  # shorter ones are placeholders for servers that need no key
-_RESERVED_FIELDS = {  # and what sets them
-    **dict.fromkeys(("model", "messages", "prompt", "system"), "the model and the prompts"),
-    **dict.fromkeys(("max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k"), "the task"),
-    **dict.fromkeys(("stop", "stop_sequences", "logprobs", "top_logprobs", "echo"), "the task"),
-    "api_key": "the environment, because results repeat extra_body",
-    **dict.fromkeys(("stream", "n"), "promptopt, which reads one complete reply per request"),
-}
 _HARMLESS: Mapping[bool, Context] = {  # harmless contexts: by whether they are plain text
     True: "one, two, three,",
     False: (Message("user", "Reply with the word ready."),),
 }
-
-
-class Service(NamedTuple):
-    """How to reach a provider.
-
-    Args:
-        sdk: module of the official SDK; also the provider's name in fingerprints.
-        client: name of the SDK's client class.
-        endpoint: default base URL.
-        endpoint_variable: environment variable that overrides it.
-        key_variable: environment variable that holds the key.
-        headers: sent with every call, replacing the SDK's own.
-    """
-
-    sdk: str
-    client: str
-    endpoint: str
-    endpoint_variable: str
-    key_variable: str
-    headers: Mapping[str, str] | None = None
-
-
-@runtime_checkable
-class Secret(Protocol):
-    """A key that does not print itself, such as pydantic's SecretStr."""
-
-    def get_secret_value(self) -> str: ...
-
-
-def checked_extra_body(fields: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return additional request fields after a JSON round trip.
-
-    Raises:
-        InputError: a field is not JSON, is reserved, or holds the key.
-    """
-    for name in fields:
-        if name in _RESERVED_FIELDS:
-            raise InputError(f"extra_body cannot set {name!r}, which is set by {_RESERVED_FIELDS[name]}: remove it")
-    try:
-        checked: dict[str, Any] = json.loads(json.dumps(dict(fields), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"extra_body must be a JSON object: {error}") from None
-    if len(key) >= _MIN_KEY_LENGTH and key in json.dumps(checked):
-        raise InputError("extra_body holds the API key, and results repeat extra_body: leave the key out")
-    return checked
+_PLAIN: dict[str, Any] = {"labels": (), "tools": (), "exchanges": (), "options": NO_OPTIONS}
 
 
 class HostedModel(ABC):
@@ -119,12 +71,17 @@ class HostedModel(ABC):
         tokens_per_minute: rate limit, by an estimate of each request's tokens; None for no limit.
         extra_body: additional fields of every request, as the endpoint names them, such as {"logit_bias": {"1904": 100}} or a
             grammar for constrained decoding. They are part of the fingerprint and repeated in a result's `request`.
+        options: options of every request; they join the extra fields, under the endpoint's names.
+        headers: further headers of every request. The fingerprint has a digest of a value; of a secret, or of the value of an
+            environment variable (`env:NAME`), only the header's name. Values are never written.
+        service: the provider, if not the class's own.
 
     Raises:
-        InputError: an argument is out of range, the endpoint is not a plain URL, or an extra field is not JSON or reserved.
+        InputError: an argument is out of range, the endpoint is not a plain URL, an extra field or header is reserved or cannot
+            be sent, or the endpoint has no such option.
     """
 
-    service: ClassVar[Service]
+    service: Service
     unit: Literal["reply"] = "reply"
 
     def __init__(
@@ -140,9 +97,13 @@ class HostedModel(ABC):
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        options: RequestOptions = NO_OPTIONS,
+        headers: Mapping[str, str | Secret] | None = None,
+        service: Service | None = None,
     ) -> None:
+        self.service = service or self.service
         if not name:
-            raise InputError(f"the {self.service.sdk} model needs a name: give the provider's name of the model")
+            raise InputError(f"the {self.service.name} model needs a name: give the provider's name of the model")
         if concurrency < 1:
             raise InputError(f"concurrency must be 1 or more, not {concurrency}")
         if not timeout > 0:
@@ -154,7 +115,7 @@ class HostedModel(ABC):
             if value is not None and not value > 0:
                 raise InputError(f"{limit} must be more than 0, not {value}")
         self._explicit_price = price
-        self._base_url = base_url or os.environ.get(self.service.endpoint_variable) or self.service.endpoint
+        self._base_url = base_url or os.environ.get(self.service.endpoint_variable or "") or self.service.endpoint
         key = api_key.get_secret_value() if isinstance(api_key, Secret) else api_key
         self._key = (key or os.environ.get(self.service.key_variable) or "").strip()
         self._concurrency = concurrency
@@ -163,17 +124,21 @@ class HostedModel(ABC):
         self._rates = (requests_per_minute, tokens_per_minute)
         self._has_answered = self._assumed_reachable = False
         self._changes: set[str] = set()
-        self._negotiation = Negotiation(Dialect(), self._warn_once)
+        self._negotiation = Negotiation(Dialect(omitted=self.service.omitted), self._warn_once)
         self._current_session: _Session | None = None
         self.endpoint = public_endpoint(self._base_url)
         self.fingerprint: dict[str, Any] = {
-            "provider": self.service.sdk,
+            "provider": self.service.name,
             "endpoint": self.endpoint,
             "model": name,
         }
-        self._extra_body = checked_extra_body(extra_body or {}, self._key)
+        self._headers = checked_headers(headers or {})
+        self._secrets = (self._key, *self._headers.values.values())
+        self._extra_body = merged(checked_extra_body(extra_body or {}, self._secrets), self.option_fields(options))
         if self._extra_body:
             self.fingerprint["extra_body"] = self._extra_body
+        if headers:
+            self.fingerprint["headers"] = self._headers.fingerprint
 
     @property
     def price(self) -> Price | None:
@@ -182,11 +147,12 @@ class HostedModel(ABC):
 
     @cached_property
     def _price(self) -> Price | None:
-        if self._explicit_price is not None or self.endpoint != self.service.endpoint:
-            return self._explicit_price
+        price = self._explicit_price or self.service.price
+        if price is not None or self.endpoint != self.service.endpoint or not self.service.prices:
+            return price
         from promptopt.models.hosted.prices import known_price  # noqa: PLC0415  takes a third of a second
 
-        return known_price(self.service.sdk, self.name)
+        return known_price(self.service.prices, self.name)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, base_url={self.endpoint!r})"
@@ -209,11 +175,12 @@ class HostedModel(ABC):
         Raises:
             PermanentModelError: no later call can succeed; the message says what to change.
             TransientModelError: the endpoint has stopped responding.
+            InputError: the protocol does not support a request; it was not sent.
         """
         concurrency = self._concurrency
         return dispatch(
             self.endpoint,
-            requests,
+            map(self.check_request, requests),
             self._answer,
             lambda: concurrency if self._has_answered else 1,
             self._probe,
@@ -225,7 +192,54 @@ class HostedModel(ABC):
         return self._body(request, self._negotiation.dialect)
 
     def _body(self, request: Request, dialect: Dialect) -> dict[str, Any]:
-        return self.format_body(request, dialect) | self._extra_body
+        return self.format_body(request, dialect) | self.extra_fields(request)
+
+    def extra_fields(self, request: Request) -> dict[str, Any]:
+        """Return the fields of a request's body that the model's and the request's options set.
+
+        Raises:
+            InputError: the protocol has no such option, or both set a field to different values.
+        """
+        return merged(self._extra_body, self.option_fields(request.options)) if request.options else self._extra_body
+
+    def option_fields(self, options: RequestOptions) -> dict[str, Any]:
+        """Return the fields of a request's body that options set.
+
+        Raises:
+            InputError: the protocol has no such option, or a further field is reserved.
+        """
+        fields = checked_extra_body(options.extra, self._secrets, "extra")
+        for name, value in options.named().items():
+            field = self.service.options.get(name)
+            if field is None:
+                raise InputError(
+                    f"{self.name!r} at {self.endpoint} takes no {name}, only {', '.join(self.service.options) or 'extra'}: remove "
+                    "it, or send a field that the endpoint knows with extra"
+                )
+            if name == "response_format" and value == JSON and not self.service.json_mode:
+                raise InputError(
+                    f"{self.name!r} at {self.endpoint} takes a JSON schema as response_format, not 'json': give a schema"
+                )
+            fields = merged(fields, nested(field, self.option_value(name, value)))
+        return fields
+
+    def option_value(self, name: str, value: Any) -> Any:  # noqa: ARG002  other protocols have other values
+        """Return the value of an option as the protocol writes it.
+
+        Raises:
+            InputError: the protocol does not allow the value.
+        """
+        return value
+
+    def check_request(self, request: Request) -> Request:
+        """Return a request that the protocol supports.
+
+        Raises:
+            InputError: it does not support it; the message says what to change.
+        """
+        if request.options:
+            self.extra_fields(request)
+        return request
 
     @abstractmethod
     def path(self, request: Request) -> str:
@@ -271,10 +285,10 @@ class HostedModel(ABC):
     def client_settings(self) -> dict[str, Any]:
         """Return the arguments for an SDK client of this endpoint."""
         return {
-            "api_key": self._key,
+            "api_key": self._key or NO_KEY,
             "base_url": self._base_url,
             "timeout": self._timeout,
-            "default_headers": self.service.headers,
+            "default_headers": {**(self.service.headers or {}), **self._headers.values},
         }
 
     def check_key(self) -> None:
@@ -284,12 +298,12 @@ class HostedModel(ABC):
             PermanentModelError: a check failed; the message says what to set.
         """
         variable = self.service.key_variable
-        if not self._key:
+        if not self._key and self.service.needs_key:
             raise PermanentModelError(
                 f"no API key for {self.endpoint}: set {variable} (to any word if the server needs no key)",
                 endpoint=self.endpoint,
             )
-        if not re.fullmatch("[!-~]+", self._key):
+        if not re.fullmatch("[!-~]*", self._key):
             raise PermanentModelError(
                 f"the API key for {self.endpoint} contains a space or a non-ASCII character: correct {variable}",
                 endpoint=self.endpoint,
@@ -332,9 +346,7 @@ class HostedModel(ABC):
         return self._apply_stop(request, reply)
 
     async def _probe(self, request: Request) -> Response | Failure:
-        return await self._answer(
-            replace(request, context=_HARMLESS[isinstance(request.context, str)], labels=(), tools=(), exchanges=())
-        )
+        return await self._answer(replace(request, context=_HARMLESS[isinstance(request.context, str)], **_PLAIN))
 
     def _possible_changes(self, request: Request, dialect: Dialect, words: str = "") -> list[Change]:
         return changes(dialect, self.optional_fields(self.format_body(request, dialect)), words)
@@ -457,33 +469,7 @@ class HostedModel(ABC):
         )
 
     def _without_key(self, text: str) -> str:
-        """Mask each word that contains the start or end of the key: servers quote keys as `sk-ab***yz`."""
-        if len(self._key) < _MIN_KEY_LENGTH:
-            return text
-        fragments = (self._key[:4], self._key[-4:])
-        return re.sub(
-            r"\S+", lambda word: "***" if any(fragment in word[0] for fragment in fragments) else word[0], text
-        )
-
-
-def public_endpoint(url: str) -> str:
-    """Return a base URL without its trailing slash.
-
-    Raises:
-        InputError: it is not a plain http(s) URL, or holds credentials, which would be sent instead of the key.
-    """
-    without_credentials = url.rpartition("@")[2]
-    if without_credentials != url:
-        raise InputError(
-            f"the base URL of {without_credentials!r} contains a user or password: remove it and set the API key instead"
-        )
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise InputError(f"the base URL must look like https://host/v1, without ? or #, not {without_credentials!r}")
-    return url.rstrip("/")
+        return masked(text, self._key, self._headers.values.values())
 
 
 def _estimated_tokens(request: Request) -> float:

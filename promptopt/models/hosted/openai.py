@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from promptopt.errors import InputError
 from promptopt.models.hosted.bodies import Content, at, logprob, numbered, parse_content, response_of, text_of
 from promptopt.models.hosted.dialect import LENGTH, LOGPROBS, NO_LOGPROBS, Dialect, Negotiation
-from promptopt.models.hosted.model import HostedModel, Service
+from promptopt.models.hosted.fields import is_strict
+from promptopt.models.hosted.model import HostedModel
+from promptopt.models.hosted.services import OPENAI
 from promptopt.models.usage import parse_count
 from promptopt.parsing.thinking import split_thinking
 from promptopt.replies import Failure, Response, Usage
 from promptopt.tools import ToolCall
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from promptopt.models.base import Request
-    from promptopt.replies import Arrival
     from promptopt.tools import Exchange
 
 _MAX_MASS = 1.01  # total probability of the most likely tokens, with rounding
@@ -38,38 +39,31 @@ class OpenAIModel(HostedModel):
     tokens, the reply is longer, or the server gives no log-probabilities, only the text counts, as a vote.
     """
 
-    service = Service(
-        sdk="openai",
-        client="OpenAI",
-        endpoint="https://api.openai.com/v1",
-        endpoint_variable="OPENAI_BASE_URL",
-        key_variable="OPENAI_API_KEY",
-    )
+    service = OPENAI
     reads_labels: Literal[True] = True
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(name, **settings)
         # OpenAI's newer chat models accept only the new name; other servers may accept only the old one.
-        if self.endpoint == self.service.endpoint:
+        if self.endpoint == OPENAI.endpoint:
             self._negotiation = Negotiation(Dialect(length="max_completion_tokens"), self._warn_once)
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Arrival]:
-        """Yield each reply as `HostedModel.generate` does.
+    def check_request(self, request: Request) -> Request:
+        """Return a request that the protocol supports.
 
         Raises:
-            PermanentModelError: no later call can succeed; the message says what to change.
-            TransientModelError: the endpoint has stopped responding.
-            InputError: a request has a top_k, which the protocol does not support; it was not sent.
+            InputError: it has a top_k, or an option that the endpoint does not take.
         """
-        return super().generate(map(self._check_supported, requests))
-
-    def _check_supported(self, request: Request) -> Request:
         if request.top_k:
             raise InputError(
                 f"{self.name!r} at {self.endpoint} got top_k = {request.top_k}, which OpenAI's protocol "
                 "does not support: omit top_k, or set top_p instead"
             )
-        return request
+        return super().check_request(request)
+
+    def option_value(self, name: str, value: Any) -> Any:
+        """Return the value of an option as the protocol writes it."""
+        return response_format(value) if name == "response_format" else value
 
     async def _send(self, client: Any, body: dict[str, Any]) -> Any:
         # As extra body: the SDK spends more time validating typed messages than sending them.
@@ -129,6 +123,14 @@ class OpenAIModel(HostedModel):
                 self._warn_once(NO_LOGPROBS)
             return response
         return replace(response, label_logprobs=label_logprobs(response.text, likeliest, request.labels))
+
+
+def response_format(value: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the protocol's response format for any JSON object or a schema, strict if the schema allows it."""
+    if isinstance(value, str):
+        return {"type": "json_object"}
+    named = {"name": "reply", "schema": value}
+    return {"type": "json_schema", "json_schema": named | ({"strict": True} if is_strict(value) else {})}
 
 
 def _content(choice: Any, message: Any) -> Content:

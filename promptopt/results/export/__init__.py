@@ -6,6 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt.errors import InputError, nearest
+from promptopt.models.hosted.fields import merged
+from promptopt.models.hosted.openai import OpenAIModel
+from promptopt.models.options import RequestOptions
 from promptopt.results.export.outline import check_fixed, check_request, turns_of
 from promptopt.results.export.python_file import dspy_file, python_file
 from promptopt.results.export.templates import jinja, langchain, mlflow, promptfoo
@@ -75,7 +78,7 @@ def _as_text(portable: PortablePrompt) -> Prompt:
 
 
 def messages(portable: PortablePrompt) -> str:
-    """Return the messages as JSON, with slots such as {text} in the last one.
+    """Return the messages as JSON, with slots such as {text}.
 
     Raises:
         InputError: the request is no chat, or differs from input to input.
@@ -130,8 +133,9 @@ def _openai_settings(portable: PortablePrompt, length: str) -> dict[str, Any]:
         raise InputError(
             f"the task sends top_k = {settings['top_k']}, which OpenAI's protocol does not support: use another form"
         )
+    options = RequestOptions(**settings.pop("options", {}))
     extra: dict[str, Any] = settings.pop("extra_body", {})
-    return settings | extra
+    return settings | merged(extra, OpenAIModel("any").option_fields(options))
 
 
 LENGTH = "max_completion_tokens"

@@ -31,7 +31,7 @@ class TurnTemplate(NamedTuple):
 
 
 def turns_of(portable: PortablePrompt, form: str) -> tuple[TurnTemplate, ...]:
-    """Return the turns of a chat; only the last has fields.
+    """Return the turns of a chat; only the last, and a prompt that is the system's turn, have fields.
 
     Raises:
         InputError: the form cannot express the request: it is no chat, or differs from input to input.
@@ -45,6 +45,8 @@ def turns_of(portable: PortablePrompt, form: str) -> tuple[TurnTemplate, ...]:
     demonstrations = portable.prompt.demonstrations
     *before, query = portable.layout.messages(portable.prompt, demonstrations.items if demonstrations else ())
     turns = [TurnTemplate(turn.role, (turn.content,)) for turn in before]
+    if portable.layout.fills_instruction(before):
+        turns[0] = TurnTemplate(before[0].role, _parts(portable, before[0].content))
     return (*turns, TurnTemplate(query.role, _parts(portable, query.content)))
 
 
@@ -56,7 +58,7 @@ def text_of(portable: PortablePrompt, form: str) -> tuple[str, ...]:
     """
     check_fixed(portable, form)
     layout, prompt = portable.layout, portable.prompt
-    instruction, turn = ("", prompt.text) if layout.has_slot(prompt.text) else (prompt.text, layout.template)
+    instruction, turn = layout.parts(prompt)
     items = prompt.demonstrations.items if prompt.demonstrations else ()
     before = [instruction, *(f"{layout.fill(turn, item)} {item.target}" for item in items)]
     first, *rest = _parts(portable, turn)

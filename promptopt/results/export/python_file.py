@@ -134,7 +134,7 @@ def _source(portable: PortablePrompt, use: str, form: str, *modules: str, needs:
     layout, prompt = portable.layout, portable.prompt
     items = prompt.demonstrations.items if prompt.demonstrations else ()
     nearest = prompt.demonstrations.nearest if prompt.demonstrations else None
-    instruction, query = ("", prompt.text) if layout.has_slot(prompt.text) else (prompt.text, layout.template)
+    instruction, query = layout.parts(prompt)
     imports = [f"import {module}" for module in sorted({"re", *modules, *(["math"] if nearest else [])})]
     imports += ["from collections import Counter"] if nearest else []
     imports += ["", "import dspy"] if needs else []
@@ -153,8 +153,17 @@ def _source(portable: PortablePrompt, use: str, form: str, *modules: str, needs:
         demonstrations=_literal([(dict(item.inputs), str(item.target)) for item in items]),
     )
     out += f"NEAREST = {nearest}  # number of demonstrations shown\n" if nearest else ""
-    out += "" if layout.format == "completion" else f"TURNS = {_literal([turn._asdict() for turn in prompt.turns])}\n"
-    return out + _FILL + (_NEAREST if nearest else _ALL) + (_TEXT if layout.format == "completion" else _MESSAGES)
+    out += (
+        ""
+        if layout.format == "completion"
+        else f"TURNS = {_literal([turn._asdict() for turn in (*layout.turns, *prompt.turns)])}\n"
+    )
+    chat = (
+        _MESSAGES
+        if layout.prompt_role == "auto"
+        else _MESSAGES.replace('": INSTRUCTION}', '": _fill(INSTRUCTION, inputs)}')
+    )
+    return out + _FILL + (_NEAREST if nearest else _ALL) + (_TEXT if layout.format == "completion" else chat)
 
 
 def _literal(value: Any, indent: int = 0) -> str:

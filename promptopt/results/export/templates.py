@@ -50,7 +50,7 @@ def langchain(portable: PortablePrompt) -> str:
         turns = turns_of(portable, "langchain")
         value = _langchain_object(
             ["langchain", "prompts", "chat", "ChatPromptTemplate"],
-            input_variables=_fields_in(turns[-1].parts),
+            input_variables=sorted({name for turn in turns for name in _fields_in(turn.parts)}),
             messages=[_langchain_turn(turn) for turn in turns],
         )
     return json.dumps(value, ensure_ascii=False, indent=1) + "\n"

@@ -45,7 +45,7 @@ class OpenAIBatches(HostedBatches):
             InputError: the protocol does not support the request.
         """
         model = self.model
-        body = model.body(model._check_supported(request))
+        body = model.body(model.check_request(request))
         return {"custom_id": key, "method": "POST", "url": model.path(request), "body": body}
 
     def create(self, submission: Submission, requests: Mapping[str, Request]) -> str:
