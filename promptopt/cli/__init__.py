@@ -15,6 +15,7 @@ from promptopt.cli.catalogue import models, strategies
 from promptopt.cli.diagnose import diagnose
 from promptopt.cli.export import export_prompt
 from promptopt.cli.gate import gate
+from promptopt.cli.judges import claim, judge_check
 from promptopt.cli.memo import memo
 from promptopt.cli.output import say
 from promptopt.cli.process import prepare_process
@@ -36,6 +37,8 @@ app.command()(optimize)
 app.command()(score)
 app.command()(diagnose)
 app.command()(gate)
+app.command(name="judge-check")(judge_check)
+app.command()(claim)
 app.command()(report)
 app.command()(compare)
 app.command(name="export")(export_prompt)
