@@ -53,6 +53,9 @@ if _typing.TYPE_CHECKING:
     from promptopt.optimization.estimate import estimate as estimate
     from promptopt.optimization.gate import check_drift as check_drift
     from promptopt.optimization.gate import compare_prompts as compare_prompts
+    from promptopt.optimization.human_claim import human_claim as human_claim
+    from promptopt.optimization.human_claim import score_sheet as score_sheet
+    from promptopt.optimization.judge_check import check_judge as check_judge
     from promptopt.optimization.migration import migrate as migrate
     from promptopt.program import Ask as Ask
     from promptopt.program import Program as Program
@@ -69,6 +72,8 @@ if _typing.TYPE_CHECKING:
     from promptopt.replies import Response as Response
     from promptopt.replies import Usage as Usage
     from promptopt.results.gate import GateResult as GateResult
+    from promptopt.results.human_claim import HumanClaim as HumanClaim
+    from promptopt.results.judge_check import JudgeCheck as JudgeCheck
     from promptopt.results.migration import Migration as Migration
     from promptopt.results.predictor import Prediction as Prediction
     from promptopt.results.predictor import Predictor as Predictor
@@ -118,11 +123,15 @@ _NAMES = {  # module -> what it gives to the package; the same as above, which a
     "promptopt.optimization.diagnosis": "Diagnosis diagnose",
     "promptopt.optimization.estimate": "Estimate estimate",
     "promptopt.optimization.gate": "check_drift compare_prompts",
+    "promptopt.optimization.human_claim": "human_claim score_sheet",
+    "promptopt.optimization.judge_check": "check_judge",
     "promptopt.optimization.migration": "migrate",
     "promptopt.program": "Ask Program as_program tool",
     "promptopt.prompt": "Demonstrations Example Message Prompt Prompts",
     "promptopt.replies": "Arrival Call Failure Response Usage",
     "promptopt.results.gate": "GateResult",
+    "promptopt.results.human_claim": "HumanClaim",
+    "promptopt.results.judge_check": "JudgeCheck",
     "promptopt.results.migration": "Migration",
     "promptopt.results.predictor": "Prediction Predictor",
     "promptopt.results.pseudo_labels": "pseudo_labels write_fine_tuning",

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 Numbers: TypeAlias = float | Mapping[str, float]
 Reward: TypeAlias = Callable[[Example, Response], Numbers | tuple[Numbers, str]]
 
-_BEST = 10  # a judge's score for a perfect reply
 _SOLUTION = re.compile(r"####|\\boxed\b")  # marks the result of a worked solution
 
 
@@ -297,17 +296,26 @@ class JsonFields:
 
 @dataclass(frozen=True)
 class Judge:
-    """Another model rates each reply from 0 to 10; the reward is the rating divided by 10, with the judge's explanation.
+    """Another model rates each reply; the reward is the rating as a share of its scale, 0 to 1, with the judge's explanation.
 
     The judge's calls use the memo and the budget like any other. A verdict without a score is a failed cell.
 
     Args:
         model: the judge.
         criteria: what makes a reply good, in plain words.
+        scale: lowest and highest rating, whole numbers from 0 on.
     """
 
     model: Model
     criteria: str
+    scale: tuple[int, int] = (0, 10)
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0 <= low < high:
+            raise InputError(
+                f"a judge's scale needs a lowest rating from 0 on and a higher one, such as 1 to 5, not {low} to {high}"
+            )
 
     def context(self, example: Example, response: Response) -> Context:
         """Return the messages for the judge."""
@@ -322,16 +330,17 @@ class Judge:
                 "user",
                 f"Criteria: {self.criteria}\n\nInput:\n{inputs}{reference}\n\nReply to grade:\n{response.text}\n\n"
                 "In one sentence say what is right or wrong with the reply. Then write a last line of the form\n"
-                "Score: N\nwhere N is a whole number from 0 (useless) to 10 (perfect).",
+                f"Score: N\nwhere N is a whole number from {self.scale[0]} (useless) to {self.scale[1]} (perfect).",
             ),
         )
 
     def read(self, verdict: str) -> tuple[float, str] | None:
-        """Return (score in [0, 1], the judge's words), or None if the verdict has no score from 0 to 10."""
+        """Return (score in [0, 1], the judge's words), or None if the verdict has no score on the scale."""
         scores = re.findall(r"score\s*:\s*\**\s*(\d+(?:\.\d+)?)", verdict, flags=re.IGNORECASE)
-        if not scores or not 0 <= float(scores[-1]) <= _BEST:
+        low, high = self.scale
+        if not scores or not low <= float(scores[-1]) <= high:
             return None
-        return float(scores[-1]) / _BEST, verdict.strip()
+        return (float(scores[-1]) - low) / (high - low), verdict.strip()
 
 
 def reward_named(name: str, labels: Sequence[str] = (), folder: Path = Path()) -> Reward:

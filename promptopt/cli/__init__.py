@@ -16,6 +16,7 @@ from promptopt.cli.diagnose import diagnose
 from promptopt.cli.doctor import doctor
 from promptopt.cli.export import export_prompt
 from promptopt.cli.gate import gate
+from promptopt.cli.judges import claim, judge_check
 from promptopt.cli.memo import memo
 from promptopt.cli.migrate import migrate_prompt
 from promptopt.cli.output import say
@@ -40,6 +41,8 @@ app.command()(doctor)
 app.command()(diagnose)
 app.command()(gate)
 app.command(name="migrate")(migrate_prompt)
+app.command(name="judge-check")(judge_check)
+app.command()(claim)
 app.command()(report)
 app.command()(compare)
 app.command(name="export")(export_prompt)

@@ -26,11 +26,11 @@ from promptopt.models.base import Price
 from promptopt.models.options import read_options
 from promptopt.program import DEFAULT_THREADS, as_program
 from promptopt.prompt import LABEL, Demonstrations, Message, Prompt, PromptRole, Prompts, default_template
-from promptopt.rewards import reward_named
+from promptopt.rewards import Judge, reward_named
 from promptopt.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from pydantic_core import ErrorDetails
 
@@ -148,6 +148,14 @@ class MessageSpec(_Section):
     content: str
 
 
+class JudgeSpec(_Section):
+    """A model that scores replies, used in place of a reward."""
+
+    model: str
+    criteria: Annotated[str, Field(min_length=1)]
+    scale: Annotated[tuple[int, int], Field(strict=False)] = (0, 10)
+
+
 class TaskSpec(_Section):
     """The contents of a task file."""
 
@@ -160,6 +168,7 @@ class TaskSpec(_Section):
     prompt_role: PromptRole = "auto"
     labels: Annotated[dict[str, str], BeforeValidator(_as_label_table)] = Field(default_factory=dict)
     reward: str | None = None
+    judge: JudgeSpec | None = None
     logprobs: bool = True
     read: Literal["labels", "text"] = "labels"
     max_tokens: _Count = 256
@@ -221,6 +230,12 @@ class TaskSpec(_Section):
         return self
 
     @model_validator(mode="after")
+    def _reward_or_judge(self) -> TaskSpec:
+        if self.reward is not None and self.judge is not None:
+            raise ValueError("it has both reward and [judge], which scores replies in its place: remove one")
+        return self
+
+    @model_validator(mode="after")
     def _data_or_environment(self) -> TaskSpec:
         if self.data is None and self.environment is None:
             raise ValueError("it has no data: add a section [data], or [environment] for a multi-step task")
@@ -254,6 +269,7 @@ _SECTIONS: dict[tuple[str, ...], type[_Section]] = {
     ("data",): DataSpec,
     ("data", "limit"): LimitSpec,
     ("environment",): EnvironmentSpec,
+    ("judge",): JudgeSpec,
 }
 
 
@@ -344,7 +360,7 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
         program=_program(spec, folder) if spec.prompts else None,
         max_calls=spec.max_calls,
         models={name: load_model(model) for name, model in spec.models.items()} or None,
-        reward=None if spec.reward is None else _reward(spec.reward, spec.words, folder),
+        reward=_reward(spec, folder),
         labels=spec.words,
         logprobs=spec.logprobs,
         read=spec.read,
@@ -371,7 +387,7 @@ def _environment_task(spec: TaskSpec, world: EnvironmentSpec, folder: Path) -> T
     return replace(
         task,
         seed_prompt=task.seed_prompt if spec.seed_prompt is None else Prompt(spec.seed_prompt),
-        reward=task.reward if spec.reward is None else _reward(spec.reward, (), folder),
+        reward=_reward(spec, folder) or task.reward,
         description=spec.description or task.description,
         format=spec.format,
         name=spec.name,
@@ -397,10 +413,15 @@ def _default_prompt(spec: TaskSpec, data: DataSpec) -> str:
     return spec.description or "Answer the question."
 
 
-def _reward(name: str, words: Sequence[str], folder: Path) -> Reward:
+def _reward(spec: TaskSpec, folder: Path) -> Reward | Judge | None:
+    if spec.judge is not None:
+        return Judge(load_model(spec.judge.model), spec.judge.criteria, spec.judge.scale)
+    if spec.reward is None:
+        return None
+    name = spec.reward
     module, colon, _ = name.partition(":")
     if not colon or module in ("regex", "json"):
-        return reward_named(name, words, folder)
+        return reward_named(name, spec.words, folder)
     reward: Reward = import_named(
         name, folder, key="reward", instead="the name of a built-in reward, or module:function"
     )

@@ -241,15 +241,18 @@ class Scorer:
 
     def _judged(self, cells: Sequence[tuple[Example, Reply]], judge: Judge) -> list[Verdict]:
         to_judge = [(i, example, reply) for i, (example, reply) in enumerate(cells) if isinstance(reply, Response)]
-        requests = [
-            Request(context=judge.context(example, reply), max_tokens=_JUDGE_TOKENS) for _, example, reply in to_judge
-        ]
+        requests = [judge_request(judge, example, reply) for _, example, reply in to_judge]
         out = [Verdict(np.nan, reply.reason if isinstance(reply, Failure) else "") for _, reply in cells]
         for (i, _, _), opinion in zip(to_judge, self.caller.generate("judge", judge.model, requests), strict=True):
             parsed = judge.read(opinion.text) if isinstance(opinion, Response) else None
             no_score = opinion.reason if isinstance(opinion, Failure) else f"no score in: {opinion.text[:200]}"
             out[i] = Verdict(*parsed) if parsed else Verdict(np.nan, no_score)
         return out
+
+
+def judge_request(judge: Judge, example: Example, response: Response) -> Request:
+    """Return the request for a judge's verdict on a reply."""
+    return Request(context=judge.context(example, response), max_tokens=_JUDGE_TOKENS)
 
 
 def chooses_labels(task: Task, model: Model) -> bool:

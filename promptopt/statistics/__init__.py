@@ -5,6 +5,8 @@ docs/statistics.md gives the source, the assumptions and simulations of each met
 """
 
 from promptopt._moved import renamed as _renamed
+from promptopt.statistics.agreement import cohen_kappa as cohen_kappa
+from promptopt.statistics.agreement import rank_correlation as rank_correlation
 from promptopt.statistics.choosing import shortest_within_one_error as shortest_within_one_error
 from promptopt.statistics.intervals import Interval as Interval
 from promptopt.statistics.intervals import mean_interval as mean_interval
@@ -15,6 +17,8 @@ from promptopt.statistics.intervals import widen_by_jackknife as widen_by_jackkn
 from promptopt.statistics.power import detectable_difference as detectable_difference
 from promptopt.statistics.power import examples_to_detect as examples_to_detect
 from promptopt.statistics.power import prob_shown as prob_shown
+from promptopt.statistics.prediction_powered import PredictionPowered as PredictionPowered
+from promptopt.statistics.prediction_powered import prediction_powered_interval as prediction_powered_interval
 from promptopt.statistics.sequential import alpha_spending as alpha_spending
 from promptopt.statistics.sequential import late_alpha_spending as late_alpha_spending
 from promptopt.statistics.sequential import pairwise_p_values as pairwise_p_values
