@@ -420,7 +420,7 @@ def _reward(spec: TaskSpec, folder: Path) -> Reward | Judge | None:
         return None
     name = spec.reward
     module, colon, _ = name.partition(":")
-    if not colon or module in ("regex", "json"):
+    if not colon or module == "regex" or (module == "json" and name.endswith(".json")):
         return reward_named(name, spec.words, folder)
     reward: Reward = import_named(
         name, folder, key="reward", instead="the name of a built-in reward, or module:function"
