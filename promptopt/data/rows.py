@@ -21,13 +21,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from promptopt.data.frames import records
 from promptopt.data.splits import split_examples as split_examples  # noqa: PLC0414  documented here in earlier versions
 from promptopt.errors import InputError, MissingExtraError, nearest
 from promptopt.prompt import Example
 from promptopt.utils.characters import character_fault
+from promptopt.utils.json_values import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from promptopt.data.frames import PandasFrame, PolarsFrame
 
 HUB = "hf://"
 _MOST_ROWS_LISTED, _LONGEST_FAULT = 5, 100  # limits of the note on dropped rows: rows, and characters for each
@@ -78,7 +82,7 @@ class UnusableRowError(InputError):
 
 
 def read_rows(
-    source: str | Path | Iterable[Mapping[str, Any]],
+    source: str | Path | Iterable[Mapping[str, Any]] | PandasFrame | PolarsFrame,
     *,
     quoting: bool | None = None,
     dropped: list[UnusableRowError] | None = None,
@@ -88,7 +92,7 @@ def read_rows(
     Args:
         source: a path ending in .csv, .tsv, .txt (tab-separated), .jsonl, .ndjson or .json (a list of objects);
             `hf://[owner/]name[:split]` or `hf://owner/name/config[:split]`, with "train" as the default split;
-            or mappings from column to value. Tables start with a header line; a .csv is separated by semicolons if its
+            a pandas or polars DataFrame, or mappings from column to value, such as a data set of `datasets`. Tables start with a header line; a .csv is separated by semicolons if its
             header has semicolons and no comma. Files are UTF-8.
         quoting: whether fields are quoted as in CSV. The default is yes for .csv; for .tsv and .txt it is yes if the file
             contains quotes and each belongs to a properly quoted field on a single line.
@@ -106,7 +110,7 @@ def read_rows(
     elif isinstance(source, str | Path):
         rows = _file_rows(Path(source), quoting, dropped)
     else:
-        rows = [_row(item, f"item {number}", "item", number) for number, item in enumerate(source, 1)]
+        rows = [_row(item, f"item {number}", "item", number) for number, item in enumerate(records(source), 1)]
     if not rows:
         name = source if isinstance(source, str | Path) else "the data"
         raise InputError(f"{name} has no rows: give at least one")
@@ -153,7 +157,8 @@ def to_examples(
     Args:
         rows: of one file.
         inputs: columns that become input fields; or field name -> alternative columns, of which the first one present
-            is used. An input may be blank if another input of the same row is not.
+            is used. Like `label` and `id`, a column may be a path into JSON: `input.question` is the key `question` in the column
+            `input`. An input may be blank if another input of the same row is not.
         label: column of the correct answer, which is stripped of white space; None for unlabelled data.
         id: column of the ids; without it, ids such as "test:17" are made of the split (or the file's stem) and the line.
         labels: the allowed answers, or data value -> label word.
@@ -167,6 +172,9 @@ def to_examples(
     """
     if not inputs:
         raise InputError("no input columns: name at least one")
+    rows = with_paths(
+        rows, [*(chain.from_iterable(inputs.values()) if isinstance(inputs, Mapping) else inputs), label, id]
+    )
     accepted = dict(inputs) if isinstance(inputs, Mapping) else {name: (name,) for name in inputs}
     columns = {field: _column(rows, names) for field, names in accepted.items()}
     for name in (label, id, filled):
@@ -196,6 +204,36 @@ def to_examples(
     if dropped and not examples:
         raise InputError(f"none of the {len(rows)} rows can be used; the first: {dropped[0]}")
     return tuple(example for example, _ in examples.values())
+
+
+def with_paths(rows: Sequence[Row], names: Iterable[str | None]) -> Sequence[Row]:
+    """Return rows to which the values of paths into JSON, such as `input.question`, are added as columns.
+
+    Args:
+        rows: of one file.
+        names: columns and paths; a column that the rows have is no path.
+    """
+    known = set(chain.from_iterable(row.values for row in rows))
+    paths = [name.split(".") for name in names if name and "." in name and name not in known]
+    if not paths:
+        return rows
+    out = []
+    for row in rows:
+        found = {
+            ".".join(path): _text(_at(row.values.get(path[0], ""), path[1:]), row.where, path[-1]) for path in paths
+        }
+        out.append(
+            row._replace(values={**row.values, **{name: text for name, text in found.items() if text is not None}})
+        )
+    return out
+
+
+def _at(text: str, path: Sequence[str]) -> Any:
+    """Return the value at a path in JSON text, or None."""
+    value = json_value(text)
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def values_by_id(rows: Sequence[Row], column: str, *, id: str | None = None, split: str = "") -> dict[str, str]:  # noqa: A002  as above
