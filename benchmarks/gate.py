@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from promptopt import Example, Memo, load_model, load_task
+from promptopt import Demonstrations, Example, Memo, Prompt, load_model, load_task
 from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Ledger
 from promptopt.evaluation.scorer import Scorer
@@ -100,12 +100,16 @@ def tested(draw_one: Callable[[int], Pair], items: int, *, better: bool, repeats
 
 
 def real_rewards(model: str, replicates: int) -> Floats:
-    """Return rewards [E, R] of the seed prompt of examples/helpdesk, whose replies are sampled at temperature 1 and read as text."""
+    """Return rewards [E, R] of one prompt for examples/helpdesk, whose replies are sampled at temperature 1 and read as text.
+
+    The prompt shows 12 training examples, without which so small a model names no label.
+    """
     task = load_task(Path(__file__).parent.parent / "examples" / "helpdesk")
+    prompt = Prompt(task.seed_prompt.text, Demonstrations(task.train[:12]))
     task = replace(task, logprobs=False, temperature=1.0, max_tokens=4, stop=("\n",))
     with Memo() as memo:
         scorer = Scorer(task, load_model(model), Caller(memo, Ledger()))
-        return scorer.score([task.seed_prompt], (*task.validation, *task.test), replicates).rewards[0]
+        return scorer.score([prompt], (*task.validation, *task.test), replicates).rewards[0]
 
 
 def real_rates(rewards: Floats, items: int, *, better: bool, repeats: int) -> Rates:
