@@ -132,7 +132,7 @@ def _print_costs(
 
 
 def _print(outcome: Migration) -> None:
-    say_table(HEADS, outcome.rows(), title=outcome.task, left=(0, 1))
+    say_table(HEADS, outcome.rows(), title=outcome.task)
     for note in outcome.all_notes:
         say(f"note: {note}")
     for move in outcome.moves:

@@ -16,18 +16,8 @@ if TYPE_CHECKING:
     from promptopt.results.result import Result
     from promptopt.statistics import Interval
 
-HEADS = (
-    "model",
-    "prompt",
-    "reward",
-    "95 % interval",
-    "over old prompt, paired",
-    "over old model, paired",
-    "items",
-    "$ per 1,000",
-    "tokens",
-)
-"""Column headings of `Migration.rows`; tokens are those of a reply and its prompt."""
+HEADS = ("model\nprompt", "reward", "over old prompt", "over old model", "tokens\n$ / 1,000")
+"""Column headings of `Migration.rows`: 95 % intervals are below their estimates, tokens and dollars those of replies with their prompts."""
 
 OLD = "old prompt"
 
@@ -162,18 +152,14 @@ class Migration:
         return [Measured(f"{self.old_model} (recorded)", OLD, test.chosen, None, None, test.examples, costs, tokens)]
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the table, as rows under `HEADS`."""
+        """Return the table, as rows under `HEADS`; cells have two lines."""
         return [
             (
-                row.model,
-                row.prompt,
-                f"{row.reward.estimate:.3f}",
-                f"{row.reward.low:.3f} to {row.reward.high:.3f}",
+                f"{row.model}\n{row.prompt}",
+                f"{row.reward.estimate:.3f} of {row.items}\n{row.reward.low:.3f} to {row.reward.high:.3f}",
                 _gain(row.over_prompt),
                 _gain(row.over_model),
-                str(row.items),
-                "-" if row.dollars is None else f"{row.dollars:.4f}",
-                "-" if row.tokens is None else f"{row.tokens:,.0f}",
+                f"{_shown(row.tokens, ',.0f')}\n{_shown(row.dollars, '.4f')}",
             )
             for row in self.measured
         ]
@@ -201,7 +187,7 @@ class Migration:
         }
 
     def __str__(self) -> str:
-        table = [HEADS, *self.rows()]
+        table = [[" ".join(cell.split("\n")) for cell in row] for row in (HEADS, *self.rows())]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
@@ -210,7 +196,11 @@ class Migration:
 
 
 def _gain(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.estimate:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
+    return "" if interval is None else f"{interval.estimate:+.3f}\n{interval.low:+.3f} to {interval.high:+.3f}"
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _plain(value: Any) -> Any:
