@@ -18,6 +18,7 @@ from promptopt import (
     InputError,
     Price,
     Prompt,
+    Prompts,
     Response,
     Result,
     Task,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from promptopt import Request
+    from promptopt import Ask, Request
     from promptopt.search.run import Run
 
 WORDS = ("plain", "careful", "brief", "loud")
@@ -191,6 +192,27 @@ def test_a_search_starts_from_the_best_candidate_and_is_tested_against_the_old_p
     assert all("brief" in text and "careful" not in text for text in asked[1:])  # the first is a greeting
 
 
+async def say(ask: Ask, prompts: Prompts, example: Example) -> Response:
+    return await ask("say", example)
+
+
+def test_the_prompts_of_a_program_move_together(old: Path, tmp_path: Path) -> None:
+    result = Result.load(old)
+    history = tuple(replace(record, prompt=Prompts({"say": record.prompt})) for record in result.history)
+    program = replace(
+        result,
+        prompt=Prompts({"say": result.prompt}),
+        seed_prompt=Prompts({"say": result.seed_prompt}),
+        history=history,
+        test=None,
+    )
+    task = replace(TASK, program=say, seed_prompt=Prompts({"say": Prompt("plain")}))
+    outcome = migrate(program, [model("new", NEW_SKILL)], task, memo=tmp_path / "memo")
+
+    assert outcome.moves[0].result.prompt == Prompts({"say": Prompt("brief")})
+    assert [row.model for row in outcome.measured] == ["new", "new"]  # the old run has no test
+
+
 def test_without_a_search_no_writer_is_needed() -> None:
     strategy = KnownCandidates(prompts=(Prompt("a"),))
     assert not strategy.writes
@@ -271,7 +293,7 @@ def test_prompts_that_show_test_items_are_noted(old: Path, tmp_path: Path) -> No
     ],
 )
 def test_what_cannot_be_used_is_refused(old: Path, changes: dict[str, Any], message: str) -> None:
-    arguments = {"run": old, "models": [model("new", NEW_SKILL)], "task": TASK, **changes}
+    arguments: dict[str, Any] = {"run": old, "models": [model("new", NEW_SKILL)], "task": TASK, **changes}
     with pytest.raises(InputError) as caught:
         migrate(**arguments)
     assert message in str(caught.value)
