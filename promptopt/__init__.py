@@ -47,6 +47,7 @@ if _typing.TYPE_CHECKING:
     from promptopt.models.options import RequestOptions as RequestOptions
     from promptopt.optimization.api import optimize as optimize
     from promptopt.optimization.asynchronous import aoptimize as aoptimize
+    from promptopt.optimization.cross_fitting import cross_fit as cross_fit
     from promptopt.optimization.diagnosis import Diagnosis as Diagnosis
     from promptopt.optimization.diagnosis import diagnose as diagnose
     from promptopt.optimization.estimate import Estimate as Estimate
@@ -71,6 +72,7 @@ if _typing.TYPE_CHECKING:
     from promptopt.replies import Failure as Failure
     from promptopt.replies import Response as Response
     from promptopt.replies import Usage as Usage
+    from promptopt.results.cross_fit import CrossFit as CrossFit
     from promptopt.results.gate import GateResult as GateResult
     from promptopt.results.human_claim import HumanClaim as HumanClaim
     from promptopt.results.judge_check import JudgeCheck as JudgeCheck
@@ -120,6 +122,7 @@ _NAMES = {  # module -> what it gives to the package; the same as above, which a
     "promptopt.models.options": "RequestOptions",
     "promptopt.optimization.api": "optimize",
     "promptopt.optimization.asynchronous": "aoptimize",
+    "promptopt.optimization.cross_fitting": "cross_fit",
     "promptopt.optimization.diagnosis": "Diagnosis diagnose",
     "promptopt.optimization.estimate": "Estimate estimate",
     "promptopt.optimization.gate": "check_drift compare_prompts",
@@ -129,6 +132,7 @@ _NAMES = {  # module -> what it gives to the package; the same as above, which a
     "promptopt.program": "Ask Program as_program tool",
     "promptopt.prompt": "Demonstrations Example Message Prompt Prompts",
     "promptopt.replies": "Arrival Call Failure Response Usage",
+    "promptopt.results.cross_fit": "CrossFit",
     "promptopt.results.gate": "GateResult",
     "promptopt.results.human_claim": "HumanClaim",
     "promptopt.results.judge_check": "JudgeCheck",

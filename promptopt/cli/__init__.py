@@ -12,6 +12,7 @@ import typer
 
 from promptopt import __version__
 from promptopt.cli.catalogue import models, strategies
+from promptopt.cli.cross_fit import cross_fit_task
 from promptopt.cli.diagnose import diagnose
 from promptopt.cli.doctor import doctor
 from promptopt.cli.export import export_prompt
@@ -40,6 +41,7 @@ app.command()(score)
 app.command()(doctor)
 app.command()(diagnose)
 app.command()(gate)
+app.command(name="cross-fit")(cross_fit_task)
 app.command(name="migrate")(migrate_prompt)
 app.command(name="judge-check")(judge_check)
 app.command()(claim)

@@ -107,6 +107,31 @@ def split_examples(examples: Sequence[Example], seed: int, shares: Sequence[floa
     return _refuse_empty(Splits(*parts), len(examples), shares)
 
 
+def split_folds(examples: Sequence[Example], folds: int, seed: int) -> tuple[tuple[Example, ...], ...]:
+    """Split examples at random into folds of nearly equal size, stratified by target; each fold keeps the order.
+
+    Examples with equal inputs are in the same fold.
+
+    Args:
+        examples: to split.
+        folds: number of folds.
+        seed: of the split.
+
+    Raises:
+        InputError: there are fewer different inputs than folds.
+    """
+    alike: dict[str, list[Example]] = {}
+    for example in examples:
+        alike.setdefault(json.dumps(dict(example.inputs), sort_keys=True), []).append(example)
+    if len(alike) < folds:
+        raise InputError(f"{len(alike)} different examples do not fill {folds} folds: give more examples")
+    firsts = {group[0].id: group for group in alike.values()}
+    parts = _stratified_parts(
+        [group[0] for group in alike.values()], [1 / folds] * folds, named_generator(seed, "folds")
+    )
+    return tuple(tuple(sorted((e for first in part for e in firsts[first.id]), key=examples.index)) for part in parts)
+
+
 def sample_examples(examples: Sequence[Example], size: int, seed: int, name: str) -> tuple[Example, ...]:
     """Draw at most `size` examples at random, stratified by target, in their original order.
 

@@ -5,10 +5,11 @@ Knows nothing of models, rewards or prompts.
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from promptopt.data.rows import HUB, dropped_note, read_rows, to_examples, values_by_id
+from promptopt.data.rows import HUB, dropped_note, read_rows, read_text, to_examples, values_by_id
 from promptopt.data.splits import Splits, sample_examples, split_by_column, split_by_hash, split_examples
 from promptopt.errors import InputError
 from promptopt.images import reference
@@ -42,6 +43,12 @@ def read_splits(spec: TaskSpec, data: DataSpec, folder: Path, notes: list[str]) 
         return Splits(**{name: reader.with_images(part, data.file) for name, part in parts.items()})
     files = {"train": data.train, "validation": data.validation, "test": data.test}
     return Splits(**{name: reader.split(name, path) for name, path in files.items()})
+
+
+def group_column_of(file: Path) -> str | None:
+    """Return the group column that a task file names, if any; the file must have been read before without an error."""
+    column = tomllib.loads(read_text(file)).get("data", {}).get("group_column")
+    return None if column is None else str(column)
 
 
 def _split(rows: Sequence[Row], examples: Sequence[Example], spec: TaskSpec, data: DataSpec) -> Splits:
