@@ -1,6 +1,6 @@
 """Which interval of a cross-fitted gain holds, and how wide it is: `python -m benchmarks.cross_fit` prints tables in a quarter of an hour.
 
-Simulated rewards of a seed prompt and 32 candidates. In each run, the 16 candidates with the best training rewards go on to validation,
+Simulated rewards of a seed prompt and its candidates. In each run, the 16 candidates with the best training rewards go on to validation,
 and one is chosen by the rule of the package, or the seed prompt is kept. The target is the expected gain of the procedure: the mean, over
 data sets of this size, of the true reward of the prompt chosen from all rows minus that of the seed prompt. "Forward" tests the prompt
 found on the first half of the rows on the next tenth, that of 60 % on the next, and so on: its target are the gains of these prompts.
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     # rewards [N] of the chosen prompts and of the seed prompt, and the fold of each row [N]
     Method = Callable[[Floats, Floats, Floats], Interval]
 
-CANDIDATES, SHORTLIST = 32, 16
+SHORTLIST = 16
 START, BLOCKS = 0.5, 5  # of the forward test: share of the rows before the first test, and tests
-SEED_REWARD = 0.6
 SHARED = 0.7  # correlation of two prompts' latent rewards of one item
 TRAIN = 4 / 7  # of the rows that are not for the test, as by default
 TEST = 0.3
@@ -43,23 +42,29 @@ class World(NamedTuple):
         spread: whether the candidates' gains are spread evenly from -gain to +gain, or all are 0 but one.
         fresh: whether each run proposes candidates of its own, or all runs the same.
         gain: true gain of the best candidate.
+        candidates: number of candidates in each run.
+        seed_reward: true reward of the seed prompt.
     """
 
     binary: bool
     spread: bool
     fresh: bool
     gain: float
+    candidates: int = 32
+    seed_reward: float = 0.6
 
     def __str__(self) -> str:
         kind = "one good" if not self.spread else "even, new in each run" if self.fresh else "even"
-        return f"{'0/1' if self.binary else 'continuous'}, {kind}, {self.gain:+.2f}"
+        more = [f"{self.candidates} candidates"] if self.candidates != World._field_defaults["candidates"] else []
+        more += [f"seed {self.seed_reward}"] if self.seed_reward != World._field_defaults["seed_reward"] else []
+        return ", ".join(["0/1" if self.binary else "continuous", kind, *more, f"{self.gain:+.2f}"])
 
     @property
     def gains(self) -> Floats:
         """True gains [P] of the candidates over the seed prompt."""
         if self.spread:
-            return np.linspace(-self.gain, self.gain, CANDIDATES)
-        return np.where(np.arange(CANDIDATES) == 0, self.gain, 0.0)
+            return np.linspace(-self.gain, self.gain, self.candidates)
+        return np.where(np.arange(self.candidates) == 0, self.gain, 0.0)
 
     def rewards(self, rng: np.random.Generator, difficulty: Floats, means: Floats) -> Floats:
         """Draw rewards [P, N] of prompts with these means [P] on items of this difficulty [N]."""
@@ -76,11 +81,11 @@ class DataSet:
     def __init__(self, world: World, rows: int, rng: np.random.Generator) -> None:
         self.world, self.rng = world, rng
         self.difficulty = rng.standard_normal(rows)
-        self.seed = world.rewards(rng, self.difficulty, np.array([SEED_REWARD]))[0]
+        self.seed = world.rewards(rng, self.difficulty, np.array([world.seed_reward]))[0]
         self.pool = self._propose()
 
     def _propose(self) -> Floats:
-        return self.world.rewards(self.rng, self.difficulty, SEED_REWARD + self.world.gains)
+        return self.world.rewards(self.rng, self.difficulty, self.world.seed_reward + self.world.gains)
 
     def run(self, searched: Floats) -> tuple[Floats, float]:
         """Return the rewards [N] of the prompt that is chosen from these rows, and its true gain."""
@@ -227,9 +232,12 @@ def cases() -> Iterator[tuple[World, int, int]]:
     ours = [World(binary=True, spread=False, fresh=False, gain=gain) for gain in (0.0, 0.05, 0.1, 0.15, 0.2)]
     ours += [World(binary=True, spread=True, fresh=fresh, gain=0.1) for fresh in (False, True)]
     ours += [World(binary=False, spread=False, fresh=False, gain=gain) for gain in (0.0, 0.06, 0.2)]
+    one_good = ours[2]
+    ours += [one_good._replace(candidates=number) for number in (8, 256)]
+    ours += [one_good._replace(seed_reward=0.3), one_good._replace(seed_reward=0.88)]
     for world in ours:
         yield from ((world, rows, 5) for rows in SIZES)
-    for world in (ours[0], ours[2]):
+    for world in (ours[0], one_good):
         yield from ((world, rows, 10) for rows in SIZES)
 
 
