@@ -92,8 +92,9 @@ def test_each_row_is_tested_once_by_a_prompt_that_was_found_without_it(tmp_path:
     assert outcome.headline.startswith(
         "On this much data, the search finds better prompts than the seed prompt: 0.300 -> 0.900 (+0.600, 95 % interval +0."
     )
-    assert "60 rows, cross-fitted in 5 folds). The prompt below was found on all rows, and was not tested itself" in str(
-        outcome
+    assert (
+        "60 rows, cross-fitted in 5 folds). The prompt below was found on all rows, and was not tested itself"
+        in str(outcome)
     )
     assert outcome.final is not None
     assert outcome.final.test is None
@@ -106,7 +107,9 @@ def test_folds_and_their_searches_divide_the_rows() -> None:
     assert list(tasks) == ["fold-1", "fold-2", "fold-3", "fold-4", "fold-5", "all"]
     for task in tasks.values():
         assert sorted((*task.train, *task.validation, *task.test), key=ROWS.index) == list(ROWS)
-    assert [(len(t.train), len(t.validation), len(t.test)) for t in tasks.values()] == [(27, 21, 12)] * 5 + [(34, 26, 0)]
+    assert [(len(t.train), len(t.validation), len(t.test)) for t in tasks.values()] == [(27, 21, 12)] * 5 + [
+        (34, 26, 0)
+    ]
     assert fold_tasks(TASK, 1)["fold-1"].test != tasks["fold-1"].test
 
 
@@ -129,7 +132,9 @@ def test_a_gain_whose_interval_holds_zero_is_not_shown(tmp_path: Path) -> None:
     outcome = cross_fit(TASK, model({"plain": 5, "careful": 6}), Fixed(), memo=tmp_path)
     assert outcome.gain is not None
     assert outcome.gain.low < 0 < outcome.gain.estimate
-    assert outcome.headline.startswith("No improvement shown: on this much data, the search may find nothing better (+0.")
+    assert outcome.headline.startswith(
+        "No improvement shown: on this much data, the search may find nothing better (+0."
+    )
 
 
 def test_a_second_call_asks_nothing_and_is_equal(tmp_path: Path) -> None:
@@ -173,7 +178,7 @@ def test_equal_inputs_are_in_one_fold() -> None:
 
 
 def costly() -> FakeModel:
-    made = FakeModel(lambda request: "0", "costly")
+    made = FakeModel(lambda _: "0", "costly")
     made.price = Price(1.0, 1.0)
     return made
 

@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.cross_fit import World, draw
+from promptopt.randomness import named_generator
 from promptopt.statistics import (
     Interval,
+    cross_fitted_interval,
     intervals,
     mean_interval,
     paired_interval,
@@ -332,3 +335,21 @@ def test_nothing_given_is_changed(call: Callable[[Floats], Interval]) -> None:
     call(values)
 
     assert np.array_equal(values, [1.0, NAN, 0.0], equal_nan=True)
+
+
+def test_a_cross_fitted_interval_is_that_over_rows_with_its_ends_moved_out() -> None:
+    first, second = np.tile([1.0, 1, 1, 0, 1], 12), np.tile([0.0, 1, 1, 1, 0], 12)
+    rows, ours = paired_interval(first, second), cross_fitted_interval(first, second, 5)
+    assert ours.estimate == rows.estimate
+    assert ours.low - ours.estimate == pytest.approx(1.5 * (rows.low - rows.estimate))
+    assert ours.high - ours.estimate == pytest.approx(1.5 * (rows.high - rows.estimate))
+    assert cross_fitted_interval(np.ones(12), np.zeros(12), 5).high == 1
+
+
+def test_a_cross_fitted_interval_covers_the_gain_of_a_search_where_that_over_rows_does_not() -> None:
+    world = World(binary=False, spread=False, fresh=False, gain=0.06)  # the case in which it covers least
+    draws = [draw(world, 60, 5, named_generator(seed, "cross-fitted interval")) for seed in range(200)]
+    target = float(np.mean([d.returned for d in draws]))
+    covered = {name: np.mean([d.cross[name].holds(target) for d in draws]) for name in ("rows", "rows, corrected")}
+    assert covered["rows, corrected"] > 0.95 - 3 * 0.015
+    assert covered["rows"] < 0.88

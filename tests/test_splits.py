@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptopt.data.rows import UnusableRowError, read_rows, to_examples, values_by_id
-from promptopt.data.splits import Splits, sample_examples, split_by_column, split_by_hash, split_examples
+from promptopt.data.splits import Splits, sample_examples, split_by_column, split_by_hash, split_examples, split_folds
 from promptopt.errors import InputError
 from promptopt.prompt import Example
 
@@ -193,3 +193,28 @@ def test_a_sample_has_its_size_the_proportions_and_the_order() -> None:
     assert sample == sample_examples(examples, 30, 5, "test")
     assert sample != sample_examples(examples, 30, 5, "train")
     assert sample_examples(examples, 90, 5, "test") == tuple(examples)
+
+
+# ---------------------------------------------------------------- in folds
+
+
+@given(st.integers(5, 60), st.integers(2, 5), st.integers(0, 99))
+def test_folds_share_out_every_item_once_evenly_by_target_and_in_order(count: int, folds: int, seed: int) -> None:
+    examples = items(count)
+    parts = split_folds(examples, folds, seed)
+    assert sorted((e for part in parts for e in part), key=examples.index) == examples
+    for part in parts:
+        assert list(part) == sorted(part, key=examples.index)
+        assert abs(len(part) - count / folds) < 1
+        assert abs(sum(e.target == "a" for e in part) - (count + 1) // 2 / folds) < 2
+
+
+def test_equal_inputs_are_in_one_fold() -> None:
+    examples = [item(f"text {i // 3}", "ab"[i % 2], f"{i}") for i in range(60)]
+    texts = [{e.inputs["text"] for e in part} for part in split_folds(examples, 5, 0)]
+    assert sum(map(len, texts)) == 20
+
+
+def test_too_few_items_for_the_folds_are_refused() -> None:
+    with pytest.raises(InputError, match="4 different examples do not fill 5 folds: give more examples"):
+        split_folds(items(4), 5, 0)

@@ -6,6 +6,7 @@ Knows nothing of how it was measured.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +91,7 @@ class CrossFit:
         """The outcome in a few sentences."""
         gain = self.gain
         if gain is None:
-            runs = [*self.folds, *([] if self.final is None else [self.final])]
-            reason = next((run.unfinished for run in runs if not run.finished), "not all runs were made")
+            reason = next((run.unfinished for run in self._runs.values() if not run.finished), "not all runs were made")
             return f"Unfinished ({reason}): nothing is claimed."
         if gain == SAME:
             return f"No improvement found: the search kept your prompt in each of {self.count} folds. {self._returned}"
@@ -137,10 +137,16 @@ class CrossFit:
 
     @property
     def all_notes(self) -> list[str]:
-        """The notes of all runs, each once."""
-        runs = [*self.folds, *([] if self.final is None else [self.final])]
-        noted = [note for run in runs for note in (*run.warnings, *run.notes) if note != _UNTESTED]
-        return list(dict.fromkeys([*self.notes, *noted]))
+        """The notes of all runs; one that several runs share is there once, without the name of a run."""
+        noted = [(name, note) for name, run in self._runs.items() for note in (*run.warnings, *run.notes)]
+        runs_with = Counter(note for _, note in noted)
+        named = [note if runs_with[note] > 1 else f"{name}: {note}" for name, note in noted if note != _UNTESTED]
+        return list(dict.fromkeys([*self.notes, *named]))
+
+    @property
+    def _runs(self) -> dict[str, Result]:
+        folds = {f"fold {number}": fold for number, fold in enumerate(self.folds, 1)}
+        return folds if self.final is None else folds | {"all rows": self.final}
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; NaN and infinities become null."""
