@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.cross_fit import World, draw
 from promptopt.randomness import named_generator
 from promptopt.statistics import (
     Interval,
@@ -347,8 +346,9 @@ def test_a_cross_fitted_interval_is_that_over_rows_with_its_ends_moved_out() -> 
 
 
 def test_a_cross_fitted_interval_covers_the_gain_of_a_search_where_that_over_rows_does_not() -> None:
-    world = World(binary=False, spread=False, fresh=False, gain=0.06)  # the case in which it covers least
-    draws = [draw(world, 60, 5, named_generator(seed, "cross-fitted interval")) for seed in range(200)]
+    simulation = pytest.importorskip("benchmarks.cross_fit", reason="benchmarks come with a checkout only")
+    world = simulation.World(binary=False, spread=False, fresh=False, gain=0.06)  # the case in which it covers least
+    draws = [simulation.draw(world, 60, 5, named_generator(seed, "cross-fitted interval")) for seed in range(200)]
     target = float(np.mean([d.returned for d in draws]))
     covered = {name: np.mean([d.cross[name].holds(target) for d in draws]) for name in ("rows", "rows, corrected")}
     assert covered["rows, corrected"] > 0.95 - 3 * 0.015
