@@ -259,6 +259,7 @@ _EXPLANATIONS = {
     "dict_type": "must be a list or a table",
     "int_type": "must be a whole number",
     "model_type": "must be a table",
+    "string_too_short": "must not be empty",
     "string_type": "must be text",
     "too_short": "must not be empty",
     "tuple_type": "must be a list",
