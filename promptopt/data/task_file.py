@@ -460,7 +460,8 @@ def _default_prompt(spec: TaskSpec, data: DataSpec) -> str:
 
 def _reward(name: str, words: Sequence[str], folder: Path) -> Reward:
     module, colon, _ = name.partition(":")
-    if not colon or module in ("regex", "json"):
+    # A name without the ending may be a function in a json.py beside the task file.
+    if not colon or module == "regex" or (module == "json" and name.endswith(".json")):
         return reward_named(name, words, folder)
     reward: Reward = _imported(name, folder, key="reward", instead="the name of a built-in reward, or module:function")
     _check_signature(reward, name)
