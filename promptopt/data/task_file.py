@@ -421,6 +421,7 @@ def _reward(spec: TaskSpec, folder: Path) -> Reward | Judge | None:
         return None
     name = spec.reward
     module, colon, _ = name.partition(":")
+    # A name without the ending may be a function in a json.py beside the task file.
     if not colon or module == "regex" or (module == "json" and name.endswith(".json")):
         return reward_named(name, spec.words, folder)
     reward: Reward = import_named(
