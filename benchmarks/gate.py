@@ -109,7 +109,8 @@ def real_rewards(model: str, replicates: int) -> Floats:
     task = replace(task, logprobs=False, temperature=1.0, max_tokens=4, stop=("\n",))
     with Memo() as memo:
         scorer = Scorer(task, load_model(model), Caller(memo, Ledger()))
-        return scorer.score([prompt], (*task.validation, *task.test), replicates).rewards[0]
+        rewards: Floats = scorer.score([prompt], (*task.validation, *task.test), replicates).rewards[0]
+    return rewards
 
 
 def real_rates(rewards: Floats, items: int, *, better: bool, repeats: int) -> Rates:

@@ -344,7 +344,7 @@ class Judge:
 
 
 def reward_named(name: str, labels: Sequence[str] = (), folder: Path = Path()) -> Reward:
-    """Return the built-in reward with this name; `regex:PATTERN` includes its pattern, `json:FILE` names its schema.
+    """Return the built-in reward with this name; `regex:PATTERN` includes its pattern, `json:FILE.json` names its schema.
 
     Args:
         name: of the reward.

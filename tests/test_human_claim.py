@@ -36,20 +36,22 @@ if TYPE_CHECKING:
 class Better(Strategy):
     """Proposes one prompt."""
 
+    writes = False
+
     def search(self, run: Run) -> None:
         run.score([Prompt("Answer well.")])
 
 
 def reply(request: Request) -> str:
     """Answer numbers: right with the better prompt, and with the other one in one case of three."""
-    number = int(request.context[-1].content.split()[-1])
-    well = "well" in request.context[0].content
+    number = int(request.texts[-1].split()[-1])
+    well = "well" in request.texts[0]
     return f"{number} is {'right' if well or number % 3 == 0 else 'wrong'}"
 
 
 def verdict(request: Request) -> str:
     """Score right replies 8 or 9, and wrong ones 2 or 3."""
-    text = request.context[-1].content.partition("Reply to grade:\n")[2].partition("\n\n")[0]
+    text = request.texts[-1].partition("Reply to grade:\n")[2].partition("\n\n")[0]
     return f"Well.\nScore: {(8 if 'right' in text else 2) + len(text.split()[0]) % 2}"
 
 
@@ -230,7 +232,7 @@ def test_the_command_writes_a_sheet_and_reads_it_back(run: Path, tmp_path: Path)
         "".join(f"{line.removesuffix('human')}{score}\n" for line, score in zip(lines, scores, strict=True))
     )
 
-    words = ["claim", run, "--human-scores", "scored.csv", "--scale", "1,5"]
+    words: list[str | Path] = ["claim", run, "--human-scores", "scored.csv", "--scale", "1,5"]
     shown, values = promptopt(tmp_path, *words), promptopt(tmp_path, *words, "--json")
 
     assert shown.returncode == 0, shown.stderr

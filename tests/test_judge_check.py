@@ -48,7 +48,7 @@ def rows(count: int = 40) -> list[dict[str, Any]]:
 
 
 def counting(request: Request) -> str:
-    words = request.context[-1].content.partition("Reply to grade:\n")[2].partition("\n\n")[0].split()
+    words = request.texts[-1].partition("Reply to grade:\n")[2].partition("\n\n")[0].split()
     return f"Counted.\nScore: {words.count('good')}"
 
 
@@ -91,7 +91,7 @@ def test_the_judge_sees_the_inputs_and_the_reference(tmp_path: Path) -> None:
     seen: list[str] = []
 
     def answer(request: Request) -> str:
-        seen.append(request.context[-1].content)
+        seen.append(request.texts[-1])
         return "Score: 1"
 
     data = [{"input: q": "why", "topic": "sky", "answer": "blue", "reply": "because", "human": n} for n in (0, 1)]
@@ -139,9 +139,7 @@ def test_a_judge_that_likes_length_is_found_out() -> None:
 
 
 def test_failed_verdicts_are_counted_and_left_out(tmp_path: Path) -> None:
-    judge = Judge(
-        FakeModel(lambda r: "no idea" if "grade:\nword" in r.context[-1].content else "Score: 3", "shy"), "Be kind."
-    )
+    judge = Judge(FakeModel(lambda r: "no idea" if "grade:\nword" in r.texts[-1] else "Score: 3", "shy"), "Be kind.")
     data = [{"input: q": str(n), "reply": "word" if n < 3 else "fine", "human": n % 2} for n in range(20)]
 
     found = check_judge(data, judge, memo=tmp_path)
@@ -201,7 +199,7 @@ def test_too_few_scores_are_refused() -> None:
 
 
 def test_the_judges_scale_is_said_and_read() -> None:
-    asked = JUDGE.context(Example({"q": "why"}, None, "e"), Response("fine"))[-1].content
+    asked = JUDGE.context(Example({"q": "why"}, None, "e"), Response("fine"))[-1][1]
     one_to_five = Judge(FakeModel(counting), "Count.", (1, 5))
 
     assert "N is a whole number from 0 (useless) to 4 (perfect)" in asked
@@ -222,7 +220,7 @@ def write(path: Path, data: list[dict[str, Any]]) -> Path:
 def test_the_command_asks_the_judge_and_prints(tmp_path: Path) -> None:
     (tmp_path / "judges.py").write_text(JUDGE_FILE)
     file = write(tmp_path / "replies.csv", rows())
-    words = [
+    words: list[str | Path] = [
         "judge-check",
         file,
         "--scale",

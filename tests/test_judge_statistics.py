@@ -9,10 +9,10 @@ import math
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy.optimize import isotonic_regression
 from scipy.stats import spearmanr
 
-from benchmarks.judges import draw
 from promptopt import InputError
 from promptopt.randomness import named_generator
 from promptopt.statistics import cohen_kappa, rank_correlation
@@ -54,13 +54,16 @@ def test_quadratic_weights_are_those_of_the_concordance_correlation() -> None:
 
 def test_weights_do_not_matter_for_two_values_and_do_for_three() -> None:
     rng = named_generator(1, "kappa")
-    two, three = rng.integers(0, 2, (2, 30)).astype(float), rng.integers(0, 3, (2, 60)).astype(float)
+    two = [rng.integers(0, 2, 30).astype(float) for _ in range(2)]
+    three = [rng.integers(0, 3, 60).astype(float) for _ in range(2)]
 
     for kind in WEIGHTS[:2]:
-        assert tuple(cohen_kappa(*two, kind)) == pytest.approx(tuple(cohen_kappa(*two, "quadratic")))
-    assert len({cohen_kappa(*three, kind).estimate for kind in WEIGHTS}) == 3
+        assert tuple(cohen_kappa(two[0], two[1], weights=kind)) == pytest.approx(
+            tuple(cohen_kappa(two[0], two[1], weights="quadratic"))
+        )
+    assert len({cohen_kappa(three[0], three[1], weights=kind).estimate for kind in WEIGHTS}) == 3
     with pytest.raises(InputError, match="unknown weights 'cubic'"):
-        cohen_kappa(*three, "cubic")  # type: ignore[arg-type]
+        cohen_kappa(three[0], three[1], weights="cubic")  # type: ignore[arg-type]
 
 
 def test_perfect_agreement_has_an_interval_and_none_is_nan() -> None:
@@ -77,7 +80,7 @@ def test_perfect_agreement_has_an_interval_and_none_is_nan() -> None:
 def test_ranks_are_scipys() -> None:
     rng = named_generator(0, "ranks")
     a = rng.integers(0, 5, 50).astype(float)
-    b = a + rng.integers(-2, 3, 50)
+    b = a + rng.integers(-2, 3, 50).astype(float)
 
     found = rank_correlation(a, b)
 
@@ -98,10 +101,12 @@ def test_missing_scores_are_left_out_and_lengths_must_agree() -> None:
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
-def test_intervals_of_agreement_cover(correlation: float) -> None:
-    many = draw(named_generator(0, "many"), "ratings", 200_000, correlation, difference=False)
+def test_intervals_of_agreement_cover(correlation: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    judges = pytest.importorskip("benchmarks.judges", reason="benchmarks come with a checkout only")
+    many = judges.draw(named_generator(0, "many"), "ratings", 200_000, correlation, difference=False)
     rng, repeats = named_generator(0, "cover"), 400
-    draws = [draw(rng, "ratings", 50, correlation, difference=False) for _ in range(repeats)]
+    draws = [judges.draw(rng, "ratings", 50, correlation, difference=False) for _ in range(repeats)]
 
     for interval in (cohen_kappa, rank_correlation):
         truth = interval(*many).estimate

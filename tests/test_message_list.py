@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from promptopt import Request
+    from promptopt.prompt import Context
 
 INPUTS = {"context": "Rome is old. {question}", "question": "How old is Rome?"}
 PROMPT = Prompt("Answer from this:\n{context}")
@@ -40,6 +41,10 @@ TURNS = (Message("user", "May I ask?"), Message("assistant", "Yes: {context} is 
 LAYOUT = Layout(("context", "question"), "Question: {question}", "chat", "system")
 WITH_TURNS = replace(LAYOUT, turns=TURNS)
 SENT = (Message("system", "Answer from this:\nRome is old. {question}"), Message("user", "Question: How old is Rome?"))
+
+
+def contents(context: Context) -> list[str]:
+    return [turn["content"] for turn in as_dicts(context)]
 
 
 def example(number: int, target: str = "old") -> Example:
@@ -74,7 +79,7 @@ def test_with_demonstrations_the_instruction_is_sent_once() -> None:
     sent = LAYOUT.render_inputs(shown, INPUTS)
     whole_message = Layout(("context", "question"), "", "chat").render_inputs(shown, INPUTS)
 
-    assert [turn.content for turn in sent] == [
+    assert contents(sent) == [
         SENT[0].content,
         "Question: q1",
         "old",
@@ -82,9 +87,9 @@ def test_with_demonstrations_the_instruction_is_sent_once() -> None:
         "new",
         SENT[1].content,
     ]
-    assert sum("Answer from this" in turn.content for turn in sent) == 1
+    assert sum("Answer from this" in text for text in contents(sent)) == 1
     assert (
-        sum("Answer from this" in turn.content for turn in whole_message) == 3
+        sum("Answer from this" in text for text in contents(whole_message)) == 3
     )  # as before: the slot's text is the message
 
 
@@ -113,6 +118,7 @@ def task(**settings: Any) -> Task:
 
 def answer(request: Request) -> str:
     """The seed prompt loses every third item; every request must have the whole list."""
+    assert not isinstance(request.context, str)
     system, *turns = request.context
     text = str(request.context)
     if "Rewrite it" in text:
@@ -207,7 +213,7 @@ def test_a_task_file_lists_messages(tmp_path: Path) -> None:
     loaded = load_task(tmp_path / "task.toml")
 
     assert loaded.seed_prompt == PROMPT
-    assert [turn.content for turn in loaded.layout.render_inputs(loaded.seed_prompt, INPUTS)] == [
+    assert contents(loaded.layout.render_inputs(loaded.seed_prompt, INPUTS)) == [
         SENT[0].content,
         "May I ask?",
         "Yes.",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
-from benchmarks.judges import JUDGES, draw, prediction_powered, published, summary, true_mean
 from promptopt import InputError
 from promptopt.randomness import named_generator
 from promptopt.statistics import prediction_powered_interval
@@ -16,12 +16,16 @@ from promptopt.statistics import prediction_powered_interval
 if TYPE_CHECKING:
     from promptopt.statistics.arrays import Floats
 
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(ROOT)
+    judges: Any = pytest.importorskip("benchmarks.judges", reason="benchmarks come with a checkout only")
+
 REPEATS = 400
 ERROR = math.sqrt(0.05 * 0.95 / REPEATS)  # of a simulated coverage of 95 %
 
 
 def sample(n: int, others: int, correlation: float = 0.8, seed: int = 0) -> tuple[Floats, Floats, Floats]:
-    drawn = draw(named_generator(seed, "a sample"), "ratings", n + others, correlation, difference=False)
+    drawn = judges.draw(named_generator(seed, "a sample"), "ratings", n + others, correlation, difference=False)
     return drawn.human[:n], drawn.judge[:n], drawn.judge[n:]
 
 
@@ -41,7 +45,7 @@ def test_with_many_human_scores_the_interval_is_the_published_one() -> None:
 
     found = prediction_powered_interval(human, judge, rest).combined
 
-    assert (found.low, found.high) == pytest.approx(published(human, judge, rest), abs=2e-4)
+    assert (found.low, found.high) == pytest.approx(judges.published(human, judge, rest), abs=2e-4)
     assert found.high - found.low < 0.015
 
 
@@ -137,10 +141,10 @@ TESTED = {
 )
 def test_sixteen_human_scores_cover(judge: str, kind: str, difference: bool, binary: bool) -> None:  # noqa: FBT001
     options = {"difference": difference, "binary": binary, "repeats": REPEATS}
-    intervals, plain = prediction_powered(kind, 16, 200, JUDGES[judge], **options)
+    intervals, plain = judges.prediction_powered(kind, 16, 200, judges.JUDGES[judge], **options)
 
-    truth = true_mean(kind, difference=difference)
-    held, _, width = summary(intervals, truth)
+    truth = judges.true_mean(kind, difference=difference)
+    held, _, width = judges.summary(intervals, truth)
 
     assert held >= 0.95 - 3 * ERROR
     assert width < 1.12
@@ -153,28 +157,28 @@ def test_sixteen_human_scores_cover(judge: str, kind: str, difference: bool, bin
     ("judge", "widest"), [("0.9", 0.75), ("0.7", 0.9), ("0.5", 1.0), ("0.3", 1.04), ("useless", 1.05)]
 )
 def test_more_human_scores_cover_and_good_judges_pay(judge: str, widest: float, n: int) -> None:
-    intervals, _ = prediction_powered(
-        "ratings", n, 2000, JUDGES[judge], difference=False, binary=False, repeats=REPEATS
+    intervals, _ = judges.prediction_powered(
+        "ratings", n, 2000, judges.JUDGES[judge], difference=False, binary=False, repeats=REPEATS
     )
 
-    held, _, width = summary(intervals, true_mean("ratings", difference=False))
+    held, _, width = judges.summary(intervals, judges.true_mean("ratings", difference=False))
 
     assert held >= 0.95 - 3 * ERROR
     assert width < widest
 
 
 def test_fifty_human_scores_cover_and_a_good_judge_pays() -> None:
-    intervals, _ = prediction_powered("ratings", 50, 400, 0.7, difference=True, binary=False, repeats=REPEATS)
+    intervals, _ = judges.prediction_powered("ratings", 50, 400, 0.7, difference=True, binary=False, repeats=REPEATS)
 
-    held, _, width = summary(intervals, true_mean("ratings", difference=True))
+    held, _, width = judges.summary(intervals, judges.true_mean("ratings", difference=True))
 
     assert held >= 0.95 - 3 * ERROR
     assert width < 0.95
 
 
 def test_the_published_interval_covers_less_with_sixteen() -> None:
-    _, ends = prediction_powered("0/1", 16, 200, 0.7, difference=False, binary=False, repeats=REPEATS)
+    _, ends = judges.prediction_powered("0/1", 16, 200, 0.7, difference=False, binary=False, repeats=REPEATS)
 
-    truth = true_mean("0/1", difference=False)
+    truth = judges.true_mean("0/1", difference=False)
 
     assert np.mean((ends[:, 0] <= truth) & (truth <= ends[:, 1])) < 0.93

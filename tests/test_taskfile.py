@@ -12,7 +12,7 @@ from promptopt.data.task_file import TaskSpec, build_task, load_task, parse_spec
 from promptopt.errors import InputError
 from promptopt.prompt import Message, Prompt
 from promptopt.replies import Response
-from promptopt.rewards import Label, LabelMargin, Matches, Number
+from promptopt.rewards import Judge, Label, LabelMargin, Matches, Number
 
 if TYPE_CHECKING:
     from promptopt.task import Task
@@ -343,6 +343,38 @@ def test_an_error_inside_a_reward_module_is_shown_as_it_is(folder: Path) -> None
     (folder / "needy.py").write_text("import surely_not_installed\n", "utf-8")
     with pytest.raises(ModuleNotFoundError, match="surely_not_installed"):
         load(folder, overrides={"reward": "needy:score"})
+
+
+def test_a_judge_is_a_section(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from promptopt import FunctionModel\nstrict = FunctionModel(str, name='strict', version='1')\n"
+    (folder / "a_judge.py").write_text(code, "utf-8")
+    monkeypatch.syspath_prepend(folder)
+    judge = {"model": "python:a_judge:strict", "criteria": "Be right."}
+
+    plain = load(folder, overrides={"judge": judge}).reward
+    scaled = load(folder, overrides={"judge": judge | {"scale": [1, 5]}}).reward
+
+    assert isinstance(plain, Judge)
+    assert isinstance(scaled, Judge)
+    assert plain.model.fingerprint["model"] == "strict"
+    assert (plain.criteria, plain.scale, scaled.scale) == ("Be right.", (0, 10), (1, 5))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"judge.model": "openai:x"}, "the key 'judge.criteria' is missing"),
+        ({"judge": {"model": "a:b", "criteria": "c"}, "reward": "exact"}, "it has both reward and [judge]"),
+        (
+            {"judge": {"model": "a:b", "criteria": "c", "skale": 5}},
+            "unknown key 'skale' in [judge], did you mean 'scale'?",
+        ),
+        ({"judge": {"model": "a:b", "criteria": ""}}, "judge.criteria = '': must not be empty"),
+        ({"judge": {"model": "nobody:b", "criteria": "c"}}, "nobody"),
+    ],
+)
+def test_a_judge_that_cannot_be_had_is_refused(folder: Path, values: dict[str, Any], said: str) -> None:
+    assert said in complaint(folder, overrides=values)
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,7 @@ _EXPLANATIONS = {
     "dict_type": "must be a list or a table",
     "int_type": "must be a whole number",
     "model_type": "must be a table",
+    "string_too_short": "must not be empty",
     "string_type": "must be text",
     "too_short": "must not be empty",
     "tuple_type": "must be a list",
@@ -420,6 +421,7 @@ def _reward(spec: TaskSpec, folder: Path) -> Reward | Judge | None:
         return None
     name = spec.reward
     module, colon, _ = name.partition(":")
+    # A name without the ending may be a function in a json.py beside the task file.
     if not colon or module == "regex" or (module == "json" and name.endswith(".json")):
         return reward_named(name, spec.words, folder)
     reward: Reward = import_named(

@@ -117,10 +117,10 @@ def _read_test(run: str | Path) -> _Test:
             f"{run} kept its seed prompt, so there are no two prompts to compare: give a run that chose another one"
         )
     rewards = np.array([[math.nan if r is None else r for r in (o.seed.reward, o.chosen.reward)] for o in recorded])
-    both = ~np.isnan(rewards).any(axis=1)
-    if not both.any():
+    both = np.flatnonzero(~np.isnan(rewards).any(axis=1))
+    if not both.size:
         raise InputError(f"no test item of {run} has both rewards: run again to ask for failed replies again")
-    return _Test(result, tuple(o for o, kept in zip(recorded, both.tolist(), strict=True) if kept), rewards[both])
+    return _Test(result, tuple(recorded[k] for k in both), rewards[both])
 
 
 def _code(outcome: Outcome, side: str) -> str:

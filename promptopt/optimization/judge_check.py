@@ -210,7 +210,7 @@ def _ask(judge: Judge, examples: Sequence[Example], replies: Sequence[Response],
     scores = Scorer(task, judge.model, caller).apply_reward([prompt], examples, [[[reply] for reply in replies]], judge)
     rewards = scores.rewards[0, :, 0]
     missing = np.flatnonzero(np.isnan(rewards))
-    first = scores.reasons[0][missing[0]][0] if missing.size else ""
+    first = next((reason for k in missing.tolist() for reason in scores.reasons[0][k]), "")
     if missing.size == rewards.size:
         raise TransientModelError(
             f"the judge gave no score of {rewards.size} replies; the first: {first}", role="judge"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from promptopt.statistics import Interval
     from promptopt.statistics.calibration import Calibration
 
+_MOST_WORTH = 100  # human scores that one with the judge's help replaces, as printed
 _KINDS = {
     "none": "none needed: the judge's scores predict human scores best as they are",
     "constant": "the mean human score predicts human scores better than the judge does",
@@ -57,7 +58,7 @@ class JudgeCheck:
 
     @property
     def worth(self) -> float:
-        """How many human scores without the judge one human score with it replaces, if it scores many more replies: 1 / (1 - r^2)."""
+        """How many human scores without the judge one with it replaces, at best: 1 / (1 - r^2), if it scores many more replies."""
         if math.isnan(self.correlation):
             return 1.0
         return 1 / (1 - self.correlation**2) if abs(self.correlation) < 1 else math.inf
@@ -90,7 +91,8 @@ class JudgeCheck:
         rows.append(
             ("error of the judge's score", f"{errors['none']:.3f}, calibrated {errors[self.calibration.kind]:.3f}")
         )
-        rows.append(("one human score is worth", f"{self.worth:.1f} with the judge's help"))
+        worth = f"{self.worth:.1f}" if self.worth <= _MOST_WORTH else f"more than {_MOST_WORTH}"
+        rows.append(("one human score is worth", f"{worth} without the judge, at best"))
         return rows
 
     def __str__(self) -> str:

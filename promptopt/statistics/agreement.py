@@ -96,12 +96,12 @@ def _pairs(first: Floats, second: Floats) -> tuple[Floats, Floats]:
 
 def _weights(values: Floats, kind: Weights) -> Floats:
     """Return the agreement weights of each pair of values, [K, K]."""
+    if kind not in ("none", "linear", "quadratic"):
+        raise InputError(f"unknown weights {kind!r}: use 'none', 'linear' or 'quadratic'")
     distance: Floats = np.abs(values[:, None] - values) / np.ptp(values)
     if kind == "none":
-        return (distance == 0).astype(np.float64)
-    if kind not in ("linear", "quadratic"):
-        raise InputError(f"unknown weights {kind!r}: use 'none', 'linear' or 'quadratic'")
-    weight: Floats = 1 - distance if kind == "linear" else 1 - distance**2
+        distance = np.sign(distance)
+    weight: Floats = 1 - distance**2 if kind == "quadratic" else 1 - distance
     return weight
 
 

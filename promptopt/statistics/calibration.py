@@ -56,7 +56,7 @@ def calibrate(scores: Floats, targets: Floats) -> Calibration:
     if scores.size < 2:  # noqa: PLR2004  one to fit and one to test
         raise InputError(f"a calibration needs at least 2 items, not {scores.size}")
     folds = named_generator(0, "calibration folds").permutation(scores.size) % min(_FOLDS, scores.size)
-    errors = {kind: _error(kind, scores, targets, folds) for kind in KINDS}
+    errors: dict[Kind, float] = {kind: _error(kind, scores, targets, folds) for kind in KINDS}
     best = min(KINDS, key=lambda kind: round(errors[kind], 9))
     return Calibration(best, _fit(best, scores, targets), errors)
 
