@@ -21,10 +21,13 @@ from promptopt.statistics import Interval, cross_fitted_interval, paired_t_inter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from numpy.typing import NDArray
+
     from promptopt.statistics.arrays import Floats
 
+    Rows = NDArray[np.int_]  # numbers of rows, or a number for each row
     # rewards [N] of the chosen prompts and of the seed prompt, and the fold of each row [N]
-    Method = Callable[[Floats, Floats, Floats], Interval]
+    Method = Callable[[Floats, Floats, Rows], Interval]
 
 SHORTLIST = 16
 START, BLOCKS = 0.5, 5  # of the forward test: share of the rows before the first test, and tests
@@ -71,8 +74,8 @@ class World(NamedTuple):
         own = rng.standard_normal((len(means), len(difficulty)))
         latent = np.sqrt(SHARED) * difficulty + np.sqrt(1 - SHARED) * own
         if self.binary:
-            return (latent < ndtri(means)[:, None]).astype(float)
-        return ndtr(np.sqrt(2) * ndtri(means)[:, None] + latent)
+            return np.asarray(latent < ndtri(means)[:, None], dtype=float)
+        return np.asarray(ndtr(np.sqrt(2) * ndtri(means)[:, None] + latent))
 
 
 class DataSet:
@@ -87,7 +90,7 @@ class DataSet:
     def _propose(self) -> Floats:
         return self.world.rewards(self.rng, self.difficulty, self.world.seed_reward + self.world.gains)
 
-    def run(self, searched: Floats) -> tuple[Floats, float]:
+    def run(self, searched: Rows) -> tuple[Floats, float]:
         """Return the rewards [N] of the prompt that is chosen from these rows, and its true gain."""
         pool = self._propose() if self.world.fresh else self.pool
         chosen = choose(pool[:, searched] - self.seed[searched])
@@ -105,12 +108,12 @@ def choose(gains: Floats) -> int | None:
     return int(listed[np.argmax(np.where(eligible, total, -np.inf))]) if eligible.any() else None
 
 
-def over_rows(chosen: Floats, seed: Floats, folds: Floats) -> Interval:  # noqa: ARG001  of the type Method
+def over_rows(chosen: Floats, seed: Floats, folds: Rows) -> Interval:  # noqa: ARG001  of the type Method
     """Return the interval of one test, as if rows were independent."""
     return paired_t_interval(chosen, seed, 0.95)
 
 
-def within_folds(chosen: Floats, seed: Floats, folds: Floats) -> Interval:
+def within_folds(chosen: Floats, seed: Floats, folds: Rows) -> Interval:
     """Return the normal interval with the mean variance within folds (Bayle et al. 2020)."""
     gaps = chosen - seed
     variance = np.mean([gaps[folds == fold].var(ddof=1) for fold in np.unique(folds)])
@@ -118,24 +121,24 @@ def within_folds(chosen: Floats, seed: Floats, folds: Floats) -> Interval:
     return Interval(float(gaps.mean()), float(gaps.mean() - half), float(gaps.mean() + half))
 
 
-def over_folds(chosen: Floats, seed: Floats, folds: Floats) -> Interval:
+def over_folds(chosen: Floats, seed: Floats, folds: Rows) -> Interval:
     """Return Student's t interval of the folds' means."""
     return _fold_interval(chosen - seed, folds, 0.0)
 
 
-def corrected(chosen: Floats, seed: Floats, folds: Floats) -> Interval:
+def corrected(chosen: Floats, seed: Floats, folds: Rows) -> Interval:
     """Return Nadeau and Bengio's corrected t interval (2003): the ratio of test to training rows is added to 1 / k."""
     return _fold_interval(chosen - seed, folds, 1 / (len(np.unique(folds)) - 1))
 
 
-def _fold_interval(gaps: Floats, folds: Floats, correction: float) -> Interval:
+def _fold_interval(gaps: Floats, folds: Rows, correction: float) -> Interval:
     means = np.array([gaps[folds == fold].mean() for fold in np.unique(folds)])
     k = len(means)
     half = float(stdtrit(k - 1, 0.975) * means.std(ddof=1) * np.sqrt(1 / k + correction))
     return Interval(float(gaps.mean()), float(gaps.mean()) - half, float(gaps.mean()) + half)
 
 
-def by_correlation(chosen: Floats, seed: Floats, folds: Floats) -> Interval:
+def by_correlation(chosen: Floats, seed: Floats, folds: Rows) -> Interval:
     """Return the interval over rows, widened for a correlation of 1 / k between the means of two folds."""
     k = len(np.unique(folds))
     estimate, low, high = over_rows(chosen, seed, folds)
@@ -143,7 +146,7 @@ def by_correlation(chosen: Floats, seed: Floats, folds: Floats) -> Interval:
     return Interval(estimate, estimate - factor * (estimate - low), estimate + factor * (high - estimate))
 
 
-def taken(chosen: Floats, seed: Floats, folds: Floats) -> Interval:
+def taken(chosen: Floats, seed: Floats, folds: Rows) -> Interval:
     """Return the interval of the package: over rows, with Nadeau and Bengio's correction."""
     return cross_fitted_interval(chosen, seed, len(np.unique(folds)))
 
@@ -203,7 +206,7 @@ def _forward(data: DataSet, rows: int) -> tuple[Interval, float]:
         rewards, gain = data.run(np.arange(first))
         chosen[first:last], gains[first:last] = rewards[first:last], gain
     rest = slice(borders[0], None)
-    return over_rows(chosen[rest], data.seed[rest], chosen), float(gains[rest].mean())
+    return over_rows(chosen[rest], data.seed[rest], borders), float(gains[rest].mean())
 
 
 def report(world: World, rows: int, k: int, repeats: int) -> tuple[list[str], list[str]]:

@@ -157,7 +157,7 @@ def test_an_unfinished_run_ends_it_and_nothing_is_claimed(tmp_path: Path) -> Non
     outcome = cross_fit(TASK, Unreliable(model(BETTER).handler, name="m", version="1"), Fixed(), memo=tmp_path)
     assert not outcome.finished
     assert len(outcome.folds) == 1
-    assert outcome.final is outcome.gain is outcome.prompt is None
+    assert (outcome.final, outcome.gain, outcome.prompt) == (None, None, None)
     assert outcome.headline.startswith("Unfinished (")
     assert outcome.to_json()["gain"] is None
 

@@ -121,7 +121,7 @@ class CrossFit:
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the table, as rows under `HEADS`: a row for each fold, and the last for all rows."""
-        folds = [
+        folds: list[tuple[str, ...]] = [
             (
                 f"{number}",
                 f"{fold.test.examples}",
