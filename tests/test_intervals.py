@@ -348,8 +348,8 @@ def test_a_cross_fitted_interval_is_that_over_rows_with_its_ends_moved_out() -> 
 def test_a_cross_fitted_interval_covers_the_gain_of_a_search_where_that_over_rows_does_not() -> None:
     simulation = pytest.importorskip("benchmarks.cross_fit", reason="benchmarks come with a checkout only")
     world = simulation.World(binary=False, spread=False, fresh=False, gain=0.06)  # the case in which it covers least
-    draws = [simulation.draw(world, 60, 5, named_generator(seed, "cross-fitted interval")) for seed in range(200)]
+    draws = [simulation.draw(world, 60, 5, named_generator(seed, "cross-fitted interval")) for seed in range(100)]
     target = float(np.mean([d.returned for d in draws]))
     covered = {name: np.mean([d.cross[name].holds(target) for d in draws]) for name in ("rows", "rows, corrected")}
-    assert covered["rows, corrected"] > 0.95 - 3 * 0.015
+    assert covered["rows, corrected"] > 0.95 - 3 * 0.022
     assert covered["rows"] < 0.88
