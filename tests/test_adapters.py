@@ -163,6 +163,7 @@ with pytest.raises(InputError, match="prompts:/chat/1 is a chat: register the te
 """
 
 
+@pytest.mark.wide  # MLflow makes its tables and loads its parts in most of a minute
 def test_registered_prompts_go_in_and_new_versions_come_out(tmp_path: Path) -> None:
     shown = run("mlflow", tmp_path, str(ROOT / "examples" / "mlflow_prompts" / "mlflow_desk.py"))
     assert shown.startswith("Better than the seed prompt: 0.000 -> 1.000")
@@ -210,6 +211,7 @@ def test_mlflow_optimizes_prompts_with_promptopt(tmp_path: Path) -> None:
     run("mlflow", tmp_path, "script.py")
 
 
+@pytest.mark.wide  # four minutes, most of them MLflow's
 def test_a_program_of_mlflow_is_optimised_by_its_own_call(tmp_path: Path) -> None:
     shown = run("mlflow, pandas", tmp_path, str(ROOT / "examples" / "mlflow_prompts" / "mlflow_optimize.py"))
     assert "Better than the seed prompt: 0.000 -> 1.000" in shown

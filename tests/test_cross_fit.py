@@ -244,7 +244,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_command_prints_the_claim_and_writes_runs(folder: Path) -> None:
-    words = ("cross-fit", "task.toml", "--strategy", "random", "--budget", "3000 calls", "--quiet", "--model")
+    search = ("--strategy", "random", "--set", "prompts=4", "--set", "batch=4", "--budget", "1500 calls")
+    words = ("cross-fit", "task.toml", *search, "--quiet", "--model")
     free = promptopt(folder, *words, "python:mine:silent", "--dry-run", "--json")
     done, again = (promptopt(folder, *words, "python:mine:model", *more) for more in ((), ("--json",)))
     values = json.loads(again.stdout)

@@ -107,7 +107,8 @@ def flat(kind: str, records: list[Any]) -> list[Any]:
     [
         ("fake", 10),
         ("components", 10),
-        ("local", 5),
+        ("local", 2),
+        pytest.param("local", 5, marks=pytest.mark.wide),
         ("agent", 1),  # each start is one of an MCP server, too
         pytest.param("agent", 10, marks=pytest.mark.wide),
     ],
