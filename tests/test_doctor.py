@@ -90,6 +90,13 @@ def test_what_no_run_could_start_with_is_a_problem(folder: Path, words: tuple[st
     assert any(finding["state"] == "problem" and said in finding["text"] for finding in found["findings"])
 
 
+def test_a_memo_that_cannot_be_used_is_one_problem(folder: Path) -> None:
+    code, found = findings(folder, "toy.toml", "--model", "python:fake:model", "--memo", "toy.toml")
+
+    assert code == 1
+    assert [finding["topic"] for finding in found["findings"] if finding["state"] == "problem"] == ["memo"]
+
+
 def test_on_a_screen_each_finding_is_a_line(folder: Path) -> None:
     done = promptopt(folder, "doctor", "toy.toml", "--model", "python:fake:model", "--budget", "300 calls")
 

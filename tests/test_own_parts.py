@@ -6,10 +6,12 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+import sweep_parts
 from shell import promptopt
 from sweep_parts import SWEEP, write_sweep, write_task
 
-from promptopt import InputError
+from promptopt import InputError, estimate
+from promptopt.optimization.job import read_strategy
 from promptopt.strategies.registry import find_strategy
 from promptopt.sweep import run_sweep
 
@@ -102,6 +104,6 @@ def test_a_sweep_reads_strategies_from_beside_its_file(folder: Path, tmp_path: P
 def test_without_a_folder_the_file_is_in_the_current_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
-    assert type(find_strategy("mine:Endings", {"ending": "here"})).__name__ == "Endings"
+    assert type(find_strategy(read_strategy("mine:Endings"), {"ending": "here"})).__name__ == "Endings"
     with pytest.raises(InputError, match="has no setting 'end', did you mean 'ending'"):
-        find_strategy("mine:Endings", {"end": "here"})
+        estimate("toy.toml", sweep_parts.model, "mine:Endings", settings={"end": "here"})

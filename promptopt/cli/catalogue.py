@@ -12,6 +12,7 @@ from promptopt.cli.output import say
 from promptopt.errors import InputError
 from promptopt.models import HOSTED, KINDS, load_model
 from promptopt.models.local import catalog
+from promptopt.optimization.job import read_strategy
 from promptopt.strategies.auto import ABOUT, AUTO
 from promptopt.strategies.registry import find_strategy, known_strategies, settings_of
 
@@ -26,7 +27,7 @@ def strategies(
         say(ABOUT)
         return
     if name is not None:
-        strategy = find_strategy(name)
+        strategy = find_strategy(read_strategy(name))
         say(inspect.getdoc(type(strategy)) or name)
         say("\nSettings of " + name + ":")
         for key, value in settings_of(strategy).items():

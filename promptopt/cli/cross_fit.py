@@ -32,9 +32,9 @@ from promptopt.cli.run import (
 from promptopt.memo.memo import Memo
 from promptopt.optimization.cross_fitting import cross_fit, cross_fit_jobs
 from promptopt.optimization.estimate import estimate
+from promptopt.optimization.job import read_strategy
 from promptopt.results.cross_fit import HEADS
 from promptopt.strategies.auto import AUTO
-from promptopt.strategies.registry import find_strategy
 from promptopt.tracking.display import Display
 
 if TYPE_CHECKING:
@@ -83,12 +83,11 @@ def cross_fit_task(
     json_: Json = False,
 ) -> None:
     """Search on a small data set, and test such a search on every row, by cross-fitting in five folds."""
-    folder = task if task.is_dir() else task.parent
     limits = CallLimits(concurrency, timeout, rpm, tpm)
     loaded = limits.load(model, base_url, price, tokenizer, replicas, ray, extra_body, model_option)
     loaded = _with_batches(loaded) if batch else loaded
     options: dict[str, Any] = {
-        "strategy": find_strategy(strategy, folder=folder) if ":" in strategy else strategy,
+        "strategy": read_strategy(strategy, task if task.is_dir() else task.parent),
         "writer": limits.load(writer, writer_base_url, writer_price) if writer else None,
         "budget": budget,
         "seed": seed,

@@ -44,8 +44,8 @@ from promptopt.cli.run import (
 )
 from promptopt.cli.source import PredictOptions, Source
 from promptopt.optimization.checkup import examine
+from promptopt.optimization.job import read_strategy
 from promptopt.strategies.auto import AUTO
-from promptopt.strategies.registry import find_strategy
 
 if TYPE_CHECKING:
     from promptopt.optimization.checkup import Checkup
@@ -127,7 +127,7 @@ def doctor(
     checkup = examine(
         source.task,
         lambda: limits.load(model, base_url, price, tokenizer, extra_body=extra_body, model_options=model_option),
-        lambda: find_strategy(strategy, folder=source.folder) if ":" in strategy else strategy,
+        lambda: read_strategy(strategy, source.folder),
         read_writer=lambda: limits.load(writer, writer_base_url, writer_price) if writer else None,
         memo=memo,
         budget=budget,

@@ -31,6 +31,7 @@ from promptopt.cli.run import (
 from promptopt.errors import InputError
 from promptopt.memo.memo import Memo
 from promptopt.optimization.estimate import estimate
+from promptopt.optimization.job import read_strategy
 from promptopt.optimization.migration import DEFAULT_CANDIDATES, migrate, migration_jobs
 from promptopt.results.migration import HEADS
 from promptopt.results.result import Result
@@ -104,7 +105,7 @@ def migrate_prompt(
         "candidates": candidates,
         "budget": budget,
         "search": search,
-        "strategy": strategy,
+        "strategy": read_strategy(strategy, task if task.is_dir() else task.parent),
         "writer": limits.load(writer, None, None) if writer else None,
         "settings": _read_settings(set_ or []),
         "seed": seed,

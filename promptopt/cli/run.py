@@ -22,14 +22,13 @@ from promptopt.memo.memo import Memo
 from promptopt.models.base import LabelModel
 from promptopt.optimization.api import run_job
 from promptopt.optimization.estimate import estimate
-from promptopt.optimization.job import prepare
+from promptopt.optimization.job import prepare, read_strategy
 from promptopt.optimization.run_folder import PROMPTS
 from promptopt.program import DEFAULT_THREADS
 from promptopt.results.front import FRONT_HEADS
 from promptopt.results.prompt_files import prompt_diff
 from promptopt.results.result import CHOSEN, SPENDING
 from promptopt.strategies.auto import AUTO
-from promptopt.strategies.registry import find_strategy
 from promptopt.tracking.display import Display
 
 if TYPE_CHECKING:
@@ -251,7 +250,7 @@ def optimize(
     )
     settings = _read_settings(set_ or [])
     loaded_task = source.task()
-    loaded_strategy = find_strategy(strategy, folder=source.folder) if ":" in strategy else strategy
+    loaded_strategy = read_strategy(strategy, source.folder)
     callbacks = [
         import_named(name, source.folder, key="--callback", instead="MODULE:FUNCTION") for name in callback or []
     ]

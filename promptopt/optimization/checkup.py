@@ -109,9 +109,9 @@ def examine(
     if writer is not None:
         findings.append(_about_model("writer", writer))
     strategy = _tried(findings, "strategy", read_strategy)
-    _tried(findings, "memo", Memo(memo).close)
+    opened = _tried(findings, "memo", lambda: _opened(memo))
     summary = {} if task is None else _summary(task)
-    if task is None or model is None or strategy is None:
+    if task is None or model is None or strategy is None or opened is None:
         return Checkup(findings=tuple(findings), task=summary, strategy={}, estimate=None)
     job = _tried(findings, "strategy", lambda: prepare(task, model, strategy, writer=writer, **options))
     if job is None:
@@ -153,6 +153,16 @@ def _tried(findings: list[Finding], topic: str, read: Callable[[], T]) -> T | No
     except (InputError, ModelError) as error:
         findings.append(Finding(topic, "problem", str(error)))
         return None
+
+
+def _opened(memo: Path | str | None) -> bool:
+    """Open a memo and close it again.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    Memo(memo).close()
+    return True
 
 
 def _about_task(task: Task) -> Iterator[Finding]:

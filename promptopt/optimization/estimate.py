@@ -228,7 +228,6 @@ def _estimate_job(job: Job, caller: SimulatedCaller, notes: tuple[str, ...]) -> 
             f"comparing even one candidate with the seed prompt takes {job.least_calls:,} calls or more",
             *([power.note] if power.examples else []),
             *notes,
-            # What was chosen by drawn replies is no news.
-            *(note for note in result.notes if not note.startswith("candidate ")),
+            *result.notes,
         ),
     )

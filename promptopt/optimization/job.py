@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from promptopt.data.user_code import import_named
 from promptopt.errors import InputError
 from promptopt.evaluation.ledger import Budget
 from promptopt.evaluation.scorer import chooses_labels
@@ -27,7 +28,7 @@ from promptopt.tracking import run_started
 from promptopt.tracking.identity import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from promptopt.models.base import Model, Price
     from promptopt.optimization.objectives import Objectives
@@ -143,7 +144,7 @@ def prepare(
     prefer: str | None = None,
 ) -> Job:
     """Read what `optimize` is given; nothing is loaded or called yet."""
-    task, model = read_task(task), read_model(model)
+    task, model, strategy = read_task(task), read_model(model), read_strategy(strategy)
     writer = None if writer is None else read_model(writer)
     chosen = None
     if strategy == AUTO:
@@ -167,6 +168,29 @@ def _writes(model: Model) -> bool:
     A function knows only its own inputs, and a local model takes minutes for a message of instructions.
     """
     return not isinstance(model, FunctionModel) and model.unit != "batch"
+
+
+def read_strategy(given: Strategy | str, folder: Path | None = None) -> Strategy | str:
+    """Return a strategy, or its name; of `module:Class`, which is one of the user's own, the strategy with its default settings.
+
+    Args:
+        given: a strategy, a name, or `module:Class`.
+        folder: where the file of `module:Class` is looked for; by default the current folder.
+
+    Raises:
+        InputError: there is no such class, or it cannot be made without arguments.
+    """
+    if not isinstance(given, str) or ":" not in given:
+        return given
+    make: Callable[[], Strategy] = import_named(
+        given, folder or Path.cwd(), key="strategy", instead="the name of a strategy, or module:Class"
+    )
+    try:
+        return make()
+    except TypeError as error:
+        raise InputError(
+            f"strategy {given!r} cannot be made without arguments ({error}): give each of its settings a default"
+        ) from error
 
 
 def read_model(given: Model | str) -> Model:

@@ -264,7 +264,8 @@ def _matching(task: Task, recorded: Sequence[Outcome], old: Result) -> dict[str,
         pairs = matched(tested, recorded, old.task)
     except InputError:  # none is the same
         return {}
-    return {example.id: float(outcome.chosen.reward or 0.0) for example, outcome in pairs.items()}
+    rewards = {example.id: outcome.chosen.reward for example, outcome in pairs.items()}
+    return {name: reward for name, reward in rewards.items() if reward is not None}
 
 
 def _over_model(result: Result, recorded: Mapping[str, float]) -> tuple[Interval, Interval] | None:

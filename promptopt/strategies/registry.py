@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptopt.data.user_code import import_named
 from promptopt.errors import InputError, nearest
 from promptopt.randomness import named_generator
 from promptopt.strategies.base import Named, Strategy
@@ -29,28 +27,21 @@ def known_strategies() -> dict[str, Callable[[], Strategy]]:
     return {entry.name: entry.load() for entry in entry_points(group=GROUP)} | BUILT_IN
 
 
-def find_strategy(
-    strategy: str | Strategy, settings: Mapping[str, Any] | None = None, folder: Path | None = None
-) -> Strategy:
+def find_strategy(strategy: str | Strategy, settings: Mapping[str, Any] | None = None) -> Strategy:
     """Return a strategy with some settings changed.
 
     Args:
-        strategy: a name such as `promptquine` or `promptquine.paper`, `module:Class` for one of your own, or a strategy itself.
+        strategy: a name such as `promptquine` or `promptquine.paper`, or a strategy itself.
         settings: names and values; text is read as the setting's type.
-        folder: where the file of `module:Class` is looked for; by default the current folder.
 
     Raises:
         InputError: no such strategy or setting, or a value that it does not take.
     """
-    if isinstance(strategy, str) and ":" in strategy:
-        strategy = _own(strategy, Path.cwd() if folder is None else folder)
     if isinstance(strategy, str):
         known = BUILT_IN if strategy in BUILT_IN else known_strategies()
         if strategy not in known:
             names = ["auto", *sorted(known)]  # auto chooses among the others before a strategy is made
-            raise InputError(
-                f"unknown strategy {strategy!r}{nearest(strategy, names)}; known: {', '.join(names)}, or module:Class"
-            )
+            raise InputError(f"unknown strategy {strategy!r}{nearest(strategy, names)}; known: {', '.join(names)}")
         strategy = known[strategy]()
     if isinstance(strategy, type):
         raise InputError(f"{strategy.__name__} is a class: give a strategy, such as {strategy.__name__}()")
@@ -84,19 +75,6 @@ def description_of(strategy: Strategy) -> dict[str, Any]:
 def random_numbers(strategy: Strategy, seed: int) -> np.random.Generator:
     """Return the generator of a strategy's search, which depends only on its name and the seed of the run."""
     return named_generator(seed, f"strategy {name_of(strategy)}")
-
-
-def _own(name: str, folder: Path) -> Strategy:
-    """Return the strategy called `module:Class`, with its default settings."""
-    make: Callable[[], Strategy] = import_named(
-        name, folder, key="strategy", instead="the name of a strategy, or module:Class"
-    )
-    try:
-        return make()
-    except TypeError as error:
-        raise InputError(
-            f"strategy {name!r} cannot be made without arguments ({error}): give each of its settings a default"
-        ) from error
 
 
 def _is_plain(value: object) -> bool:

@@ -17,14 +17,13 @@ from promptopt.errors import BudgetExhaustedError, InputError, PromptoptError
 from promptopt.evaluation.ledger import Budget, Ledger, Spending
 from promptopt.models import load_model
 from promptopt.optimization.api import run_job
-from promptopt.optimization.job import Job, prepare
+from promptopt.optimization.job import Job, prepare, read_strategy
 from promptopt.report import write_report
 from promptopt.results.outcomes import FILE as OUTCOMES
 from promptopt.results.outcomes import Outcome, read_outcomes, write_outcomes
 from promptopt.results.predictor import write_predictor
 from promptopt.results.result import FILE as RESULT
 from promptopt.results.result import Result
-from promptopt.strategies.registry import find_strategy
 from promptopt.tracking import OptunaStudy
 from promptopt.utils.files import make_private_folder, write_private
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from promptopt.models.base import Model, Price
     from promptopt.models.usage import Bound
     from promptopt.replies import Usage
-    from promptopt.strategies.base import Strategy
     from promptopt.sweep.spec import ModelSpec, StrategySpec, TaskModelSpec
     from promptopt.task import Task
 
@@ -79,17 +77,12 @@ class RunSpec:
         return prepare(
             task if self.rung is None else replace(task, test=()),
             _model(self.model),  # pyright: ignore[reportArgumentType]  frozen, so hashable
-            self._strategy,
+            read_strategy(self.strategy.name, Path(self.folder)),
             writer=None if self.model.writer is None else _model(self.model.writer),  # pyright: ignore[reportArgumentType]
             budget=self.budget,
             seed=self.seed,
             settings=self.strategy.settings,
         )
-
-    @property
-    def _strategy(self) -> Strategy | str:
-        name = self.strategy.name
-        return find_strategy(name, folder=Path(self.folder)) if ":" in name else name
 
 
 class CallUsage(NamedTuple):
