@@ -35,6 +35,7 @@ from promptopt.optimization.job import read_strategy
 from promptopt.optimization.migration import DEFAULT_CANDIDATES, migrate, migration_jobs
 from promptopt.results.migration import HEADS
 from promptopt.results.result import Result
+from promptopt.results.saved import folder_of
 from promptopt.strategies.auto import AUTO
 from promptopt.tracking.display import Display
 
@@ -114,7 +115,7 @@ def migrate_prompt(
     if dry_run:
         _print_costs(old, models, task, memo, options, as_json=json_)
         return
-    folder = run_dir or (run if run.is_dir() else run.parent) / "migrated"
+    folder = run_dir or folder_of(run) / "migrated"
     with Display(quiet=quiet) as display, Memo(memo) as store, _redirect_library_output():
         outcome = migrate(run, models, task, run_dir=folder, memo=store, display=display, **options)
     say_json(outcome.to_json()) if json_ else _print(outcome)

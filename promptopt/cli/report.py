@@ -9,6 +9,7 @@ import typer
 
 from promptopt.cli.output import say, say_json, say_table
 from promptopt.report.compare import compare_runs, read_run
+from promptopt.results.saved import folder_of
 
 if TYPE_CHECKING:
     from promptopt.report.compare import RunComparison
@@ -26,8 +27,7 @@ def report(
     from promptopt.report.page import page, write_page  # noqa: PLC0415  the extra 'report'
 
     saved_run = read_run(run)
-    folder = run if run.is_dir() else run.parent
-    target = output or folder / "report.html"
+    target = output or folder_of(run) / "report.html"
     write_page(page(saved_run.result, saved_run.outcomes), target)
     say(target)
 

@@ -126,10 +126,13 @@ def split_folds(examples: Sequence[Example], folds: int, seed: int) -> tuple[tup
     if len(alike) < folds:
         raise InputError(f"{len(alike)} different examples do not fill {folds} folds: give more examples")
     firsts = {group[0].id: group for group in alike.values()}
+    position = {example.id: i for i, example in enumerate(examples)}
     parts = _stratified_parts(
         [group[0] for group in alike.values()], [1 / folds] * folds, named_generator(seed, "folds")
     )
-    return tuple(tuple(sorted((e for first in part for e in firsts[first.id]), key=examples.index)) for part in parts)
+    return tuple(
+        tuple(sorted((e for first in part for e in firsts[first.id]), key=lambda e: position[e.id])) for part in parts
+    )
 
 
 def sample_examples(examples: Sequence[Example], size: int, seed: int, name: str) -> tuple[Example, ...]:

@@ -23,15 +23,14 @@ from promptopt.evaluation.silence import Silence
 from promptopt.memo.memo import Memo
 from promptopt.optimization.job import read_budget, read_model, read_task
 from promptopt.optimization.preflight import check_limited, check_prices
-from promptopt.optimization.recorded_test import SPLITS, matched, rebuilt_task
+from promptopt.optimization.recorded_test import SPLITS, matched, read_test, rebuilt_task
 from promptopt.optimization.sequential_test import DEFAULT_ERROR, Aim, Pair, SequentialTest, fewest_items
 from promptopt.parsing.slots import check_slots
 from promptopt.prompt import Example, Prompt, Prompts
 from promptopt.randomness import named_generator
 from promptopt.replies import Response
 from promptopt.results.gate import GateResult, items_needed
-from promptopt.results.outcomes import FILE, SAME, read_outcomes
-from promptopt.results.result import Result
+from promptopt.results.outcomes import SAME
 from promptopt.results.saved_prompt import read_prompt
 from promptopt.rewards import Judge
 
@@ -155,10 +154,7 @@ def check_drift(
     """
     model, limit = read_model(model), read_budget(budget)
     aim = _read_aim(margin, error, better=False)
-    folder = Path(run)
-    result, recorded = Result.load(folder), read_outcomes((folder if folder.is_dir() else folder.parent) / FILE)
-    if not recorded:
-        raise InputError(f"{run} holds no {FILE} with test replies: give the folder of a run whose task has test items")
+    result, recorded = read_test(run)
     loaded = rebuilt_task(result, recorded, str(run)) if task is None else read_task(task)
     old = matched(loaded, recorded, str(run))
     _check_budget(loaded, model, limit)

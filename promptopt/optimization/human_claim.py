@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,18 +11,20 @@ import numpy as np
 from promptopt.data.rows import read_rows
 from promptopt.data.score_files import UNIT, check_column, check_scale, read_score
 from promptopt.errors import InputError
+from promptopt.optimization.recorded_test import read_test
 from promptopt.randomness import named_generator
 from promptopt.results.human_claim import HumanClaim
-from promptopt.results.outcomes import FILE, Outcome, read_outcomes
-from promptopt.results.result import Result
 from promptopt.statistics import paired_interval
 from promptopt.statistics.prediction_powered import MIN_HUMAN, PredictionPowered, prediction_powered_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from promptopt.data.rows import Row
     from promptopt.data.score_files import Scale
+    from promptopt.results.outcomes import Outcome
+    from promptopt.results.result import Result
     from promptopt.statistics.arrays import Floats
 
 ITEM, PROMPT, REPLY, HUMAN = "id", "prompt", "reply", "human"
@@ -108,10 +109,7 @@ def human_claim(
 
 
 def _read_test(run: str | Path) -> _Test:
-    folder = Path(run)
-    result, recorded = Result.load(folder), read_outcomes((folder if folder.is_dir() else folder.parent) / FILE)
-    if not recorded:
-        raise InputError(f"{run} holds no {FILE} with test replies: give the folder of a run whose task has test items")
+    result, recorded = read_test(run)
     if result.kept:
         raise InputError(
             f"{run} kept its seed prompt, so there are no two prompts to compare: give a run that chose another one"

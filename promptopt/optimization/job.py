@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from promptopt.tracking import RunStarted
 
 _FIRST_PROPOSAL = 3  # messages that a writer may be sent for one, some of which are rejected
-_LONGEST_NAME = 60  # characters of a task's name in that of a folder: a file system takes 255 bytes
+_LONGEST_NAME = 60  # characters of a name in that of a folder: a file system takes 255 bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +91,7 @@ class Job:
     @property
     def folder_name(self) -> str:
         """Return a name for the run's folder: the same for the same run, so that running again goes on in place."""
-        words = re.sub(r"[^\w.+-]+", "-", self.task.name).strip("-.")[:_LONGEST_NAME]
-        return f"{words or 'task'}-{self.digest[:8]}"
+        return f"{file_word(self.task.name, 'task')}-{self.digest[:8]}"
 
     @property
     def has_own_writer(self) -> bool:
@@ -168,6 +167,11 @@ def _writes(model: Model) -> bool:
     A function knows only its own inputs, and a local model takes minutes for a message of instructions.
     """
     return not isinstance(model, FunctionModel) and model.unit != "batch"
+
+
+def file_word(name: str, otherwise: str) -> str:
+    """Return a name as a part of the name of a folder; `otherwise` if nothing of it can stay."""
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-.")[:_LONGEST_NAME] or otherwise
 
 
 def read_strategy(given: Strategy | str, folder: Path | None = None) -> Strategy | str:

@@ -6,7 +6,6 @@ Each new model gets a run of its own, whose seed prompt is the old prompt. Its s
 from __future__ import annotations
 
 import math
-import re
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +17,14 @@ from promptopt.errors import InputError
 from promptopt.memo.memo import Memo
 from promptopt.optimization.api import run_job
 from promptopt.optimization.gate import fitting_prompt
-from promptopt.optimization.job import prepare, read_model, read_task
+from promptopt.optimization.job import file_word, prepare, read_model, read_task
 from promptopt.optimization.preflight import check, check_budget, notes_on_leaks
 from promptopt.optimization.recorded_test import matched
 from promptopt.prompt import Prompts
 from promptopt.results.migration import Migration, Move
 from promptopt.results.outcomes import FILE, read_outcomes
 from promptopt.results.result import Result
+from promptopt.results.saved import folder_of
 from promptopt.search.archive import well_measured
 from promptopt.statistics import paired_interval
 from promptopt.strategies.auto import AUTO
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from promptopt.tracking.display import Display
 
 DEFAULT_CANDIDATES = 8
-
-_LONGEST_NAME = 60  # characters of a model's name in that of a folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +145,7 @@ def migrate(
     moves: list[Move] = []
     with nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store:
         for name, job in zip(_names(models), jobs, strict=True):
-            folder = None if run_dir is None else Path(run_dir) / f"{_folder_name(name)}-{job.digest[:8]}"
+            folder = None if run_dir is None else Path(run_dir) / f"{file_word(name, 'model')}-{job.digest[:8]}"
             result = run_job(job, run_dir=folder, memo=store, display=display)
             moves.append(Move(model=name, result=result, over_model=_over_model(result, matching)))
             if not result.finished:  # Ctrl-C ends the migration, not one run of it
@@ -243,16 +241,12 @@ def _names(models: Sequence[Model | str]) -> list[str]:
     return [m if isinstance(m, str) else str(read_model(m).fingerprint.get("model", m)) for m in models]
 
 
-def _folder_name(model: str) -> str:
-    return re.sub(r"[^\w.+-]+", "-", model).strip("-.")[:_LONGEST_NAME] or "model"
-
-
 def _recorded(run: Result | str | Path, old: Result) -> tuple[Outcome, ...]:
     """Return the test replies of the old run; () if it has none."""
     if old.test is not None and old.test.outcomes:
         return old.test.outcomes
-    place = Path(old.run_dir or ".") if isinstance(run, Result) else Path(run)
-    return read_outcomes((place if place.is_dir() else place.parent) / FILE) if old.test is not None else ()
+    folder = Path(old.run_dir or ".") if isinstance(run, Result) else folder_of(run)
+    return read_outcomes(folder / FILE) if old.test is not None else ()
 
 
 def _matching(task: Task, recorded: Sequence[Outcome], old: Result) -> dict[str, float]:

@@ -12,20 +12,35 @@ from promptopt.evaluation.verdicts import verdict
 from promptopt.models.options import RequestOptions
 from promptopt.prompt import Example, Prompts
 from promptopt.replies import Response
+from promptopt.results.outcomes import FILE, read_outcomes
+from promptopt.results.result import Result
+from promptopt.results.saved import folder_of
 from promptopt.rewards import Contains, Exact, Label, Number, TokenF1
 from promptopt.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from promptopt.results.outcomes import Outcome
-    from promptopt.results.result import Result
     from promptopt.rewards import Reward
 
 SPLITS = ("test", "validation", "train")
 
 _ROUNDING = 1e-9
 _INFERRED: tuple[Reward, ...] = (Exact(), Contains(), Number(), TokenF1())
+
+
+def read_test(run: Path | str) -> tuple[Result, tuple[Outcome, ...]]:
+    """Return the result of a run and its recorded test, from the run's folder or a file in it.
+
+    Raises:
+        InputError: they cannot be read, or there are no test replies.
+    """
+    result, recorded = Result.load(run), read_outcomes(folder_of(run) / FILE)
+    if not recorded:
+        raise InputError(f"{run} holds no {FILE} with test replies: give the folder of a run whose task has test items")
+    return result, recorded
 
 
 def matched(task: Task, recorded: Sequence[Outcome], run: str) -> dict[Example, Outcome]:

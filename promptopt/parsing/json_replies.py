@@ -14,7 +14,7 @@ from promptopt.errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MAX_FAULTS = 3  # that are told of one reply
+_MAX_FAULTS = 3  # in the message on one reply
 _MAX_LENGTH = 200  # characters of one fault: validators quote the whole value
 _TOP = "the reply"
 

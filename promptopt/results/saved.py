@@ -22,6 +22,12 @@ def write_json(data: dict[str, Any], path: Path | str) -> None:
     write_private(target, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
 
 
+def folder_of(run: Path | str) -> Path:
+    """Return the folder of a run, given the folder itself or a file in it."""
+    path = Path(run)
+    return path if path.is_dir() else path.parent
+
+
 def read_json(path: Path | str, name: str, from_json: Callable[[Any], T], *, what: str, advice: str) -> T:
     """Read a value from its file, or from the file called `name` in a run's folder.
 
