@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from promptopt.cli.model_options import ModelOptions, read_assignments
+from promptopt.cli.model_options import RequestOption, read_assignments
 from promptopt.cli.output import say
 from promptopt.errors import InputError
 from promptopt.models import HOSTED, KINDS, load_model
@@ -60,7 +60,7 @@ def check(
         str | None, typer.Option(help="Tokenizer of a completions: model; needed to score chats.")
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Timeout per attempt, in seconds.")] = None,
-    model_option: ModelOptions = None,
+    model_option: RequestOption = None,
 ) -> None:
     """Check an endpoint: key, model, log-probabilities, batches, price. Costs one to a few small calls."""
     from promptopt.models.hosted.check import check as check_endpoint  # noqa: PLC0415  loaded when used

@@ -8,40 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from promptopt.cli.model_options import CallLimits, ModelOptions
-from promptopt.cli.output import say, say_json, say_table
-from promptopt.cli.run import (
-    BaseUrl,
-    Batch,
-    Concurrency,
-    Data,
-    DropUnusable,
-    ExtraBody,
-    GroupColumn,
-    Input,
-    Json,
-    Label,
-    Labels,
-    MemoLocation,
-    ModelName,
-    NoLogprobs,
-    PriceText,
-    PromptText,
-    Quiet,
-    RayAddress,
-    Replicas,
-    Reward,
-    Rpm,
-    SplitColumn,
-    SplitSeed,
-    TaskArgument,
-    Timeout,
-    Tokenizer,
-    Tpm,
-    _redirect_library_output,
-    _with_batches,
-)
-from promptopt.cli.source import Source
+from promptopt.cli.model_options import TaskModelOptions
+from promptopt.cli.options import BudgetText, Json, MemoLocation, Quiet, WriterName, with_groups
+from promptopt.cli.output import redirect_library_output, say, say_json, say_table
+from promptopt.cli.task_options import DataOptions
 from promptopt.memo.memo import Memo
 from promptopt.optimization.diagnosis import diagnose as diagnose_task
 from promptopt.statistics.arrays import nanmean
@@ -56,9 +26,10 @@ _MAX_FALSE_DISCOVERY = 0.05  # false discovery rate among the examples reported 
 _MAX_ROWS = 12  # examples in the table
 
 
+@with_groups
 def diagnose(
-    task: TaskArgument = None,
-    model: ModelName = "local:smollm2",
+    task: DataOptions,
+    model: TaskModelOptions,
     systems: Annotated[int, typer.Option(min=4, help="Number of prompts to try, including yours.")] = 16,
     replicates: Annotated[int, typer.Option(min=2, help="Maximum samples per prompt and example (at least 2).")] = 8,
     examples: Annotated[int, typer.Option(min=2, help="Maximum training examples (random sample).")] = 40,
@@ -66,62 +37,24 @@ def diagnose(
         bool,
         typer.Option("--pruned", help="Try your prompt with random words removed, instead of prompts by a writer."),
     ] = False,
-    writer: Annotated[str | None, typer.Option(help="Model that writes new prompts. Default: the task model.")] = None,
+    writer: WriterName = None,
     worth: Annotated[
         float, typer.Option(help="Smallest standard deviation between prompts that makes a search worthwhile.")
     ] = 0.02,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
-    data: Data = None,
-    input: Input = None,  # noqa: A002  the option's name
-    label: Label = None,
-    labels: Labels = None,
-    seed_prompt: PromptText = None,
-    reward: Reward = None,
-    no_logprobs: NoLogprobs = False,
-    drop_unusable: DropUnusable = False,
-    split_seed: SplitSeed = 0,
-    split_column: SplitColumn = None,
-    group_column: GroupColumn = None,
-    base_url: BaseUrl = None,
-    tokenizer: Tokenizer = None,
-    price: PriceText = None,
-    concurrency: Concurrency = None,
-    timeout: Timeout = None,
-    rpm: Rpm = None,
-    tpm: Tpm = None,
-    extra_body: ExtraBody = None,
-    model_option: ModelOptions = None,
-    batch: Batch = False,
-    replicas: Replicas = None,
-    ray: RayAddress = None,
-    budget: Annotated[str | None, typer.Option(help="Limit, such as '500 calls', '2 dollars' or '1M tokens'.")] = None,
+    budget: BudgetText = None,
     memo: MemoLocation = None,
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
     """Estimate whether a task is worth optimising: how much prompts differ, on which examples, and the gain to expect."""
-    source = Source(
-        file=task,
-        data=data,
-        inputs=input,
-        label=label,
-        labels=labels,
-        seed_prompt=seed_prompt,
-        reward=reward,
-        split_seed=split_seed,
-        split_column=split_column,
-        group_column=group_column,
-        no_logprobs=no_logprobs,
-        drop_unusable=drop_unusable,
-    )
-    loaded_task = source.task()
-    limits = CallLimits(concurrency, timeout, rpm, tpm)
-    loaded_model = limits.load(model, base_url, price, tokenizer, replicas, ray, extra_body, model_option)
-    with Display(quiet=quiet) as display, Memo(memo) as store, _redirect_library_output():
+    loaded_task = task.load()
+    loaded_model = model.task_model()
+    with Display(quiet=quiet) as display, Memo(memo) as store, redirect_library_output():
         diagnosis = diagnose_task(
             loaded_task,
-            _with_batches(loaded_model) if batch else loaded_model,
-            writer=limits.load(writer, None, None) if writer else None,
+            loaded_model,
+            writer=model.load_writer(writer),
             budget=budget,
             systems=systems,
             replicates=replicates,

@@ -7,26 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from promptopt.cli.model_options import CallLimits, ModelOptions
-from promptopt.cli.output import say, say_json
-from promptopt.cli.run import (
-    BaseUrl,
-    Batch,
-    Concurrency,
-    ExtraBody,
-    Json,
-    MemoLocation,
-    PriceText,
-    Quiet,
-    RayAddress,
-    Replicas,
-    Rpm,
-    Timeout,
-    Tokenizer,
-    Tpm,
-    _redirect_library_output,
-    _with_batches,
-)
+from promptopt.cli.model_options import TaskModelOptions
+from promptopt.cli.options import BudgetText, Json, MemoLocation, Quiet, with_groups
+from promptopt.cli.output import redirect_library_output, say, say_json
 from promptopt.errors import InputError
 from promptopt.optimization.gate import DEFAULT_MARGIN, check_drift, compare_prompts
 from promptopt.optimization.sequential_test import DEFAULT_ERROR
@@ -38,6 +21,7 @@ if TYPE_CHECKING:
 _TEST = "test"
 
 
+@with_groups
 def gate(
     old: Annotated[
         Path,
@@ -45,15 +29,13 @@ def gate(
             help="Old prompt: a text file, JSON that a run wrote, or a run's folder. Alone: a run's folder."
         ),
     ],
+    model: TaskModelOptions,
     new: Annotated[
         Path | None,
         typer.Argument(
             help="New prompt, likewise. Without it: has the model changed since the run?", show_default=False
         ),
     ] = None,
-    model: Annotated[
-        str, typer.Option("--model", help="Task model as KIND:NAME; see `promptopt models`.")
-    ] = "local:smollm2",
     task: Annotated[Path | None, typer.Option(help="Task file (TOML).")] = None,
     margin: Annotated[
         float | None,
@@ -69,24 +51,12 @@ def gate(
         float, typer.Option(help="Largest probability of a wrong decision, over all looks.")
     ] = DEFAULT_ERROR,
     split: Annotated[str, typer.Option(help="Items to compare on: test, validation or train.")] = _TEST,
-    budget: Annotated[str | None, typer.Option(help="Limit, such as '500 calls', '2 dollars' or '1M tokens'.")] = None,
+    budget: BudgetText = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the order of the items.")] = 0,
     markdown: Annotated[
         Path | None, typer.Option(help="Also write the outcome as Markdown, for a pull request.")
     ] = None,
     junit: Annotated[Path | None, typer.Option(help="Also write the outcome as JUnit XML.")] = None,
-    base_url: BaseUrl = None,
-    tokenizer: Tokenizer = None,
-    price: PriceText = None,
-    concurrency: Concurrency = None,
-    timeout: Timeout = None,
-    rpm: Rpm = None,
-    tpm: Tpm = None,
-    extra_body: ExtraBody = None,
-    model_option: ModelOptions = None,
-    batch: Batch = False,
-    replicas: Replicas = None,
-    ray: RayAddress = None,
     memo: MemoLocation = None,
     quiet: Quiet = False,
     json_: Json = False,
@@ -95,15 +65,12 @@ def gate(
 
     Exit codes: 0 passed, 3 worse, 4 undecided; 1 a model cannot be used, 2 usage error.
     """
-    loaded = CallLimits(concurrency, timeout, rpm, tpm).load(
-        model, base_url, price, tokenizer, replicas, ray, extra_body, model_option
-    )
-    loaded = _with_batches(loaded) if batch else loaded
+    loaded = model.task_model()
     options: dict[str, Any] = {"margin": margin, "error": error, "budget": budget, "seed": seed}
     for file in (markdown, junit):
         if file is not None and not file.absolute().parent.is_dir():
             raise InputError(f"cannot write {file}: there is no folder {file.parent}; make it first")
-    with Display(quiet=quiet) as display, _redirect_library_output():
+    with Display(quiet=quiet) as display, redirect_library_output():
         if new is None:
             _refuse_for_drift(better=better, split=split, memo=memo)
             outcome = check_drift(old, loaded, task, display=display, **options)

@@ -7,21 +7,9 @@ from typing import Annotated
 
 import typer
 
-from promptopt.cli.model_options import CallLimits
-from promptopt.cli.output import say, say_json
-from promptopt.cli.run import (
-    BaseUrl,
-    Concurrency,
-    ExtraBody,
-    Json,
-    MemoLocation,
-    PriceText,
-    Quiet,
-    Rpm,
-    Timeout,
-    Tpm,
-    _redirect_library_output,
-)
+from promptopt.cli.model_options import CallOptions
+from promptopt.cli.options import BudgetText, Json, MemoLocation, Quiet, with_groups
+from promptopt.cli.output import redirect_library_output, say, say_json
 from promptopt.data.score_files import UNIT, read_scale
 from promptopt.errors import InputError
 from promptopt.optimization.human_claim import human_claim, score_sheet
@@ -36,8 +24,10 @@ HumanScale = Annotated[
 ]
 
 
+@with_groups
 def judge_check(
     data: Annotated[Path, typer.Argument(help="CSV, TSV, JSON or JSONL file with a row for each reply.")],
+    calls: CallOptions,
     human: Annotated[str, typer.Option(help="Column with the human scores; rows without one are left out.")] = "human",
     score: Annotated[
         str | None, typer.Option(help="Column with the judge's scores, if it has scored.", show_default="judge")
@@ -60,14 +50,7 @@ def judge_check(
     ] = None,
     judge: Annotated[str | None, typer.Option(help="Model that scores the replies, as KIND:NAME.")] = None,
     criteria: Annotated[str | None, typer.Option(help="What makes a reply good, for --judge.")] = None,
-    base_url: BaseUrl = None,
-    price: PriceText = None,
-    concurrency: Concurrency = None,
-    timeout: Timeout = None,
-    rpm: Rpm = None,
-    tpm: Tpm = None,
-    extra_body: ExtraBody = None,
-    budget: Annotated[str | None, typer.Option(help="Limit, such as '500 calls', '2 dollars' or '1M tokens'.")] = None,
+    budget: BudgetText = None,
     memo: MemoLocation = None,
     quiet: Quiet = False,
     json_: Json = False,
@@ -79,9 +62,8 @@ def judge_check(
         raise InputError("--judge scores the replies, and --score names scores that are there: remove one")
     asked = None
     if judge is not None and criteria is not None:
-        model = CallLimits(concurrency, timeout, rpm, tpm).load(judge, base_url, price, extra_body=extra_body)
-        asked = Judge(model, criteria, (0, 10) if judge_scale is None else _whole(judge_scale))
-    with Display(quiet=quiet) as display, _redirect_library_output():
+        asked = Judge(calls.load(judge), criteria, (0, 10) if judge_scale is None else _whole(judge_scale))
+    with Display(quiet=quiet) as display, redirect_library_output():
         outcome = check_judge(
             data,
             asked,

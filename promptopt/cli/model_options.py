@@ -11,7 +11,7 @@ import typer
 
 from promptopt.errors import InputError
 from promptopt.models import HOSTED, load_model
-from promptopt.models.base import Price
+from promptopt.models.base import LabelModel, Price
 from promptopt.models.options import RequestOptions, read_options
 from promptopt.utils.json_values import json_value
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HEADER = "header:"
 
-ModelOptions = Annotated[
+RequestOption = Annotated[
     list[str] | None,
     typer.Option(
         "--model-option",
@@ -31,41 +31,114 @@ ModelOptions = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class CallLimits:
-    """Concurrency, timeout and rate limits of hosted models; None keeps the adapter's default."""
+ModelName = Annotated[str, typer.Option("--model", help="Task model as KIND:NAME; see `promptopt models`.")]
+BaseUrl = Annotated[str | None, typer.Option(help="URL of a hosted model's endpoint, if not the provider's.")]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(help="Tokenizer of a completions: model (folder, hub name or GGUF file); needed to score chats."),
+]
+PriceText = Annotated[
+    str | None,
+    typer.Option(
+        "--price", help="INPUT,OUTPUT[,CACHED[,WRITTEN]] in dollars per million tokens; overrides the built-in price."
+    ),
+]
+Concurrency = Annotated[int | None, typer.Option(min=1, help="Maximum concurrent calls to a hosted model.")]
+Timeout = Annotated[float | None, typer.Option(help="Timeout per attempt, in seconds (hosted models).")]
+Rpm = Annotated[int | None, typer.Option(min=1, help="Maximum requests per minute to a hosted model.")]
+Tpm = Annotated[int | None, typer.Option(min=1, help="Maximum tokens per minute to a hosted model.")]
+ExtraBody = Annotated[
+    str | None,
+    typer.Option(
+        help="Extra fields for every request to --model, as a JSON object such as "
+        '\'{"logit_bias": {"1904": 100}}\'. Shown in the report.'
+    ),
+]
+Batch = Annotated[
+    bool, typer.Option("--batch", help="Score through the provider's batch API: half the price, results within a day.")
+]
+Replicas = Annotated[int | None, typer.Option(min=1, help="Number of copies of a local --model to run as Ray actors.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option("--ray", help="Ray cluster for --replicas: HOST:PORT or auto. Default: this machine."),
+]
 
-    concurrency: int | None
-    timeout: float | None
-    requests_per_minute: int | None
-    tokens_per_minute: int | None
 
-    def load(
-        self,
-        spec: str,
-        base_url: str | None,
-        price: str | None,
-        tokenizer: str | None = None,
-        replicas: int | None = None,
-        ray: str | None = None,
-        extra_body: str | None = None,
-        model_options: list[str] | None = None,
-    ) -> Model:
-        """Load the model called `spec`; the limits apply to hosted models only."""
-        options, headers = read_assignments(model_options or [])
-        limits = self if spec.partition(":")[0] in HOSTED else CallLimits(None, None, None, None)
+@dataclass(frozen=True, kw_only=True)
+class CallOptions:
+    """How an endpoint is called: the options of every command that asks a hosted model."""
+
+    base_url: BaseUrl = None
+    price: PriceText = None
+    concurrency: Concurrency = None
+    timeout: Timeout = None
+    rpm: Rpm = None
+    tpm: Tpm = None
+    extra_body: ExtraBody = None
+
+    def load(self, spec: str, **settings: Any) -> Model:
+        """Return the model called `spec`; further settings are those of `load_model`."""
         return load_model(
             spec,
-            base_url=base_url,
-            tokenizer=tokenizer,
-            price=read_price(price),
-            replicas=replicas,
-            ray_address=ray,
-            extra_body=_read_extra_body(extra_body),
-            options=options or None,
-            headers=headers or None,
-            **vars(limits),
+            base_url=self.base_url,
+            price=read_price(self.price),
+            extra_body=_read_extra_body(self.extra_body),
+            **self._limits(spec),
+            **settings,
         )
+
+    def load_writer(self, spec: str | None, base_url: str | None = None, price: str | None = None) -> Model | None:
+        """Return the writer, with the limits of these options; None if there is no name."""
+        if spec is None:
+            return None
+        return load_model(spec, base_url=base_url, price=read_price(price), **self._limits(spec))
+
+    def _limits(self, spec: str) -> dict[str, Any]:
+        """Return the limits, which only hosted models take."""
+        if spec.partition(":")[0] not in HOSTED:
+            return {}
+        return {
+            "concurrency": self.concurrency,
+            "timeout": self.timeout,
+            "requests_per_minute": self.rpm,
+            "tokens_per_minute": self.tpm,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewModelOptions(CallOptions):
+    """What a task model is loaded with, beside its name."""
+
+    tokenizer: Tokenizer = None
+    batch: Batch = False
+    replicas: Replicas = None
+    ray: RayAddress = None
+
+    def load(self, spec: str, **settings: Any) -> Model:
+        """Return the model called `spec`."""
+        model = super().load(spec, tokenizer=self.tokenizer, replicas=self.replicas, ray_address=self.ray, **settings)
+        return _with_batches(model) if self.batch else model
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskModelOptions(NewModelOptions):
+    """The task model of a command."""
+
+    model: ModelName = "local:smollm2"
+    model_option: RequestOption = None
+
+    def task_model(self) -> Model:
+        """Return the task model."""
+        options, headers = read_assignments(self.model_option or [])
+        return self.load(self.model, options=options or None, headers=headers or None)
+
+
+def _with_batches(model: Model) -> Model:
+    from promptopt.models.loading import batch_model  # noqa: PLC0415  loaded when used
+
+    if isinstance(model, LabelModel):
+        raise InputError(f"{model!r} scores labels, which batch endpoints do not support: remove --batch")
+    return batch_model(model)
 
 
 def read_assignments(assignments: list[str]) -> tuple[RequestOptions, dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import redirect_stdout
 from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from promptopt.utils.streams import FailsafeStream, failsafe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from contextlib import AbstractContextManager
 
 
 def say(text: object = "", *, to_stderr: bool = False) -> None:
@@ -39,6 +41,11 @@ def _write(line: str, stream: IO[str]) -> None:
     output = failsafe(stream)
     output.write(f"{line}\n")
     output.flush()
+
+
+def redirect_library_output() -> AbstractContextManager[Any]:
+    """Redirect what libraries print (such as Ray, when an actor dies) to stderr: stdout is for results."""
+    return redirect_stdout(sys.stderr)
 
 
 def say_table(

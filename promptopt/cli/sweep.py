@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from promptopt.cli.options import Quiet
 from promptopt.cli.output import say, say_json, say_table
 from promptopt.cli.report import Json
-from promptopt.cli.run import Quiet
 from promptopt.sweep.table import HEADERS
 
 if TYPE_CHECKING:

@@ -47,22 +47,7 @@ async def aoptimize(
     Cancelling ends the run as Ctrl-C ends `optimize`: once the calls in flight have returned, the unfinished result is in
     `run_dir`, and `CancelledError` is raised. Rewards and callbacks are called in the thread.
 
-    Args:
-        task: as in `optimize`, like all other arguments.
-        model: as in `optimize`; runs at the same time must not share a local model.
-        strategy: as in `optimize`.
-        writer: as in `optimize`.
-        budget: as in `optimize`.
-        seed: as in `optimize`.
-        settings: as in `optimize`.
-        objectives: as in `optimize`.
-        prefer: as in `optimize`.
-        run_dir: as in `optimize`.
-        memo: as in `optimize`.
-        display: as in `optimize`.
-        tracking: as in `optimize`.
-        callbacks: as in `optimize`.
-        overwrite: as in `optimize`.
+    Args: as of `optimize`. Runs at the same time must not share a local model.
 
     Returns:
         The result.
