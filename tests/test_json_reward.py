@@ -114,6 +114,18 @@ def test_the_f1_is_symmetric_between_0_and_1_and_1_for_equal_values(a: Any, b: A
     assert parse_json(json.dumps(a)) == a
 
 
+def test_a_reply_may_be_nested_deeper_than_calls_may_be() -> None:
+    deep = "[" * 600 + "1" + "]" * 600
+    nodes = {"a": {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/a"}}, {"type": "integer"}]}}
+    reward = JsonFields({"$ref": "#/$defs/a", "$defs": nodes})
+
+    assert compare_fields(parse_json(deep), parse_json(deep)).f1 == 1
+    assert reward(Example({"text": "a"}, None, "1"), Response(deep)) == (
+        0.0,
+        "the reply does not match the schema: the reply: it is nested too deeply",
+    )
+
+
 def test_it_keeps_the_contract_of_rewards() -> None:
     check_reward(REWARD, Task(train=(ORDER,), seed_prompt=Prompt("{text}"), reward=REWARD))
 

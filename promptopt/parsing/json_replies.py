@@ -68,6 +68,8 @@ def schema_faults(value: Any, schema: str) -> str:
         faults = sorted(validator.iter_errors(value), key=lambda fault: [str(step) for step in fault.absolute_path])
     except Unresolvable as error:
         raise InputError(f"the JSON schema refers to {error.ref!r}, which is not in it: put it into $defs") from None
+    except RecursionError:
+        return f"{_TOP}: it is nested too deeply"
     return "; ".join(f"{_path(fault.absolute_path)}: {fault.message[:_MAX_LENGTH]}" for fault in faults[:_MAX_FAULTS])
 
 
@@ -116,11 +118,16 @@ def compare_fields(said: Any, target: Any) -> Difference:
     return Difference(2 * common / total if total else 1.0, "; ".join(_differences(ours, theirs)))
 
 
-def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield (path, value) of each text, number, truth value, null and empty container."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    nested = [leaf for key, inner in items for leaf in _leaves(inner, (*path, str(key)))]
-    yield from nested or [(path, value)]
+def _leaves(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield (path, value) of each text, number, truth value, null and empty container; a reply may be nested deeper than calls may be."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), value)]
+    while waiting:
+        path, inner = waiting.pop()
+        items = inner.items() if isinstance(inner, dict) else enumerate(inner) if isinstance(inner, list) else ()
+        nested = [((*path, str(key)), each) for key, each in items]
+        waiting += reversed(nested)
+        if not nested:
+            yield path, inner
 
 
 def _differences(ours: dict[tuple[str, ...], Any], theirs: dict[tuple[str, ...], Any]) -> Iterator[str]:
