@@ -29,7 +29,7 @@ def shell_blocks(text: str) -> list[str]:
 def script(model: str | None = None) -> str:
     """The page's commands; with a model, that one in place of the one to fetch."""
     text = "\n".join(shell_blocks(PAGE.read_text(encoding="utf-8")))
-    text = text.replace("pip install 'promptopt-toolkit", f"pip install --quiet '{ROOT}")
+    text = text.replace("pip install '.[", f"pip install --quiet '{ROOT}[")
     if model is not None:
         text = re.sub(r"^(pip install|promptopt models fetch).*\n", "", text, flags=re.MULTILINE)
         text = text.replace("local:smollm2", model)
