@@ -34,8 +34,7 @@ PAGES += sorted((ROOT / "examples").rglob("*.md"))
 # Blocks that are not run as they stand: (page, its number among the page's Python blocks) -> why.
 READ_ONLY = {
     ("README.md", 0): "a whole search with a hosted model, which needs a key",
-    ("docs/environments.md", 0): "a whole search with a hosted model, which needs a key",
-    ("docs/environments.md", 1): "its methods are left to the reader",
+    ("docs/environments.md", 1): "a whole search with a hosted model, which needs a key",
     ("docs/predictor.md", 0): "a whole search with a real model",
     ("docs/strategies/unsupervised.md", 0): "takes texts of the reader's own, and a real model",
 }
