@@ -68,11 +68,11 @@ def test_a_strategy_and_a_callback_beside_the_task_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "name", "said"),
     [
-        ("--strategy", "mine:Endins", "mine has no function 'Endins', did you mean 'Endings'"),
+        ("--strategy", "mine:Endins", "mine has no 'Endins', did you mean 'Endings'"),
         ("--strategy", "other:Endings", "there is no module 'other'; put other.py into"),
         ("--strategy", "mine:Demanding", "give each of its settings a default"),
         ("--strategy", "mine:Empty", "it needs `writes` (bool) and `search(run)`"),
-        ("--callback", "mine:tel", "--callback = 'mine:tel': mine has no function 'tel', did you mean 'tell'"),
+        ("--callback", "mine:tel", "--callback = 'mine:tel': mine has no 'tel', did you mean 'tell'"),
         ("--callback", "tell", "give MODULE:FUNCTION"),
     ],
 )

@@ -395,7 +395,7 @@ def test_options_replace_the_keys_of_a_task_file(folder: Path) -> None:
         ([*DATA, *PREDICT, "--predict-price", "x"], "cannot read --predict-price 'x': write INPUT,OUTPUT"),
         ([*DATA, *PREDICT, "--seed-prompt", "Say."], "it has both seed_prompt and a program"),
         ([*DATA, *PREDICT[:4], "--prompts", "none"], "there is no folder"),
-        ([*DATA, "--predict", "chain:repyl", *PREDICT[2:]], "has no function 'repyl', did you mean 'reply'?"),
+        ([*DATA, "--predict", "chain:repyl", *PREDICT[2:]], "has no 'repyl', did you mean 'reply'?"),
         ([*DATA, "--predict", "chian:reply", *PREDICT[2:]], "predict: there is no module 'chian'; put chian.py into"),
         (["task.toml", *PREDICT[:4]], "it has a program, but no prompts"),
         (["task.toml", *PREDICT[2:4]], "it has version, but no predict that it belongs to"),

@@ -608,7 +608,7 @@ def test_prompts_in_files_go_in_and_better_ones_come_out(tmp_path: Path) -> None
         ("max_calls = 7", 'predict = "own:pipeline"', "has both program and predict"),
         ("[prompts]", "[prompts_]", "prompts_"),
         ('program = "own:answer"', 'program = "own:answer"\nseed_prompt = "x"', "both seed_prompt and a program"),
-        ("own:answer", "own:anwser", "has no function 'anwser', did you mean 'answer'"),
+        ("own:answer", "own:anwser", "has no 'anwser', did you mean 'answer'"),
         ("own:answer", "own:plain", "must be written `async def program"),
         ("own:answer", "answer", "program = 'answer' is not a function: give module:function"),
     ],

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 
 TaskArgument = Annotated[
-    Path | None, typer.Argument(help="Task file (TOML); use instead of --data.", show_default=False)
+    Path | None,
+    typer.Argument(
+        help="Task file (TOML), or MODULE:NAME of a Task made in Python; use instead of --data.", show_default=False
+    ),
 ]
 Data = Annotated[
     str | None, typer.Option(help="Data file: CSV, TSV, JSON or JSONL. Rows keep their split when rows are added.")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from promptopt.data.message_list import MessageList, read_messages
+from promptopt.data.python_task import is_python_name, python_task
 from promptopt.data.rows import ENDINGS, read_text
 from promptopt.data.splits import DEFAULT_SHARES
 from promptopt.data.task_data import apply_limit, draw_demonstrations, read_splits
@@ -278,13 +279,16 @@ def load_task(path: str | Path, overrides: Mapping[str, Any] | None = None) -> T
     """Read a task file and the data that it names.
 
     Args:
-        path: the TOML file, or a folder with a `task.toml`. Paths in the file are relative to its folder.
+        path: the TOML file, or a folder with a `task.toml`. Paths in the file are relative to its folder. Or `module:name`,
+            a task that a Python file makes.
         overrides: values that replace the file's, by dotted key, such as `{"data.seed": 3}`.
 
     Raises:
         InputError: the message names the file, the key, the value and the fix.
     """
     file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+    if is_python_name(file):
+        return python_task(file, overrides or {})
     try:
         values = tomllib.loads(read_text(file))
     except tomllib.TOMLDecodeError as error:

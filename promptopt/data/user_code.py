@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 
 def import_named(name: str, folder: Path, *, key: str, instead: str) -> Any:
-    """Return the callable called `module:name`.
+    """Return the callable called `module:name`; see `import_value`."""
+    value = import_value(name, folder, key=key, instead=instead)
+    if not callable(value):
+        raise InputError(f"{key} = {name!r} is not a function but {type(value).__name__}: give {instead}")
+    return value
+
+
+def import_value(name: str, folder: Path, *, key: str, instead: str) -> Any:
+    """Return what is called `module:name`.
 
     Args:
         name: module and name; the module is a file in `folder`, or installed.
@@ -25,19 +33,20 @@ def import_named(name: str, folder: Path, *, key: str, instead: str) -> Any:
         instead: what may be given, for messages.
 
     Raises:
-        InputError: there is no such module or callable.
+        InputError: there is no such module or name.
     """
-    module, _, function = name.partition(":")
-    if not all(part.isidentifier() for part in (*module.split("."), function)):
+    module, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), attribute)):
         raise InputError(f"{key} = {name!r} is not a function: give {instead}")
     known = vars(_import_module(module, folder, key))
-    if not callable(known.get(function)):
-        functions = [other for other, value in known.items() if callable(value) and not other.startswith("_")]
+    if attribute not in known:
+        public = [other for other in known if not other.startswith("_")]
+        functions = [other for other in public if callable(known[other])]
         raise InputError(
-            f"{key} = {name!r}: {module} has no function {function!r}{nearest(function, functions)}; "
+            f"{key} = {name!r}: {module} has no {attribute!r}{nearest(attribute, public)}; "
             f"functions: {', '.join(functions) or 'none'}"
         )
-    return known[function]
+    return known[attribute]
 
 
 def _import_module(module: str, folder: Path, key: str) -> ModuleType:
