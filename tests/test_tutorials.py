@@ -72,7 +72,7 @@ def test_a_strategy_of_your_own_in_a_sweep(tmp_path: Path) -> None:
     )
     for command in re.findall(r"^promptopt (.*)$", "".join(shell_blocks(page)), flags=re.MULTILINE):
         words = shlex.split(command.replace("local:smollm2", "python:fake:model"))
-        done = promptopt(tmp_path, *words, *(["--no-study"] if words[0] == "optimize" else []))
+        done = promptopt(tmp_path, *words, *(["--no-study"] if words[0] == "optimize" else ["--workers", "0"]))
         assert done.returncode == 0, done.stderr
 
     assert checked.returncode == 0
