@@ -67,6 +67,11 @@ class CompletionsModel(OpenAIModel):
         self.fingerprint = {**self.fingerprint, "provider": "completions", **self._texts.fingerprint}
         self._methods: dict[bool, ScoringMethod] = {}  # by whether contexts are chats
 
+    @property
+    def max_image_bytes(self) -> int:
+        """0: servers score texts only."""
+        return 0
+
     def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
         """Yield for each context natural log p(label | context), normalized over the whole vocabulary.
 

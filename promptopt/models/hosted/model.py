@@ -29,6 +29,7 @@ from promptopt.models.hosted.endpoint import AttemptError, Patience, RefusedErro
 from promptopt.models.hosted.fields import Secret, checked_extra_body, checked_headers, masked, merged, nested
 from promptopt.models.hosted.refusals import Refusal, error_in, read_refusal
 from promptopt.models.options import JSON, NO_OPTIONS, RequestOptions
+from promptopt.models.usage import USUAL_IMAGE_TOKENS
 from promptopt.prompt import Message
 from promptopt.replies import Arrival, Failure, Response
 from promptopt.utils.json_values import json_value
@@ -144,6 +145,11 @@ class HostedModel(ABC):
     def price(self) -> Price | None:
         """Dollars per million tokens: as given, else the list price at the provider's own endpoint, else None."""
         return self._price
+
+    @property
+    def max_image_bytes(self) -> int:
+        """Most bytes of an image in base64."""
+        return self.service.max_image_bytes
 
     @cached_property
     def _price(self) -> Price | None:
@@ -473,8 +479,8 @@ class HostedModel(ABC):
 
 
 def _estimated_tokens(request: Request) -> float:
-    """Estimate the tokens of a request: a quarter of its bytes, plus the longest reply."""
-    return len("".join(request.texts).encode()) / 4 + request.max_tokens
+    """Estimate the tokens of a request: a quarter of its bytes, its images, and the longest reply."""
+    return len("".join(request.texts).encode()) / 4 + request.images * USUAL_IMAGE_TOKENS + request.max_tokens
 
 
 @dataclass
