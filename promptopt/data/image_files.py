@@ -24,7 +24,17 @@ _ANY_SIZE = 2**63  # the limit is the model's
 
 
 def image_folder(folder: Path, sources: Iterable[str]) -> Path:
-    """Return the folder from which references to images start: that of the data files, or the one that holds all of theirs."""
+    """Return the folder from which references to images start: that of the data files, or the one that holds all of theirs.
+
+    Raises:
+        InputError: the data is no file on this machine.
+    """
+    sources = tuple(sources)
+    elsewhere = next((source for source in sources if source.startswith(HUB)), None)
+    if elsewhere is not None:
+        raise InputError(
+            f"{elsewhere} holds no image files: images need a data file, with the paths of files beside it"
+        )
     return Path(os.path.commonpath([(folder / source).parent.resolve() for source in sources]))
 
 
@@ -35,17 +45,10 @@ class ImageFiles:
         source: the data file; paths of images start from its folder, and stay inside it.
         columns: field -> column of each image.
         base: the folder from which references start.
-
-    Raises:
-        InputError: the data is not a file on this machine.
     """
 
-    def __init__(self, source: Path | str, columns: Mapping[str, str], base: Path) -> None:
-        if str(source).startswith(HUB):
-            raise InputError(
-                f"{source} holds no image files: images need a data file, with the paths of files beside it"
-            )
-        self._folder = Path(source).parent.resolve()
+    def __init__(self, source: Path, columns: Mapping[str, str], base: Path) -> None:
+        self._folder = source.parent.resolve()
         self._columns = columns
         self._base = base
         self._references: dict[str, str] = {}

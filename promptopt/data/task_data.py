@@ -38,7 +38,8 @@ def read_splits(spec: TaskSpec, data: DataSpec, folder: Path, notes: list[str]) 
     Raises:
         InputError: the data cannot be read or split.
     """
-    reader = _Reader(spec, data, folder, notes)
+    base = image_folder(folder, data.sources) if spec.images else None
+    reader = _Reader(spec, data, folder, notes, base)
     if data.file is not None:
         rows, examples, images = reader.read(data.file)
         parts = _split(rows, examples, spec, data)._asdict()
@@ -64,12 +65,13 @@ def _split(rows: Sequence[Row], examples: Sequence[Example], spec: TaskSpec, dat
 
 
 class _Reader(NamedTuple):
-    """Reads the files of a task; the arguments are those of `read_splits`."""
+    """Reads the files of a task; the arguments are those of `read_splits`, and the folder of images if the task has any."""
 
     spec: TaskSpec
     data: DataSpec
     folder: Path
     notes: list[str]
+    images: Path | None
 
     def split(self, name: str, path: str | None) -> tuple[Example, ...]:
         """Return the examples of a split's own file; none without a file."""
@@ -86,9 +88,9 @@ class _Reader(NamedTuple):
         rows = read_rows(place, quoting=data.quoting, dropped=dropped)
         total = len(rows) + len(dropped or ())
         images = None
-        if self.spec.images:
+        if self.images is not None:
             columns = image_columns(self.spec.images, data.inputs, rows)
-            images = ImageFiles(place, columns, image_folder(self.folder, data.sources))
+            images = ImageFiles(self.folder / source, columns, self.images)
             rows = images.usable_rows(rows, dropped)
         examples = to_examples(
             rows,
