@@ -31,7 +31,7 @@ from promptopt.evaluation.caller import Caller, request_keys
 from promptopt.evaluation.image_checks import check_images
 from promptopt.evaluation.ledger import Ledger
 from promptopt.evaluation.scorer import Scorer
-from promptopt.images import Image, check_file, content, placeholder, reference, refuse_outside
+from promptopt.images import Image, check_file, content, encoded_content, placeholder, reference, refuse_outside
 from promptopt.models.base import Request
 from promptopt.models.hosted.anthropic import AnthropicModel
 from promptopt.models.hosted.batches.client import BatchPatience
@@ -234,7 +234,33 @@ def test_a_key_follows_the_contents_and_not_the_name_or_the_place(folder: Path, 
 
 
 def test_the_key_of_a_request_with_an_image_stays(folder: Path) -> None:
-    assert keys(a_task(folder), a_task(folder).train)[0] == "d16dd4af2312eedf4093f126fb8598f0b4ba8fd13b5d41e7b964014088fd5663"
+    assert (
+        keys(a_task(folder), a_task(folder).train)[0]
+        == "d16dd4af2312eedf4093f126fb8598f0b4ba8fd13b5d41e7b964014088fd5663"
+    )
+
+
+def test_an_image_is_read_once_for_a_call(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Image] = []
+    monkeypatch.setattr("promptopt.prompt.encoded_content", lambda image: read.append(image) or encoded_content(image))
+    with Loopback() as server:
+        score(a_task(folder), OpenAIModel("m", base_url=f"{server.url}/v1"), tmp_path)
+
+    assert [image.path.name for image in read] == ["a.png", "b.jpg"]
+
+
+def test_the_command_line_declares_images(folder: Path, tmp_path: Path) -> None:
+    task = rows(folder)
+    columns = ("--input", "image", "--input", "question", "--images", "image", "--label", "total")
+    with Loopback(lambda _: "3") as server:
+        model = ("--model", "openai:m", "--base-url", f"{server.url}/v1", "--prompt", "Answer.", "--split", "train")
+        done = promptopt(tmp_path, "score", "--data", "data/receipts.jsonl", *columns, *model, "--budget", "9 calls")
+        sent = [seen.body["messages"][-1]["content"] for seen in server.requests]
+
+    assert done.returncode == 0, done.stderr
+    assert all(content in [[data_url(name), text(QUESTION)] for name in FILES] for content in sent)
+    refused = promptopt(tmp_path, "score", task, "--images", "image", *model)
+    assert "give either a task file or --data with its columns" in refused.stderr
 
 
 def test_a_file_that_changes_during_a_run_ends_it(folder: Path, tmp_path: Path) -> None:

@@ -63,14 +63,10 @@ class CompletionsModel(OpenAIModel):
                 f"{self.service.endpoint_variable}"
             )
         super().__init__(name, **settings)
+        self.max_image_bytes = 0  # only texts are scored
         self._texts = texts or PlainTexts(name)
         self.fingerprint = {**self.fingerprint, "provider": "completions", **self._texts.fingerprint}
         self._methods: dict[bool, ScoringMethod] = {}  # by whether contexts are chats
-
-    @property
-    def max_image_bytes(self) -> int:
-        """0: servers score texts only."""
-        return 0
 
     def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:
         """Yield for each context natural log p(label | context), normalized over the whole vocabulary.

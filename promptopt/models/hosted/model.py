@@ -111,7 +111,7 @@ class HostedModel(ABC):
             raise InputError(f"timeout must be more than 0 seconds, not {timeout}")
         if not backoff >= 0:
             raise InputError(f"backoff must be 0 or more seconds, not {backoff}")
-        self.name = name
+        self.name, self.max_image_bytes = name, self.service.max_image_bytes
         for limit, value in (("requests_per_minute", requests_per_minute), ("tokens_per_minute", tokens_per_minute)):
             if value is not None and not value > 0:
                 raise InputError(f"{limit} must be more than 0, not {value}")
@@ -145,11 +145,6 @@ class HostedModel(ABC):
     def price(self) -> Price | None:
         """Dollars per million tokens: as given, else the list price at the provider's own endpoint, else None."""
         return self._price
-
-    @property
-    def max_image_bytes(self) -> int:
-        """Most bytes of an image in base64."""
-        return self.service.max_image_bytes
 
     @cached_property
     def _price(self) -> Price | None:
@@ -355,7 +350,8 @@ class HostedModel(ABC):
         return await self._answer(replace(request, context=_HARMLESS[isinstance(request.context, str)], **_PLAIN))
 
     def _possible_changes(self, request: Request, dialect: Dialect, words: str = "") -> list[Change]:
-        return changes(dialect, self.optional_fields(self.format_body(request, dialect)), words)
+        plain = replace(request, context=_HARMLESS[False]) if request.images else request  # images are large to encode
+        return changes(dialect, self.optional_fields(self.format_body(plain, dialect)), words)
 
     def _apply_stop(self, request: Request, reply: Response) -> Response:
         """Truncate the reply at its stop strings if the server does not support them."""
