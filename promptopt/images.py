@@ -6,12 +6,13 @@ over files; knows nothing of models or tasks.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import importlib
 import io
 import re
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import quote, unquote
 
@@ -27,27 +28,51 @@ Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 _DIGITS = 16  # hexadecimal digits of the digest
 _REFERENCE = re.compile(rf"(\S+)#sha256=([0-9a-f]{{{_DIGITS}}})")
 _CHANNELS = 3
+_HEAD = 16  # bytes of a file that show its media type
+_SIGNATURES = {
+    "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "image/jpeg": re.compile(rb"\xff\xd8\xff"),
+    "image/gif": re.compile(rb"GIF8[79]a"),
+    "image/webp": re.compile(rb"RIFF....WEBP", re.DOTALL),
+}
 
 
 class Image(NamedTuple):
     """A parsed reference.
 
     Args:
-        path: the file.
+        path: the file; relative to the folder if there is one.
         digest: first hexadecimal digits of the SHA-256 of its bytes.
+        folder: the file must be inside it, also if a link leads to it; None allows any file.
     """
 
     path: Path
     digest: str
+    folder: Path | None = None
+
+    @property
+    def placeholder(self) -> str:
+        """The text that is shown in place of the image."""
+        return placeholder(self.path.as_posix())
 
 
-def reference(path: Path | str) -> str:
+def reference(path: Path | str, folder: Path | str | None = None) -> str:
     """Return the text that refers to an image file; it contains no white space.
 
+    Args:
+        path: the file. With a folder, it starts from there and must be inside it.
+        folder: of the images of a task, `Task.image_folder`.
+
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or is not inside the folder.
     """
-    return f"{quote(Path(path).as_posix())}#sha256={_digest(_read_bytes(Path(path)))}"
+    file = Path(path) if folder is None else _inside(Path(folder), str(path))
+    return f"{quote(Path(path).as_posix())}#sha256={_digest(_read_bytes(file))}"
+
+
+def placeholder(text: str) -> str:
+    """Return what is shown in place of an image, such as `[image: receipts/17.png]`, given its reference or path."""
+    return f"[image: {unquote(text.partition('#sha256=')[0])}]"
 
 
 def parse_reference(text: str) -> Image:
@@ -82,13 +107,75 @@ def parts(text: str) -> Iterator[str | Image]:
         yield text[end:]
 
 
+def refuse_outside(path: str) -> None:
+    """Refuse a path that does not stay in the folder it starts from. Links are followed only when a file is read.
+
+    Raises:
+        InputError: it is blank or absolute, or has a part `..`.
+    """
+    if not path.strip():
+        raise InputError("the path of the image is blank: give the file")
+    absolute = PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive or path.startswith("\\")
+    if absolute or ".." in re.split(r"[/\\]", path):
+        raise InputError(
+            f"the image {path!r} is outside the folder of the images: give a path inside it, without a leading slash or '..'"
+        )
+
+
+def check_file(image: Image, max_bytes: int) -> None:
+    """Check, without reading all of it, that an image file can be sent.
+
+    Args:
+        image: the file.
+        max_bytes: most bytes of the image in base64.
+
+    Raises:
+        InputError: it cannot be read, has an unsupported type, or is too large.
+    """
+    file = _file(image)
+    try:
+        with file.open("rb") as opened:
+            head, size = opened.read(_HEAD), opened.seek(0, io.SEEK_END)
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    media_type(head, image.path)
+    encoded = 4 * ((size + 2) // 3)
+    if encoded > max_bytes:
+        raise InputError(
+            f"the image {image.path} is too large: {encoded / 1e6:,.1f} MB in base64, and the model takes {max_bytes / 1e6:,.1f}; "
+            "make it smaller"
+        )
+
+
+def media_type(data: bytes, path: Path) -> str:
+    """Return the media type that a file's first bytes show, whatever the file's name.
+
+    Raises:
+        InputError: it is none that the providers take.
+    """
+    known = next((name for name, signature in _SIGNATURES.items() if signature.match(data)), None)
+    if known is None:
+        raise InputError(f"the image {path} is not a PNG, JPEG, GIF or WebP file: convert it to one")
+    return known
+
+
+def encoded_content(image: Image) -> tuple[str, str]:
+    """Return the media type of an image file, and its bytes in base64.
+
+    Raises:
+        InputError: as for `content`, or as for `media_type`.
+    """
+    data = content(image)
+    return media_type(data, image.path), base64.b64encode(data).decode("ascii")
+
+
 def content(image: Image) -> bytes:
     """Return the bytes of an image file.
 
     Raises:
-        InputError: it cannot be read, or its contents have changed since the reference was made.
+        InputError: it cannot be read, is not inside its folder, or its contents have changed since the reference was made.
     """
-    data = _read_bytes(image.path)
+    data = _read_bytes(_file(image))
     if _digest(data) != image.digest:
         raise InputError(f"the image {image.path} has changed since it was read: restore it, or start again")
     return data
@@ -123,11 +210,34 @@ def pixels(image: Image) -> Pixels:
         raise InputError(f"{image.path} is not an image that Pillow can read: {error}") from error
 
 
+def _file(image: Image) -> Path:
+    return image.path if image.folder is None else _inside(image.folder, str(image.path))
+
+
+def _inside(folder: Path, path: str) -> Path:
+    """Return the file of that path in a folder.
+
+    Raises:
+        InputError: it is outside the folder, also by a link.
+    """
+    refuse_outside(path)
+    file = folder / path
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"the image {path!r} is a link to a file outside the folder {folder}: copy the file into the folder"
+        )
+    return file
+
+
 def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read the image {path} ({error.strerror}): check the path") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"cannot read the image {path} ({error.strerror}): check the path")
 
 
 def _digest(data: bytes) -> str:

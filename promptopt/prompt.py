@@ -11,13 +11,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from promptopt.errors import InputError, nearest
+from promptopt.images import Image, encoded_content, parse_reference, refuse_outside
 from promptopt.utils.json_values import read_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 Format: TypeAlias = Literal["chat", "completion", "caption"]
 PromptRole: TypeAlias = Literal["auto", "system"]
@@ -33,7 +36,25 @@ class Message(NamedTuple):
     content: str
 
 
-Context: TypeAlias = str | tuple[Message, ...]
+class ImageMessage(NamedTuple):
+    """A user's turn with images.
+
+    Args:
+        role: always "user".
+        parts: texts and images, in the order sent; texts are not blank, and no two are adjacent.
+    """
+
+    role: Literal["user"]
+    parts: tuple[str | Image, ...]
+
+    @property
+    def content(self) -> str:
+        """The turn as text, with a placeholder for each image."""
+        return "\n".join(part if isinstance(part, str) else part.placeholder for part in self.parts)
+
+
+Turn: TypeAlias = Message | ImageMessage
+Context: TypeAlias = str | tuple[Turn, ...]
 """The input before the reply: raw text to continue (completion), or the turns of a chat."""
 
 
@@ -147,7 +168,7 @@ class Prompt:
         """
         return layout_for(inputs, template, format).render_inputs(self, inputs)
 
-    def messages(self, inputs: Mapping[str, str], *, template: str = "") -> list[dict[str, str]]:
+    def messages(self, inputs: Mapping[str, str], *, template: str = "") -> list[dict[str, Any]]:
         """Return the turns of `render` for a chat, as `{"role": ..., "content": ...}`, which the providers' SDKs take.
 
         Args: as of `render`.
@@ -248,6 +269,9 @@ class Layout:
         prompt_role: "auto" makes a prompt with a slot the user's turn, and one without the system's. "system", for chats, makes
             every prompt the system's turn, with its slots filled by the example; the template follows as the user's turn.
         turns: sent verbatim after the system's turn, before those of the prompt.
+        images: for chats, fields with references to images. An image is sent where the user's turn has its slot; without a
+            slot, before the text of the turn.
+        image_folder: where the paths of these images start; they stay inside it.
     """
 
     fields: tuple[str, ...]
@@ -255,11 +279,14 @@ class Layout:
     format: Format = "chat"
     prompt_role: PromptRole = "auto"
     turns: tuple[Message, ...] = ()
+    images: tuple[str, ...] = ()
+    image_folder: str = "."
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values, as the arguments of another layout."""
+        """Return plain JSON values, as the arguments of another layout; without the folder, which differs among machines."""
         out = {"fields": list(self.fields), "template": self.template, "format": self.format}
         out |= {} if self.prompt_role == "auto" else {"prompt_role": self.prompt_role}
+        out |= {"images": list(self.images)} if self.images else {}
         return out | ({"turns": [turn._asdict() for turn in self.turns]} if self.turns else {})
 
     def has_slot(self, text: str) -> bool:
@@ -284,12 +311,30 @@ class Layout:
             before[0] = self._fill_turn(before[0], example)
         return (*before, self._fill_turn(query, example))
 
-    def fills_instruction(self, turns: Sequence[Message]) -> bool:
+    def fills_instruction(self, turns: Sequence[Turn]) -> bool:
         """Whether the first of the turns before the example is a prompt with slots; an empty prompt is no turn."""
         return self.prompt_role == "system" and bool(turns) and turns[0].role == "system"
 
-    def _fill_turn(self, turn: Message, example: Example) -> Message:
-        return Message(turn.role, self.fill(turn.content, example))
+    def image(self, field: str, example: Example) -> Image:
+        """Return the image in a field of an example.
+
+        Raises:
+            InputError: the field has no reference to an image, or its path is outside the folder.
+        """
+        image = parse_reference(example.inputs[field])
+        refuse_outside(str(image.path))
+        return image._replace(folder=Path(self.image_folder))
+
+    def _fill_turn(self, turn: Turn, example: Example) -> Turn:
+        if not self.images or turn.role != "user":
+            return Message(turn.role, self.fill(turn.content, example))
+        pieces = self.split(turn.content)
+        in_front = [self.image(name, example) for name in self.images if f"{{{name}}}" not in pieces[1::2]]
+        filled = [self._value(piece[1:-1], example) if i % 2 else piece for i, piece in enumerate(pieces)]
+        return ImageMessage("user", tuple(_joined([*in_front, *filled])))
+
+    def _value(self, field: str, example: Example) -> str | Image:
+        return self.image(field, example) if field in self.images else example.inputs[field]
 
     def render_inputs(self, prompt: Prompt, inputs: Mapping[str, str]) -> Context:
         """Return the model's input for inputs that are no example of a task; fields other than the layout's are ignored.
@@ -323,13 +368,13 @@ class Layout:
             )
         return self.render(prompt, Example({name: inputs[name] for name in fields}, None, ""))
 
-    def messages(self, prompt: Prompt, items: Sequence[Example]) -> tuple[Message, ...]:
+    def messages(self, prompt: Prompt, items: Sequence[Example]) -> tuple[Turn, ...]:
         """Return the turns of a chat with the demonstrations `items`; slots of the prompt and the last turn are not filled yet."""
         instruction, turn = self.parts(prompt)
-        turns = [Message("system", instruction)] if instruction else []
+        turns: list[Turn] = [Message("system", instruction)] if instruction else []
         turns += (*self.turns, *prompt.turns)
         for item in items:
-            turns += [Message("user", self.fill(turn, item)), Message("assistant", str(item.target))]
+            turns += [self._fill_turn(Message("user", turn), item), Message("assistant", str(item.target))]
         return (*turns, Message("user", turn))
 
     def parts(self, prompt: Prompt) -> tuple[str, str]:
@@ -358,8 +403,9 @@ class Layout:
         return Prompt("\n\n".join([*parts, turn]))
 
     def fill(self, text: str, example: Example) -> str:
-        """Replace the slots of `text` by the example's inputs, all in one pass."""
-        return self._slots.sub(lambda match: example.inputs[match[0][1:-1]], text)
+        """Replace the slots of `text` by the example's inputs, all in one pass. Slots of images stay: a text holds no image."""
+        images = {f"{{{name}}}" for name in self.images}
+        return self._slots.sub(lambda slot: slot[0] if slot[0] in images else example.inputs[slot[0][1:-1]], text)
 
     @cached_property
     def _slots(self) -> re.Pattern[str]:
@@ -383,15 +429,36 @@ def layout_for(inputs: Iterable[str], template: str = "", format: Format = "chat
     return Layout(fields, template or default_template(fields), format)
 
 
-def as_dicts(context: Context) -> list[dict[str, str]]:
-    """Return the turns of a chat as JSON values.
+def as_dicts(context: Context) -> list[dict[str, Any]]:
+    """Return the turns of a chat as JSON values, with images as OpenAI's protocol has them: data URLs among parts of content.
 
     Raises:
-        InputError: the context is a text.
+        InputError: the context is a text, or an image cannot be read or has changed.
     """
     if isinstance(context, str):
         raise InputError("the task has the format 'completion', which sends a text and no messages: use render(inputs)")
-    return [turn._asdict() for turn in context]
+    return [
+        {"role": turn.role, "content": [_openai_part(part) for part in turn.parts]}
+        if isinstance(turn, ImageMessage)
+        else turn._asdict()
+        for turn in context
+    ]
+
+
+def _openai_part(part: str | Image) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    media_type, data = encoded_content(part)
+    return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{data}"}}
+
+
+def _joined(parts: Iterable[str | Image]) -> Iterator[str | Image]:
+    """Join adjacent texts, and drop blank ones, which providers refuse."""
+    for is_text, group in groupby(parts, key=lambda part: isinstance(part, str)):
+        if not is_text:
+            yield from group
+        elif (text := "".join(map(str, group))).strip():
+            yield text
 
 
 def default_template(fields: Sequence[str]) -> str:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from promptopt.models.base import Model
-    from promptopt.prompt import Context
 
 Numbers: TypeAlias = float | Mapping[str, float]
 Reward: TypeAlias = Callable[[Example, Response], Numbers | tuple[Numbers, str]]
@@ -317,7 +316,7 @@ class Judge:
                 f"a judge's scale needs a lowest rating from 0 on and a higher one, such as 1 to 5, not {low} to {high}"
             )
 
-    def context(self, example: Example, response: Response) -> Context:
+    def context(self, example: Example, response: Response) -> tuple[Message, ...]:
         """Return the messages for the judge."""
         inputs = "\n".join(f"{name}: {value}" for name, value in example.inputs.items())
         reference = f"\n\nReference answer:\n{example.target}" if example.target is not None else ""

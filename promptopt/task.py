@@ -34,6 +34,7 @@ from promptopt.utils.characters import character_fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from promptopt.environment import Environment
     from promptopt.models.base import Model
@@ -65,6 +66,9 @@ class Task:
         prompt_role: "auto" makes a prompt with a slot the whole message, and one without the system prompt. "system", for chats,
             makes every prompt the system prompt, with its slots filled; the template follows as the user's turn.
         turns: sent verbatim after a system prompt, before the example; only with `prompt_role="system"`.
+        images: for chats, fields with references to images, made by `promptopt.images.reference(path, image_folder)`. Only these
+            are ever read as files. An image is sent where the user's turn has its slot; without a slot, before the text.
+        image_folder: where the paths of images start; they stay inside it, also by links.
         format: "chat", "completion" or "caption". A caption is a prompt such as `a photo of a {label}` for a model that
             compares images with texts; examples then have a field `image`, made by `promptopt.images.reference`.
         description: one or two sentences on the task, for the writer model.
@@ -88,7 +92,8 @@ class Task:
 
     Raises:
         InputError: there are no training examples, ids are not unique, a target is not among the labels (or not one number,
-            for `Number`, or not JSON of the schema, for `JsonFields`), labels cannot be told apart, the reward has other labels, a slot has no field, or a setting is out of range.
+            for `Number`, or not JSON of the schema, for `JsonFields`), labels cannot be told apart, the reward has other labels, a slot has no field, an image has
+            no reference or is outside the folder, or a setting is out of range.
     """
 
     train: tuple[Example, ...]
@@ -103,6 +108,8 @@ class Task:
     format: Format = "chat"
     prompt_role: PromptRole = "auto"
     turns: tuple[Message, ...] = ()
+    images: tuple[str, ...] = ()
+    image_folder: str | Path = "."
     description: str = ""
     name: str = "task"
     max_tokens: int = 256
@@ -130,19 +137,20 @@ class Task:
         if not self.train:
             raise InputError("the task has no training examples: give at least one")
         self._check_kinds()
-        for name in ("train", "validation", "test", "labels", "stop", "notes"):
+        for name in ("train", "validation", "test", "labels", "stop", "notes", "images"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         fields = tuple(self.train[0].inputs) if self.environment is None else ("observation",)
         if self.format == "caption":
             fields = (LABEL,)
         if not fields:
             raise InputError(f"the example {self.train[0].id!r} has no input fields: give at least one")
-        template = self.template or default_template(fields)
+        template = self.template or default_template([name for name in fields if name not in self.images] or fields)
         object.__setattr__(self, "template", template)
-        object.__setattr__(self, "layout", Layout(fields, template, self.format, self.prompt_role, tuple(self.turns)))
+        object.__setattr__(self, "layout", self._layout(fields, template))
         if self.reward is None or self.reward is self._default_reward:
             self._set_default_reward()
         self._check_program()
+        self._check_images()
         self._check()
         self._check_prompt_role()
         self._check_sampling()
@@ -171,6 +179,10 @@ class Task:
         counts = notebook.table(("", "examples", *self.labels), rows)
         notes = "".join(notebook.paragraph(f"note: {note}") for note in self.notes)
         return f"<b>{notebook.paragraph(self.name)}</b>{counts}{notes}{notebook.block(str(self.seed_prompt))}"
+
+    def _layout(self, fields: tuple[str, ...], template: str) -> Layout:
+        turns, folder = tuple(self.turns), str(self.image_folder)
+        return Layout(fields, template, self.format, self.prompt_role, turns, self.images, folder)
 
     def _check_program(self) -> None:
         several = isinstance(self.seed_prompt, Prompts)
@@ -210,7 +222,7 @@ class Task:
         demonstrations = self.seed_prompt.demonstrations
         if not isinstance(demonstrations, Demonstrations | None):
             raise InputError(f"demonstrations must be Demonstrations((example, ...)), not {demonstrations!r}")
-        for name in ("labels", "stop"):
+        for name in ("labels", "stop", "images"):
             texts = getattr(self, name)
             invalid = texts if isinstance(texts, str) else next((t for t in texts if not isinstance(t, str)), None)
             if invalid is not None:
@@ -287,6 +299,25 @@ class Task:
                 "prompt_role = 'system' is for chats of one call: remove it for other formats, programs and environments"
             )
 
+    def _check_images(self) -> None:
+        unknown = next((name for name in self.images if name not in self.fields), None)
+        if unknown is not None:
+            raise InputError(
+                f"images names {unknown!r}, which is no field of the examples{nearest(unknown, self.fields)}; fields: "
+                f"{', '.join(self.fields)}"
+            )
+        if self.images and (self.format != "chat" or self.takes_several_calls):
+            raise InputError(
+                "images are for chats of one call: remove them for programs and environments, and for other formats (a caption's "
+                "image needs no declaration)"
+            )
+        slot = next((f"{{{name}}}" for name in self.images if f"{{{name}}}" in self.seed_prompt.text), None)
+        if slot is not None and self.prompt_role == "system":
+            raise InputError(
+                f"the seed prompt has the slot {slot} of an image, but it is the system's turn, which holds no images: remove the slot, "
+                "or put it into the template"
+            )
+
     def _check_sampling(self) -> None:
         if self.read not in ("labels", "text"):
             raise InputError(f"read must be 'labels' or 'text', not {self.read!r}")
@@ -328,6 +359,8 @@ class Task:
         missing = [name for name in fields if name not in example.inputs]
         if missing:
             raise InputError(f"{kind} {example.id!r} has no field {missing[0]!r}, which other examples have")
+        for name in self.images:
+            self._check_reference(name, example, kind)
         if self.environment is not None and not _is_object(example.inputs["instance"]):
             raise InputError(f"{kind} {example.id!r} has no JSON object in its field 'instance'")
         if isinstance(self.reward, Number) and example.target is not None:
@@ -339,6 +372,12 @@ class Task:
                 f"{kind} {example.id!r} has the label {example.target!r}, which is not one of {list(self.labels)}"
                 f"{nearest(example.target, self.labels)}"
             )
+
+    def _check_reference(self, name: str, example: Example, kind: str) -> None:
+        try:
+            self.layout.image(name, example)
+        except InputError as error:
+            raise InputError(f"{kind} {example.id!r}, field {name!r}: {error}") from None
 
 
 def _refuse_fault(text: str, what: str) -> None:

@@ -107,12 +107,16 @@ def test_the_seed_prompt_of_a_chat_is_one_candidate_and_its_turns_are_what_is_cu
     assert tokens.section == (0,) * 3 + (1,) * 4 + (2,) + (3,) * 4 + (4,) + (5,) * 4
 
 
+def shown(*items: Example) -> tuple[Message, ...]:
+    return tuple(turn for turn in CHAT.messages(SHOWN, items) if isinstance(turn, Message))
+
+
 @pytest.mark.parametrize(
     ("gone", "left"),
     [
-        (("well",), Prompt("Judge.", turns=CHAT.messages(SHOWN, (GOOD, BAD))[1:5])),
-        (("Judge", "well", "."), Prompt("Review: {text}", turns=CHAT.messages(SHOWN, (GOOD, BAD))[1:5])),
-        (("positive",), Prompt("Judge well.", turns=CHAT.messages(SHOWN, (BAD,))[1:3])),
+        (("well",), Prompt("Judge.", turns=shown(GOOD, BAD)[1:5])),
+        (("Judge", "well", "."), Prompt("Review: {text}", turns=shown(GOOD, BAD)[1:5])),
+        (("positive",), Prompt("Judge well.", turns=shown(BAD)[1:3])),
         (("Review", ":", "dull", "film"), Prompt(" {text}", turns=(
             Message("system", "Judge well."), Message("user", " fine"), Message("assistant", "positive"),
         ))),

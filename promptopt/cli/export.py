@@ -43,7 +43,8 @@ def export_prompt(
     _check_options(form, data, model)
     rows = [row.values for row in read_rows(data)] if data is not None else []
     prompts = _prompts(run, prompt or "", candidate)
-    texts = {name: _written(portable, form, rows, model or "") for name, portable in prompts.items()}
+    folder = Path(data).parent if data is not None else Path()
+    texts = {name: _written(portable, form, rows, model or "", folder) for name, portable in prompts.items()}
     if output is None:
         say_lines([next(iter(texts.values())).encode()] if len(texts) == 1 else _needs_folder(texts))
     elif list(texts) == [""]:
@@ -84,8 +85,8 @@ def _prompts(run: Path, name: str, candidate: str) -> dict[str, PortablePrompt]:
     return {"": exported}
 
 
-def _written(portable: PortablePrompt, form: str, rows: Sequence[Mapping[str, str]], model: str) -> str:
-    return openai_batch(portable, rows, model) if form == BATCH else export(portable, form)
+def _written(portable: PortablePrompt, form: str, rows: Sequence[Mapping[str, str]], model: str, folder: Path) -> str:
+    return openai_batch(portable, rows, model, folder) if form == BATCH else export(portable, form)
 
 
 def _needs_folder(texts: Mapping[str, str]) -> list[bytes]:

@@ -36,6 +36,12 @@ Data = Annotated[
     str | None, typer.Option(help="Data file: CSV, TSV, JSON or JSONL. Rows keep their split when rows are added.")
 ]
 Input = Annotated[list[str] | None, typer.Option(help="Input column (repeatable).")]
+Images = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Input column with image files, which are sent to the model (repeatable). Paths start from the data file's folder."
+    ),
+]
 Label = Annotated[str | None, typer.Option(help="Column with the correct answer.")]
 Labels = Annotated[
     list[str] | None,
@@ -100,6 +106,7 @@ class DataOptions:
     task: TaskArgument = None
     data: Data = None
     input: Input = None
+    images: Images = None
     label: Label = None
     labels: Labels = None
     seed_prompt: PromptText = None
@@ -130,7 +137,7 @@ class DataOptions:
         task_keys |= {"logprobs": False} if self.no_logprobs else {}
         drop_option = {"drop_unusable": True} if self.drop_unusable else {}
         if self.task is not None:
-            if any((self.data, self.input, self.label, self.labels, self.split_column, self.group_column)):
+            if any((self.data, self.input, self.images, self.label, self.labels, self.split_column, self.group_column)):
                 raise InputError("give either a task file or --data with its columns, not both")
             return load_task(self.task, task_keys | {f"data.{key}": value for key, value in drop_option.items()})
         if not self.data or not self.input:
@@ -141,6 +148,7 @@ class DataOptions:
         columns = {"label": self.label, "split_column": self.split_column, "group_column": self.group_column}
         data_keys |= {key: column for key, column in columns.items() if column}
         task_keys |= {"labels": self._labels(self.labels, self.data)} if self.labels else {}
+        task_keys |= {"images": self.images} if self.images else {}
         name = Path(self.data).stem
         return build_task(parse_spec({"name": name, **task_keys, "data": data_keys}, "the command line"), Path.cwd())
 
@@ -150,6 +158,7 @@ class DataOptions:
             "--seed-prompt": [self.seed_prompt],
             "--labels": [*(self.labels or [])],
             "--input": [*(self.input or [])],
+            "--images": [*(self.images or [])],
             "--label": [self.label],
             "--split-column": [self.split_column],
             "--group-column": [self.group_column],

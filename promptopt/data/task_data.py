@@ -9,6 +9,7 @@ import tomllib
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from promptopt.data.image_files import ImageFiles, image_columns, image_folder
 from promptopt.data.rows import HUB, dropped_note, read_rows, read_text, to_examples, values_by_id
 from promptopt.data.splits import Splits, sample_examples, split_by_column, split_by_hash, split_examples
 from promptopt.errors import InputError
@@ -37,10 +38,12 @@ def read_splits(spec: TaskSpec, data: DataSpec, folder: Path, notes: list[str]) 
     Raises:
         InputError: the data cannot be read or split.
     """
-    reader = _Reader(spec, data, folder, notes)
+    base = image_folder(folder, data.sources) if spec.images else None
+    reader = _Reader(spec, data, folder, notes, base)
     if data.file is not None:
-        parts = _split(*reader.read(data.file), spec, data)._asdict()
-        return Splits(**{name: reader.with_images(part, data.file) for name, part in parts.items()})
+        rows, examples, images = reader.read(data.file)
+        parts = _split(rows, examples, spec, data)._asdict()
+        return Splits(**{name: reader.with_images(part, data.file, images) for name, part in parts.items()})
     files = {"train": data.train, "validation": data.validation, "test": data.test}
     return Splits(**{name: reader.split(name, path) for name, path in files.items()})
 
@@ -62,24 +65,33 @@ def _split(rows: Sequence[Row], examples: Sequence[Example], spec: TaskSpec, dat
 
 
 class _Reader(NamedTuple):
-    """Reads the files of a task; the arguments are those of `read_splits`."""
+    """Reads the files of a task; the arguments are those of `read_splits`, and the folder of images if the task has any."""
 
     spec: TaskSpec
     data: DataSpec
     folder: Path
     notes: list[str]
+    images: Path | None
 
     def split(self, name: str, path: str | None) -> tuple[Example, ...]:
         """Return the examples of a split's own file; none without a file."""
-        return () if path is None else self.with_images(self.read(path, name)[1], path)
+        if path is None:
+            return ()
+        _, examples, images = self.read(path, name)
+        return self.with_images(examples, path, images)
 
-    def read(self, source: str, split: str = "") -> tuple[list[Row], tuple[Example, ...]]:
-        """Return the rows of a file, and its examples."""
+    def read(self, source: str, split: str = "") -> tuple[list[Row], tuple[Example, ...], ImageFiles | None]:
+        """Return the rows of a file, its examples, and the images that they name if the task declares any."""
         data = self.data
         dropped: list[UnusableRowError] | None = [] if data.drop_unusable else None
         place = source if source.startswith(HUB) else self.folder / source
         rows = read_rows(place, quoting=data.quoting, dropped=dropped)
         total = len(rows) + len(dropped or ())
+        images = None
+        if self.images is not None:
+            columns = image_columns(self.spec.images, data.inputs, rows)
+            images = ImageFiles(self.folder / source, columns, self.images)
+            rows = images.usable_rows(rows, dropped)
         examples = to_examples(
             rows,
             inputs=data.inputs,
@@ -92,15 +104,17 @@ class _Reader(NamedTuple):
         )
         if dropped:
             self.notes.append(dropped_note(dropped, total))
-        return rows, examples
+        return rows, examples, images
 
     def _unlabelled(self, rows: Sequence[Row]) -> bool:
         """Whether training rows have no labels, which they need not if validation or test rows have."""
         held_out = bool(self.data.validation or self.data.test)
         return held_out and all(self.data.label not in row.values for row in rows)
 
-    def with_images(self, examples: tuple[Example, ...], source: str) -> tuple[Example, ...]:
-        """Return captions' examples with references to images: after the split, which must not depend on the folder."""
+    def with_images(self, examples: tuple[Example, ...], source: str, images: ImageFiles | None) -> tuple[Example, ...]:
+        """Return examples with references to images: after the split, which must not depend on folders and contents."""
+        if images is not None:
+            return tuple(map(images.with_references, examples))
         if self.spec.format != "caption":
             return examples
         inputs = self.data.inputs

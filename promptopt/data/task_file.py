@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from promptopt.data.image_files import image_folder
 from promptopt.data.message_list import MessageList, read_messages
 from promptopt.data.python_task import is_python_name, python_task
 from promptopt.data.rows import ENDINGS, read_text
@@ -105,6 +106,11 @@ class DataSpec(_Section):
     group_column: str | None = None
     limit: LimitSpec = LimitSpec()
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The data files."""
+        return tuple(name for name in (self.file, self.train, self.validation, self.test) if name is not None)
+
     @model_validator(mode="after")
     def _one_file_or_three(self) -> DataSpec:
         named = [key for key in ("train", "validation", "test") if getattr(self, key) is not None]
@@ -167,6 +173,7 @@ class TaskSpec(_Section):
     seed_prompt: str | None = None
     message: Annotated[tuple[MessageSpec, ...], Field(strict=False)] = ()
     prompt_role: PromptRole = "auto"
+    images: _Texts = ()
     labels: Annotated[dict[str, str], BeforeValidator(_as_label_table)] = Field(default_factory=dict)
     reward: str | None = None
     judge: JudgeSpec | None = None
@@ -217,10 +224,13 @@ class TaskSpec(_Section):
                 if self.prompts
                 else "it has a program, but no prompts: add a section [prompts] with name = 'text', or prompts = 'FOLDER'"
             )
-        excluded = ("seed_prompt", "message", "template", "demonstrations", "environment") if self.prompts else ()
+        excluded = (
+            ("seed_prompt", "message", "template", "demonstrations", "environment", "images") if self.prompts else ()
+        )
         conflicts = [key for key in excluded if getattr(self, key)]
         if conflicts:
-            raise ValueError(f"it has both {conflicts[0]} and a program, which has prompts of its own: remove one")
+            reason = "takes texts only" if conflicts == ["images"] else "has prompts of its own"
+            raise ValueError(f"it has both {conflicts[0]} and a program, which {reason}: remove one")
         return self
 
     @model_validator(mode="after")
@@ -241,7 +251,7 @@ class TaskSpec(_Section):
         if self.data is None and self.environment is None:
             raise ValueError("it has no data: add a section [data], or [environment] for a multi-step task")
         if self.environment is not None:
-            excluded = ("data", "labels", "template", "demonstrations", "message")
+            excluded = ("data", "labels", "template", "demonstrations", "message", "images")
             conflicts = [key for key in excluded if key in self.model_fields_set and getattr(self, key)]
             if conflicts:
                 raise ValueError(
@@ -372,6 +382,8 @@ def build_task(spec: TaskSpec, folder: Path) -> Task:
         template=messages.template,
         prompt_role="system" if spec.message else spec.prompt_role,
         turns=messages.turns,
+        images=spec.images,
+        image_folder=image_folder(folder, spec.data.sources) if spec.images else Task.image_folder,
         format=spec.format,
         description=spec.description,
         name=spec.name,
@@ -414,7 +426,8 @@ def _default_prompt(spec: TaskSpec, data: DataSpec) -> str:
         template = spec.template or default_template(tuple(data.inputs))
         return f"{template}\n{'Label' if spec.labels else 'Answer'}:"
     if spec.labels:
-        return f"{spec.description or 'Classify the text.'} Answer with one of: {', '.join(spec.words)}."
+        what = "image" if spec.images else "text"
+        return f"{spec.description or f'Classify the {what}.'} Answer with one of: {', '.join(spec.words)}."
     return spec.description or "Answer the question."
 
 

@@ -15,6 +15,7 @@ from promptopt.evaluation.calls import BatchedCalls, Recorder, Stop, StreamedCal
 from promptopt.memo.memo import KeyMaker
 from promptopt.models.base import BatchModel, ReachabilityAware
 from promptopt.models.usage import byte_length, expected_token_range, label_token_range, reply_token_range
+from promptopt.prompt import ImageMessage
 from promptopt.replies import NO_USAGE, TOOL, Failure, Response
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def label_keys(model: LabelModel, contexts: Iterable[Context], labels: Sequence[
     """Return the memo keys of contexts whose labels are scored."""
     make_key = KeyMaker(model.fingerprint, "label_logprobs")
     names = list(labels)
-    return [make_key({"context": context, "labels": names}) for context in contexts]
+    return [make_key({"context": _context_key(context), "labels": names}) for context in contexts]
 
 
 def nothing(*_: object) -> None:
@@ -217,9 +218,21 @@ def _with_label_names(reply: Reply, labels: tuple[str, ...]) -> Reply:
     return reply.with_labels(labels) if isinstance(reply, Response) else reply
 
 
+def _context_key(context: Context) -> Any:
+    """Return what identifies a context: an image counts by its contents, whatever its file is called."""
+    if isinstance(context, str) or not any(isinstance(turn, ImageMessage) for turn in context):
+        return context
+    return [
+        (turn.role, [part if isinstance(part, str) else {"image": part.digest} for part in turn.parts])
+        if isinstance(turn, ImageMessage)
+        else turn
+        for turn in context
+    ]
+
+
 def _request_key(request: Request) -> dict[str, Any]:
     body: dict[str, Any] = {
-        "context": request.context,
+        "context": _context_key(request.context),
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
         "stop": list(request.stop),

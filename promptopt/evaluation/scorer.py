@@ -13,6 +13,7 @@ import numpy as np
 
 from promptopt.errors import InputError
 from promptopt.evaluation.caller import label_keys, request_keys
+from promptopt.evaluation.image_checks import check_images
 from promptopt.evaluation.programs import Replays, run_programs
 from promptopt.evaluation.rollouts import roll_out
 from promptopt.evaluation.silence import Silence
@@ -64,6 +65,7 @@ class Scorer:
 
     def __post_init__(self) -> None:
         check_options(self.task, self.model)
+        check_images(self.task, self.model)
         self.tally = Tally.of(self.task)
 
     def score(

@@ -9,6 +9,7 @@ Each capability is a type, so that it is known before any call is made:
     LabelReader      may give log p(label | context) along with text, depending on its endpoint
     CaptionModel     gives log p(label | image); the prompt is a caption with the slot {label}
     OptionsModel     takes request options, such as a JSON schema for its replies
+    ImageModel       takes images in the user's turns of a chat
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from promptopt.models.options import NO_OPTIONS, RequestOptions
+from promptopt.prompt import ImageMessage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -94,8 +96,14 @@ class Request:
     options: RequestOptions = NO_OPTIONS
 
     @property
+    def images(self) -> int:
+        """The number of images that are sent."""
+        turns = () if isinstance(self.context, str) else self.context
+        return sum(not isinstance(part, str) for turn in turns if isinstance(turn, ImageMessage) for part in turn.parts)
+
+    @property
     def texts(self) -> list[str]:
-        """All texts that are sent, for counting."""
+        """All texts that are sent, for counting; images as their placeholders."""
         turns = [self.context] if isinstance(self.context, str) else [turn.content for turn in self.context]
         called = [text for turn in self.exchanges for text in (turn.text, *map(str, turn.calls), *turn.results)]
         return [*turns, *("\n".join(tool) for tool in self.tools), *called]
@@ -158,6 +166,16 @@ class OptionsModel(Model, Protocol):
         Raises:
             InputError: it cannot; the message says what to change.
         """
+        ...
+
+
+@runtime_checkable
+class ImageModel(Model, Protocol):
+    """A model that may take images."""
+
+    @property
+    def max_image_bytes(self) -> int:
+        """Most bytes of an image in base64; 0 if it takes none."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +32,7 @@ class FunctionModel:
 
     unit: Literal["reply"] = "reply"
     price = Price(0.0, 0.0)
+    max_image_bytes = sys.maxsize  # the function gets the paths, and no image is sent
     fingerprint: Mapping[str, Any]
 
     def __init__(self, handler: Callable[[Request], str | Response], *, name: str, version: str) -> None:

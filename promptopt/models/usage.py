@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 _MAX_TOKENS = 10**9  # larger reported counts are invalid
 _TOOLS_TOKENS = 1_000  # upper bound on the instructions that a provider adds for tools; Anthropic lists up to 530
+# Upper bound on an image. The most that a provider documents: gpt-4o-mini counts 2,833 + 5,667 for each tile of 512 pixels, and an
+# image is scaled to 2,048 x 768 at most, which is 8 tiles: 48,169 tokens (developers.openai.com/api/docs/guides/images-vision).
+IMAGE_TOKENS = 50_000
+USUAL_IMAGE_TOKENS = 1_600
+"""Estimate for an image of a megapixel or more: the most that earlier Claude models count (1,568 pixels on the long edge)."""
+
 _TURN_TOKENS = 16  # upper bound on what a chat template adds around a message, and around the whole chat
 # Upper bounds for whole texts, with a safety factor of at least 2: English has 4 to 5 bytes and 0.75 words per token.
 _BYTES_PER_TOKEN, _WORDS_PER_TOKEN = 16, 2
@@ -74,9 +80,12 @@ def expected_token_range(largest: Usage) -> TokenRange:
 
 
 def reply_token_range(request: Request) -> TokenRange:
-    """Return the bounds for a call that generates text: no tokenizer gives a text more tokens than it has bytes."""
+    """Return the bounds for a call that generates text: no tokenizer gives a text more tokens than it has bytes.
+
+    An image has no lower bound.
+    """
     turns = request.texts
-    max_input = sum(byte_length(text) + _TURN_TOKENS for text in turns) + _TURN_TOKENS
+    max_input = sum(byte_length(text) + _TURN_TOKENS for text in turns) + _TURN_TOKENS + request.images * IMAGE_TOKENS
     if request.tools:
         max_input += _TOOLS_TOKENS
     if request.options.response_format is not None:  # a schema is input, and a format may add instructions

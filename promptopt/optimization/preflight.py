@@ -137,7 +137,8 @@ def fields_not_sent(task: Task) -> str:
     seed, layout = task.seed_prompt, task.layout
     instruction, turn = layout.parts(seed)
     sent = turn + (instruction if layout.prompt_role == "system" else "")
-    forgotten = [f"{{{field}}}" for field in task.fields if f"{{{field}}}" not in sent]
+    texts = [field for field in task.fields if field not in task.images]  # images are sent without a slot too
+    forgotten = [f"{{{field}}}" for field in texts if f"{{{field}}}" not in sent]
     if not forgotten:
         return ""
     return (

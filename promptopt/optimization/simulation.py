@@ -14,6 +14,7 @@ from promptopt.environment import Choosing, Step
 from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Spending
 from promptopt.memo.store import ThreadClaims
+from promptopt.models.usage import USUAL_IMAGE_TOKENS
 from promptopt.replies import Arrival, Response, Usage
 from promptopt.tools import ToolCall
 
@@ -151,7 +152,8 @@ class _SimulatedModel:
         """Yield simulated replies."""
         for number, request in enumerate(requests):
             text, tokens = self._reply_to(request)
-            usage = Usage(_input_tokens(request.texts), output=tokens)
+            images = request.images * USUAL_IMAGE_TOKENS
+            usage = Usage(_input_tokens(request.texts) + images, output=tokens)
             yield Arrival(number, Response(text, usage=usage, tool_calls=_first_calls(request)))
 
     def label_logprobs(self, contexts: Iterable[Context], labels: Sequence[str]) -> Iterator[Arrival]:

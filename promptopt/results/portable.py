@@ -67,7 +67,7 @@ class PortablePrompt:
         """
         return self.layout.render_inputs(self.prompt, inputs)
 
-    def messages(self, inputs: Mapping[str, str]) -> list[dict[str, str]]:
+    def messages(self, inputs: Mapping[str, str]) -> list[dict[str, Any]]:
         """Return the turns of a chat for one input, as `{"role": ..., "content": ...}`.
 
         Raises:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.errors import InputError
-from promptopt.prompt import Layout, Message
+from promptopt.prompt import as_dicts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,17 +60,14 @@ def write_fine_tuning(path: Path | str, task: Task, labels: Sequence[PseudoLabel
     """
     confident = {label.id: label.label for label in labels if label.confidence >= least}
     # Always a chat, whatever the task's format.
-    layout = Layout(task.fields, task.template, prompt_role=task.prompt_role, turns=task.turns)
+    layout = replace(task.layout, format="chat")
     chats = [
-        [*layout.render(task.seed_prompt, example), Message("assistant", confident[example.id])]
+        [*as_dicts(layout.render(task.seed_prompt, example)), {"role": "assistant", "content": confident[example.id]}]
         for example in task.train
         if example.id in confident
     ]
     if not chats:
         raise InputError(f"no example has a confidence of {least} or more: lower `least`")
-    lines = [
-        json.dumps({"messages": [{"role": role, "content": text} for role, text in chat]}, ensure_ascii=False)
-        for chat in chats
-    ]
+    lines = [json.dumps({"messages": chat}, ensure_ascii=False) for chat in chats]
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(lines)

@@ -487,7 +487,7 @@ class Result:
             return layout_for(inputs, format=format_of(self)).render_inputs(prompt, inputs)
         return self.portable(component).render(inputs)
 
-    def messages(self, inputs: Mapping[str, str], component: str = "") -> list[dict[str, str]]:
+    def messages(self, inputs: Mapping[str, str], component: str = "") -> list[dict[str, Any]]:
         """Return the turns of a chat that the model is sent for one input, as `{"role": ..., "content": ...}`.
 
         Args: as of `render`.

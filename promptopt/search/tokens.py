@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from promptopt.errors import InputError
 from promptopt.prompt import Message, Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from promptopt.prompt import Layout
+    from promptopt.prompt import Layout, Turn
 
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 Role: TypeAlias = Literal["system", "user", "assistant"]
@@ -84,8 +85,13 @@ def tokenize(prompt: Prompt, layout: Layout, pieces: Callable[[str], Sequence[st
         pieces: splits a text into strings that concatenate to it: a model's tokenizer, or `words`.
 
     Raises:
-        InputError: the demonstrations depend on the example.
+        InputError: the demonstrations depend on the example, or have images.
     """
+    if layout.images and prompt.demonstrations is not None:
+        raise InputError(
+            "the prompt's demonstrations have images, which are no tokens: use a strategy that keeps demonstrations whole, such as "
+            "hillclimb, or no demonstrations"
+        )
     *before, query = sections(prompt, layout)
     with_slots = [len(before)]
     fixed: list[int] = []
@@ -108,7 +114,7 @@ def tokenize(prompt: Prompt, layout: Layout, pieces: Callable[[str], Sequence[st
     )
 
 
-def sections(prompt: Prompt, layout: Layout) -> tuple[Message, ...]:
+def sections(prompt: Prompt, layout: Layout) -> tuple[Turn, ...]:
     """Return what is sent, the last one with its slots: the turns of a chat, or the one text of a completion.
 
     Raises:

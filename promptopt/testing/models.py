@@ -186,7 +186,9 @@ def _label_rows(
 
 def _check_tokens(model: TokenModel, contexts: Sequence[Context]) -> None:
     texts = [
-        text for context in contexts for text in ([context] if isinstance(context, str) else map("".join, context))
+        text
+        for context in contexts
+        for text in ([context] if isinstance(context, str) else [turn.role + turn.content for turn in context])
     ]
     for text in ("", *texts):
         pieces = model.pieces(text)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from promptopt.task import Task
 
 _DERIVED = ("layout", "notes")  # fields of a task that are derived from the others
+_PLACES = ("image_folder",)  # where files are: references to them hold their digests
 _MAX_DEPTH = 32  # of nested objects; deeper or recursive ones are identified by type only
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -32,7 +33,8 @@ def task_identity(task: Task) -> dict[str, Any]:
 
     Fields with their default value are left out, so that fields added later do not change the digests of existing tasks.
     """
-    names = [f.name for f in fields(task) if f.name not in _DERIVED and not f.name.startswith("_")]
+    left_out = (*_DERIVED, *_PLACES)
+    names = [f.name for f in fields(task) if f.name not in left_out and not f.name.startswith("_")]
     values = {name: getattr(task, name) for name in names}
     defaults = {f.name: f.default for f in fields(task)}
     return {name: value for name, value in values.items() if value != defaults[name]}

@@ -6,18 +6,22 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import InputError, PermanentModelError
+from promptopt.images import encoded_content
 from promptopt.models.hosted.bodies import at, numbered, parse_content, response_of
 from promptopt.models.hosted.model import HostedModel
 from promptopt.models.hosted.services import ANTHROPIC
 from promptopt.models.usage import parse_count
+from promptopt.prompt import ImageMessage
 from promptopt.replies import Usage
 from promptopt.tools import ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from promptopt.images import Image
     from promptopt.models.base import Request
     from promptopt.models.hosted.dialect import Dialect
+    from promptopt.prompt import Turn
     from promptopt.replies import Failure, Response
     from promptopt.tools import Exchange
 
@@ -108,7 +112,7 @@ class AnthropicModel(HostedModel):
         body: dict[str, Any] = {
             "model": self.name,
             "max_tokens": request.max_tokens,
-            "messages": [turn._asdict() for turn in request.context if turn.role != "system"]
+            "messages": [_message(turn) for turn in request.context if turn.role != "system"]
             + _exchanged(request.exchanges),
         }
         if request.tools:
@@ -134,6 +138,19 @@ class AnthropicModel(HostedModel):
         content = at(body, "content")
         calls = _tool_calls(content) if request.tools else ()
         return response_of(parse_content(content), _usage(at(body, "usage")), at(body, "stop_reason"), calls)
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    if not isinstance(turn, ImageMessage):
+        return turn._asdict()
+    return {"role": turn.role, "content": [_part(part) for part in turn.parts]}
+
+
+def _part(part: str | Image) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    media_type, data = encoded_content(part)
+    return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
 
 
 def _exchanged(exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:

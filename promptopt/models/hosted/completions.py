@@ -63,6 +63,7 @@ class CompletionsModel(OpenAIModel):
                 f"{self.service.endpoint_variable}"
             )
         super().__init__(name, **settings)
+        self.max_image_bytes = 0  # only texts are scored
         self._texts = texts or PlainTexts(name)
         self.fingerprint = {**self.fingerprint, "provider": "completions", **self._texts.fingerprint}
         self._methods: dict[bool, ScoringMethod] = {}  # by whether contexts are chats

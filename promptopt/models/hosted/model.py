@@ -29,6 +29,7 @@ from promptopt.models.hosted.endpoint import AttemptError, Patience, RefusedErro
 from promptopt.models.hosted.fields import Secret, checked_extra_body, checked_headers, masked, merged, nested
 from promptopt.models.hosted.refusals import Refusal, error_in, read_refusal
 from promptopt.models.options import JSON, NO_OPTIONS, RequestOptions
+from promptopt.models.usage import USUAL_IMAGE_TOKENS
 from promptopt.prompt import Message
 from promptopt.replies import Arrival, Failure, Response
 from promptopt.utils.json_values import json_value
@@ -110,7 +111,7 @@ class HostedModel(ABC):
             raise InputError(f"timeout must be more than 0 seconds, not {timeout}")
         if not backoff >= 0:
             raise InputError(f"backoff must be 0 or more seconds, not {backoff}")
-        self.name = name
+        self.name, self.max_image_bytes = name, self.service.max_image_bytes
         for limit, value in (("requests_per_minute", requests_per_minute), ("tokens_per_minute", tokens_per_minute)):
             if value is not None and not value > 0:
                 raise InputError(f"{limit} must be more than 0, not {value}")
@@ -349,7 +350,8 @@ class HostedModel(ABC):
         return await self._answer(replace(request, context=_HARMLESS[isinstance(request.context, str)], **_PLAIN))
 
     def _possible_changes(self, request: Request, dialect: Dialect, words: str = "") -> list[Change]:
-        return changes(dialect, self.optional_fields(self.format_body(request, dialect)), words)
+        plain = replace(request, context=_HARMLESS[False]) if request.images else request  # images are large to encode
+        return changes(dialect, self.optional_fields(self.format_body(plain, dialect)), words)
 
     def _apply_stop(self, request: Request, reply: Response) -> Response:
         """Truncate the reply at its stop strings if the server does not support them."""
@@ -473,8 +475,8 @@ class HostedModel(ABC):
 
 
 def _estimated_tokens(request: Request) -> float:
-    """Estimate the tokens of a request: a quarter of its bytes, plus the longest reply."""
-    return len("".join(request.texts).encode()) / 4 + request.max_tokens
+    """Estimate the tokens of a request: a quarter of its bytes, its images, and the longest reply."""
+    return len("".join(request.texts).encode()) / 4 + request.images * USUAL_IMAGE_TOKENS + request.max_tokens
 
 
 @dataclass

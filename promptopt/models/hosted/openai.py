@@ -15,6 +15,7 @@ from promptopt.models.hosted.model import HostedModel
 from promptopt.models.hosted.services import OPENAI
 from promptopt.models.usage import parse_count
 from promptopt.parsing.thinking import split_thinking
+from promptopt.prompt import as_dicts
 from promptopt.replies import Failure, Response, Usage
 from promptopt.tools import ToolCall
 
@@ -82,7 +83,7 @@ class OpenAIModel(HostedModel):
         if isinstance(request.context, str):
             body["prompt"] = request.context
         else:
-            body["messages"] = [turn._asdict() for turn in request.context] + _exchanged(request.exchanges)
+            body["messages"] = as_dicts(request.context) + _exchanged(request.exchanges)
         if request.tools:
             body["tools"] = [tool.as_function() for tool in request.tools]
         body["temperature"] = request.temperature

@@ -39,6 +39,7 @@ class Service(NamedTuple):
         prices: the provider's name in the table of list prices, or "" if it has none.
         json_mode: whether it takes the response format "json".
         batches: whether batches of the protocol are sent there, where it has them.
+        max_image_bytes: most bytes of an image in base64.
     """
 
     name: str
@@ -55,6 +56,8 @@ class Service(NamedTuple):
     prices: str = ""
     json_mode: bool = True
     batches: bool = True
+    # developers.openai.com/api/docs/guides/images-vision, of a whole request: no service here is known to take more
+    max_image_bytes: int = 50_000_000
 
 
 OPENAI = Service(
@@ -84,6 +87,7 @@ ANTHROPIC = Service(
     },
     prices="anthropic",
     json_mode=False,
+    max_image_bytes=10 * 2**20,  # platform.claude.com/docs/en/build-with-claude/vision: 10 MB of base64 for each image
 )
 
 
@@ -154,7 +158,13 @@ AZURE = _COMPATIBLE._replace(
     key_variable="AZURE_OPENAI_API_KEY",
     batches=False,
 )
-_CLOUD = ANTHROPIC._replace(headers=None, endpoint="", needs_key=False, batches=False)
+_CLOUD = ANTHROPIC._replace(
+    headers=None,
+    endpoint="",
+    needs_key=False,
+    batches=False,
+    max_image_bytes=5 * 2**20,  # the page named above: 5 MB at clouds
+)
 BEDROCK = _CLOUD._replace(
     name="bedrock",
     client="AnthropicBedrock",

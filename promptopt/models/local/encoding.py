@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from promptopt.errors import InputError
 from promptopt.models.local.seams import has_seams, shared_starts
 from promptopt.models.local.tool_calls import exchanged
+from promptopt.prompt import ImageMessage, as_dicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from promptopt.models.base import Request
-    from promptopt.prompt import Context, Message
+    from promptopt.prompt import Context, Turn
     from promptopt.tools import Exchange, ToolSchema
 
 Ids = tuple[int, ...]
@@ -32,7 +33,7 @@ _CHUNK = 512  # texts per tokenizer call, which returns about 200 bytes per toke
 class ToolChat(NamedTuple):
     """A chat with tools, in place of its turns."""
 
-    turns: tuple[Message, ...]
+    turns: tuple[Turn, ...]
     tools: tuple[ToolSchema, ...]
     exchanges: tuple[Exchange, ...]
 
@@ -156,7 +157,7 @@ class Encoder:
         """Return a context as text; a chat is formatted with the tokenizer's template.
 
         Raises:
-            InputError: the context is a chat, but the tokenizer has no template, or has tools, but the template none.
+            InputError: the context is a chat, but the tokenizer has no template, or has tools, but the template none, or an image.
         """
         if isinstance(context, str):
             return context
@@ -164,15 +165,22 @@ class Encoder:
             raise InputError(f"{self.name} has no chat template: set the task's format to 'completion'")
         settings: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
         if not isinstance(context, ToolChat):
-            return str(self._tokenizer.apply_chat_template([turn._asdict() for turn in context], **settings))
+            return str(self._tokenizer.apply_chat_template(self._dicts(context), **settings))
         if "tools" not in str(self._tokenizer.chat_template):
             raise InputError(
                 f"the chat template of {self.name} takes no tools: use a model that was trained to call tools, or let the program "
                 "read calls from the text"
             )
-        turns = [turn._asdict() for turn in context.turns] + exchanged(context.exchanges)
+        turns = self._dicts(context.turns) + exchanged(context.exchanges)
         tools = [tool.as_function() for tool in context.tools]
         return str(self._tokenizer.apply_chat_template(turns, tools=tools, **settings))
+
+    def _dicts(self, turns: Sequence[Turn]) -> list[dict[str, Any]]:
+        if any(isinstance(turn, ImageMessage) for turn in turns):
+            raise InputError(
+                f"{self.name} reads texts, and a message holds an image: use a hosted chat model that sees images"
+            )
+        return as_dicts(tuple(turns))
 
     def _split_endings(self, tails: Sequence[_Encoded], *, no_head: bool) -> Iterator[tuple[Ids, Ids]]:
         """Split tails where the endings begin, at the same token for all: yield (tokens without the last, ending tokens).

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt.errors import InputError, nearest
+from promptopt.images import reference
 from promptopt.models.hosted.fields import merged
 from promptopt.models.hosted.openai import OpenAIModel
 from promptopt.models.options import RequestOptions
+from promptopt.prompt import as_dicts
 from promptopt.results.export.outline import check_fixed, check_request, turns_of
 from promptopt.results.export.python_file import dspy_file, python_file
 from promptopt.results.export.templates import jinja, langchain, mlflow, promptfoo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
-    from promptopt.prompt import Prompt
+    from promptopt.prompt import Layout, Prompt
     from promptopt.results.portable import PortablePrompt
 
 
@@ -96,34 +100,44 @@ def saved(portable: PortablePrompt) -> str:
     return json.dumps(portable.to_json(), ensure_ascii=False, indent=1) + "\n"
 
 
-def openai_batch(portable: PortablePrompt, rows: Sequence[Mapping[str, str]], model: str = "") -> str:
+def openai_batch(
+    portable: PortablePrompt, rows: Sequence[Mapping[str, str]], model: str = "", folder: Path | str = "."
+) -> str:
     """Return the lines of a file for OpenAI's batch endpoint: one request for each row, in their order.
 
     Args:
         portable: the prompt.
         rows: field name -> text.
         model: name of the model; by default the one that the prompt was found for.
+        folder: where the paths of images start, in rows and demonstrations.
 
     Raises:
-        InputError: a row lacks a field, the prompt is a caption, or no model is known.
+        InputError: a row lacks a field or an image, the prompt is a caption, or no model is known.
     """
     check_request(portable, BATCH)
     name = model or portable.model
     if not name:
         raise InputError("--as openai-batch needs the name of a model: give --model, such as --model gpt-4.1-mini")
+    filled = replace(portable, layout=replace(portable.layout, image_folder=str(folder)))
     lines = []
     for number, row in enumerate(rows, 1):
         try:
-            context = portable.render(row)
+            context = filled.render(_with_references(filled.layout, row))
         except InputError as error:
             raise InputError(f"row {number}: {error}") from None
         completes = isinstance(context, str)
-        sent = {"prompt": context} if completes else {"messages": portable.messages(row)}
+        sent = {"prompt": context} if completes else {"messages": as_dicts(context)}
         path = "/v1/completions" if completes else "/v1/chat/completions"
         body = {"model": name, **sent, **_openai_settings(portable, "max_tokens" if completes else LENGTH)}
         line = {"custom_id": f"row-{number}", "method": "POST", "url": path, "body": body}
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     return "".join(lines)
+
+
+def _with_references(layout: Layout, row: Mapping[str, str]) -> dict[str, str]:
+    """Return a row with references to images in place of their paths."""
+    images = [name for name in layout.images if name in row]
+    return {**row, **{name: reference(row[name], layout.image_folder) for name in images}}
 
 
 def _openai_settings(portable: PortablePrompt, length: str) -> dict[str, Any]:

@@ -83,13 +83,27 @@ def check_request(portable: PortablePrompt, form: str) -> None:
         )
 
 
+def check_texts(portable: PortablePrompt, form: str) -> None:
+    """Refuse captions and images, for forms that are filled with texts only.
+
+    Raises:
+        InputError: the prompt is a caption, or the task sends images.
+    """
+    check_request(portable, form)
+    if portable.layout.images:
+        raise InputError(
+            f"--as {form} is filled with texts, but the task sends images ({', '.join(portable.layout.images)}): use --as "
+            "openai-batch, which holds them, or text or json"
+        )
+
+
 def check_fixed(portable: PortablePrompt, form: str) -> None:
     """Refuse requests that no template of a text holds.
 
     Raises:
-        InputError: the prompt is a caption, or its demonstrations depend on the input.
+        InputError: the prompt is a caption, the task sends images, or demonstrations depend on the input.
     """
-    check_request(portable, form)
+    check_texts(portable, form)
     demonstrations = portable.prompt.demonstrations
     if demonstrations is not None and demonstrations.nearest is not None:
         raise InputError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptopt._version import __version__
 from promptopt.errors import InputError
-from promptopt.results.export.outline import check_request
+from promptopt.results.export.outline import check_texts
 
 if TYPE_CHECKING:
     from promptopt.results.portable import PortablePrompt
@@ -130,7 +130,7 @@ def _function(portable: PortablePrompt) -> str:
 
 
 def _source(portable: PortablePrompt, use: str, form: str, *modules: str, needs: str = "") -> str:
-    check_request(portable, form)
+    check_texts(portable, form)
     layout, prompt = portable.layout, portable.prompt
     items = prompt.demonstrations.items if prompt.demonstrations else ()
     nearest = prompt.demonstrations.nearest if prompt.demonstrations else None

@@ -9,6 +9,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from promptopt.images import placeholder
 from promptopt.replies import Response
 from promptopt.search.writing.metaprompts import MetaPrompts
 from promptopt.search.writing.replies import MAX_CHARACTERS
@@ -108,8 +109,8 @@ def improve(
         task=_about(task),
         good="\n".join(map(_scored, good)),
         bad="\n".join(map(_scored, bad)),
-        losses="\n".join(map(_example, losses)),
-        wins="\n".join(map(_example, wins)),
+        losses=_examples(task, losses),
+        wins=_examples(task, wins),
         wanted=_wanted(count, "better prompt"),
         rules=_rules(longest, [shown.prompt for shown in (*good, *bad)]),
     )
@@ -157,7 +158,7 @@ def opro_message(
             f"{f'{100 * shown.score:.0f}' if as_percent else f'{shown.score:.3g}'}: {_tagged(shown.prompt)}"
             for shown in ascending
         ),
-        items="\n".join(_example(ExampleResult(example)) for example in examples),
+        items=_examples(task, map(ExampleResult, examples)),
         wanted=_wanted(count, "better prompt"),
         rules=_rules(longest, [shown.prompt for shown in prompts]),
     )
@@ -199,7 +200,7 @@ def summarise(
 ) -> Context:
     """Return the message that asks why a prompt caused errors; the reply is a criticism, not a prompt."""
     return (meta or _shipped()).message(
-        "summarise", task=_about(task), prompt=_tagged(prompt), items="\n".join(map(_example, errors))
+        "summarise", task=_about(task), prompt=_tagged(prompt), items=_examples(task, errors)
     )
 
 
@@ -258,8 +259,13 @@ def _scored(shown: ScoredPrompt) -> str:
     return f"{shown.score:.3g}: {_tagged(shown.prompt)}"
 
 
-def _example(result: ExampleResult) -> str:
-    lines = [f"{name}: {_plain(text)}" for name, text in result.example.inputs.items()]
+def _examples(task: Task, results: Iterable[ExampleResult]) -> str:
+    return "\n".join(_example(result, task.images) for result in results)
+
+
+def _example(result: ExampleResult, images: Sequence[str]) -> str:
+    shown = {name: placeholder(text) if name in images else text for name, text in result.example.inputs.items()}
+    lines = [f"{name}: {_plain(text)}" for name, text in shown.items()]
     if result.example.target is not None:
         lines.append(f"wanted: {_plain(result.example.target)}")
     if result.reply is not None:
