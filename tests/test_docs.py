@@ -24,7 +24,8 @@ from typer.main import get_command
 import promptopt
 from promptopt import FakeModel
 from promptopt.cli import app
-from promptopt.data.task_file import build_task, parse_spec
+from promptopt.data.task_file import build_task
+from promptopt.data.task_spec import parse_spec
 from promptopt.sweep.spec import parse_sweep
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from promptopt.data.rows import Row, UnusableRowError
-    from promptopt.data.task_file import DataSpec, TaskSpec
+    from promptopt.data.task_spec import DataSpec, TaskSpec
     from promptopt.prompt import Example
 
 
