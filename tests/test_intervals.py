@@ -357,9 +357,9 @@ def test_copies_of_an_example_in_its_cluster_change_nothing() -> None:
     once = clustered_interval(first, second, [str(i) for i in range(12)], 0.95)
     thrice = clustered_interval(np.repeat(first, 3), np.repeat(second, 3), [str(i // 3) for i in range(36)], 0.95)
     assert thrice == pytest.approx(once)
-    binary = np.array([1.0, 0, 1, 1, 1, 0, 1, 1, 1, 1]), np.zeros(10)
-    once = clustered_interval(*binary, [str(i) for i in range(10)], 0.95)
-    thrice = clustered_interval(*(np.repeat(b, 3) for b in binary), [str(i // 3) for i in range(30)], 0.95)
+    won, zeros = np.array([1.0, 0, 1, 1, 1, 0, 1, 1, 1, 1]), np.zeros(10)
+    once = clustered_interval(won, zeros, [str(i) for i in range(10)], 0.95)
+    thrice = clustered_interval(np.repeat(won, 3), np.zeros(30), [str(i // 3) for i in range(30)], 0.95)
     assert thrice == pytest.approx(once)
 
 

@@ -135,7 +135,8 @@ def clustered_interval(first: Floats, second: Floats, clusters: Sequence[str], c
     if not a.size:
         return Interval(math.nan, -math.inf, math.inf)
     gaps, numbers = a - b, np.unique(np.asarray(clusters)[both], return_inverse=True)[1]
-    sums, sizes = np.bincount(numbers, gaps), np.bincount(numbers).astype(np.float64)
+    sums: Floats = np.bincount(numbers, gaps).astype(np.float64)
+    sizes: Floats = np.bincount(numbers).astype(np.float64)
     estimate, mean_size = float(gaps.mean()), gaps.size / len(sizes)
     equal = np.ptp(gaps) <= _ROUNDING * max(1.0, float(np.abs(gaps).max()))
     bounded = _in_unit(a) and _in_unit(b)

@@ -196,7 +196,7 @@ def execute_run(run_spec: RunSpec, memo: str, storage: str | Path) -> RunOutcome
     ledger = RecordingLedger()
     try:
         with closing(OptunaStudy(storage)) as study:
-            callbacks = [study, *load_callbacks(run_spec.callbacks, run_spec.folder)]
+            callbacks: list[Callback] = [study, *load_callbacks(run_spec.callbacks, run_spec.folder)]
             result = run_job(run_spec.job(), memo=memo, tracking=False, callbacks=callbacks, ledger=ledger)
     except PromptoptError as error:
         return RunOutcome(reason=str(error))
