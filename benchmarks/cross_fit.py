@@ -1,5 +1,7 @@
 """Which interval of a cross-fitted gain holds, and how wide it is: `python -m benchmarks.cross_fit` prints tables in a quarter of an hour.
 
+With `--groups`, the rows come in groups, such as those of one customer: their difficulties and the prompts' rewards on them are correlated.
+
 Simulated rewards of a seed prompt and its candidates. In each run, the 16 candidates with the best training rewards go on to validation,
 and one is chosen by the rule of the package, or the seed prompt is kept. The target is the expected gain of the procedure: the mean, over
 data sets of this size, of the true reward of the prompt chosen from all rows minus that of the seed prompt. "Forward" tests the prompt
@@ -9,7 +11,7 @@ found on the first half of the rows on the next tenth, that of 60 % on the next,
 from __future__ import annotations
 
 import argparse
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -35,6 +37,9 @@ SHARED = 0.7  # correlation of two prompts' latent rewards of one item
 TRAIN = 4 / 7  # of the rows that are not for the test, as by default
 TEST = 0.3
 SIZES = (40, 60, 100)
+GROUPS = {"3": (3,), "1 to 6": (1, 1, 2, 3, 5, 6)}  # numbers of rows of the groups in turn; their mean is 3
+GROUP_SIZES = (30, 60, 100)
+FOLDS = 5
 
 
 class World(NamedTuple):
@@ -47,6 +52,7 @@ class World(NamedTuple):
         gain: true gain of the best candidate.
         candidates: number of candidates in each run.
         seed_reward: true reward of the seed prompt.
+        alike: correlation within a group of rows, of their difficulty and of all else that decides the reward of a prompt on them.
     """
 
     binary: bool
@@ -55,11 +61,13 @@ class World(NamedTuple):
     gain: float
     candidates: int = 32
     seed_reward: float = 0.6
+    alike: float = 0.0
 
     def __str__(self) -> str:
         kind = "one good" if not self.spread else "even, new in each run" if self.fresh else "even"
         more = [f"{self.candidates} candidates"] if self.candidates != World._field_defaults["candidates"] else []
         more += [f"seed {self.seed_reward}"] if self.seed_reward != World._field_defaults["seed_reward"] else []
+        more += [f"alike {self.alike}"] if self.alike else []
         return ", ".join(["0/1" if self.binary else "continuous", kind, *more, f"{self.gain:+.2f}"])
 
     @property
@@ -69,9 +77,17 @@ class World(NamedTuple):
             return np.linspace(-self.gain, self.gain, self.candidates)
         return np.where(np.arange(self.candidates) == 0, self.gain, 0.0)
 
-    def rewards(self, rng: np.random.Generator, difficulty: Floats, means: Floats) -> Floats:
-        """Draw rewards [P, N] of prompts with these means [P] on items of this difficulty [N]."""
-        own = rng.standard_normal((len(means), len(difficulty)))
+    def normal(self, rng: np.random.Generator, count: int, groups: Rows) -> Floats:
+        """Draw standard normal values [count, N], correlated within the groups [N] of the rows."""
+        own = rng.standard_normal((count, len(groups)))
+        if not self.alike:
+            return own
+        shared = rng.standard_normal((count, int(groups.max()) + 1))[:, groups]
+        return np.asarray(np.sqrt(self.alike) * shared + np.sqrt(1 - self.alike) * own)
+
+    def rewards(self, rng: np.random.Generator, difficulty: Floats, means: Floats, groups: Rows) -> Floats:
+        """Draw rewards [P, N] of prompts with these means [P] on items of this difficulty [N], in groups [N]."""
+        own = self.normal(rng, len(means), groups)
         latent = np.sqrt(SHARED) * difficulty + np.sqrt(1 - SHARED) * own
         if self.binary:
             return np.asarray(latent < ndtri(means)[:, None], dtype=float)
@@ -79,22 +95,31 @@ class World(NamedTuple):
 
 
 class DataSet:
-    """Rows, and what the prompts of the runs earn on them."""
+    """Rows in groups [N], and what the prompts of the runs earn on them."""
 
-    def __init__(self, world: World, rows: int, rng: np.random.Generator) -> None:
-        self.world, self.rng = world, rng
-        self.difficulty = rng.standard_normal(rows)
-        self.seed = world.rewards(rng, self.difficulty, np.array([world.seed_reward]))[0]
+    def __init__(self, world: World, groups: Rows, rng: np.random.Generator) -> None:
+        self.world, self.rng, self.groups = world, rng, groups
+        self.difficulty = world.normal(rng, 1, groups)[0]
+        self.seed = world.rewards(rng, self.difficulty, np.array([world.seed_reward]), groups)[0]
         self.pool = self._propose()
 
     def _propose(self) -> Floats:
-        return self.world.rewards(self.rng, self.difficulty, self.world.seed_reward + self.world.gains)
+        means = self.world.seed_reward + self.world.gains
+        return self.world.rewards(self.rng, self.difficulty, means, self.groups)
 
     def run(self, searched: Rows) -> tuple[Floats, float]:
         """Return the rewards [N] of the prompt that is chosen from these rows, and its true gain."""
         pool = self._propose() if self.world.fresh else self.pool
         chosen = choose(pool[:, searched] - self.seed[searched])
         return (self.seed, 0.0) if chosen is None else (pool[chosen], float(self.world.gains[chosen]))
+
+    def cross_fit(self, folds: Rows) -> Floats:
+        """Return the rewards [N] of the prompts that are chosen without each row's fold [N]."""
+        chosen = np.empty(len(folds))
+        for fold in np.unique(folds):
+            rewards, _ = self.run(np.flatnonzero(folds != fold))
+            chosen[folds == fold] = rewards[folds == fold]
+        return chosen
 
 
 def choose(gains: Floats) -> int | None:
@@ -181,11 +206,9 @@ class Drawn(NamedTuple):
 
 def draw(world: World, rows: int, k: int, rng: np.random.Generator) -> Drawn:
     """Simulate a data set, k runs for the claim, one on all rows, those of the forward test, and one with a single split."""
-    data, numbers = DataSet(world, rows, rng), np.arange(rows)
-    folds, chosen = numbers % k, np.empty(rows)
-    for fold in range(k):
-        rewards, _ = data.run(numbers[folds != fold])
-        chosen[folds == fold] = rewards[folds == fold]
+    numbers = np.arange(rows)
+    data, folds = DataSet(world, numbers, rng), numbers % k
+    chosen = data.cross_fit(folds)
     tested = round(TEST * rows)
     split, _ = data.run(numbers[tested:])
     forward, of_forward = _forward(data, rows)
@@ -226,6 +249,65 @@ def report(world: World, rows: int, k: int, repeats: int) -> tuple[list[str], li
     return cells, [*(f"{w:.2f}" for w in widths), f"{widths[0] / widths[-1]:.2f}", *claims]
 
 
+def groups_of(rows: int, kind: str) -> Rows:
+    """Return the group of each row [N]."""
+    sizes = cycle(GROUPS[kind])
+    return np.concatenate([np.full(next(sizes), number) for number in range(rows)])[:rows]
+
+
+class DrawnGroups(NamedTuple):
+    """One data set in groups: the intervals over rows and over groups, and the true gain of the prompt chosen from all rows."""
+
+    independent: Interval
+    clustered: Interval
+    returned: float
+
+
+def draw_groups(world: World, groups: Rows, rng: np.random.Generator) -> DrawnGroups:
+    """Simulate a data set in groups [N], the runs of the folds, and one on all rows."""
+    data = DataSet(world, groups, rng)
+    chosen = data.cross_fit(groups % FOLDS)
+    return DrawnGroups(
+        cross_fitted_interval(chosen, data.seed, FOLDS),
+        cross_fitted_interval(chosen, data.seed, FOLDS, [str(group) for group in groups]),
+        data.run(np.arange(len(groups)))[1],
+    )
+
+
+def report_groups(world: World, rows: int, kind: str, repeats: int) -> list[str]:
+    """Return the cells of a row of the table of groups."""
+    groups = groups_of(rows, kind)
+    draws = [
+        draw_groups(world, groups, named_generator(seed, f"groups {world} {rows} {kind}")) for seed in range(repeats)
+    ]
+    target = float(np.mean([d.returned for d in draws]))
+    independent, clustered = [d.independent for d in draws], [d.clustered for d in draws]
+    covered = [_share(i.holds(target) for i in intervals) for intervals in (independent, clustered)]
+    low = _share(i.low > target for i in clustered)
+    widths = [float(np.mean([i.high - i.low for i in intervals])) for intervals in (independent, clustered)]
+    return [f"{target:+.3f}", *(f"{share:.3f}" for share in (*covered, low)), *(f"{width:.2f}" for width in widths)]
+
+
+def group_cases() -> Iterator[tuple[World, int, str]]:
+    """Yield what is simulated with groups: world, rows and kind of groups."""
+    worlds = [World(binary=True, spread=False, fresh=False, gain=gain) for gain in (0.0, 0.1, 0.2)]
+    worlds += [worlds[1]._replace(seed_reward=0.88)]
+    worlds += [World(binary=False, spread=False, fresh=False, gain=gain) for gain in (0.0, 0.06)]
+    for kind in GROUPS:
+        for alike in (0.5, 1.0):
+            for world in worlds:
+                yield from ((world._replace(alike=alike), rows, kind) for rows in GROUP_SIZES)
+
+
+def print_groups(repeats: int) -> None:
+    """Print the table of groups."""
+    heads = ["rewards, candidates, correlation within groups, best gain", "rows", "rows of a group", "expected gain"]
+    heads += ["rows, corrected", "groups, corrected", "of it above the target", "width of rows", "width of groups"]
+    print(_line(heads), _line(["---"] * len(heads)), sep="\n")
+    for world, rows, kind in group_cases():
+        print(_line([str(world), str(rows), kind, *report_groups(world, rows, kind, repeats)]), flush=True)
+
+
 def _share(holds: Iterable[bool]) -> float:
     return float(np.mean(list(holds)))
 
@@ -248,7 +330,12 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cross_fit", description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=1000, help="simulated data sets for each row of the tables")
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--groups", action="store_true", help="rows in groups")
+    arguments = parser.parse_args()
+    repeats = arguments.repeats
+    if arguments.groups:
+        print_groups(repeats)
+        return
     where = ["rewards, candidates, best gain", "rows", "folds"]
     heads = [*where, "expected gain", *METHODS, "of it above the target", "the returned prompt's gain", "forward"]
     widths = []

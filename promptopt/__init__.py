@@ -152,6 +152,7 @@ _NAMES = {  # module -> what it gives to the package; the same as above, which a
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 if not _typing.TYPE_CHECKING:  # so that type checkers find misspelled names
+    __all__ = list(_MODULE_OF)
 
     def __getattr__(name: str) -> _typing.Any:
         """Load a name."""

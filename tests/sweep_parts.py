@@ -34,6 +34,15 @@ settings = { prompts = 16 }
 name = "steepest"
 """
 
+WATCH = """
+import os
+from pathlib import Path
+
+def tell(event):
+    with open(Path(__file__).with_name("told.txt"), "a") as file:
+        file.write(f"{os.getpid()} {type(event).__name__}\\n")
+"""
+
 
 def reply(request: Request) -> str:
     """Answer an item, or write prompts; log the call where a log is named."""

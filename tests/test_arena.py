@@ -96,11 +96,11 @@ def test_after_the_budget_rewards_and_the_best_prompt_are_still_taken(arena: Any
     prompt = {"messages": [{"role": "user", "content": "{input}"}]}
     with Loopback() as server, arena.gate.served(gate := gate_of(arena, server, 0)) as url:
         reward = arena.post.post(f"{url}/reward", {"id": "1", "reply": "It goes down."}).json()
-        for _ in range(2):
-            arena.post.post(f"{url}/best", {"prompt": prompt, "validation": 0.5})
+        for validation in (None, 0.5, None):
+            arena.post.post(f"{url}/best", {"prompt": prompt, "validation": validation})
 
     assert reward == {"reward": 1.0, "target": "down"}
-    assert [(best.tokens, best.prompt) for best in gate.best] == [(0, prompt)]
+    assert [(best.tokens, best.prompt, best.validation) for best in gate.best] == [(0, prompt, 0.5)]
 
 
 def test_one_of_our_strategies_stays_within_the_gate_and_its_choice_is_tested(

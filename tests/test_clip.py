@@ -27,7 +27,8 @@ from promptopt import (
     load_model,
     optimize,
 )
-from promptopt.data.task_file import load_task, parse_spec
+from promptopt.data.task_file import load_task
+from promptopt.data.task_spec import parse_spec
 from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Ledger
 from promptopt.evaluation.scorer import Scorer

@@ -27,10 +27,9 @@ from promptopt import (
 from promptopt.optimization.cross_fitting import FOLDS, cross_fit_jobs, fold_tasks
 from promptopt.results.outcomes import SAME
 from promptopt.statistics import cross_fitted_interval
-from promptopt.strategies.auto import AUTO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from promptopt import Request
@@ -261,7 +260,48 @@ def test_the_command_prints_the_claim_and_writes_runs(folder: Path) -> None:
     assert [Result.load(folder / fold["run_dir"]).test.examples for fold in values["folds"]] == [12] * 5  # type: ignore[union-attr]
 
 
-def test_groups_are_refused(folder: Path) -> None:
+def test_the_claim_for_a_task_file_with_a_group_column_is_that_of_groups(folder: Path) -> None:
+    rows = "".join(f"q{n},{n % 3},{n // 3}\n" for n in range(60))
+    (folder / "data.csv").write_text(f"text,answer,customer\n{rows}", encoding="utf-8")
     (folder / "task.toml").write_text(f'{TASK_FILE}group_column = "customer"\n', encoding="utf-8")
-    with pytest.raises(InputError, match="the task has a group_column, 'customer', and the interval"):
-        cross_fit(folder, model(BETTER), AUTO)
+    outcome = cross_fit(folder, model(BETTER), Fixed(), memo=folder / "memo")
+    tests = [fold.test.outcomes for fold in outcome.folds if fold.test]
+    customers = [{customer(o.id) for o in test} for test in tests]
+    pairs = np.array([(o.seed.reward, o.chosen.reward) for test in tests for o in test], dtype=float)
+    groups = [customer(o.id) for test in tests for o in test]
+
+    assert [len(test) for test in tests] == [12] * 5
+    assert sum(map(len, customers)) == len(set.union(*customers)) == 20  # no customer is in two folds
+    assert outcome.gain == cross_fitted_interval(pairs[:, 1], pairs[:, 0], 5, groups)
+    assert outcome.gain != cross_fitted_interval(pairs[:, 1], pairs[:, 0], 5)
+    assert "60 rows in 20 groups, cross-fitted in 5 folds" in outcome.headline
+    assert outcome.to_json()["groups"] == 20
+
+
+def customer(row: str) -> str:
+    """Three lines each, from line 2 on."""
+    return str((int(row.removeprefix("data:")) - 2) // 3)
+
+
+def test_searches_divide_no_group_either() -> None:
+    groups = {row.id: f"customer {int(row.id) % 23}" for row in ROWS}  # of three rows, some of two
+    tasks = fold_tasks(TASK, 0, groups)
+    assert sorted(row.id for task in list(tasks.values())[:FOLDS] for row in task.test) == sorted(groups)
+    for task in tasks.values():
+        parts = [{groups[row.id] for row in part} for part in (task.train, task.validation, task.test)]
+        assert sum(map(len, parts)) == len(set.union(*parts)) == 23
+        assert len(task.train) / (len(task.train) + len(task.validation)) == pytest.approx(24 / 42, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [
+        (lambda n: f"{n % 9}", "needs rows of at least 10 groups, not 9"),
+        (lambda n: f"{min(n, 47)}", "group '47' has 13 of 60 rows, more than a fold of 12"),
+        (lambda n: None if n == 7 else "a", "groups has no group for example '7'"),
+    ],
+)
+def test_groups_that_folds_cannot_hold_are_refused(group: Callable[[int], str | None], said: str) -> None:
+    groups = {row.id: name for row in ROWS if (name := group(int(row.id))) is not None}
+    with pytest.raises(InputError, match=said):
+        cross_fit(TASK, FakeModel(lambda _: pytest.fail("a call was made")), Fixed(), groups=groups)

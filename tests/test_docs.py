@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -23,7 +24,8 @@ from typer.main import get_command
 import promptopt
 from promptopt import FakeModel
 from promptopt.cli import app
-from promptopt.data.task_file import build_task, parse_spec
+from promptopt.data.task_file import build_task
+from promptopt.data.task_spec import parse_spec
 from promptopt.sweep.spec import parse_sweep
 
 if TYPE_CHECKING:
@@ -138,12 +140,50 @@ def test_a_shown_command_is_one_that_there_is(words: list[str]) -> None:
         case ["python", "-m", module, *_]:
             ours = ROOT.joinpath(*module.split("."))
             assert ours.is_dir() or ours.with_suffix(".py").is_file() or importlib.util.find_spec(module)
+        case ["python", "-"]:  # reads the lines that follow
+            pass
         case ["python", script, *_]:
             assert (ROOT / script).is_file()
         case ["pip", "install", *what]:
             assert extras(what) <= set(project()["optional-dependencies"])
         case [first, *_]:
-            assert first in {"cat", "export", "optuna-dashboard"}
+            assert first in {"cat", "export", "head", "optuna-dashboard"}
+
+
+def test_the_transcript_of_a_claim_is_what_the_commands_print(tmp_path: Path) -> None:
+    copy = tmp_path / "examples" / "tickets" / "tickets.csv"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes((ROOT / "examples/tickets/tickets.csv").read_bytes())
+    page = (ROOT / "docs/judges.md").read_text(encoding="utf-8")
+    section = page.partition("\n## From the shell, start to end\n")[2].partition("\n## ")[0]
+    printed, compared = "", 0
+    for language, text in re.findall(r"^```(sh|text)\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE):
+        if language == "sh":
+            printed = output_of(text, tmp_path)
+        else:
+            expected = text.removeprefix("...\n")
+            assert printed == expected or (expected != text and printed.endswith(expected))
+            compared += 1
+
+    assert compared == 4
+
+
+def output_of(block: str, folder: Path) -> str:
+    """Run a shell block in a folder; what it prints."""
+    printed = ""
+    for part in re.split(r"^(promptopt .*\n)", block, flags=re.MULTILINE):
+        if part.startswith("promptopt "):
+            done = in_this_process(folder, *shlex.split(part)[1:])
+            assert done.returncode == 0, done.stderr
+            printed += done.stderr + done.stdout
+        elif part:
+            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            command = ["bash", "-euc", part]
+            done = subprocess.run(
+                command, cwd=folder, env={**os.environ, "PATH": path}, check=True, capture_output=True, text=True
+            )
+            printed += done.stdout
+    return printed
 
 
 def understood(arguments: list[str]) -> None:

@@ -543,6 +543,13 @@ def test_a_run_alone_is_checked_for_drift(folder: Path) -> None:
     assert changed.returncode == 3, changed.stderr
     assert "changed replies" in changed.stdout
 
+    stopping = CODE.replace("def answer(request):", "def answer(request):\n    raise KeyboardInterrupt")
+    assert stopping != CODE
+    (folder / "mine.py").write_text(stopping, encoding="utf-8")
+    stopped = gate(folder, "run")
+    assert stopped.returncode == 1
+    assert stopped.stderr == "stopped; the next drift check starts anew, because no replies are kept\n"
+
 
 @pytest.mark.parametrize(
     ("words", "message"),

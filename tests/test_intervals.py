@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from promptopt.randomness import named_generator
 from promptopt.statistics import (
     Interval,
+    clustered_interval,
     cross_fitted_interval,
     intervals,
     mean_interval,
@@ -343,6 +344,44 @@ def test_a_cross_fitted_interval_is_that_over_rows_with_its_ends_moved_out() -> 
     assert ours.low - ours.estimate == pytest.approx(1.5 * (rows.low - rows.estimate))
     assert ours.high - ours.estimate == pytest.approx(1.5 * (rows.high - rows.estimate))
     assert cross_fitted_interval(np.ones(12), np.zeros(12), 5).high == 1
+
+
+def test_the_interval_of_clusters_of_one_is_students() -> None:
+    first, second = np.array([5.0, 3, 4, 8, 6, 7, 5, 9, 2]), np.array([4.0, 3, 1, 5, 6, 5, 4, 4, 3])
+    clusters = [str(i) for i in range(9)]
+    assert clustered_interval(first, second, clusters, 0.95) == pytest.approx(paired_t_interval(first, second, 0.95))
+
+
+def test_copies_of_an_example_in_its_cluster_change_nothing() -> None:
+    first, second = np.random.default_rng(0).random((2, 12))
+    once = clustered_interval(first, second, [str(i) for i in range(12)], 0.95)
+    thrice = clustered_interval(np.repeat(first, 3), np.repeat(second, 3), [str(i // 3) for i in range(36)], 0.95)
+    assert thrice == pytest.approx(once)
+    won, zeros = np.array([1.0, 0, 1, 1, 1, 0, 1, 1, 1, 1]), np.zeros(10)
+    once = clustered_interval(won, zeros, [str(i) for i in range(10)], 0.95)
+    thrice = clustered_interval(np.repeat(won, 3), np.zeros(30), [str(i // 3) for i in range(30)], 0.95)
+    assert thrice == pytest.approx(once)
+
+
+def test_an_interval_of_clusters_never_has_no_width() -> None:
+    clusters = [str(i // 2) for i in range(20)]
+    for rewards in (np.ones(20), np.full(20, 0.5)):
+        _, low, high = clustered_interval(rewards, rewards, clusters, 0.95)
+        assert -0.3 < low < -0.1
+        assert high == -low
+    assert clustered_interval(np.full(20, 3.0), np.zeros(20), clusters, 0.95) == (3, -math.inf, math.inf)
+    assert clustered_interval(np.ones(14), np.zeros(14), clusters[:14], 0.95) == (1, -math.inf, math.inf)
+    assert clustered_interval(np.ones(20), np.full(20, NAN), clusters, 0.95)[1:] == (-math.inf, math.inf)
+
+
+def test_a_cross_fitted_interval_of_groups_covers_where_that_over_rows_does_not() -> None:
+    simulation = pytest.importorskip("benchmarks.cross_fit", reason="benchmarks come with a checkout only")
+    world = simulation.World(binary=True, spread=False, fresh=False, gain=0.2, alike=1.0)
+    groups = simulation.groups_of(60, "3")
+    draws = [simulation.draw_groups(world, groups, named_generator(seed, "groups")) for seed in range(100)]
+    target = float(np.mean([d.returned for d in draws]))
+    assert np.mean([d.clustered.holds(target) for d in draws]) > 0.95 - 3 * 0.022
+    assert np.mean([d.independent.holds(target) for d in draws]) < 0.88
 
 
 def test_a_cross_fitted_interval_covers_the_gain_of_a_search_where_that_over_rows_does_not() -> None:

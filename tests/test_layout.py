@@ -74,6 +74,16 @@ def test_public_names_are_the_same_for_type_checkers_and_at_run_time() -> None:
     assert all(getattr(promptopt, name) is not None for name in listed)
 
 
+def test_a_star_import_gives_the_public_names_without_torch_or_an_sdk() -> None:
+    code = (
+        "import sys, promptopt; from promptopt import *\n"
+        "print(set(promptopt._MODULE_OF) - set(globals()), [name for name in ('torch', 'openai', 'anthropic') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "set() []\n"
+
+
 def test_an_unknown_name_is_no_attribute() -> None:
     with pytest.raises(AttributeError, match="module 'promptopt' has no attribute 'optimise'"):
         _ = promptopt.optimise  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ from promptopt import (
     load_task,
     optimize,
 )
-from promptopt.data.task_file import parse_spec
+from promptopt.data.task_spec import parse_spec
 from promptopt.optimization.preflight import fields_not_sent
 from promptopt.prompt import Layout, as_dicts
 from promptopt.results.export import export

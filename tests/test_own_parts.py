@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sweep_parts
 from shell import promptopt
-from sweep_parts import SWEEP, write_sweep, write_task
+from sweep_parts import SWEEP, WATCH, write_sweep, write_task
 
-from promptopt import InputError, estimate
+from promptopt import InputError, StoppedError, estimate, optimize
 from promptopt.optimization.job import read_strategy
 from promptopt.strategies.registry import find_strategy
 from promptopt.sweep import run_sweep
+from promptopt.tracking import StepFinished
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from promptopt.tracking import Event
 
 MINE = """
 from dataclasses import dataclass
@@ -99,6 +103,46 @@ def test_a_sweep_reads_strategies_from_beside_its_file(folder: Path, tmp_path: P
 
     assert [row.strategy for row in table.rows] == ["random prompts=16", "mine:Endings"]
     assert all(row.test is not None for row in table.rows)
+
+
+def test_a_sweep_calls_the_callbacks_beside_its_file_in_every_run(folder: Path, tmp_path: Path) -> None:
+    (folder / "watch.py").write_text(WATCH, encoding="utf-8")
+    sweep = write_sweep(folder, 'callbacks = ["watch:tell"]' + SWEEP.replace('"steepest"', '"mine:Endings"'))
+    settings: dict[str, Any] = {"folder": tmp_path / "out", "memo": str(tmp_path / "memo"), "workers": 0}
+    run_sweep(sweep, **settings)
+    told = [line.split() for line in (folder / "told.txt").read_text().splitlines()]
+
+    assert [event for _, event in told if event != "StepFinished"] == ["RunStarted", "RunFinished"] * 4
+    assert {process for process, _ in told} == {str(os.getpid())}
+
+    run_sweep(sweep, **settings)
+    assert len((folder / "told.txt").read_text().splitlines()) == len(told)  # finished runs are only read
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mine:tel", "sweep.toml: callbacks = 'mine:tel': mine has no function 'tel', did you mean 'tell'"),
+        ("other:tell", "sweep.toml: callbacks: there is no module 'other'; put other.py into"),
+        ("tell", "callbacks = 'tell' is not a function: give module:function"),
+    ],
+)
+def test_a_sweep_refuses_a_callback_before_anything_is_written(folder: Path, name: str, said: str) -> None:
+    with pytest.raises(InputError) as error:
+        run_sweep(write_sweep(folder, f"callbacks = [{name!r}]" + SWEEP), folder=folder / "out", workers=0)
+
+    assert said in str(error.value)
+    assert not (folder / "out").exists()
+
+
+def test_a_callback_that_stops_without_a_reason_leaves_an_unfinished_run(folder: Path) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, StepFinished):
+            raise StoppedError
+
+    result = optimize(folder / "toy.toml", sweep_parts.model, "random", memo=folder / "memo", callbacks=[stop])
+
+    assert result.unfinished == "StoppedError"
 
 
 def test_without_a_folder_the_file_is_in_the_current_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from promptopt import (
     load_task,
     optimize,
 )
-from promptopt.data.task_file import parse_spec
+from promptopt.data.task_spec import parse_spec
 from promptopt.evaluation.caller import Caller, request_keys
 from promptopt.evaluation.ledger import Ledger
 from promptopt.evaluation.scorer import Scorer

@@ -16,7 +16,7 @@ import pytest
 import sweep_parts
 from conftest import ROOT
 from postgres import postgres
-from sweep_parts import SWEEP, write_sweep
+from sweep_parts import SWEEP, WATCH, write_sweep
 from typer.testing import CliRunner
 
 from promptopt import InputError, Memo
@@ -143,12 +143,18 @@ def test_postgresql_holds_the_studies_of_all_runs(calm: Path, log: Path, tmp_pat
     assert all(summaries.values())
 
 
-def test_an_error_in_the_users_code_ends_a_sweep_on_workers_too(log: Path, tmp_path: Path) -> None:
-    write_sweep(tmp_path, SWEEP.replace("sweep_parts:model", "sweep_parts:faulty"))
+def test_callbacks_are_called_in_the_workers_and_an_error_in_the_users_code_ends_the_sweep(
+    log: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "watch.py").write_text(WATCH, encoding="utf-8")
+    write_sweep(tmp_path, 'callbacks = ["watch:tell"]' + SWEEP.replace("sweep_parts:model", "sweep_parts:faulty"))
     ended = CliRunner().invoke(app, words(tmp_path))
+    told = [line.split() for line in (tmp_path / "told.txt").read_text().splitlines()]
 
     assert ended.exit_code == 1
     assert "no such thing" in str(ended.exception)
+    assert {event for _, event in told} == {"RunStarted"}
+    assert str(os.getpid()) not in {process for process, _ in told}
 
 
 def nodes(*cpus: float) -> Any:

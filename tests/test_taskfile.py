@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from promptopt.data.task_file import TaskSpec, build_task, load_task, parse_spec
+from promptopt.data.task_file import build_task, load_task
+from promptopt.data.task_spec import TaskSpec, parse_spec
 from promptopt.errors import InputError
 from promptopt.prompt import Message, Prompt
 from promptopt.replies import Response

@@ -17,7 +17,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -113,9 +113,11 @@ class Gate:
         return Starlette(routes=routes)
 
     def post_best(self, prompt: Mapping[str, Any], validation: float | None) -> None:
-        """Record the best prompt so far, unless it is the last one recorded."""
+        """Record the best prompt so far; of the last one recorded, posted again, its score."""
         if not self.best or self.best[-1].prompt != prompt:
             self.best.append(Best(self.tokens, prompt, validation))
+        elif validation is not None:
+            self.best[-1] = replace(self.best[-1], validation=validation)
 
     async def _complete(self, request: Request) -> Response:
         body = await request.json()

@@ -16,6 +16,7 @@ from promptopt.optimization.sequential_test import DEFAULT_ERROR
 from promptopt.tracking.display import Display
 
 if TYPE_CHECKING:
+    from promptopt.models.base import Model
     from promptopt.results.gate import GateResult
 
 _TEST = "test"
@@ -73,7 +74,7 @@ def gate(
     with Display(quiet=quiet) as display, redirect_library_output():
         if new is None:
             _refuse_for_drift(better=better, split=split, memo=memo)
-            outcome = check_drift(old, loaded, task, display=display, **options)
+            outcome = _check_drift(old, loaded, task, display, options)
         elif task is None:
             raise InputError("two prompts need a task to be compared on: give --task FILE")
         else:
@@ -83,6 +84,15 @@ def gate(
     _write(outcome, markdown, junit)
     say_json(outcome.to_json()) if json_ else say(outcome)
     raise typer.Exit(outcome.exit_code)
+
+
+def _check_drift(run: Path, model: Model, task: Path | None, display: Display, options: dict[str, Any]) -> GateResult:
+    """Check for drift; Ctrl-C has a message of its own, because no reply is kept that a second try could take."""
+    try:
+        return check_drift(run, model, task, display=display, **options)
+    except KeyboardInterrupt:
+        say("stopped; the next drift check starts anew, because no replies are kept", to_stderr=True)
+        raise typer.Exit(1) from None
 
 
 def _refuse_for_drift(*, better: bool, split: str, memo: str | None) -> None:

@@ -24,8 +24,9 @@ from promptopt.optimization.estimate import estimate
 from promptopt.optimization.job import prepare
 from promptopt.optimization.run_folder import PROMPTS
 from promptopt.results.front import FRONT_HEADS
+from promptopt.results.headline import CHOSEN
 from promptopt.results.prompt_files import prompt_diff
-from promptopt.results.result import CHOSEN, SPENDING
+from promptopt.results.result import SPENDING
 from promptopt.tracking.display import Display
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import typer
 
 from promptopt.cli.model_options import read_price
 from promptopt.data.rows import read_rows
-from promptopt.data.task_file import build_task, load_task, parse_spec
+from promptopt.data.task_file import build_task, load_task
+from promptopt.data.task_spec import parse_spec
 from promptopt.errors import InputError
 from promptopt.optimization.preflight import notes_on_leaks
 from promptopt.parsing.slots import check_slots

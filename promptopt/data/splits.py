@@ -135,6 +135,32 @@ def split_folds(examples: Sequence[Example], folds: int, seed: int) -> tuple[tup
     )
 
 
+def divide_groups(
+    examples: Sequence[Example], groups: Mapping[str, str], shares: Sequence[float], seed: int, name: str
+) -> tuple[tuple[Example, ...], ...]:
+    """Divide examples at random into parts near these shares, without dividing a group; each part keeps the order.
+
+    The largest group goes first, each to the part that is furthest below its share. Parts are not stratified by target.
+
+    Args:
+        examples: to divide.
+        groups: id -> group, such as a customer.
+        shares: of the parts.
+        seed: of the division.
+        name: what the parts are for; divisions of different names are independent.
+    """
+    members: dict[str, list[int]] = {}
+    for i, example in enumerate(examples):
+        members.setdefault(groups[example.id], []).append(i)
+    drawn = list(members.values())
+    shuffled = [drawn[i] for i in named_generator(seed, f"groups {name}").permutation(len(drawn)).tolist()]
+    parts: list[list[int]] = [[] for _ in shares]
+    for group in sorted(shuffled, key=len, reverse=True):
+        deficits = [share * len(examples) - len(part) for share, part in zip(shares, parts, strict=True)]
+        parts[deficits.index(max(deficits))] += group
+    return tuple(tuple(examples[i] for i in sorted(part)) for part in parts)
+
+
 def sample_examples(examples: Sequence[Example], size: int, seed: int, name: str) -> tuple[Example, ...]:
     """Draw at most `size` examples at random, stratified by target, in their original order.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from promptopt.data.rows import Row, UnusableRowError
-    from promptopt.data.task_file import DataSpec, TaskSpec
+    from promptopt.data.task_spec import DataSpec, TaskSpec
     from promptopt.prompt import Example
 
 
@@ -48,10 +48,18 @@ def read_splits(spec: TaskSpec, data: DataSpec, folder: Path, notes: list[str]) 
     return Splits(**{name: reader.split(name, path) for name, path in files.items()})
 
 
-def group_column_of(file: Path) -> str | None:
-    """Return the group column that a task file names, if any; the file must have been read before without an error."""
-    column = tomllib.loads(read_text(file)).get("data", {}).get("group_column")
-    return None if column is None else str(column)
+def read_groups(file: Path) -> dict[str, str] | None:
+    """Return id -> group of the rows of a task file; None if it names no group column.
+
+    The file and its data must have been read before without an error.
+    """
+    data = tomllib.loads(read_text(file)).get("data", {})
+    if data.get("group_column") is None:
+        return None
+    source = data["file"]
+    place = source if source.startswith(HUB) else file.parent / source
+    rows = read_rows(place, quoting=data.get("quoting"), dropped=[])
+    return values_by_id(rows, data["group_column"], id=data.get("id"))
 
 
 def _split(rows: Sequence[Row], examples: Sequence[Example], spec: TaskSpec, data: DataSpec) -> Splits:

@@ -259,7 +259,7 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
     except _RUN_ENDING_ERRORS as error:
         if not answered and not isinstance(error, StoppedError):
             raise
-        unfinished = str(error)
+        unfinished = str(error) or type(error).__name__  # a callback may raise a bare StoppedError
     except Exception as error:  # raised by a strategy or a callback: what was found is saved first
         if not run.archive:
             raise

@@ -6,12 +6,13 @@ Each fold has a run of its own, and so have all rows together, whose prompt is r
 from __future__ import annotations
 
 import math
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptopt.data.splits import sample_examples, split_folds
+from promptopt.data.splits import divide_groups, sample_examples, split_folds
 from promptopt.errors import InputError
 from promptopt.evaluation.ledger import Budget
 from promptopt.memo.memo import Memo
@@ -37,6 +38,7 @@ FOLDS = 5
 """Number of folds. The coverage of the interval was simulated for this number (docs/statistics.md)."""
 
 FEWEST_ROWS = 20
+FEWEST_GROUPS = 10
 
 _PREDICTOR = "the run on all rows kept a predictor: the interval is that of prompts alone, without label bias"
 
@@ -50,6 +52,7 @@ def cross_fit(
     budget: Budget | str | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
+    groups: Mapping[str, str] | None = None,
     run_dir: Path | str | None = None,
     memo: Memo | Path | str | None = None,
     display: Display | None = None,
@@ -70,6 +73,8 @@ def cross_fit(
         budget: the most to use for all six runs together, in equal parts; required for models that cost money.
         seed: random seed, of the folds too.
         settings: changes to the strategy's settings.
+        groups: id -> group of rows that are not independent, such as those of one customer; by default those of the task file's
+            `group_column`. No fold and no search divides a group, and the interval is that of groups.
         run_dir: folder in which each run has its folder; None writes nothing.
         memo: as in `optimize`.
         display: as in `optimize`.
@@ -78,11 +83,14 @@ def cross_fit(
         The claim, and the prompt found on all rows.
 
     Raises:
-        InputError: an argument cannot be used, there are too few rows, rows come in groups, the seed prompt shows rows, or the budget in
-            calls does not cover all runs. Raised before any model is called.
+        InputError: an argument cannot be used, there are too few rows or groups, a group is larger than a fold, the seed prompt shows rows, or the
+            budget in calls does not cover all runs. Raised before any model is called.
         PermanentModelError, TransientModelError: a model cannot be used.
     """
-    jobs = cross_fit_jobs(task, model, strategy, writer=writer, budget=budget, seed=seed, settings=settings)
+    task, groups = read_task(task), read_groups_of(task) if groups is None else groups
+    jobs = cross_fit_jobs(
+        task, model, strategy, writer=writer, budget=budget, seed=seed, settings=settings, groups=groups
+    )
     results: list[Result] = []
     with nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store:
         for name, job in jobs.items():
@@ -98,6 +106,7 @@ def cross_fit(
         count=FOLDS,
         folds=tuple(results[:FOLDS]),
         final=final,
+        groups=groups,
         notes=(_PREDICTOR,) if final is not None and final.predictor is not None else (),
     )
 
@@ -111,19 +120,19 @@ def cross_fit_jobs(
     budget: Budget | str | None,
     seed: int,
     settings: Mapping[str, Any] | None,
+    groups: Mapping[str, str] | None = None,
 ) -> dict[str, Job]:
     """Return the runs of `cross_fit` by name, that on all rows last; the arguments are those of `cross_fit`, and nothing is called yet.
 
     Raises:
         InputError: as `cross_fit`.
     """
-    read = read_task(task)
-    _refuse_groups(task)
     total = read_budget(budget)
     shared = _share(total)
+    parts = fold_tasks(read_task(task), seed, read_groups_of(task) if groups is None else groups)
     jobs = {
         name: prepare(part, model, strategy, writer=writer, budget=shared, seed=seed, settings=settings)
-        for name, part in fold_tasks(read, seed).items()
+        for name, part in parts.items()
     }
     least = max(job.least_calls for job in jobs.values()) * len(jobs)
     if total.calls is not None and total.calls < least:
@@ -136,7 +145,7 @@ def cross_fit_jobs(
     return jobs
 
 
-def fold_tasks(task: Task, seed: int) -> dict[str, Task]:
+def fold_tasks(task: Task, seed: int, groups: Mapping[str, str] | None = None) -> dict[str, Task]:
     """Return the tasks of the runs by name: for each fold, with the fold as test, and for all rows, without a test.
 
     Raises:
@@ -145,11 +154,12 @@ def fold_tasks(task: Task, seed: int) -> dict[str, Task]:
     rows = (*task.train, *task.validation, *task.test)
     _check_rows(task, rows)
     tasks = {}
-    for number, fold in enumerate(split_folds(rows, FOLDS, seed), 1):
+    for number, fold in enumerate(_folds(rows, seed, groups), 1):
         name, held_out = f"fold-{number}", {example.id for example in fold}
-        train, validation = _searched([row for row in rows if row.id not in held_out], task, seed, name)
+        searched = [row for row in rows if row.id not in held_out]
+        train, validation = _searched(searched, task, seed, name, groups)
         tasks[name] = replace(task, train=train, validation=validation, test=fold)
-    train, validation = _searched(rows, task, seed, "all")
+    train, validation = _searched(rows, task, seed, "all", groups)
     tasks["all"] = replace(task, train=train, validation=validation, test=())
     if any(notes_on_leaks(part, [task.seed_prompt]) for part in tasks.values()):
         raise InputError(
@@ -166,11 +176,38 @@ def _check_rows(task: Task, rows: Sequence[Example]) -> None:
         raise InputError(f"example {unlabelled.id!r} has no label, and each row is tested: label it, or leave it out")
 
 
+def _folds(rows: Sequence[Example], seed: int, groups: Mapping[str, str] | None) -> tuple[tuple[Example, ...], ...]:
+    if groups is None:
+        return split_folds(rows, FOLDS, seed)
+    _check_groups(rows, groups)
+    return divide_groups(rows, groups, [1 / FOLDS] * FOLDS, seed, "folds")
+
+
+def _check_groups(rows: Sequence[Example], groups: Mapping[str, str]) -> None:
+    without = next((row.id for row in rows if row.id not in groups), None)
+    if without is not None:
+        raise InputError(f"groups has no group for example {without!r}: give one for each row")
+    sizes = Counter(groups[row.id] for row in rows)
+    if len(sizes) < FEWEST_GROUPS:
+        raise InputError(
+            f"cross-fitting needs rows of at least {FEWEST_GROUPS} groups, not {len(sizes)}: give rows of more groups"
+        )
+    largest, size = sizes.most_common(1)[0]
+    if size * FOLDS > len(rows):
+        raise InputError(
+            f"group {largest!r} has {size} of {len(rows)} rows, more than a fold of {len(rows) // FOLDS}, and a fold never divides a "
+            "group: leave out some of its rows"
+        )
+
+
 def _searched(
-    rows: Sequence[Example], task: Task, seed: int, name: str
+    rows: Sequence[Example], task: Task, seed: int, name: str, groups: Mapping[str, str] | None
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Divide rows into training and validation examples, in the proportion of the task's."""
     share = len(task.train) / (len(task.train) + len(task.validation))
+    if groups is not None:
+        train, validation = divide_groups(rows, groups, (share, 1 - share), seed, f"training of {name}")
+        return train, validation
     train = sample_examples(rows, round(share * len(rows)), seed, f"training of {name}")
     ids = {example.id for example in train}
     return train, tuple(row for row in rows if row.id not in ids)
@@ -184,16 +221,11 @@ def _share(total: Budget) -> Budget:
     return Budget(**parts)
 
 
-def _refuse_groups(task: Task | str | Path) -> None:
-    """Raise InputError if a task file names a group column: the rows of a group are not independent."""
+def read_groups_of(task: Task | str | Path) -> dict[str, str] | None:
+    """Return id -> group of the rows of a task file with a group column; None for other tasks."""
     if not isinstance(task, str | Path):
-        return
-    from promptopt.data.task_data import group_column_of  # noqa: PLC0415  only for task files
+        return None
+    from promptopt.data.task_data import read_groups  # noqa: PLC0415  only for task files
     from promptopt.data.task_file import FILE_NAME  # noqa: PLC0415  pydantic, only for task files
 
-    column = group_column_of(Path(task) / FILE_NAME if Path(task).is_dir() else Path(task))
-    if column is not None:
-        raise InputError(
-            f"the task has a group_column, {column!r}, and the interval of cross-fitting takes rows as independent: use "
-            "`promptopt optimize`, which keeps each group in one split"
-        )
+    return read_groups(Path(task) / FILE_NAME if Path(task).is_dir() else Path(task))

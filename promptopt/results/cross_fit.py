@@ -17,6 +17,8 @@ from promptopt.statistics import cross_fitted_interval
 from promptopt.utils.characters import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from promptopt.prompt import Prompt
     from promptopt.results.result import Result
     from promptopt.statistics import Interval
@@ -38,6 +40,7 @@ class CrossFit:
         count: number of folds.
         folds: for each fold, the run on the other rows, tested on the fold. If one is unfinished, those after it are missing.
         final: the run on all rows, which has no test; None if it was not reached.
+        groups: id -> group of the rows, if rows of one group are not independent.
         notes: remarks on the numbers.
     """
 
@@ -46,6 +49,7 @@ class CrossFit:
     count: int
     folds: tuple[Result, ...]
     final: Result | None
+    groups: Mapping[str, str] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -69,7 +73,8 @@ class CrossFit:
         if all(fold.kept for fold in self.folds):
             return SAME
         seed, chosen = self._rewards.T
-        return cross_fitted_interval(chosen, seed, self.count)
+        groups = None if self.groups is None else [self.groups[row] for row in self._ids]
+        return cross_fitted_interval(chosen, seed, self.count, groups)
 
     @property
     def improved(self) -> bool:
@@ -87,6 +92,16 @@ class CrossFit:
         return np.concatenate([np.empty((0, 2)), *map(_test_rewards, self.folds)])
 
     @property
+    def _ids(self) -> list[str]:
+        """The test rows [E]."""
+        return [outcome.id for fold in self.folds if fold.test for outcome in fold.test.outcomes]
+
+    @property
+    def tested_groups(self) -> int | None:
+        """Number of groups of the test rows; None if rows are independent."""
+        return None if self.groups is None else len({self.groups[row] for row in self._ids})
+
+    @property
     def headline(self) -> str:
         """The outcome in a few sentences."""
         gain = self.gain
@@ -95,8 +110,9 @@ class CrossFit:
             return f"Unfinished ({reason}): nothing is claimed."
         if gain == SAME:
             return f"No improvement found: the search kept your prompt in each of {self.count} folds. {self._returned}"
+        rows = f"{self.tested} rows" if self.groups is None else f"{self.tested} rows in {self.tested_groups} groups"
         span = (
-            f"{gain.estimate:+.3f}, 95 % interval {gain.low:+.3f} to {gain.high:+.3f}, {self.tested} rows, cross-fitted"
+            f"{gain.estimate:+.3f}, 95 % interval {gain.low:+.3f} to {gain.high:+.3f}, {rows}, cross-fitted"
             f" in {self.count} folds"
         )
         if not self.improved:
@@ -155,6 +171,7 @@ class CrossFit:
             "task": self.task,
             "rows": self.total,
             "tested": self.tested,
+            "groups": self.tested_groups,
             "finished": self.finished,
             "improved": self.improved,
             "headline": self.headline,

@@ -14,7 +14,8 @@ from promptopt.errors import InputError
 from promptopt.evaluation.ledger import Spending
 from promptopt.models.base import Price
 from promptopt.prompt import Layout, Prompt, Prompts, as_dicts, is_program_prompts, layout_for
-from promptopt.results.front import FRONT_HEADS, FrontPoint, front_outcome, front_rows
+from promptopt.results.front import FRONT_HEADS, FrontPoint, front_rows
+from promptopt.results.headline import CHOSEN_PROMPT, ends, headline
 from promptopt.results.layouts import format_of, portable_prompt
 from promptopt.results.outcomes import SAME, Comparison, PredictorTest, with_infinities
 from promptopt.results.predictor import Predictor  # noqa: TC001  as above
@@ -36,15 +37,11 @@ if TYPE_CHECKING:
 SPENDING = ("role", "calls", "saved", "input", "cached input", "output", "dollars", "dollars saved")
 """Column headings of `Result.spending`: calls, tokens and dollars spent, and what memo and batches saved."""
 
-CHOSEN = "each answer was chosen among the labels by log-probability, not read from what the model writes"
-"""Caveat for the rewards of a model that scores labels."""
-
 FILE = "result.json"
 """Name of the result's file in the folder of a run."""
 
 _FORMAT = 1
 _FREE = Price(0.0, 0.0)
-_CHOSEN_PROMPT = "the chosen prompt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,114 +194,17 @@ class Result:
     @property
     def headline(self) -> str:
         """The outcome in one sentence."""
-        outcome = f"Unfinished ({self.unfinished}). {self._outcome}" if self.unfinished else self._outcome
-        failed = [f"Failed replies: {self.failed}."] if self.failed and not self.unfinished else []
-        return " ".join([outcome, *failed, *self._reading, *self.warnings])
-
-    @property
-    def _reading(self) -> list[str]:
-        """How test answers were read, if they are not the text that the model writes."""
-        if self.test is None or not self.test.read:
-            return []
-        if self.test.by_labels is None:
-            return [f"{CHOSEN[0].upper()}{CHOSEN[1:]}."]
-        differences = {"seed": self.test.by_labels.seed_apart, "chosen": self.test.by_labels.chosen_apart}
-        apart = {name: interval for name, interval in differences.items() if not interval.low <= 0 <= interval.high}
-        if not apart:
-            return []
-        words = " and ".join(
-            f"{interval.estimate:+.3f} ({_span(interval, '+')}) for the {name} prompt"
-            for name, interval in apart.items()
-        )
-        return [
-            f"Choosing among the labels, as the search did, scores differently from what the model writes: {words}."
-        ]
-
-    @property
-    def _outcome(self) -> str:
-        if self.points:
-            return self._front_outcome
-        if self.predictor is None:
-            return self._prompt_outcome
-        if self.test is None or self.test.predictor is None:
-            return f"{self._prompt_outcome} The predictor was not tested either."
-        return f"Prompt alone: {self._prompt_outcome} {self._with_bias(self.test, self.test.predictor)}"
-
-    @property
-    def _front_outcome(self) -> str:
-        record = self.chosen_record
-        name = "your prompt" if self.kept else f"candidate {record.number}" if record else _CHOSEN_PROMPT
-        tests = self.test.front if self.test else ()
-        own = next((t for p, t in zip(self.points, tests, strict=False) if record and p.number == record.number), None)
-        return front_outcome(name, len(self.points), self.prefer, own)
-
-    def _with_bias(self, test: Comparison, predictor: PredictorTest) -> str:
-        """Return the outcome of the predictor as a sentence."""
-        span = f"{predictor.over_seed.estimate:+.3f}, 95 % interval {_span(predictor.over_seed, '+')}"
-        if not self.kept:
-            versus = predictor.over_prompt
-            span += f"; against the prompt alone {versus.estimate:+.3f}, {_span(versus, '+')}"
-        if predictor.over_seed.low <= 0:
-            return f"{self._biased}: no improvement shown on test data ({span})."
-        rewards = f"{test.seed.estimate:.3f} -> {predictor.reward.estimate:.3f}"
-        return f"{self._biased}: better than the seed prompt: {rewards} ({span})."
-
-    @property
-    def _biased(self) -> str:
-        """The predictor, as the beginning of a sentence."""
-        name = self.predictor_prompt
-        return "With label bias" if name == _CHOSEN_PROMPT else f"{name[0].upper()}{name[1:]} with label bias"
+        return headline(self)
 
     @property
     def predictor_prompt(self) -> str:
         """The predictor's prompt in words, such as "candidate 12"."""
         if self.predictor is None or self.predictor.prompt == self.prompt:
-            return _CHOSEN_PROMPT
+            return CHOSEN_PROMPT
         if self.predictor.prompt == self.seed_prompt:
             return "the seed prompt"
         record = self._record(self.predictor.prompt)
         return f"candidate {record.number}" if record else "another prompt"
-
-    @property
-    def _prompt_outcome(self) -> str:
-        if self.kept:
-            return self._nothing_better + self._seed_tested
-        if self.test is None:
-            return "A candidate was chosen, but not tested: nothing is claimed."
-        gain, low, high = self.test.difference
-        span = f"{gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, {self.test.examples} test items"
-        if not self.improved:
-            return f"No improvement shown on test data ({span}).{self._wanted(self.test)}"
-        seed, chosen = self.test.seed.estimate, self.test.chosen.estimate
-        return f"Better than the seed prompt: {seed:.3f} -> {chosen:.3f} ({span})."
-
-    @property
-    def _nothing_better(self) -> str:
-        """Why the seed prompt was kept."""
-        others = [record for record in self.history if record is not self.seed_record and record.reward is not None]
-        if not others:
-            return "Nothing was compared: the search scored no other prompt, and your prompt was kept."
-        if any(record.validation is not None for record in others):
-            return "No improvement found: your prompt was kept."
-        return (
-            "No improvement found: no candidate scored higher on the training items, and none was compared on "
-            "validation or test items. Your prompt was kept."
-        )
-
-    @property
-    def _seed_tested(self) -> str:
-        if self.test is None:
-            return ""
-        return f" Its test reward is {self.test.seed.estimate:.3f}, 95 % interval {_span(self.test.seed)}."
-
-    @staticmethod
-    def _wanted(test: Comparison) -> str:
-        """Return a sentence on whether more test examples would help."""
-        if test.items_wanted is not None:
-            return f" To confirm a difference this small you would need about {test.items_wanted:,} more test items."
-        if test.difference.estimate <= 0:
-            return " The chosen prompt scored no higher, so more test items would not help."
-        return ""
 
     @property
     def seed_record(self) -> Record | None:
@@ -350,7 +250,7 @@ class Result:
         if self.test is not None:
             out += [
                 ("test reward", f"{self.test.seed.estimate:.3f}", f"{self.test.chosen.estimate:.3f}"),
-                ("95 % interval", _span(self.test.seed), _span(self.test.chosen)),
+                ("95 % interval", ends(self.test.seed), ends(self.test.chosen)),
             ]
             out += [("difference, paired", "", "0: the same prompt")] if self.kept else self._difference(self.test)
             labelled = self.test.by_labels
@@ -373,7 +273,7 @@ class Result:
     def _difference(test: Comparison) -> list[tuple[str, str, str]]:
         return [
             ("difference, paired", "", f"{test.difference.estimate:+.3f}"),
-            ("its 95 % interval", "", _span(test.difference, "+")),
+            ("its 95 % interval", "", ends(test.difference, "+")),
         ]
 
     def facts(self) -> list[tuple[str, str]]:
@@ -564,20 +464,16 @@ def _with_prompts(data: dict[str, Any]) -> dict[str, Any]:
 def _predictor_rows(predictor: PredictorTest) -> list[tuple[str, str, str]]:
     return [
         ("with label bias", "", f"{predictor.reward.estimate:.3f}"),
-        ("95 % interval", "", _span(predictor.reward)),
+        ("95 % interval", "", ends(predictor.reward)),
         ("gain over seed prompt", "", f"{predictor.over_seed.estimate:+.3f}"),
-        ("its 95 % interval", "", _span(predictor.over_seed, "+")),
+        ("its 95 % interval", "", ends(predictor.over_seed, "+")),
         ("gain over prompt alone", "", f"{predictor.over_prompt.estimate:+.3f}"),
-        ("its 95 % interval", "", _span(predictor.over_prompt, "+")),
+        ("its 95 % interval", "", ends(predictor.over_prompt, "+")),
     ]
 
 
 def _shown(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
-
-
-def _span(interval: Interval, sign: str = "") -> str:
-    return f"{interval.low:{sign}.3f} to {interval.high:{sign}.3f}"
 
 
 def _plain(value: Any) -> Any:

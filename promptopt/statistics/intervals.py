@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _RESAMPLES = 9_999
 _MIN_VALUES = 8  # a bootstrap of fewer is far too narrow: with 2 values it covers the mean half of the time
+_MIN_CLUSTERS = 8  # the variance of fewer is known too badly
 _MIN_ANNOTATORS = 3
 _BISECTIONS = 40
 _ROUNDING = 1e-12  # relative to the largest value; equal gaps, such as 0.4 - 0.3 and 0.3 - 0.2, differ by less
@@ -115,6 +116,48 @@ def paired_t_interval(first: Floats, second: Floats, confidence: float) -> Inter
     return Interval(mean, mean - half, mean + half)
 
 
+def clustered_interval(first: Floats, second: Floats, clusters: Sequence[str], confidence: float) -> Interval:
+    """Return the confidence interval of mean(first - second) over examples that come in clusters, such as those of one customer.
+
+    Student's t over clusters, with the cluster-robust variance of a ratio (Cochran 1977, chapter 6): examples of different clusters are independent, those
+    of one cluster need not be. For rewards of 0 and 1, two clusters of mean size are added, one in which `first` always wins and one in which
+    it always loses, as Bonett and Price (2012) add two examples: rare differences then do not make the interval too narrow. So they are for other rewards in 0 to 1 if
+    all differences are equal; outside that range, whose ends are unknown, the bounds are then infinite, and with fewer than 8 clusters always.
+
+    Args:
+        first: [E].
+        second: [E] paired with `first`; NaN in either drops the pair.
+        clusters: [E] the cluster of each example.
+        confidence: confidence level.
+    """
+    both = ~(np.isnan(first) | np.isnan(second))
+    a, b = first[both], second[both]
+    if not a.size:
+        return Interval(math.nan, -math.inf, math.inf)
+    gaps, numbers = a - b, np.unique(np.asarray(clusters)[both], return_inverse=True)[1]
+    sums: Floats = np.bincount(numbers, gaps).astype(np.float64)
+    sizes: Floats = np.bincount(numbers).astype(np.float64)
+    estimate, mean_size = float(gaps.mean()), gaps.size / len(sizes)
+    equal = np.ptp(gaps) <= _ROUNDING * max(1.0, float(np.abs(gaps).max()))
+    bounded = _in_unit(a) and _in_unit(b)
+    if len(sizes) < _MIN_CLUSTERS or (equal and not bounded):
+        return Interval(estimate, -math.inf, math.inf)
+    if equal or (_binary(a) and _binary(b)):
+        sums, sizes = np.append(sums, [mean_size, -mean_size]), np.append(sizes, [mean_size, mean_size])
+    centre, half = _ratio(sums, sizes, confidence)
+    return Interval(estimate, min(estimate, centre - half), max(estimate, centre + half))
+
+
+def _ratio(sums: Floats, sizes: Floats, confidence: float) -> tuple[float, float]:
+    """Return a mean over clusters of these sums [C] and sizes [C], and half the width of its t interval (Cochran 1977, chapter 6)."""
+    from scipy.special import stdtrit  # noqa: PLC0415  loaded when used: importing the package stays light
+
+    count, total = len(sizes), float(sizes.sum())
+    mean = float(sums.sum()) / total
+    error = math.sqrt(count / (count - 1) * float(((sums - sizes * mean) ** 2).sum())) / total
+    return mean, float(stdtrit(count - 1, (1 + confidence) / 2)) * error
+
+
 def paired_score_interval(first: Floats, second: Floats, confidence: float) -> Interval:
     """Return the confidence interval of mean(first - second) for one-sided decisions at small error probabilities.
 
@@ -145,21 +188,25 @@ def paired_score_interval(first: Floats, second: Floats, confidence: float) -> I
     return Interval(estimate, max(-1.0, min(estimate, centre - half)), min(1.0, max(estimate, centre + half)))
 
 
-def cross_fitted_interval(first: Floats, second: Floats, folds: int) -> Interval:
+def cross_fitted_interval(first: Floats, second: Floats, folds: int, clusters: Sequence[str] | None = None) -> Interval:
     """Return the 95 % confidence interval of the expected gain of a procedure that was cross-fitted on all rows.
 
     The rows of one fold share what was chosen without them, and the folds share the rows that it was chosen from, so an interval over
     independent rows is too narrow. Its ends are moved out by sqrt(1 + k / (k - 1)): this is the variance of Nadeau and Bengio (2003), with
     the variance over rows in place of that over k fold means, which is known too badly. Their correction is an approximation: it was
-    simulated for five folds of 40 to 100 rows in all (docs/statistics.md).
+    simulated for five folds of 40 to 100 rows in all, also in clusters (docs/statistics.md).
 
     Args:
         first: [E] rewards of what was chosen without each row's fold, over all rows.
         second: [E] paired with `first`, such as those of the seed prompt; NaN in either drops the pair.
         folds: number of folds, at least 2.
+        clusters: [E] the cluster of each row, if rows of one cluster are not independent; no fold divides one.
     """
     both = ~(np.isnan(first) | np.isnan(second))
-    estimate, low, high = paired_t_interval(first, second, 0.95)
+    if clusters is None:
+        estimate, low, high = paired_t_interval(first, second, 0.95)
+    else:
+        estimate, low, high = clustered_interval(first, second, clusters, 0.95)
     factor = math.sqrt(1 + folds / (folds - 1))
     low, high = estimate - factor * (estimate - low), estimate + factor * (high - estimate)
     if _in_unit(first[both]) and _in_unit(second[both]):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from promptopt.data.task_file import load_task
 from promptopt.errors import InputError
 from promptopt.optimization.preflight import check, check_budget
-from promptopt.sweep.single_run import RunSpec
+from promptopt.sweep.single_run import RunSpec, load_callbacks
 from promptopt.tracking.identity import digest_of
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Plan:
             budget=budget,
             folder=self.folder,
             rung=rung,
+            callbacks=self.spec.callbacks,
         )
         return replace(run_spec, name=_run_name(run_spec, self.tasks[pair.task]))
 
@@ -94,6 +95,7 @@ def plan_sweep(spec: SweepSpec, file: Path) -> Plan:
         tasks[task.name] = task
         pairs += [TaskModelPair(task.name, (folder / path).resolve(), model) for model in spec.model]
     plan = Plan(spec, tuple(pairs), tasks, str(folder))
+    _check_callbacks(plan, file)
     for pair in pairs:
         for run_spec in plan.run_specs(pair, spec.budget, spec.seeds[0]):
             try:
@@ -105,6 +107,13 @@ def plan_sweep(spec: SweepSpec, file: Path) -> Plan:
                     f"{file}: {run_spec.task}, {run_spec.model.label}, {run_spec.strategy.label}: {error}"
                 ) from error
     return plan
+
+
+def _check_callbacks(plan: Plan, file: Path) -> None:
+    try:
+        load_callbacks(plan.spec.callbacks, plan.folder)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
 
 
 def _run_name(run_spec: RunSpec, task: Task) -> str:

@@ -248,7 +248,10 @@ def _comparison_pages(outcomes: dict[str, tuple[RunSpec, RunOutcome]]) -> dict[s
 
 
 def _digest(plan: Plan) -> str:
-    """Return a digest that distinguishes this sweep from others of the same name."""
+    """Return a digest that distinguishes this sweep from others of the same name; callbacks decide no run."""
     spec = plan.spec
-    values = spec.model_dump(mode="python") | {"budget": str(spec.budget), "total": str(spec.total)}
+    values = spec.model_dump(mode="python", exclude={"callbacks"}) | {
+        "budget": str(spec.budget),
+        "total": str(spec.total),
+    }
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:8]

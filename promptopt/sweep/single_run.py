@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt.data.task_file import load_task
+from promptopt.data.user_code import import_named
 from promptopt.errors import BudgetExhaustedError, InputError, PromptoptError
 from promptopt.evaluation.ledger import Budget, Ledger, Spending
 from promptopt.models import load_model
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from promptopt.replies import Usage
     from promptopt.sweep.spec import ModelSpec, StrategySpec, TaskModelSpec
     from promptopt.task import Task
+    from promptopt.tracking import Callback
 
 CALLS = "calls.json"
 _KEY_DIGITS = 16  # of a memo key; with a million calls, a collision occurs once in thirty million sweeps
@@ -55,6 +57,7 @@ class RunSpec:
         budget: budget of the run.
         folder: absolute path of the sweep file's folder, where files of `module:name` are looked for.
         rung: round of a portfolio, in which test examples are not used; None for a run with a test.
+        callbacks: functions to call with each event, as `module:function`.
     """
 
     name: str
@@ -66,6 +69,7 @@ class RunSpec:
     budget: Budget
     folder: str = "."
     rung: int | None = None
+    callbacks: tuple[str, ...] = ()
 
     def job(self, task: Task | None = None) -> Job:
         """Prepare the run without calling a model.
@@ -83,6 +87,15 @@ class RunSpec:
             seed=self.seed,
             settings=self.strategy.settings,
         )
+
+
+def load_callbacks(names: Sequence[str], folder: str) -> list[Callback]:
+    """Import the callbacks of a sweep, in the process in which they are called.
+
+    Raises:
+        InputError: there is no such function.
+    """
+    return [import_named(name, Path(folder), key="callbacks", instead="module:function") for name in names]
 
 
 class CallUsage(NamedTuple):
@@ -183,7 +196,8 @@ def execute_run(run_spec: RunSpec, memo: str, storage: str | Path) -> RunOutcome
     ledger = RecordingLedger()
     try:
         with closing(OptunaStudy(storage)) as study:
-            result = run_job(run_spec.job(), memo=memo, tracking=False, callbacks=[study], ledger=ledger)
+            callbacks: list[Callback] = [study, *load_callbacks(run_spec.callbacks, run_spec.folder)]
+            result = run_job(run_spec.job(), memo=memo, tracking=False, callbacks=callbacks, ledger=ledger)
     except PromptoptError as error:
         return RunOutcome(reason=str(error))
     return RunOutcome(

@@ -116,6 +116,7 @@ class SweepSpec(_Section):
         portfolio: whether the strategies compete under one shared budget.
         cpus: processor cores per run.
         gpus: GPUs per run.
+        callbacks: functions to call with each event of each run, as `module:function`.
     """
 
     tasks: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
@@ -127,6 +128,7 @@ class SweepSpec(_Section):
     portfolio: bool = False
     cpus: Annotated[float, Field(strict=False, gt=0)] = 1
     gpus: Annotated[float, Field(strict=False, ge=0)] = 0
+    callbacks: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _reject_duplicates(self) -> SweepSpec:
