@@ -34,6 +34,14 @@ Data = Annotated[
 ]
 Input = Annotated[list[str] | None, typer.Option(help="Input column (repeatable).")]
 Label = Annotated[str | None, typer.Option(help="Column with the correct answer.")]
+Id = Annotated[
+    str | None,
+    typer.Option(
+        "--id",
+        help="Column with a unique name of each row, for reports and test.csv.",
+        show_default="the file and line",
+    ),
+]
 Labels = Annotated[
     list[str] | None,
     typer.Option(
@@ -99,6 +107,7 @@ class DataOptions:
     input: Input = None
     label: Label = None
     labels: Labels = None
+    row_id: Id = None
     seed_prompt: PromptText = None
     reward: Reward = None
     no_logprobs: NoLogprobs = False
@@ -127,7 +136,7 @@ class DataOptions:
         task_keys |= {"logprobs": False} if self.no_logprobs else {}
         drop_option = {"drop_unusable": True} if self.drop_unusable else {}
         if self.task is not None:
-            if any((self.data, self.input, self.label, self.labels, self.split_column, self.group_column)):
+            if any((self.data, self.input, self.label, self.labels, self.row_id, self.split_column, self.group_column)):
                 raise InputError("give either a task file or --data with its columns, not both")
             return load_task(self.task, task_keys | {f"data.{key}": value for key, value in drop_option.items()})
         if not self.data or not self.input:
@@ -135,7 +144,12 @@ class DataOptions:
                 "give a task file, or --data FILE and --input COLUMN (with --label COLUMN and --labels a,b for classification)"
             )
         data_keys: dict[str, Any] = {"file": self.data, "inputs": self.input, "seed": self.split_seed, **drop_option}
-        columns = {"label": self.label, "split_column": self.split_column, "group_column": self.group_column}
+        columns = {
+            "label": self.label,
+            "id": self.row_id,
+            "split_column": self.split_column,
+            "group_column": self.group_column,
+        }
         data_keys |= {key: column for key, column in columns.items() if column}
         task_keys |= {"labels": self._labels(self.labels, self.data)} if self.labels else {}
         name = Path(self.data).stem
@@ -148,6 +162,7 @@ class DataOptions:
             "--labels": [*(self.labels or [])],
             "--input": [*(self.input or [])],
             "--label": [self.label],
+            "--id": [self.row_id],
             "--split-column": [self.split_column],
             "--group-column": [self.group_column],
         }
