@@ -77,7 +77,9 @@ class Task:
         request: further options of the task model's requests, such as a JSON schema for its replies.
         environment: creates the environment of an episode, for multi-step tasks. Examples then have one field,
             `instance`, in JSON; prompts have one slot, `{observation}`; and a reply is an entire episode. Budgets reserve
-            the maximum cost of validation and test episodes: `cap` rounds, if instances have that key.
+            the maximum cost of validation and test episodes: `cap` rounds if instances have that key, or `max_rounds`.
+        max_rounds: the most rounds of an episode, which then ends with its score so far; None leaves the end to the
+            environment, and an episode of 1,000 rounds is a failure.
         history: number of past rounds shown before the observation.
         program: for tasks that take several prompts, `async def program(ask, prompts, example)`. The seed prompt is then `Prompts`,
             and the reply to an example is what the program returns.
@@ -113,6 +115,7 @@ class Task:
     request: RequestOptions = NO_OPTIONS
     environment: Callable[[], Environment] | None = None
     history: int = 3
+    max_rounds: int | None = None
     program: Program | None = None
     seed_prompts: InitVar[Mapping[str, Prompt] | None] = None
     max_calls: int = 100
@@ -320,6 +323,8 @@ class Task:
             raise InputError("a task with an environment cannot have demonstrations: put advice into the prompt text")
         if self.history < 0:
             raise InputError(f"history must be 0 or more rounds, not {self.history}")
+        if self.max_rounds is not None and (self.environment is None or self.max_rounds < 1):
+            raise InputError(f"max_rounds is 1 or more rounds of an environment's episode, not {self.max_rounds}")
 
     def _check_fit(self, example: Example, kind: str) -> None:
         fields = self.fields if self.environment is None else ("instance",)
