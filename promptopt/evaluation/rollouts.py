@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from promptopt.replies import Reply
     from promptopt.task import Task
 
-NO_END = "`step` must return `done=True` at some point; or set the task's max_rounds, after which the score so far counts"
+NO_END = (
+    "`step` must return `done=True` at some point; or set the task's max_rounds, after which the score so far counts"
+)
 """What to do about an episode that does not end."""
 
 _MAX_ROUNDS = 1_000  # guards against environments that never end, unless the task has a limit

@@ -225,7 +225,12 @@ def _notes_on_tools(job: Job, ledger: Ledger) -> list[str]:
 
 def _notes_on_replies(run: Run) -> list[str]:
     scorer = run.scorer
-    notes = [*filter(None, [rejections(run.proposed)]), *scorer.silence.notes(run.task.max_tokens), *scorer.tally.notes]
+    writer = run.ledger.logical.get("writer", Spending())
+    notes = [
+        *filter(None, [rejections(run.proposed, writer)]),
+        *scorer.silence.notes(run.task.max_tokens),
+        *scorer.tally.notes,
+    ]
     repaired = len(run.caller.repaired)
     if repaired:
         notes.append(f"{repaired} replies contained half of a surrogate pair (an emoji cut in two), replaced by U+FFFD")
