@@ -192,7 +192,7 @@ class Task:
             raise InputError("a program cannot have an environment or captions: ask the model in the program")
         taken = next((name for name in self.models or () if name in (*ROLES, TOOL)), None)
         if taken is not None:
-            raise InputError(f"the name {taken!r} of a model means another one in results: name it otherwise")
+            raise InputError(f"the name {taken!r} of a model is reserved in results: rename it")
         if self.max_calls < 1:
             raise InputError(f"max_calls must be at least 1, not {self.max_calls}")
 
@@ -283,7 +283,7 @@ class Task:
             raise InputError("the task has turns, which follow a system prompt: set prompt_role='system'")
         if any(turn.role == "system" for turn in self.turns):
             raise InputError(
-                "the task's turns have one of the system, which is the prompt: put its text into the prompt"
+                "the task's turns contain a system message, but the prompt is the system message: put its text into the prompt"
             )
         if self.prompt_role == "system" and (self.format != "chat" or self.takes_several_calls):
             raise InputError(

@@ -184,7 +184,7 @@ def test_a_users_meta_prompt_replaces_the_shipped_one_of_its_name(tmp_path: Path
         ),
         ("blind.txt", "x\n---\n{{task}} {{prompts}} {{wanted}}", "blind.txt lacks the slot {{rules}}"),
         ("blind.txt", "{{task}} {{prompts}} {{wanted}} {{rules}}", "blind.txt lacks the line ---"),
-        ("improved.txt", "x", "improved.txt is a meta-prompt for no job.*'improve'"),
+        ("improved.txt", "x", "improved.txt is not the name of a meta-prompt.*'improve'"),
         ("improve.md", "x", "holds no meta-prompt: its files are named improve.txt"),
     ],
 )

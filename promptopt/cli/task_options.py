@@ -83,7 +83,10 @@ Predict = Annotated[
     ),
 ]
 PredictVersion = Annotated[
-    str | None, typer.Option(help="Version of --predict, by which the memo knows its outputs; change it with the code.")
+    str | None,
+    typer.Option(
+        help="Version of the code of --predict, which identifies its outputs in the memo; change it whenever the code changes."
+    ),
 ]
 PredictThreads = Annotated[
     int | None, typer.Option(min=1, help="Maximum concurrent calls of --predict.", show_default=str(DEFAULT_THREADS))
@@ -220,7 +223,7 @@ class TaskOptions(DataOptions):
         """
         if self.predict is not None and self.predict_version is None:
             raise InputError(
-                "--predict needs --predict-version, by which the memo knows its code: give a text such as "
+                "--predict needs --predict-version, which identifies its code in the memo: give a text such as "
                 "--predict-version 1, and another one whenever the code changes"
             )
         if self.predict_timeout is not None and not 0 < self.predict_timeout < math.inf:

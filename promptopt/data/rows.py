@@ -408,10 +408,7 @@ def _other_separator(columns: Sequence[str]) -> str:
     mark = next((mark for mark in SEPARATORS if len(columns) == 1 and mark in columns[0]), None)
     if mark is None:
         return ""
-    return (
-        f"; if the file is separated by {SEPARATORS[mark]}, name it .csv (.tsv and .txt are separated by tabs, and the "
-        "header of a .csv must not hold commas besides)"
-    )
+    return f"; if the file is separated by {SEPARATORS[mark]}, name it .csv (.tsv and .txt are separated by tabs)"
 
 
 def _line_id(row: Row, split: str) -> str:

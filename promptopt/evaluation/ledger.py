@@ -268,8 +268,8 @@ class Ledger:
     def notes(self) -> list[str]:
         """Return notes for the reader: calls whose token counts are upper bounds."""
         return [
-            f"{len(keys)} of {self.logical[role].calls} replies of the {role} model came without a believable count of "
-            "tokens: each counts as the most that it could have taken, so tokens and dollars are an upper bound"
+            f"{len(keys)} of {self.logical[role].calls} replies of the {role} model came without a plausible "
+            "token count: each counts as the most that it could have used, so tokens and dollars are an upper bound"
             for role, keys in self.unreported.items()
         ]
 

@@ -246,7 +246,7 @@ def too_many_failures(run: Run) -> str:
         first = run.scorer.first_failure  # none where only the writer's replies failed
         refused = sorted(run.scorer.refused)
         advice = f"; leave out items that the endpoint refuses: {', '.join(refused[:_SHOWN_IDS])}" if refused else ""
-        return f"{share}{advice}; run again to ask for them again{first and f'. The first was {first}'}"
+        return f"{share}{advice}; run again to retry them{first and f'. The first was {first}'}"
     # A judge's reply may contain no score.
     empty = sum(candidate.failed for candidate in run.archive.values())
     cells = empty + sum(candidate.cells for candidate in run.archive.values())

@@ -36,7 +36,7 @@ HEADS = ("stage", "role", "calls", "in the memo", "input", "output", "dollars")
 _SIMULATION_NOTE = (
     "a simulation: replies that the memo does not hold are drawn at random, with half of the longest reply allowed "
     "(or a label's length) and a token for 4 bytes; calls are an estimate (to a factor of three where scores decide how "
-    "long a search goes on, as in pruning), tokens and dollars a guess"
+    "long a search goes on, as in pruning), tokens and dollars are rough guesses"
 )
 _BOUNDED_EPISODES_NOTE = (
     "an episode that the memo does not hold is assumed to last as long as its instance or max_rounds allows: their calls are "
