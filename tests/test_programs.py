@@ -414,7 +414,7 @@ def test_a_program_that_cannot_work_is_refused_at_its_first_call(tmp_path: Path,
         ({"seed_prompts": {"a": "text"}}, r"prompts are \{name: Prompt"),
         ({"program": "answer"}, "program must be an `async def"),
         ({"max_calls": 0}, "max_calls must be at least 1"),
-        ({"models": {"writer": FakeModel(said)}}, "the name 'writer' of a model means another one"),
+        ({"models": {"writer": FakeModel(said)}}, "the name 'writer' of a model is reserved in results"),
     ],
 )
 def test_a_task_says_what_a_program_needs(changed: dict[str, Any], message: str) -> None:
