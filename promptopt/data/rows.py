@@ -346,7 +346,7 @@ def _refuse_or_drop(where: str, fault: str, fix: str, dropped: list[UnusableRowE
 
 def _table_items(
     path: Path, text: str, dropped: list[UnusableRowError] | None, *, quoting: bool | None
-) -> Iterator[tuple[int, dict[str, str]]]:
+) -> Iterator[tuple[int, dict[str, str | _Fault]]]:
     comma = path.suffix.lower() == ".csv"
     delimiter = csv_delimiter(text) if comma else "\t"
     quoted = quoting if quoting is not None else comma or is_quoted(text)
