@@ -102,7 +102,7 @@ class _Connection:
         """Return the text of a result.
 
         Raises:
-            RuntimeError: there is none: the server ended, took too long, or returned something else than text.
+            RuntimeError: there is none: the server ended, took too long, or returned something other than text.
         """
         connected = self._connected()
         try:
@@ -112,7 +112,7 @@ class _Connection:
             raise RuntimeError(f"the MCP server failed: {_words(error)}") from error
         texts = [part.text for part in result.content if part.type == "text"]
         if len(texts) < len(result.content):
-            raise RuntimeError("the MCP server returned something else than text")
+            raise RuntimeError("the MCP server returned something other than text")
         if not texts and result.structured_content is not None:
             texts = [json.dumps(result.structured_content, ensure_ascii=False)]
         return "\n".join(texts)

@@ -81,7 +81,9 @@ class Task:
         request: further options of the task model's requests, such as a JSON schema for its replies.
         environment: creates the environment of an episode, for multi-step tasks. Examples then have one field,
             `instance`, in JSON; prompts have one slot, `{observation}`; and a reply is an entire episode. Budgets reserve
-            the maximum cost of validation and test episodes: `cap` rounds, if instances have that key.
+            the maximum cost of validation and test episodes: `cap` rounds if instances have that key, or `max_rounds`.
+        max_rounds: the most rounds of an episode, which then ends with its score so far; None leaves the end to the
+            environment, and an episode of 1,000 rounds is a failure.
         history: number of past rounds shown before the observation.
         program: for tasks that take several prompts, `async def program(ask, prompts, example)`. The seed prompt is then `Prompts`,
             and the reply to an example is what the program returns.
@@ -120,6 +122,7 @@ class Task:
     request: RequestOptions = NO_OPTIONS
     environment: Callable[[], Environment] | None = None
     history: int = 3
+    max_rounds: int | None = None
     program: Program | None = None
     seed_prompts: InitVar[Mapping[str, Prompt] | None] = None
     max_calls: int = 100
@@ -201,7 +204,7 @@ class Task:
             raise InputError("a program cannot have an environment or captions: ask the model in the program")
         taken = next((name for name in self.models or () if name in (*ROLES, TOOL)), None)
         if taken is not None:
-            raise InputError(f"the name {taken!r} of a model means another one in results: name it otherwise")
+            raise InputError(f"the name {taken!r} of a model is reserved in results: rename it")
         if self.max_calls < 1:
             raise InputError(f"max_calls must be at least 1, not {self.max_calls}")
 
@@ -292,7 +295,7 @@ class Task:
             raise InputError("the task has turns, which follow a system prompt: set prompt_role='system'")
         if any(turn.role == "system" for turn in self.turns):
             raise InputError(
-                "the task's turns have one of the system, which is the prompt: put its text into the prompt"
+                "the task's turns contain a system message, but the prompt is the system message: put its text into the prompt"
             )
         if self.prompt_role == "system" and (self.format != "chat" or self.takes_several_calls):
             raise InputError(
@@ -351,6 +354,8 @@ class Task:
             raise InputError("a task with an environment cannot have demonstrations: put advice into the prompt text")
         if self.history < 0:
             raise InputError(f"history must be 0 or more rounds, not {self.history}")
+        if self.max_rounds is not None and (self.environment is None or self.max_rounds < 1):
+            raise InputError(f"max_rounds is 1 or more rounds of an environment's episode, not {self.max_rounds}")
 
     def _check_fit(self, example: Example, kind: str) -> None:
         fields = self.fields if self.environment is None else ("instance",)

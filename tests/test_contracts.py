@@ -127,7 +127,7 @@ class Changing(FakeModel):
 
 YES = [Arrival(n, Response("yes")) for n in range(3)]
 MODELS: list[tuple[Any, str]] = [
-    (object(), "object is no model: it needs"),
+    (object(), "object is not a model: it needs"),
     (Broken(fingerprint={"model": {1, 2}}), "is not plain JSON"),
     (Broken(fingerprint={"model": ("a", "b")}), "is not the same when read twice, or from JSON"),
     (Broken(fingerprint={}), "is empty"),
@@ -135,8 +135,8 @@ MODELS: list[tuple[Any, str]] = [
     (Changing(lambda _: "yes"), "is not the same when read twice"),
     (Broken(unit="reply by reply"), "not 'reply' or 'batch'"),
     (Broken(price=Price(-1, 0)), r"the price of Broken is Price\(input=-1"),
-    (Broken(generate=replying(*YES[:2])), r"3 requests under the numbers \[0, 1\]"),
-    (Broken(generate=replying(*YES, YES[0])), r"under the numbers \[0, 1, 2, 0\]"),
+    (Broken(generate=replying(*YES[:2])), r"3 requests with the numbers \[0, 1\]"),
+    (Broken(generate=replying(*YES, YES[0])), r"with the numbers \[0, 1, 2, 0\]"),
     (Broken(generate=replying(*YES[:2], Arrival(2, "yes"))), "gives 'yes': give a Response"),  # type: ignore[arg-type]
     (Broken(generate=replying(*YES[:2], Arrival(2, Response("", finish_reason="end")))), "finish_reason"),  # type: ignore[arg-type]
     (Broken(generate=raising), r"raised OSError \(no route\): yield a Failure"),
@@ -196,7 +196,7 @@ class Counting:
 
 
 STRATEGIES: list[tuple[Any, str]] = [
-    (Counting, "is no strategy"),
+    (Counting, "is not a strategy"),
     (Searching(void, writes=1), "`writes` of Searching is 1"),  # type: ignore[arg-type]
     (Searching(by_chance(random.random)), "draws from the global random numbers|makes calls when a run is repeated"),
     (Searching(by_chance(np.random.default_rng().random)), "makes calls when a run is repeated"),

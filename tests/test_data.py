@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import sys
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,7 +202,6 @@ def test_a_folder_cannot_be_read(tmp_path: Path) -> None:
         ("a.json", " \n", "a.json is empty"),
         ("a.csv", "text,label\n", "a.csv has a header but no rows"),
         ("a.json", "[]", "a.json has no rows"),
-        ("a.csv", "text,text\na,b\n", "a.csv, line 1: the header names 'text' twice"),
         ("a.csv", "text,label\na,1\n\nb,c,0\n", "a.csv, line 4: 3 fields where the header has 2 (text, label); fix"),
         ("a.csv", "text,label\na,b,0\n", "or read the file with quoting off"),
         ("a.tsv", "text\tlabel\na\n", "a.tsv, line 2: 1 fields where the header has 2"),
@@ -221,14 +222,15 @@ def test_a_folder_cannot_be_read(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "a.jsonl, line 1: byte 0x"),
     ],
 )
-def test_a_broken_file_is_refused_with_place_and_mend(tmp_path: Path, name: str, text: str | bytes, said: str) -> None:
+def test_a_broken_file_is_refused_with_its_place_and_a_fix(
+    tmp_path: Path, name: str, text: str | bytes, said: str
+) -> None:
     assert said in complaint(write(tmp_path, name, text))
 
 
 def test_mappings_are_checked_too() -> None:
     assert "the data has no rows" in complaint([])
     assert "item 1 is a value of type str" in complaint({"text": "one mapping, not a list of them"})
-    assert "item 2: 'b' holds a value of type set, which is not text" in complaint([{"a": 1}, {"b": {1}}])
 
 
 # ---------------------------------------------------------------- the hub
@@ -352,6 +354,12 @@ def test_what_the_rows_do_not_have_is_refused(settings: dict[str, Any], said: st
         ({"label": "1"}, "item 2: 'text' is missing or null"),
         ({"text": "b", "label": ""}, "item 2: 'label' is blank"),
         ({"text": "b", "label": None}, "item 2: 'label' is missing or null"),
+        (
+            {"text": date(2026, 1, 2), "label": "1"},
+            "item 2: 'text' holds a value of type date, which is not text; convert it",
+        ),
+        ({"text": "b\0", "label": "1"}, "item 2: 'text' holds a NUL character (at 1)"),
+        ({"text": "b", "label": "\0"}, "item 2: 'label' holds a NUL character (at 0)"),
     ],
 )
 def test_a_row_with_a_gap_is_refused(row: dict[str, Any], said: str) -> None:
@@ -359,6 +367,31 @@ def test_a_row_with_a_gap_is_refused(row: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError) as caught:
         to_examples(rows, inputs=["text"], label="label")
     assert said in str(caught.value)
+
+
+def test_only_columns_that_are_used_can_refuse_a_row(tmp_path: Path) -> None:
+    extra = {"when": date(2026, 1, 2), "cost": Decimal("1.5"), "blob": b"x", "broken": "\0", "gap": None}
+    assert to_examples(read_rows([{"text": "a", **extra}]), inputs=["text"], label=None)[0].inputs == {"text": "a"}
+
+    rows = read_rows(write(tmp_path, "a.csv", "text,,,note,note\na,,,b,c\n"))
+    assert to_examples(rows, inputs=["text"], label=None)[0].inputs == {"text": "a"}
+    with pytest.raises(InputError, match=r"line 2: 'note' is the name of several columns; rename all but one$"):
+        to_examples(rows, inputs=["text", "note"], label=None)
+
+
+def test_a_file_or_records_become_examples_directly(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "text,label\na,1\n")
+    assert [e.target for e in to_examples(path, inputs=["text"], label="label")] == ["1"]
+    records = [{"text": "a", "label": "1"}]
+    assert to_examples(records, inputs=["text"], label="label") == to_examples(
+        read_rows(records), inputs=["text"], label="label"
+    )
+
+
+def test_a_file_with_another_separator_than_its_name_says_is_told_apart(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path, "a.tsv", "text,label\na,1\n"))
+    with pytest.raises(InputError, match=r"no column 'text'.*; if the file is separated by commas, name it \.csv"):
+        to_examples(rows, inputs=["text"], label="label")
 
 
 # ---------------------------------------------------------------- near duplicates

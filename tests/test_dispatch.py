@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from promptopt.errors import InputError, TransientModelError
+from promptopt.models.hosted import endpoint as endpoint_module
 from promptopt.models.hosted.dispatch import dispatch
 from promptopt.models.hosted.endpoint import AttemptError, Patience, endpoint
 from promptopt.replies import Arrival, Failure, Response
@@ -121,6 +122,17 @@ def test_nothing_is_sent_while_the_endpoint_wants_to_be_left_alone() -> None:
     late = [time for time in times if time > times[0] + 0.15]
     assert len(times) - len(late) <= 8
     assert min(late) >= times[0] + 0.2
+
+
+def test_a_long_wait_is_logged_once_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(endpoint_module, "_LONG_WAIT", 0.05)
+    caplog.set_level("INFO", "promptopt")
+    Plan({job: overloads(1, wait=0.06) for job in range(4)}).run(range(4))
+
+    (line,) = caplog.messages
+    assert line.endswith(": too many; waiting 0 s before the next call")
 
 
 def test_an_endpoint_that_asks_for_longer_than_a_run_should_wait_ends_it() -> None:

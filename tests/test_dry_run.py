@@ -327,7 +327,17 @@ def test_episodes_without_a_cap_are_said_to_end_who_knows_when(tmp_path: Path) -
     assert not any("upper bound" in note for note in needs.notes)
 
 
-def test_errors_of_simulated_episodes_give_promst_something_to_mend(tmp_path: Path) -> None:
+def test_a_limit_of_the_task_bounds_episodes_without_a_cap(tmp_path: Path) -> None:
+    task = replace(episodes(), max_rounds=3)
+    needs = estimate(task, FakeModel(paid), "random", settings={"prompts": 2}, memo=tmp_path)
+
+    assert any("upper bound" in note for note in needs.notes)
+    played = sum(need.asked.calls for need in needs.needs if need.role == "task")
+    assert played % 3 == 0
+    assert played >= 3 * 2 * len(task.train)
+
+
+def test_errors_of_simulated_episodes_give_promst_something_to_fix(tmp_path: Path) -> None:
     needs = estimate(
         episodes(cap=3), FakeModel(paid), "promst", writer=FakeModel(paid), memo=tmp_path, budget="200 calls"
     )

@@ -23,6 +23,15 @@ def test_a_pandas_frame() -> None:
     assert [row.values for row in read_rows(pandas.DataFrame(COLUMNS))] == ROWS
 
 
+def test_a_pandas_frame_with_its_own_nulls_and_dates() -> None:
+    pandas = pytest.importorskip("pandas")
+
+    when = pandas.to_datetime(["2026-01-02", None, None])
+    frame = pandas.DataFrame({**COLUMNS, "when": when}).convert_dtypes()
+    assert [row.values for row in read_rows(frame)] == [{**ROWS[0]}, ROWS[1], ROWS[2]]
+    assert [e.inputs["text"] for e in to_examples(frame[:2], inputs=["text"], label=None)] == ["a", "b"]
+
+
 def test_a_polars_frame() -> None:
     polars = pytest.importorskip("polars")
 

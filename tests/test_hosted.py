@@ -671,6 +671,7 @@ def test_check_says_what_an_endpoint_can_do(kind: str, monkeypatch: pytest.Monke
 
     assert done.exit_code == 0
     assert KEY not in done.output
+    assert f"calling some-model at {server.url}" in done.stderr  # before the first reply, which may take minutes
     assert re.search(r"^ok +usable", out, re.MULTILINE)
     assert bool(re.search(r"^ok +log-probabilities", out, re.MULTILINE)) == (kind == "openai")
     assert re.search(r"^ok +batches", out, re.MULTILINE)

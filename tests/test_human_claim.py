@@ -178,10 +178,10 @@ def test_few_scores_claim_nothing(run: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"id": "test999"}, "item 1: 'test999' is no test item"),
-        ({"prompt": "best"}, "item 1: prompt is 'best', which is no reply of the run"),
-        ({"human": "good"}, "item 1: human is 'good', which is no number from 1 to 5"),
-        ({"human": 6}, "item 1: human is '6', which is no number from 1 to 5"),
+        ({"id": "test999"}, "item 1: 'test999' is not a test item"),
+        ({"prompt": "best"}, "item 1: prompt is 'best', which is not a reply of the run"),
+        ({"human": "good"}, "item 1: human is 'good', which is not a number from 1 to 5"),
+        ({"human": 6}, "item 1: human is '6', which is not a number from 1 to 5"),
     ],
 )
 def test_scores_that_do_not_fit_are_named(change: dict[str, Any], said: str, run: Path) -> None:

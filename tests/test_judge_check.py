@@ -171,7 +171,7 @@ class Paid(FakeModel):
         ),
         ({"reply": "text"}, "there is no column 'text' for the replies"),
         ({"inputs": ["topic"]}, "item 1: there is no column 'topic' for the judge's input"),
-        ({"inputs": []}, "item 1: the judge needs what was replied to: name its columns with --input"),
+        ({"inputs": []}, "item 1: the judge needs the input of each reply: name its columns with --input"),
         ({"scale": (5, 1)}, "a scale is its lowest and its highest score, such as 1,5, not (5, 1)"),
         ({"scale": (0, 1)}, "item 1: human is"),
         ({}, "the judge model costs money and no budget is set"),

@@ -166,13 +166,16 @@ def test_a_sample_depends_on_its_replicate_and_not_on_its_neighbours(model: Loca
     assert among[0] != alone
 
 
-def test_it_says_once_that_whole_sequences_are_run(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_says_once_that_it_is_loaded_and_that_whole_sequences_are_run(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = LocalModel(str(folder), dtype="float32")
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO, "promptopt"):
         answers(model, CONTEXTS)
         list(model.generate([Request(context="a joy", max_tokens=2)]))
 
     said = [record.getMessage() for record in caplog.records if record.name.startswith("promptopt")]
     assert said == [
+        f"loading {folder} (float32, {model.device})",
         f"{folder} cannot share prefixes (it is an encoder-decoder): running whole padded sequences, which is slower",
     ]

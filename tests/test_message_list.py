@@ -148,7 +148,7 @@ def test_a_field_that_neither_turn_sends_is_said() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"turns": (Message("system", "a"),)}, "one of the system, which is the prompt"),
+        ({"turns": (Message("system", "a"),)}, "contain a system message, but the prompt is the system message"),
         ({"prompt_role": "auto"}, "the task has turns, which follow a system prompt"),
         ({"prompt_role": "user"}, "prompt_role must be 'auto' or 'system', not 'user'"),
         ({"format": "completion"}, "is for chats of one call"),
@@ -235,7 +235,7 @@ def test_a_task_file_lists_messages(tmp_path: Path) -> None:
             "About {context}?",
             r"\[\[message\]\] 2 has the slot {context}, but only the first and the last",
         ),
-        ('role = "assistant"', 'role = "system"', r"\[\[message\]\] 3 is a second message of the system"),
+        ('role = "assistant"', 'role = "system"', r"\[\[message\]\] 3 is a second system message"),
         ('role = "assistant"', 'role = "tool"', "message.2.role = 'tool'"),
         ('content = "Yes."', 'text = "Yes."', r"unknown key 'text' in \[message\]"),
     ],

@@ -268,7 +268,7 @@ def test_a_reply_without_a_number_ends_the_run_and_says_which(tmp_path: Path) ->
         ({"objectives": ("reward", "a b")}, "'a b'"),
         ({"objectives": ("reward", 3)}, "3 cannot be"),
         ({"objectives": None, "prefer": "tokens"}, "there is no front"),
-        ({"prefer": "speed"}, "'speed'.*none of the objectives reward, tokens"),
+        ({"prefer": "speed"}, "'speed'.*not one of the objectives reward, tokens"),
         ({"prefer": "tokns"}, "tokens"),
         ({"prefer": "reward, tokens < 5"}, "cannot read the condition 'tokens < 5'"),
         ({"prefer": "reward, tokens >= 5"}, "write 'tokens <= 5'"),

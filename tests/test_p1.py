@@ -181,7 +181,7 @@ def test_too_few_candidates_are_no_ground_to_choose_by(tmp_path: Path) -> None:
 
     assert inner.run is run
     short = "no: 2 candidates for 12 examples are too few to choose 2 by"
-    assert run.steps == [{"filter": short, "candidates": 2, "rejected": 60, "why": "copy 60"}]
+    assert run.steps == [{"filter": short, "candidates": 2, "rejected": 60, "why": "60 identical to a known prompt"}]
 
 
 # ---------------------------------------------------------------- the probe

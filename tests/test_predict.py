@@ -386,7 +386,7 @@ def test_options_replace_the_keys_of_a_task_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([*DATA, *PREDICT[:2], *PREDICT[4:]], "--predict needs --predict-version, by which the memo knows its code"),
+        ([*DATA, *PREDICT[:2], *PREDICT[4:]], "--predict needs --predict-version, which identifies its code in the memo"),
         ([*DATA, *PREDICT[:4]], "--predict needs --prompts FOLDER, a folder with a .txt or .md file for each prompt"),
         ([*DATA, *PREDICT[4:]], "--prompts needs the code that uses them: give --predict MODULE:FUNCTION"),
         ([*DATA, *PREDICT[2:4]], "--predict-version needs --predict MODULE:FUNCTION"),

@@ -16,15 +16,17 @@ import toys
 from rich.console import Console
 from typer.testing import CliRunner
 
-from promptopt import Display, FakeModel, optimize
+from promptopt import Display, FakeModel, Price, optimize
 from promptopt.cli import app
+from promptopt.tracking import StepFinished
 from promptopt.tracking import display as progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from promptopt import Request
+    from promptopt import Request, Run
+    from promptopt.tracking import Event
 
 PLAIN = {"file": io.StringIO, "width": 200}
 
@@ -86,7 +88,40 @@ def test_the_line_moves_while_one_reply_takes_long(monkeypatch: pytest.MonkeyPat
 
     assert "starting: loading local models" in written(shown)
     assert "0:01" in written(shown)
-    assert "waiting for 1 s" in written(shown)
+    assert "waiting 1 s | starting" in written(shown)
+
+
+def test_a_long_wait_names_the_role_that_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_WAITING_THRESHOLD", 0.0)
+    monkeypatch.setattr(progress, "_HEARTBEAT_INTERVAL", 0.02)
+    shown = console(terminal=False)
+    search(tmp_path, Display(shown), slow(0.05))
+
+    assert "waiting 0 s for the task model | " in written(shown)
+
+
+def test_the_line_says_what_is_left_for_the_stage_what_was_rejected_and_who_cost_what(tmp_path: Path) -> None:
+    lines = []
+
+    def follow(event: Event) -> None:
+        if isinstance(event, StepFinished) and runs:
+            lines.append(progress.line(runs[0]))
+
+    runs: list[Run] = []
+
+    class Watched(Display):
+        def follow(self, run: Run) -> None:
+            runs.append(run)
+
+    writer = FakeModel(lambda request: f"<prompt>{toys.SEED}</prompt>" + toys.writer(request), "writer")
+    writer.price = Price(1.0, 1.0)
+    optimize(
+        TASK, FakeModel(toys.answer), "random", writer=writer, settings={"prompts": 4, "batch": 4}, memo=tmp_path,
+        display=Watched(console(terminal=False)), callbacks=[follow], budget="900 calls",
+    )  # fmt: skip
+
+    assert re.search(r"^search \| step 1 \| best .* calls left for search \| ", lines[0])
+    assert re.search(r" \| writer \$0\.\d{3} \| \d+ of \d+ proposals rejected$", lines[0])
 
 
 def test_a_log_gets_plain_lines_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +132,9 @@ def test_a_log_gets_plain_lines_now_and_then(tmp_path: Path, monkeypatch: pytest
 
     assert "\x1b" not in written(shown)
     assert 3 < len(lines) <= (time.monotonic() - began) / 0.05 + 2  # a sentence now and then beside them
-    assert re.search(r"search \| step \d+ \| best [\d.-]+ \| \d+ prompts scored \| \d+ calls made", written(shown))
+    assert re.search(
+        r"search \| step \d+ \| best [\d.-]+ \(candidate \d+\) \| \d+ prompts scored \| \d+ calls made", written(shown)
+    )
 
 
 def test_a_log_says_now_and_then_that_a_silent_run_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def test_the_page_has_the_claim_the_prompts_the_account_and_the_way_back() -> No
     for part in (
         "0.650 to 0.850",
         "Think.",
-        "price unknown",
+        "unknown",
         "500 calls",
         "a note",
         "overfitting",

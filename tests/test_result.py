@@ -204,7 +204,7 @@ def test_the_printed_result_has_the_numbers_and_the_prompt() -> None:
         assert part in text
     assert re.search(r"dollars +0\.0500 spent, 0\.2000 saved; price unknown: writer", text)
     assert re.search(r"task +20 +100 +100 +0 +50 +0\.0500 +0\.2000\n", text)
-    assert re.search(r"writer +0 +3 +0 +0 +0 +price unknown +price unknown\n", text)
+    assert re.search(r"writer +0 +3 +0 +0 +0 +unknown +unknown\n", text)
     assert re.search(r"failed replies +1", text)
 
 

@@ -31,6 +31,7 @@ from promptopt import (
     optimize,
 )
 from promptopt.environment import advice
+from promptopt.evaluation import rollouts
 from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Budget, Ledger
 from promptopt.evaluation.scorer import Scorer
@@ -230,17 +231,42 @@ def test_a_model_that_fails_in_the_middle_is_a_failure_with_its_round(tmp_path: 
     assert scores.rewards[0, 1, 0] == 1
 
 
-def test_an_environment_that_never_ends_is_stopped(tmp_path: Path) -> None:
-    class Endless(Steps):
-        def step(self, text: str) -> Step:
-            return Step(text, False)  # noqa: FBT003  not done
+class Endless(Steps):
+    """Never done; every observation is a new one."""
 
-    (cell,) = score(FakeModel(lambda _: "up"), tmp_path, "Say up .", task=replace(TASK, environment=Endless)).replies[
-        0
-    ][0]
+    def step(self, text: str) -> Step:
+        return super().step(text)._replace(observation=f"counter {self.left}, goal 9", done=False)
+
+
+ENDLESS = replace(TASK, environment=Endless)
+
+
+def test_an_environment_that_never_ends_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollouts, "_MAX_ROUNDS", 20)
+    (cell,) = score(FakeModel(climbing), tmp_path, "Go down .", task=ENDLESS).replies[0][0]
 
     assert isinstance(cell, Failure)
-    assert "an environment must end its episodes" in cell.reason
+    assert "the episode did not end within 20 rounds: `step` must return `done=True`" in cell.reason
+
+
+def test_the_tasks_limit_ends_an_episode_with_its_score_so_far(tmp_path: Path) -> None:
+    scores = score(FakeModel(climbing), tmp_path, "Say up .", task=replace(ENDLESS, max_rounds=2))
+
+    assert [len(episode(scores, 0, e).turns) for e in range(3)] == [2, 2, 2]
+    assert scores.rewards[0, :, 0].tolist() == pytest.approx([1, 2 / 3, 2])
+
+
+def test_a_budget_that_ends_in_the_first_episode_names_the_end_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"budget of 50 calls ended before the first episode did: `step` must return"):
+        optimize(ENDLESS, FakeModel(climbing), "random", memo=tmp_path, budget="50 calls")
+
+
+def test_a_round_limit_is_the_instances_or_the_tasks() -> None:
+    capped = instances((0, 2), (5, 8), cap=6)
+    assert rollouts.most_rounds(TASK, capped) == 6
+    assert rollouts.most_rounds(replace(TASK, max_rounds=4), capped) == 4
+    assert rollouts.most_rounds(replace(TASK, max_rounds=9), [*capped, *TASK.train[:1]]) == 7
+    assert rollouts.most_rounds(TASK, [*capped, *TASK.train]) == 0
 
 
 def test_what_was_asked_is_not_asked_again(tmp_path: Path) -> None:
@@ -320,11 +346,12 @@ def score_of(*replies: str) -> Trajectory:
     [
         ({"labels": ("a", "b")}, "a task with an environment cannot have labels"),
         ({"history": -1}, "history must be 0 or more rounds, not -1"),
+        ({"max_rounds": 0}, "max_rounds is 1 or more rounds of an environment's episode, not 0"),
         ({"train": (Example({"text": "x"}, None, "x"),)}, "train example 'x' has no field 'instance'"),
         ({"train": (Example({"instance": "[1]"}, None, "x"),)}, "train example 'x' has no JSON object"),
         ({"seed_prompt": Prompt("Say {instance}")}, "the seed prompt has the slot {instance}"),
     ],
 )
-def test_a_task_that_cannot_be_played_says_the_mend(changes: dict[str, Any], message: str) -> None:
+def test_a_task_that_cannot_be_played_says_the_fix(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message.replace("{", r"\{").replace("}", r"\}")):
         replace(TASK, **changes)

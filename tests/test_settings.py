@@ -59,7 +59,7 @@ def test_a_strategy_of_another_package_is_found_by_its_entry_point() -> None:
 
 
 def test_what_is_no_strategy_is_refused() -> None:
-    with pytest.raises(InputError, match="is no strategy: it needs `writes`"):
+    with pytest.raises(InputError, match="is not a strategy: it needs `writes`"):
         find_strategy(3)  # type: ignore[arg-type]  # what a user may give
 
 

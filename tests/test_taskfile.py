@@ -443,7 +443,7 @@ def test_data_in_place_of_a_task_file_is_told_from_it(tmp_path: Path) -> None:
         ({"data": 3}, "data = 3: must be a table"),
         ({"labels": 3}, "labels = 3: must be a list or a table"),
         ({"labels": [0, 1]}, 'labels must be texts: write ["0", "1"], or a table { 0 = "word", 1 = "word" }'),
-        ({"labels": ["a", "b", "a"]}, "labels name one word twice: a, b, a"),
+        ({"labels": ["a", "b", "a"]}, "labels contain a word twice: a, b, a"),
         ({"labels": {"0": 1}}, "labels.0 = 1: must be text"),
         ({"labels": ["negative"]}, "train.tsv, line 3: 'label' is 'positive', which is not one of 'negative'"),
         ({"data.inputs": []}, "data.inputs = []: must not be empty"),

@@ -107,7 +107,12 @@ def test_each_candidate_is_a_trial_of_its_number(tmp_path: Path) -> None:
 
     assert [trial.values for trial in found] == [[r.reward, r.length] for r in result.history]
     assert [trial.user_attrs for trial in found] == [
-        {"prompt": str(r.prompt), "parent": r.parent, "step": r.step, "cells": r.cells} for r in result.history
+        {"prompt": str(r.prompt), "parent": r.parent, "step": r.step, "cells": r.cells}
+        | ({"chosen": True} if r.prompt == result.prompt else {})
+        for r in result.history
+    ]
+    assert [trial.params for trial in found] == [
+        {"step": r.step, "parent": -1 if r.parent is None else r.parent} for r in result.history
     ]
     assert {trial.state for trial in found} == {COMPLETE}
 
@@ -153,6 +158,33 @@ def test_what_a_race_dropped_is_a_pruned_trial(tmp_path: Path) -> None:
     assert [trial.state for trial in found] == [COMPLETE, PRUNED, COMPLETE]
     assert [trial.user_attrs["cells"] < 40 for trial in found] == [False, True, False]
     assert found[1].values[0] == 0.0
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Scores all prompts on many items, and the best one on a few only, in its own step."""
+
+    writes: ClassVar[bool] = False
+
+    def search(self, run: Run) -> None:
+        run.score([run.task.seed_prompt])
+        run.step(best=0)
+        best = Prompt("Answer it : {text}")
+        run.score([best], run.task.train[:9], parents=[run.task.seed_prompt])
+        run.step(best=1)
+        run.score([best])
+
+
+def test_the_chosen_candidate_is_marked_and_complete_with_its_final_reward(tmp_path: Path) -> None:
+    for _ in range(2):  # a run that is repeated leaves one mark
+        result = optimize(
+            toys.TASK, FakeModel(toys.answer), Halving(), memo=tmp_path / "memo", run_dir=tmp_path / "run"
+        )
+        found = trials(tmp_path)
+        assert result.prompt == result.history[1].prompt
+        assert [trial.user_attrs.get("chosen", False) for trial in found] == [False, True]
+        assert found[1].state == COMPLETE
+        assert found[1].values == [result.history[1].reward, result.history[1].length]
 
 
 @dataclass(frozen=True)
@@ -222,8 +254,10 @@ def test_a_run_that_ended_early_goes_on_in_its_study(tmp_path: Path) -> None:
     search(tmp_path / "a")
     search(tmp_path / "b")
 
+    later = [trial for trial in trials(tmp_path / "a")[: len(early)] if "chosen" not in trial.user_attrs]
     assert 0 < len(early) < len(trials(tmp_path / "b"))
-    assert trials(tmp_path / "a")[: len(early)] == early
+    assert len(early) - 1 <= len(later)
+    assert all(trial in early for trial in later)
     assert told(trials(tmp_path / "a")) == told(trials(tmp_path / "b"))
 
 
@@ -263,6 +297,7 @@ def stored(url: str) -> dict[str, list[Any]]:
 
 def test_trials_are_stored_as_optuna_stores_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     urls = [f"sqlite:///{tmp_path / name}.db" for name in "ab"]
+    monkeypatch.setattr(optuna_study, "mark_chosen", lambda *_: None)  # Optuna has no such thing
     task = replace(toys.TASK, train=toys.splits(40)["train"])
     for url in urls:
         optimize(task, FakeModel(lost), Racing(), memo=tmp_path / "memo", tracking=url)

@@ -231,9 +231,7 @@ def test_a_memo_of_calls_whose_usage_is_missing_is_counted_like_the_calls(tmp_pa
     assert dear == limited
     assert dear[0] == 3 * (30 + MOST + 2)
     assert len(dear[1]) == 1
-    assert dear[1][0].startswith(
-        "3 of 3 replies of the task model came without a believable count of tokens: each counts"
-    )
+    assert dear[1][0].startswith("3 of 3 replies of the task model came without a plausible token count: each counts")
 
 
 def test_a_fake_model_that_reports_its_tokens_is_believed(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from promptopt import Example, FakeModel, InputError, Memo, Prompt, Request, Response, Run, Task
 from promptopt.evaluation.caller import Caller
-from promptopt.evaluation.ledger import Budget, Ledger
+from promptopt.evaluation.ledger import Budget, Ledger, Spending
 from promptopt.evaluation.scorer import Scorer
 from promptopt.randomness import named_generator
 from promptopt.search.writing import (
@@ -184,7 +184,7 @@ def test_a_users_meta_prompt_replaces_the_shipped_one_of_its_name(tmp_path: Path
         ),
         ("blind.txt", "x\n---\n{{task}} {{prompts}} {{wanted}}", "blind.txt lacks the slot {{rules}}"),
         ("blind.txt", "{{task}} {{prompts}} {{wanted}} {{rules}}", "blind.txt lacks the line ---"),
-        ("improved.txt", "x", "improved.txt is a meta-prompt for no job.*'improve'"),
+        ("improved.txt", "x", "improved.txt is not the name of a meta-prompt.*'improve'"),
         ("improve.md", "x", "holds no meta-prompt: its files are named improve.txt"),
     ],
 )
@@ -400,7 +400,11 @@ def test_what_was_rejected_is_asked_for_again_at_most_twice(memo: Memo) -> None:
     assert len(asked) == 3
     assert answer.prompts == [Prompt(f"{n} {{text}}") for n in (1, 2, 3)]
     assert answer.rejected == Counter(copy=3, slots=3)
-    assert answer.facts() == {"new": 3, "rejected": 6, "why": "copy 3, slots 3"}
+    assert answer.facts() == {
+        "new": 3,
+        "rejected": 6,
+        "why": "3 identical to a known prompt, 3 with other slots than the prompt",
+    }
 
 
 def test_a_run_counts_what_became_of_all_proposals_and_says_where_most_were_rejected(memo: Memo) -> None:
@@ -413,7 +417,9 @@ def test_a_run_counts_what_became_of_all_proposals_and_says_where_most_were_reje
     usable, rejected = run.proposed["usable"], run.proposed.total() - run.proposed["usable"]
     assert rejected > usable > 0
     assert f"{rejected} of {usable + rejected} were rejected (" in rejections(run.proposed)
-    assert f"slots {run.proposed['slots']}" in rejections(run.proposed)
+    assert f"{run.proposed['slots']} with other slots than the prompt" in rejections(run.proposed)
+    assert "; the writer took 30 calls and $0.0520; " in rejections(run.proposed, Spending(calls=30, dollars=0.052))
+    assert "the writer took" not in rejections(run.proposed)
     assert not rejections(Counter(usable=5, copy=5))
     assert not rejections(Counter(copy=2))
 

@@ -73,6 +73,7 @@ def check(
     if not isinstance(model, HostedModel):
         raise InputError(f"{name!r} is not a hosted model: give KIND:NAME, where KIND is one of {', '.join(HOSTED)}")
     failed = False
+    say(f"calling {model.name} at {model.endpoint}; a slow server may take minutes", to_stderr=True)
     for feature, supported, message in check_endpoint(model):
         say(f"{'ok' if supported else '-' if supported is None else 'no':4}{feature:20}{message}")
         failed = failed or supported is False

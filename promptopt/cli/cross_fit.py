@@ -34,7 +34,9 @@ def cross_fit_task(
     ] = None,
     run_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder for a folder with result and report of each run.", show_default="runs/cross-fit"),
+        typer.Option(
+            help="Folder for the results and reports, with a subfolder for each run.", show_default="runs/cross-fit"
+        ),
     ] = None,
     memo: MemoLocation = None,
     quiet: Quiet = False,

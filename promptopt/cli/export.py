@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def export_prompt(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, its result.json, or a file of `--as json`.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run, its result.json, or a file written with `--as json`.")],
     form: Annotated[str, typer.Option("--as", help=f"Form: {', '.join((*FORMS, BATCH))}.")],
     output: Annotated[
         Path | None,

@@ -34,7 +34,8 @@ def gate(
     new: Annotated[
         Path | None,
         typer.Argument(
-            help="New prompt, likewise. Without it: has the model changed since the run?", show_default=False
+            help="New prompt, in one of the same forms. If omitted, the run's recorded replies are compared with new ones.",
+            show_default=False,
         ),
     ] = None,
     task: Annotated[Path | None, typer.Option(help="Task file (TOML).")] = None,

@@ -30,21 +30,19 @@ def judge_check(
     calls: CallOptions,
     human: Annotated[str, typer.Option(help="Column with the human scores; rows without one are left out.")] = "human",
     score: Annotated[
-        str | None, typer.Option(help="Column with the judge's scores, if it has scored.", show_default="judge")
+        str | None, typer.Option(help="Column with the judge's scores, if present.", show_default="judge")
     ] = None,
     reply: Annotated[str, typer.Option(help="Column with the replies.")] = "reply",
     input: Annotated[  # noqa: A002  the option's name
         list[str] | None,
-        typer.Option(
-            help="Column that the judge is shown as the input (repeatable).", show_default="columns named 'input: ...'"
-        ),
+        typer.Option(help="Input column to show to the judge (repeatable).", show_default="columns named 'input: ...'"),
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Column with the right answer, which the judge is shown.")] = None,
+    target: Annotated[str | None, typer.Option(help="Column with the correct answer, to show to the judge.")] = None,
     scale: HumanScale = None,
     judge_scale: Annotated[
         str | None,
         typer.Option(
-            help="Lowest and highest score of the judge: of --score, 0,1 by default; of --judge, 0,10.",
+            help="Lowest and highest judge score. Default: 0,1 with --score; 0,10 with --judge.",
             show_default=False,
         ),
     ] = None,
@@ -59,7 +57,7 @@ def judge_check(
     if (judge is None) != (criteria is None):
         raise InputError("--judge and --criteria belong together: the model that scores, and what makes a reply good")
     if judge is not None and score is not None:
-        raise InputError("--judge scores the replies, and --score names scores that are there: remove one")
+        raise InputError("--judge scores the replies, and --score names existing scores: remove one")
     asked = None
     if judge is not None and criteria is not None:
         asked = Judge(calls.load(judge), criteria, (0, 10) if judge_scale is None else _whole(judge_scale))

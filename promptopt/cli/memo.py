@@ -34,7 +34,7 @@ def stats(place: Place = None, json_: Json = False) -> None:
         values = statistics._asdict()
         say_json({"place": values.pop("location"), **values})
         return
-    say(f"place    {statistics.location}\nentries  {statistics.entries:,}\nbytes    {statistics.bytes:,}")
+    say(f"location  {statistics.location}\nentries   {statistics.entries:,}\nbytes     {statistics.bytes:,}")
     for name, moment in (("oldest", statistics.oldest), ("newest", statistics.newest)):
         if moment is not None:
             say(f"{name}   {datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC")

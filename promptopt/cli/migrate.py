@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 @with_groups
 def migrate_prompt(
-    run: Annotated[Path, typer.Argument(help="Folder of the run whose prompt is to move.")],
+    run: Annotated[Path, typer.Argument(help="Folder of the run whose prompt is migrated.")],
     to: Annotated[list[str], typer.Option(help="New model as KIND:NAME (repeatable); see `promptopt models`.")],
     task: Annotated[Path, typer.Option(help="Task file (TOML) of the run.")],
     loading: NewModelOptions,
     candidates: Annotated[
         int,
-        typer.Option(min=1, help="Candidates of the run to measure beside its chosen prompt, its seed prompt first."),
+        typer.Option(min=1, help="Number of further candidates of the run to measure, the seed prompt first."),
     ] = DEFAULT_CANDIDATES,
     budget: Annotated[
         str | None, typer.Option(help="Limit for each new model, such as '500 calls', '2 dollars' or '1M tokens'.")
@@ -41,7 +41,7 @@ def migrate_prompt(
     search: Annotated[
         str | None,
         typer.Option(
-            help="Then search on from the best candidate: limit for each new model, candidates included; in place of --budget."
+            help="Limit for each new model that includes a search from the best candidate; use instead of --budget."
         ),
     ] = None,
     strategy: Annotated[str, typer.Option(help="Strategy of --search; see `promptopt strategies`.")] = AUTO,
@@ -53,7 +53,7 @@ def migrate_prompt(
     run_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for a folder with result and report of each new model.",
+            help="Folder for the results and reports, with a subfolder for each new model.",
             show_default="migrated in the run's folder",
         ),
     ] = None,

@@ -19,7 +19,10 @@ def serve(
     models: Annotated[list[str], typer.Argument(help="Models to serve, as local:NAME.")],
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for any free port.", min=0, max=65535)] = 8000,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. There is no authentication: others can use what they can reach.")
+        str,
+        typer.Option(
+            help="Address to listen on. There is no authentication: anyone who can reach the address can use the models."
+        ),
     ] = "127.0.0.1",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or w16a32.")] = "auto",
 ) -> None:
@@ -48,9 +51,7 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         say(f"serving {', '.join(names)} at http://{shown}:{listening.getsockname()[1]}/v1 (Ctrl-C to stop)")
         if host not in _LOOPBACK:
-            say(
-                "warning: there is no authentication: whoever can reach this address can use the models", to_stderr=True
-            )
+            say("warning: no authentication: anyone who can reach this address can use the models", to_stderr=True)
         with suppress(KeyboardInterrupt):
             Server(served, listening).run()
         say("stopped", to_stderr=True)

@@ -44,6 +44,14 @@ Images = Annotated[
     ),
 ]
 Label = Annotated[str | None, typer.Option(help="Column with the correct answer.")]
+Id = Annotated[
+    str | None,
+    typer.Option(
+        "--id",
+        help="Column with a unique name of each row, for reports and test.csv.",
+        show_default="the file and line",
+    ),
+]
 Labels = Annotated[
     list[str] | None,
     typer.Option(
@@ -85,7 +93,10 @@ Predict = Annotated[
     ),
 ]
 PredictVersion = Annotated[
-    str | None, typer.Option(help="Version of --predict, by which the memo knows its outputs; change it with the code.")
+    str | None,
+    typer.Option(
+        help="Version of the code of --predict, which identifies its outputs in the memo; change it whenever the code changes."
+    ),
 ]
 PredictThreads = Annotated[
     int | None, typer.Option(min=1, help="Maximum concurrent calls of --predict.", show_default=str(DEFAULT_THREADS))
@@ -110,6 +121,7 @@ class DataOptions:
     images: Images = None
     label: Label = None
     labels: Labels = None
+    row_id: Id = None
     seed_prompt: PromptText = None
     reward: Reward = None
     no_logprobs: NoLogprobs = False
@@ -138,7 +150,8 @@ class DataOptions:
         task_keys |= {"logprobs": False} if self.no_logprobs else {}
         drop_option = {"drop_unusable": True} if self.drop_unusable else {}
         if self.task is not None:
-            if any((self.data, self.input, self.images, self.label, self.labels, self.split_column, self.group_column)):
+            data_options = (self.data, self.input, self.images, self.label, self.labels, self.row_id)
+            if any((*data_options, self.split_column, self.group_column)):
                 raise InputError("give either a task file or --data with its columns, not both")
             return load_task(self.task, task_keys | {f"data.{key}": value for key, value in drop_option.items()})
         if not self.data or not self.input:
@@ -146,7 +159,12 @@ class DataOptions:
                 "give a task file, or --data FILE and --input COLUMN (with --label COLUMN and --labels a,b for classification)"
             )
         data_keys: dict[str, Any] = {"file": self.data, "inputs": self.input, "seed": self.split_seed, **drop_option}
-        columns = {"label": self.label, "split_column": self.split_column, "group_column": self.group_column}
+        columns = {
+            "label": self.label,
+            "id": self.row_id,
+            "split_column": self.split_column,
+            "group_column": self.group_column,
+        }
         data_keys |= {key: column for key, column in columns.items() if column}
         task_keys |= {"labels": self._labels(self.labels, self.data)} if self.labels else {}
         task_keys |= {"images": self.images} if self.images else {}
@@ -161,6 +179,7 @@ class DataOptions:
             "--input": [*(self.input or [])],
             "--images": [*(self.images or [])],
             "--label": [self.label],
+            "--id": [self.row_id],
             "--split-column": [self.split_column],
             "--group-column": [self.group_column],
         }
@@ -218,7 +237,7 @@ class TaskOptions(DataOptions):
         """
         if self.predict is not None and self.predict_version is None:
             raise InputError(
-                "--predict needs --predict-version, by which the memo knows its code: give a text such as "
+                "--predict needs --predict-version, which identifies its code in the memo: give a text such as "
                 "--predict-version 1, and another one whenever the code changes"
             )
         if self.predict_timeout is not None and not 0 < self.predict_timeout < math.inf:

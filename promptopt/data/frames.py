@@ -14,6 +14,8 @@ class PandasFrame(Protocol):
 
     def to_dict(self, orient: Any, /) -> Any: ...
     def itertuples(self) -> Any: ...
+    def astype(self, dtype: Any, /) -> Any: ...
+    def notna(self) -> Any: ...
 
 
 @runtime_checkable
@@ -26,7 +28,8 @@ class PolarsFrame(Protocol):
 def records(source: Iterable[Mapping[str, Any]] | PandasFrame | PolarsFrame) -> Iterable[Any]:
     """Return the rows of a frame as mappings, and mappings as they are."""
     if isinstance(source, PandasFrame):
-        return source.to_dict("records")  # type: ignore[no-any-return]
+        nulls_as_none = source.astype(object).where(source.notna(), None)  # pandas has three more: NaN, NaT and NA
+        return nulls_as_none.to_dict("records")  # type: ignore[no-any-return]
     if isinstance(source, PolarsFrame):
         return source.iter_rows(named=True)  # type: ignore[no-any-return]
     return source

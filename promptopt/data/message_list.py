@@ -43,8 +43,8 @@ def read_messages(messages: Sequence[Message], fields: Sequence[str]) -> Message
     """
     if len(messages) < _LEAST or messages[0].role != "system":
         raise InputError(
-            "[[message]]: the first message must have the role 'system' and is the prompt that is searched, and a message of "
-            "the user must follow: add them, or write seed_prompt and template"
+            "[[message]]: the first message must have the role 'system' and is the prompt that is searched, and a user message "
+            "must follow: add them, or write seed_prompt and template"
         )
     if messages[-1].role != "user":
         raise InputError(
@@ -52,7 +52,7 @@ def read_messages(messages: Sequence[Message], fields: Sequence[str]) -> Message
         )
     for number, message in enumerate(messages[1:-1], 2):
         if message.role == "system":
-            raise InputError(f"[[message]] {number} is a second message of the system: put its text into the first")
+            raise InputError(f"[[message]] {number} is a second system message: put its text into the first")
         slot = next((field for field in fields if f"{{{field}}}" in message.content), None)
         if slot is not None:
             raise InputError(

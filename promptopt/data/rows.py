@@ -6,21 +6,20 @@ Knows nothing of splits, tasks, models or rewards. Every error message names the
 from __future__ import annotations
 
 import codecs
-import csv
 import importlib
-import io
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from textwrap import shorten
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from promptopt.data.delimited import SEPARATORS, csv_delimiter, is_quoted, read_records
 from promptopt.data.frames import records
 from promptopt.data.splits import split_examples as split_examples  # noqa: PLC0414  documented here in earlier versions
 from promptopt.errors import InputError, MissingExtraError, nearest
@@ -30,19 +29,19 @@ from promptopt.utils.json_values import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from typing import TypeAlias
 
     from promptopt.data.frames import PandasFrame, PolarsFrame
+
+    Source: TypeAlias = str | Path | Iterable[Mapping[str, Any]] | PandasFrame | PolarsFrame
 
 HUB = "hf://"
 _MOST_ROWS_LISTED, _LONGEST_FAULT = 5, 100  # limits of the note on dropped rows: rows, and characters for each
 
 _TABLES = (".csv", ".tsv", ".txt")
 ENDINGS = (".jsonl", ".ndjson", ".json", *_TABLES)
-_QUOTED_FIELD = r'(?:"(?:[^"]|"")*"|[^"\t]*)'
-_QUOTED_LINE = re.compile(rf"{_QUOTED_FIELD}(?:\t{_QUOTED_FIELD})*")
-
-
-_FILL_FIX = "fill it in or drop the row (drop_unusable, --drop-unusable)"
+_DROP = "drop_unusable, --drop-unusable"
+_FILL_FIX = f"fill it in or drop the row ({_DROP})"
 
 
 class Row(NamedTuple):
@@ -53,12 +52,24 @@ class Row(NamedTuple):
         where: "train.tsv, line 7" or "item 3", for messages.
         stem: file name without folder and extension, or "item".
         number: line of the file on which the row starts, or the row's number from 1 if there are no lines.
+        faults: column -> why its value cannot be used, of columns that are not in `values`. They matter only to whoever
+            uses the column.
     """
 
     values: dict[str, str]
     where: str
     stem: str
     number: int
+    faults: Mapping[str, str] = MappingProxyType({})
+
+
+class _Fault(NamedTuple):
+    """A value that cannot be used, in words that follow the column's name."""
+
+    words: str
+
+
+_REPEATED = _Fault("is the name of several columns; rename all but one")
 
 
 class UnusableRowError(InputError):
@@ -82,7 +93,7 @@ class UnusableRowError(InputError):
 
 
 def read_rows(
-    source: str | Path | Iterable[Mapping[str, Any]] | PandasFrame | PolarsFrame,
+    source: Source,
     *,
     quoting: bool | None = None,
     dropped: list[UnusableRowError] | None = None,
@@ -92,8 +103,9 @@ def read_rows(
     Args:
         source: a path ending in .csv, .tsv, .txt (tab-separated), .jsonl, .ndjson or .json (a list of objects);
             `hf://[owner/]name[:split]` or `hf://owner/name/config[:split]`, with "train" as the default split;
-            a pandas or polars DataFrame, or mappings from column to value, such as a data set of `datasets`. Tables start with a header line; a .csv is separated by semicolons if its
-            header has semicolons and no comma. Files are UTF-8.
+            a pandas or polars DataFrame, or mappings from column to value, such as a data set of `datasets`. Tables start
+            with a header line. A .csv is separated by commas or, if its header has no comma, by semicolons, tabs or vertical
+            bars; blanks between a separator and a quoted field are skipped. Files are UTF-8.
         quoting: whether fields are quoted as in CSV. The default is yes for .csv; for .tsv and .txt it is yes if the file
             contains quotes and each belongs to a properly quoted field on a single line.
         dropped: malformed lines are skipped and their errors appended to this list; None makes them raise.
@@ -142,7 +154,7 @@ def read_text(path: Path) -> str:
 
 
 def to_examples(
-    rows: Sequence[Row],
+    rows: Sequence[Row] | Source,
     *,
     inputs: Sequence[str] | Mapping[str, Sequence[str]],
     label: str | None,
@@ -155,7 +167,7 @@ def to_examples(
     """Turn rows into examples.
 
     Args:
-        rows: of one file.
+        rows: of one file, or anything that `read_rows` takes.
         inputs: columns that become input fields; or field name -> alternative columns, of which the first one present
             is used. Like `label` and `id`, a column may be a path into JSON: `input.question` is the key `question` in the column
             `input`. An input may be blank if another input of the same row is not.
@@ -173,7 +185,7 @@ def to_examples(
     if not inputs:
         raise InputError("no input columns: name at least one")
     rows = with_paths(
-        rows, [*(chain.from_iterable(inputs.values()) if isinstance(inputs, Mapping) else inputs), label, id]
+        _as_rows(rows), [*(chain.from_iterable(inputs.values()) if isinstance(inputs, Mapping) else inputs), label, id]
     )
     accepted = dict(inputs) if isinstance(inputs, Mapping) else {name: (name,) for name in inputs}
     columns = {field: _column(rows, names) for field, names in accepted.items()}
@@ -206,6 +218,12 @@ def to_examples(
     return tuple(example for example, _ in examples.values())
 
 
+def _as_rows(source: Sequence[Row] | Source) -> Sequence[Row]:
+    if isinstance(source, list | tuple) and all(isinstance(row, Row) for row in source):
+        return source
+    return read_rows(source)  # type: ignore[arg-type]
+
+
 def with_paths(rows: Sequence[Row], names: Iterable[str | None]) -> Sequence[Row]:
     """Return rows to which the values of paths into JSON, such as `input.question`, are added as columns.
 
@@ -219,11 +237,9 @@ def with_paths(rows: Sequence[Row], names: Iterable[str | None]) -> Sequence[Row
         return rows
     out = []
     for row in rows:
-        found = {
-            ".".join(path): _text(_at(row.values.get(path[0], ""), path[1:]), row.where, path[-1]) for path in paths
-        }
+        found = {".".join(path): _text(_at(row.values.get(path[0], ""), path[1:])) for path in paths}
         out.append(
-            row._replace(values={**row.values, **{name: text for name, text in found.items() if text is not None}})
+            row._replace(values={**row.values, **{name: text for name, text in found.items() if isinstance(text, str)}})
         )
     return out
 
@@ -330,84 +346,46 @@ def _refuse_or_drop(where: str, fault: str, fix: str, dropped: list[UnusableRowE
 
 def _table_items(
     path: Path, text: str, dropped: list[UnusableRowError] | None, *, quoting: bool | None
-) -> Iterator[tuple[int, dict[str, str]]]:
+) -> Iterator[tuple[int, dict[str, str | _Fault]]]:
     comma = path.suffix.lower() == ".csv"
-    delimiter = _csv_delimiter(text) if comma else "\t"
-    quoted = quoting if quoting is not None else comma or _is_quoted(text)
-    records = _records(path, text, delimiter, quoted=quoted)
-    start, header = records[0]
-    repeated = [name for name, count in Counter(header).items() if count > 1]
-    if repeated:
-        raise InputError(f"{path}, line {start}: the header names {repeated[0]!r} twice; rename one of the columns")
+    delimiter = csv_delimiter(text) if comma else "\t"
+    quoted = quoting if quoting is not None else comma or is_quoted(text)
+    records = read_records(path, text, delimiter, quoted=quoted)
+    header = [name.strip() for name in records[0][1]]
+    repeated = {name: _REPEATED for name, count in Counter(header).items() if count > 1}
     if len(records) == 1:
         raise InputError(f"{path} has a header but no rows: the first line must name the columns, and data must follow")
     other = "off" if quoted else "on"
     for number, cells in records[1:]:
         if len(cells) != len(header):
             fault = f"{len(cells)} fields where the header has {len(header)} ({', '.join(header)})"
-            fix = f"fix the line, or read the file with quoting {other}"
+            fix = (
+                f"fix the line, or read the file with quoting {other}; fields are separated by {SEPARATORS[delimiter]}"
+            )
             _refuse_or_drop(f"{path}, line {number}", fault, fix, dropped)
         else:
-            yield number, dict(zip(header, cells, strict=True))
-
-
-def _csv_delimiter(text: str) -> str:
-    """Return the delimiter: spreadsheets write semicolons in locales that use decimal commas."""
-    header = text.lstrip().partition("\n")[0]
-    return ";" if ";" in header and "," not in header else ","
-
-
-def _is_quoted(text: str) -> bool:
-    """Whether every quote in a tab-separated text is consistent with CSV quoting."""
-    lines = [line.rstrip("\r") for line in text.split("\n") if '"' in line]
-    return bool(lines) and all(_QUOTED_LINE.fullmatch(line) for line in lines)
-
-
-def _records(path: Path, text: str, delimiter: str, *, quoted: bool) -> list[tuple[int, list[str]]]:
-    """Return (first line, fields) of each record; blank lines are skipped."""
-    records = []
-    start = 1
-    limit = csv.field_size_limit(max(len(text), 1))  # a global setting: restored below
-    try:
-        reader = csv.reader(
-            io.StringIO(text, newline=""),
-            delimiter=delimiter,
-            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-            strict=True,
-        )
-        for cells in reader:
-            if cells:
-                records.append((start, cells))
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(
-            f"{path}, line {start}: {error}; double the quotes inside a quoted field, or read the file with quoting off"
-        ) from error
-    finally:
-        csv.field_size_limit(limit)
-    return records
+            yield number, dict(zip(header, cells, strict=True)) | repeated
 
 
 def _row(item: Any, where: str, stem: str, number: int) -> Row:
     if not isinstance(item, Mapping):
         raise InputError(f"{where} is {_kind(item)}: every row must be an object with named fields")
-    texts = {str(name): _text(value, where, str(name)) for name, value in item.items()}
-    return Row({name: text for name, text in texts.items() if text is not None}, where, stem, number)
+    texts = {str(name): _text(value) for name, value in item.items()}
+    faults = {name: text.words for name, text in texts.items() if isinstance(text, _Fault)}
+    return Row({name: text for name, text in texts.items() if isinstance(text, str)}, where, stem, number, faults)
 
 
-def _text(value: Any, where: str, field: str) -> str | None:
+def _text(value: Any) -> str | _Fault | None:
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    if isinstance(value, str):
+    if isinstance(value, str | _Fault):
         return value
     try:
         return json.dumps(value, ensure_ascii=False)
-    except TypeError as error:
-        raise InputError(
-            f"{where}: {field!r} holds {_kind(value)}, which is not text; convert it to text first"
-        ) from error
+    except TypeError:
+        return _Fault(f"holds {_kind(value)}, which is not text; convert it to text first")
 
 
 def _kind(value: Any) -> str:
@@ -416,13 +394,21 @@ def _kind(value: Any) -> str:
 
 def _column(rows: Sequence[Row], accepted: Sequence[str]) -> str:
     """Return the first of the accepted columns that the rows have."""
-    known = list(dict.fromkeys(chain.from_iterable(row.values for row in rows)))
+    known = list(dict.fromkeys(chain.from_iterable((*row.values, *row.faults) for row in rows)))
     for name in accepted:
         if name in known:
             return name
-    wanted = " or ".join(repr(name) for name in accepted)
+    names = " or ".join(repr(name) for name in accepted)
     hint = nearest(accepted[0], known) if accepted else ""
-    raise InputError(f"{rows[0].where}: no column {wanted}{hint}; columns: {', '.join(known)}")
+    raise InputError(f"{rows[0].where}: no column {names}{hint}; columns: {', '.join(known)}{_other_separator(known)}")
+
+
+def _other_separator(columns: Sequence[str]) -> str:
+    """Return a hint if the only column's name looks like several in a file with another separator, else ""."""
+    mark = next((mark for mark in SEPARATORS if len(columns) == 1 and mark in columns[0]), None)
+    if mark is None:
+        return ""
+    return f"; if the file is separated by {SEPARATORS[mark]}, name it .csv (.tsv and .txt are separated by tabs)"
 
 
 def _line_id(row: Row, split: str) -> str:
@@ -446,7 +432,7 @@ def _target(row: Row, column: str, words: Mapping[str, str] | None) -> str:
         raise UnusableRowError(
             row.where,
             f"{column!r} is {value!r}, which is not one of {', '.join(map(repr, words))}{nearest(value, words)}",
-            f"fix the row, or add the value to labels{hint}",
+            f"fix the row, drop it ({_DROP}), or add the value to labels{hint}",
         )
     return words[value]
 
@@ -464,6 +450,9 @@ def _refuse_blank(row: Row, column: str | None) -> None:
 
 
 def _value(row: Row, column: str) -> str:
+    if column in row.faults:
+        fault, _, fix = row.faults[column].partition("; ")
+        raise UnusableRowError(row.where, f"{column!r} {fault}", fix)
     if column not in row.values:
         raise UnusableRowError(row.where, f"{column!r} is missing or null", _FILL_FIX)
     text = row.values[column]

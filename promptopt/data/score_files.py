@@ -59,7 +59,7 @@ def read_score(row: Row, column: str, scale: Scale) -> float | None:
         value = math.nan
     if not low <= value <= high:
         raise InputError(
-            f"{row.where}: {column} is {text!r}, which is no number from {low:g} to {high:g}: correct it, or give its scale, such as "
+            f"{row.where}: {column} is {text!r}, which is not a number from {low:g} to {high:g}: correct it, or give its scale, such as "
             "1,5"
         )
     return (value - low) / (high - low)

@@ -27,7 +27,7 @@ def _as_label_table(value: object) -> object:
     if not all(isinstance(word, str) for word in value):
         raise ValueError('must be texts: write ["0", "1"], or a table { 0 = "word", 1 = "word" }')
     if len(set(value)) < len(value):
-        raise ValueError(f"name one word twice: {', '.join(value)}")
+        raise ValueError(f"contain a word twice: {', '.join(value)}")
     return {word: word for word in value}
 
 
@@ -189,7 +189,7 @@ class TaskSpec(_Section):
             )
         if self.predict is not None and self.version is None:
             raise ValueError(
-                "it has predict, but no version, by which the memo knows its code: add version = '1', and raise it with the code"
+                "it has predict, but no version, which identifies its code in the memo: add version = '1', and raise it when the code changes"
             )
         alone = [key for key in ("version", "threads", "timeout", "price") if getattr(self, key) is not None]
         if self.predict is None and alone:

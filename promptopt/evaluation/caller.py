@@ -120,12 +120,14 @@ class Caller:
             counts_unreported=self._needs_usage(model),
             repaired=self.repaired,
         )
+        self.ledger.waiting_for = role
         try:
             self._calls(model, recorder, dispatch).run(dict.fromkeys(keys))
         except ModelError as error:
             error.role = error.role or role
             raise
         finally:
+            self.ledger.waiting_for = ""
             self.ledger.release(keys)
         return [recorder.replies[key] for key in keys]
 

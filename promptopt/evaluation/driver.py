@@ -280,6 +280,6 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
 
 def _foreign(awaited: object) -> InputError:
     return InputError(
-        f"the program waits for something else than ask ({awaited!r}): only calls of ask can be awaited; do other work in a "
+        f"the program awaits something other than ask ({awaited!r}): only calls of ask can be awaited; do other work in a "
         "function, and write `await ask.tool(function, ...)`"
     )

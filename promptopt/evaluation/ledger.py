@@ -114,6 +114,7 @@ class Ledger:
         unreported: keys of calls whose token counts the server did not report, or reported implausibly, by role; each counts
             as its upper bound.
         stage_name: current stage of the run, or "".
+        waiting_for: role of the model that is being called, or "".
     """
 
     limit: Budget = field(default_factory=Budget)
@@ -123,6 +124,7 @@ class Ledger:
     largest_usage: dict[str, Usage] = field(default_factory=dict)
     unreported: dict[str, set[str]] = field(default_factory=dict)
     stage_name: str = ""
+    waiting_for: str = ""
     _asked: set[str] = field(default_factory=set)
     _failed: set[str] = field(default_factory=set)
     _reserved: dict[str, Bound] = field(default_factory=dict)
@@ -266,8 +268,8 @@ class Ledger:
     def notes(self) -> list[str]:
         """Return notes for the reader: calls whose token counts are upper bounds."""
         return [
-            f"{len(keys)} of {self.logical[role].calls} replies of the {role} model came without a believable count of "
-            "tokens: each counts as the most that it could have taken, so tokens and dollars are an upper bound"
+            f"{len(keys)} of {self.logical[role].calls} replies of the {role} model came without a plausible "
+            "token count: each counts as the most that it could have used, so tokens and dollars are an upper bound"
             for role, keys in self.unreported.items()
         ]
 

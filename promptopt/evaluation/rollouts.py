@@ -17,7 +17,8 @@ from promptopt.prompt import Example
 from promptopt.replies import Failure, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     from promptopt.environment import Environment
     from promptopt.evaluation.caller import Caller
@@ -26,7 +27,12 @@ if TYPE_CHECKING:
     from promptopt.replies import Reply
     from promptopt.task import Task
 
-_MAX_TURNS = 1_000  # guards against environments that never end
+NO_END = (
+    "`step` must return `done=True` at some point; or set the task's max_rounds, after which the score so far counts"
+)
+"""What to do about an episode that does not end."""
+
+_MAX_ROUNDS = 1_000  # guards against environments that never end, unless the task has a limit
 
 
 def roll_out(
@@ -54,14 +60,20 @@ def roll_out(
     """
     chooser = _Chooser(model)
     begun = (ProgramRun(_episode(task, make, chooser, cell), cell[2]) for cell in cells)
-    replies = drive(task, model, caller, begun, max_calls=_MAX_TURNS, resample=False)
+    replies = drive(task, model, caller, begun, max_calls=task.max_rounds or _MAX_ROUNDS, resample=False)
     return [replace(reply, trace=()) if isinstance(reply, Response) else reply for reply in replies]
 
 
-def most_rounds(examples: Sequence[Example]) -> float:
-    """Return the mean of the instances' round limits (`cap`, an integer), or 0 if an instance has none."""
-    caps = [json.loads(example.inputs["instance"]).get("cap") for example in examples]
-    return sum(caps) / len(caps) if all(isinstance(cap, int) for cap in caps) else 0.0
+def most_rounds(task: Task, examples: Sequence[Example]) -> float:
+    """Return the mean of the instances' round limits, or 0 if an instance has none."""
+    limits = [round_limit(json.loads(example.inputs["instance"]), task.max_rounds) for example in examples]
+    return sum(filter(None, limits)) / len(limits) if all(limits) else 0.0
+
+
+def round_limit(instance: Mapping[str, Any], max_rounds: int | None) -> int | None:
+    """Return the most rounds of an episode: the instance's `cap`, if it is an integer, or the task's limit; None without either."""
+    limits = [limit for limit in (instance.get("cap"), max_rounds) if isinstance(limit, int)]
+    return min(limits, default=None)
 
 
 async def _episode(
@@ -74,7 +86,8 @@ async def _episode(
         observation = environment.reset(json.loads(example.inputs["instance"]), seed)
     except Exception as error:  # noqa: BLE001  user code may raise anything
         return Failure(f"the environment could not begin {example.id!r}: {error!r}")
-    while len(turns) < _MAX_TURNS:
+    limit = task.max_rounds or _MAX_ROUNDS
+    while len(turns) < limit:
         choices = chooser.choices(environment)
         context = _context(task, prompt, turns, observation)
         reply: Response = await PendingCall(f"round {len(turns) + 1}", (), context, choices=choices)
@@ -83,13 +96,13 @@ async def _episode(
             step = environment.step(text)
             turns.append(Turn(observation, text, step.events))
             observation = step.observation
-            if step.done or reply.truncated_before_text:
+            if step.done or reply.truncated_before_text or len(turns) == task.max_rounds:
                 trajectory = Trajectory(tuple(turns), observation, float(environment.score()))
                 transcript = "" if reply.truncated_before_text and len(turns) == 1 else str(trajectory)
                 return Response(transcript, finish_reason=reply.finish_reason, trajectory=trajectory)
         except Exception as error:  # noqa: BLE001  as above
             return Failure(f"round {len(turns) + 1}: the environment raised {error!r}")
-    return Failure(f"no end after {_MAX_TURNS} rounds: an environment must end its episodes")
+    return Failure(f"the episode did not end within {limit:,} rounds: {NO_END}")
 
 
 class _Chooser:

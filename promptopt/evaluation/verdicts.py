@@ -73,7 +73,7 @@ def verdict(reward: Reward, example: Example, reply: Response | Failure) -> Verd
     taken = next((name for name in named if name in COSTS), None)
     if taken is not None:
         raise RewardError(
-            f"{_call(reward, reply)} returned a number named {taken!r}, which is measured: name it otherwise"
+            f"{_call(reward, reply)} returned a number named {taken!r}, which promptopt measures itself: rename it"
         )
     return Verdict(number, replace_surrogates(str(why)), named)
 

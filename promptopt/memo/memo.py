@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_BROKEN = object()  # stands for an entry that cannot be decoded; no JSON value is this object
+_BROKEN = object()  # marks an entry that cannot be decoded; no JSON value is this object
 _IMPORT_CHUNK = 1000  # lines
 _AGE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}

@@ -126,7 +126,9 @@ def read_schema(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the JSON schema {file} ({error}): correct the path or the file") from None
     if not isinstance(schema, dict):
-        raise InputError(f"{file} holds no JSON schema, which is an object such as {{'type': 'object'}}: correct it")
+        raise InputError(
+            f"{file} does not hold a JSON schema, which is an object such as {{'type': 'object'}}: correct it"
+        )
     return schema
 
 

@@ -225,7 +225,12 @@ def _notes_on_tools(job: Job, ledger: Ledger) -> list[str]:
 
 def _notes_on_replies(run: Run) -> list[str]:
     scorer = run.scorer
-    notes = [*filter(None, [rejections(run.proposed)]), *scorer.silence.notes(run.task.max_tokens), *scorer.tally.notes]
+    writer = run.ledger.logical.get("writer", Spending())
+    notes = [
+        *filter(None, [rejections(run.proposed, writer)]),
+        *scorer.silence.notes(run.task.max_tokens),
+        *scorer.tally.notes,
+    ]
     repaired = len(run.caller.repaired)
     if repaired:
         notes.append(f"{repaired} replies contained half of a surrogate pair (an emoji cut in two), replaced by U+FFFD")
@@ -241,7 +246,7 @@ def too_many_failures(run: Run) -> str:
         first = run.scorer.first_failure  # none where only the writer's replies failed
         refused = sorted(run.scorer.refused)
         advice = f"; leave out items that the endpoint refuses: {', '.join(refused[:_SHOWN_IDS])}" if refused else ""
-        return f"{share}{advice}; run again to ask for them again{first and f'. The first was {first}'}"
+        return f"{share}{advice}; run again to retry them{first and f'. The first was {first}'}"
     # A judge's reply may contain no score.
     empty = sum(candidate.failed for candidate in run.archive.values())
     cells = empty + sum(candidate.cells for candidate in run.archive.values())

@@ -36,14 +36,14 @@ HEADS = ("stage", "role", "calls", "in the memo", "input", "output", "dollars")
 _SIMULATION_NOTE = (
     "a simulation: replies that the memo does not hold are drawn at random, with half of the longest reply allowed "
     "(or a label's length) and a token for 4 bytes; calls are an estimate (to a factor of three where scores decide how "
-    "long a search goes on, as in pruning), tokens and dollars a guess"
+    "long a search goes on, as in pruning), tokens and dollars are rough guesses"
 )
 _BOUNDED_EPISODES_NOTE = (
-    "an episode that the memo does not hold is taken to last as long as its instance allows, which is the most that it can: "
-    "their calls are an upper bound, for so many prompts"
+    "an episode that the memo does not hold is assumed to last as long as its instance or max_rounds allows: their calls are "
+    "an upper bound, for so many prompts"
 )
 _UNBOUNDED_EPISODES_NOTE = (
-    "instances do not all give a `cap`: their episodes end where the environment ends them on senseless replies, which may "
+    "instances do not all give a `cap`, and the task no max_rounds: their episodes end where the environment ends them on senseless replies, which may "
     "be much too early"
 )
 
@@ -205,9 +205,9 @@ def estimate(
         caller = SimulatedCaller(Overlay(store), Ledger(), labels=job.task.labels)
         if job.task.environment is None:
             return _estimate_job(job, caller, (_SIMULATION_NOTE,))
-        bounded = most_rounds([*job.task.train, *job.task.validation, *job.task.test])
+        bounded = most_rounds(job.task, [*job.task.train, *job.task.validation, *job.task.test])
         caller.episodes = True
-        make = longest_episodes(job.task.environment, caller)
+        make = longest_episodes(job.task.environment, caller, job.task.max_rounds)
         job = replace(job, task=replace(job.task, environment=make))
         episode_note = _BOUNDED_EPISODES_NOTE if bounded else _UNBOUNDED_EPISODES_NOTE
         expected = _estimate_job(job, caller, (_SIMULATION_NOTE, episode_note))

@@ -175,7 +175,7 @@ def check_drift(
         test.run()
     before, today = result.models.get("task"), json.loads(json.dumps(dict(model.fingerprint)))
     if before is not None and before != today:
-        test.notes.append(f"the run used another model, or other settings of it: {before} then, {today} today")
+        test.notes.append(f"the run used another model, or other model settings: {before} then, {today} now")
     found = _result(test, scorer, (str(run), "today"), drift=True)
     return replace(found, changed=len(changed))
 
@@ -270,7 +270,7 @@ def _result(test: SequentialTest, scorer: Scorer, names: Sequence[str], *, drift
     if failed > _FAILED_SHARE * (1 if drift else 2) * gap.size:
         decision = "undecided"
         notes.append(
-            f"{failed} replies failed, more than {_FAILED_SHARE:.0%}, so nothing is decided; run again to ask for them again. The "
+            f"{failed} replies failed, more than {_FAILED_SHARE:.0%}, so nothing is decided; run again to retry them. The "
             f"first: {scorer.first_failure or 'a judge gave no score'}"
         )
     needed = None

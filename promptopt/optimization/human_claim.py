@@ -117,7 +117,7 @@ def _read_test(run: str | Path) -> _Test:
     rewards = np.array([[math.nan if r is None else r for r in (o.seed.reward, o.chosen.reward)] for o in recorded])
     both = np.flatnonzero(~np.isnan(rewards).any(axis=1))
     if not both.size:
-        raise InputError(f"no test item of {run} has both rewards: run again to ask for failed replies again")
+        raise InputError(f"no test item of {run} has both rewards: run again to retry failed replies")
     return _Test(result, tuple(recorded[k] for k in both), rewards[both])
 
 
@@ -150,7 +150,7 @@ def _human_scores(outcomes: Sequence[Outcome], rows: Sequence[Row], scale: Scale
         item = row.values.get(ITEM, "")
         if item not in position:
             raise InputError(
-                f"{row.where}: {item!r} is no test item of {run} with rewards for both replies: remove the row"
+                f"{row.where}: {item!r} is not a test item of {run} with rewards for both replies: remove the row"
             )
         k = position[item]
         for side in _sides(outcomes[k], row):
@@ -168,7 +168,7 @@ def _sides(outcome: Outcome, row: Row) -> list[int]:
     sides = [k for k, side in enumerate(SIDES) if name in (side, _code(outcome, side))]
     if not sides:
         raise InputError(
-            f"{row.where}: {PROMPT} is {name!r}, which is no reply of the run to {outcome.id!r}: write seed or chosen, or keep the sheet's "
+            f"{row.where}: {PROMPT} is {name!r}, which is not a reply of the run to {outcome.id!r}: write seed or chosen, or keep the sheet's "
             "code"
         )
     return sides

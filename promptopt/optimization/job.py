@@ -207,7 +207,7 @@ def read_model(given: Model | str) -> Model:
         return load_model(given)
     if isinstance(given, type) or not hasattr(given, "fingerprint"):
         raise InputError(
-            f"{given!r} is no model: give a name such as 'openai:gpt-4.1-mini', or a model; a function goes into "
+            f"{given!r} is not a model: give a name such as 'openai:gpt-4.1-mini', or a model; a function goes into "
             "FunctionModel(function, name=..., version=...)"
         )
     return given

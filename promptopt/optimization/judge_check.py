@@ -171,7 +171,7 @@ def _example(row: Row, inputs: Sequence[str] | None, target: str | None) -> Exam
     names = [name for name in row.values if name.startswith(INPUT)] if inputs is None else list(inputs)
     if not names:
         raise InputError(
-            f"{row.where}: the judge needs what was replied to: name its columns with --input (inputs=), or call them 'input: NAME'"
+            f"{row.where}: the judge needs the input of each reply: name its columns with --input (inputs=), or call them 'input: NAME'"
         )
     missing = next((name for name in names if name not in row.values), None)
     if missing is not None:

@@ -123,7 +123,7 @@ def read_objectives(objectives: Sequence[str] | str | None, prefer: str | None) 
                 "most of a reply's time"
             )
     if len(set(names)) < len(names):
-        raise InputError(f"objectives names one twice: {', '.join(names)}")
+        raise InputError(f"objectives contains a name twice: {', '.join(names)}")
     if REWARD not in names or len(names) < 2:  # noqa: PLR2004  a front needs two
         raise InputError(
             f"objectives must be 'reward' and at least one other, such as ('reward', 'tokens'), not {tuple(names)}"
@@ -160,7 +160,7 @@ def _condition(text: str, names: Sequence[str], prefer: str) -> Condition:
 def _known(name: str, names: Sequence[str], prefer: str) -> str:
     if name not in names:
         raise InputError(
-            f"prefer={prefer!r} names {name!r}{nearest(name, names)}, which is none of the objectives {', '.join(names)}: {_ADVICE}"
+            f"prefer={prefer!r} names {name!r}{nearest(name, names)}, which is not one of the objectives {', '.join(names)}: {_ADVICE}"
         )
     return name
 
@@ -233,7 +233,7 @@ def _tried(task: Task) -> Mapping[str, float] | None:
 
 def _not_returned(name: str, found: str) -> InputError:
     return InputError(
-        f"the objective {name!r} is no number of the reward: {found}; return {{'reward': ..., {name!r}: ...}} for every reply, or use "
+        f"the objective {name!r} is not a number that the reward returns: {found}; return {{'reward': ..., {name!r}: ...}} for every reply, or use "
         "'tokens' or 'dollars'"
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from promptopt.data.near_duplicates import near_duplicates
 from promptopt.errors import BudgetExhaustedError, InputError, TransientModelError
 from promptopt.evaluation.ledger import Budget
+from promptopt.evaluation.rollouts import NO_END, most_rounds
 from promptopt.models.base import Request
 from promptopt.optimization.objectives import check_objectives, check_usage
 from promptopt.optimization.stages import Stages, too_small
@@ -110,13 +111,23 @@ def call_each_model(job: Job, scorer: Scorer, stages: Stages) -> None:
     """
     try:
         first = scorer.score([job.task.seed_prompt], job.task.train[:1], reward=_start_reward(job)).replies[0][0][0]
-        _check_first(job, first)
+    except BudgetExhaustedError as error:
+        endless = job.task.environment is not None and not most_rounds(job.task, job.task.train[:1])
+        raise (_endless(job) if endless else stages.too_small()) from error
+    _check_first(job, first)
+    try:
         writer = job.roles.get("writer")
         if writer is not None and job.has_own_writer:
             hello = Request(context=(Message("user", "Reply with the word ready."),), max_tokens=8)
             _must_answer("writer", *scorer.caller.generate("writer", writer, [hello]))
     except BudgetExhaustedError as error:
         raise stages.too_small() from error
+
+
+def _endless(job: Job) -> InputError:
+    return InputError(
+        f"the budget of {job.budget} ended before the first episode did: {NO_END}; if episodes are that long, raise the budget"
+    )
 
 
 def _check_first(job: Job, first: Response | Failure) -> None:

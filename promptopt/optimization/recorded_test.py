@@ -53,9 +53,7 @@ def matched(task: Task, recorded: Sequence[Outcome], run: str) -> dict[Example, 
         if example is not None and same and outcome.chosen.reward is not None:
             out[example] = outcome
     if not out:
-        raise InputError(
-            f"none of the test items of {run} is in the task {task.name!r}: give the task that the run was made of"
-        )
+        raise InputError(f"none of the test items of {run} is in the task {task.name!r}: give the run's own task")
     return out
 
 
@@ -93,7 +91,7 @@ def rebuilt_task(result: Result, recorded: Sequence[Outcome], run: str) -> Task:
         name=result.task,
         stop=tuple(request.get("stop", ())),
         request=RequestOptions(**request.get("options", {})),
-        notes=(f"the reward is taken to be {type(reward).__name__}, which reproduces all recorded rewards",),
+        notes=(f"the reward is assumed to be {type(reward).__name__}, which reproduces all recorded rewards",),
         **settings,
     )
 

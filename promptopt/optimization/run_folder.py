@@ -64,7 +64,7 @@ def _refuse_another_run(folder: Path, run: RunStarted, digest: str) -> None:
     try:
         there = Result.load(folder / FILE)
     except InputError as error:
-        raise InputError(f"{folder} holds a {FILE} that cannot be told from another run's ({error}): {fix}") from error
+        raise InputError(f"{folder} holds a {FILE} that may belong to another run ({error}): {fix}") from error
     if there.digest == digest:
         return
     differing = _differing(there, run)

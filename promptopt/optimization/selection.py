@@ -162,7 +162,7 @@ def select(run: Run, stages: Stages, notes: list[str]) -> Choice:
         return search_choice
     if choice.shorter is not None:
         notes.append(
-            f"candidate {run.archive[choice.shorter].number} has {run.length(choice.shorter)} tokens in place "
+            f"candidate {run.archive[choice.shorter].number} has {run.length(choice.shorter)} tokens instead "
             f"of {run.length(choice.prompt)} and was within one standard error on validation items"
         )
     return choice

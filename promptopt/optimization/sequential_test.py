@@ -134,8 +134,7 @@ class SequentialTest:
     def _too_small(self) -> InputError:
         least = min(_FIRST_LOOK, len(self.items))
         return InputError(
-            f"the budget of {self.ledger.limit} is too small for the first look, at {least} items with every call that "
-            "they take: raise the budget"
+            f"the budget of {self.ledger.limit} is too small for the first look at {least} items: raise the budget"
         )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from promptopt.environment import Choosing, Step
 from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Spending
+from promptopt.evaluation.rollouts import round_limit
 from promptopt.memo.store import ThreadClaims
 from promptopt.models.usage import USUAL_IMAGE_TOKENS
 from promptopt.replies import Arrival, Response, Usage
@@ -175,15 +176,16 @@ def _first_calls(request: Request) -> tuple[ToolCall, ...]:
 
 
 class _WorstCaseEpisode:
-    """An environment whose episodes run to the instance's cap once a reply is simulated.
+    """An environment whose episodes run to the instance's cap, or the task's limit, once a reply is simulated.
 
     Rounds with replies from the memo run normally. After that, each observation is the last real one with a round number,
     the score is random, and each episode ends with one random event, so that a strategy has errors to fix.
     """
 
-    def __init__(self, inner: Environment, caller: SimulatedCaller) -> None:
+    def __init__(self, inner: Environment, caller: SimulatedCaller, max_rounds: int | None) -> None:
         self._inner = inner
         self._caller = caller
+        self._max_rounds = max_rounds
         self._cap: int | None = None
         self._transcript: list[str] = []
         self._observation = ""
@@ -191,8 +193,7 @@ class _WorstCaseEpisode:
         self.rules: Mapping[Enum, FeedbackRule] = {event: _simulation_safe(rule) for event, rule in inner.rules.items()}
 
     def reset(self, instance: Mapping[str, Any], seed: int) -> str:
-        cap = instance.get("cap")
-        self._cap = cap if isinstance(cap, int) else None
+        self._cap = round_limit(instance, self._max_rounds)
         self._transcript = [json.dumps(instance, sort_keys=True), str(seed)]
         self._observation = self._inner.reset(instance, seed)
         return self._observation
@@ -219,22 +220,24 @@ class _WorstCaseEpisode:
 class _WorstCaseChoosingEpisode(_WorstCaseEpisode):
     """A worst-case episode of an environment that lists its actions."""
 
-    def __init__(self, inner: Choosing, caller: SimulatedCaller) -> None:
-        super().__init__(inner, caller)
+    def __init__(self, inner: Choosing, caller: SimulatedCaller, max_rounds: int | None) -> None:
+        super().__init__(inner, caller, max_rounds)
         self._choosing = inner
 
     def actions(self) -> tuple[str, ...]:
         return self._choosing.actions()
 
 
-def longest_episodes(make: Callable[[], Environment], caller: SimulatedCaller) -> Callable[[], Environment]:
-    """Return a factory of environments whose simulated episodes last as long as their instance allows."""
+def longest_episodes(
+    make: Callable[[], Environment], caller: SimulatedCaller, max_rounds: int | None
+) -> Callable[[], Environment]:
+    """Return a factory of environments whose simulated episodes last as long as their instance and the task's limit allow."""
 
     def make_worst_case() -> Any:  # not an Environment by type: its rules are an instance attribute
         inner = make()
         if isinstance(inner, Choosing):
-            return _WorstCaseChoosingEpisode(inner, caller)
-        return _WorstCaseEpisode(inner, caller)
+            return _WorstCaseChoosingEpisode(inner, caller, max_rounds)
+        return _WorstCaseEpisode(inner, caller, max_rounds)
 
     return make_worst_case
 

@@ -173,14 +173,14 @@ class Stages:
         mean = self._mean(len(self.task.train))
         if self.task.environment is None:  # a program makes as many calls as with the seed prompt, more or less
             return _padded(mean, mean["calls"])
-        return _padded(mean, most_rounds(self.task.train) or SAFETY_FACTOR * mean["calls"])
+        return _padded(mean, most_rounds(self.task, self.task.train) or SAFETY_FACTOR * mean["calls"])
 
     def _per_cell(self, cells: int) -> dict[str, float]:
         """Return the expected usage of one cell after the search, which measured so many cells."""
         mean = self._mean(cells)
         if self.task.environment is None:
             return _padded(mean, mean["calls"])
-        return _padded(mean, min(SAFETY_FACTOR * mean["calls"], most_rounds(self.task.train) or math.inf))
+        return _padded(mean, min(SAFETY_FACTOR * mean["calls"], most_rounds(self.task, self.task.train) or math.inf))
 
     def _mean(self, cells: int) -> dict[str, float]:
         """Return the mean calls, tokens and dollars of one cell: a call per role, or as many as an episode or a program took."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _COMMON_FIELDS = ("input", "text", "sentence")
 """Common slot names in published prompts."""
 _FORMAT = r":(?:[^{}\s]?[<>=^])?[+-]?#?0?\d*[,_]?(?:\.\d+)?[bcdeEfFgGnosxX%]?"  # of Python's format()
-_ALWAYS_SLOTS = (  # unambiguous: around a field name, this syntax can only be a slot; NAME stands for the field names
+_ALWAYS_SLOTS = (  # unambiguous: around a field name, this syntax can only be a slot; NAME is replaced by the field names
     r"(?P<command>\\[A-Za-z]+\*?)?\{\{\s*(?:[\w$]+\.)*NAME\s*(?:\|[^{}]*)?\}\}",  # {{text}}, {{ item.text | trim }}
     r"\$\{\s*NAME\s*\}",  # ${text}
     rf"\{{NAME(?:![rsa](?:{_FORMAT})?|{_FORMAT})\}}",  # {text!r}, {text:>10}

@@ -309,7 +309,7 @@ class Result:
         saved = used - paid
         counts = (paid.calls, saved.calls, paid.input_tokens, paid.cached_tokens, paid.output_tokens)
         known = self.prices.get(role, _FREE) is not None
-        dollars = [f"{max(part.dollars, 0.0):.4f}" if known else "price unknown" for part in (paid, saved)]
+        dollars = [f"{max(part.dollars, 0.0):.4f}" if known else "unknown" for part in (paid, saved)]
         return (role, *(f"{max(count, 0):,}" for count in counts), *dollars)
 
     def __str__(self) -> str:

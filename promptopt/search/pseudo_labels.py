@@ -80,7 +80,7 @@ def refuse_what_needs_labels(task: Task) -> None:
         InputError: names the problem and the fix.
     """
     if not task.labels:
-        raise InputError("learning without labelled items needs to know the labels that there are: give labels")
+        raise InputError("learning without labelled items needs the set of possible labels: give labels")
     if len(task.train) < MIN_EXAMPLES:
         raise InputError(
             f"{len(task.train)} training items are too few to learn from without labels: give at least {MIN_EXAMPLES}, "

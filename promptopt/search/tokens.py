@@ -30,7 +30,7 @@ class Tokens:
     Args:
         pieces: [T] strings; those of one section joined are its text.
         frozen: [T] tokens that are always kept: the slots.
-        whole: the prompt itself, which the mask that keeps everything stands for.
+        whole: the prompt itself, which is the result of the mask that keeps everything.
         section: [T] number of the message that a token is in; all 0 in a completion, which is one text.
         layout: how the prompt becomes messages.
         roles: of the messages; () in a completion.

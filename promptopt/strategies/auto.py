@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from promptopt.task import Task
 
 AUTO = "auto"
-"""Name of the strategy that stands for a choice."""
+"""Name under which the task decides the strategy."""
 
 ABOUT = """\
 Chooses the strategy by the task, before any model is called.

@@ -46,7 +46,7 @@ def find_strategy(strategy: str | Strategy, settings: Mapping[str, Any] | None =
     if isinstance(strategy, type):
         raise InputError(f"{strategy.__name__} is a class: give a strategy, such as {strategy.__name__}()")
     if not isinstance(strategy, Strategy):
-        raise InputError(f"{strategy!r} is no strategy: it needs `writes` (bool) and `search(run)`")
+        raise InputError(f"{strategy!r} is not a strategy: it needs `writes` (bool) and `search(run)`")
     return _changed(strategy, settings) if settings else strategy
 
 

@@ -50,7 +50,7 @@ def check_model(
     """
     name = type(model).__name__
     if not isinstance(model, Model):
-        raise AssertionError(f"{name} is no model: it needs the attributes fingerprint, unit, price and generate")
+        raise AssertionError(f"{name} is not a model: it needs the attributes fingerprint, unit, price and generate")
     identity = _check_fingerprint(model)
     _check_unit_and_price(model)
     if not isinstance(model, CaptionModel):  # which writes no text
@@ -115,7 +115,9 @@ def _answers(
             raise AssertionError(f"{name} answers although nothing was asked")
     numbers = [arrival.number for arrival in arrivals]
     if sorted(numbers) != list(range(len(requests))):
-        raise AssertionError(f"{name} answers {len(requests)} requests under the numbers {numbers}, not each one once")
+        raise AssertionError(
+            f"{name} answers {len(requests)} requests with the numbers {numbers}: answer each request exactly once"
+        )
     by_number = {arrival.number: arrival.reply for arrival in arrivals}
     replies = [by_number[number] for number in range(len(requests))]
     for reply in replies:
@@ -148,7 +150,7 @@ def _check_reply(name: str, reply: Response | Failure) -> None:
     if not isinstance(reply, Response):
         raise AssertionError(f"{name} gives {reply!r}: give a Response, or a Failure with the reason")
     if not isinstance(reply.text, str) or reply.finish_reason not in ("stop", "length", "refusal"):
-        raise AssertionError(f"{name} gives {reply!r}: its text or finish_reason is none that a Response can have")
+        raise AssertionError(f"{name} gives {reply!r}: its text or finish_reason is not valid for a Response")
     if any(not isinstance(count, int) or count < 0 for count in reply.usage):
         raise AssertionError(f"{name} reports the usage {reply.usage!r}: numbers of tokens are 0 or more")
     if Response.from_json(json.loads(json.dumps(reply.to_json()))) != reply:

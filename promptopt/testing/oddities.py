@@ -41,7 +41,9 @@ def untouched_randomness(culprit: str) -> Generator[None]:
     before = random.getstate(), _numpy_state()
     yield
     if (random.getstate(), _numpy_state()) != before:
-        raise AssertionError(f"{culprit} draws from the global random numbers, which no seed of a run decides")
+        raise AssertionError(
+            f"{culprit} draws from the global random numbers, which the seed of a run does not control"
+        )
 
 
 def _numpy_state() -> str:

@@ -42,7 +42,7 @@ def check_reward(reward: Reward | Judge, task: Task, *, bounds: tuple[float, flo
         InputError: raised by the reward, because it cannot be used with an example.
     """
     if isinstance(reward, Judge):
-        raise AssertionError("a Judge is no function: check its model, and give its criteria to people")
+        raise AssertionError("a Judge is not a function: check its model, and let people apply its criteria")
     cases = [(example, reply) for example in task.train[:_EXAMPLES] for reply in _replies(task, example)]
     with untouched_randomness("the reward"):
         first = [_value(reward, example, reply, bounds) for example, reply in cases]

@@ -47,7 +47,7 @@ def check_strategy(
         Exception: raised by the strategy itself.
     """
     if isinstance(strategy, type) or not isinstance(strategy, Strategy):
-        raise AssertionError(f"{strategy!r} is no strategy: it needs `writes` and `search(run)`")
+        raise AssertionError(f"{strategy!r} is not a strategy: it needs `writes` and `search(run)`")
     if not isinstance(strategy.writes, bool):
         raise AssertionError(f"`writes` of {name_of(strategy)} is {strategy.writes!r}, not True or False")
     task, name = task or (_program_task() if searches_programs(strategy) else _task()), name_of(strategy)

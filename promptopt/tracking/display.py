@@ -53,6 +53,7 @@ class Display:
         self._start_time = self._last_activity = self._last_print = time.monotonic()
         self._next_update = 0.0
         self._run: Run | None = None
+        self._ledger: Ledger | None = None
         self._depth = 0
         self._stopped = threading.Event()
         self._heartbeat_thread: threading.Thread | None = None
@@ -101,7 +102,7 @@ class Display:
 
     def follow(self, run: Run) -> None:
         """Set the run that `refresh` shows."""
-        self._run = run
+        self._run, self._ledger = run, run.ledger
 
     def refresh(self) -> None:
         """Show the progress of the followed run, if an update is due."""
@@ -114,6 +115,7 @@ class Display:
 
     def count(self, ledger: Ledger) -> None:
         """Show the calls so far, if an update is due."""
+        self._ledger = ledger
         self._show(lambda: " | ".join(_usage_parts(ledger)))
 
     def say(self, text: str) -> None:
@@ -135,8 +137,12 @@ class Display:
         """Return the line with the elapsed time and, during a long wait, the waiting time."""
         now = time.monotonic()
         waited = now - self._last_activity
-        waiting = f" | waiting for {waited:.0f} s" if waited >= _WAITING_THRESHOLD else ""
-        return printable(f"{self._line} | {_clock(now - self._start_time)}{waiting}")
+        waiting = f"waiting {waited:.0f} s{self._awaited()} | " if waited >= _WAITING_THRESHOLD else ""
+        return printable(f"{waiting}{self._line} | {_clock(now - self._start_time)}")
+
+    def _awaited(self) -> str:
+        role = self._ledger.waiting_for if self._ledger is not None else ""
+        return f" for the {role} model" if role else ""
 
     def _render(self) -> Text:
         from rich.text import Text  # noqa: PLC0415  loaded when used
@@ -188,26 +194,39 @@ class _DisplayHandler(logging.Handler):
 def line(run: Run) -> str:
     """Return a one-line summary of a run's progress."""
     ledger = run.ledger
-    best = max((c.reward for c in run.archive.values() if c.cells), default=None)
+    scored = [(c.reward, -number) for number, c in enumerate(run.archive.values()) if c.cells]
+    best, number = max(scored, default=(None, 0))
     parts = [ledger.stage_name] if ledger.stage_name else []
     parts += [
         f"step {len(run.steps)}",
-        "best -" if best is None else f"best {best:.3f}",
+        "best -" if best is None else f"best {best:.3f} (candidate {-number})",
         f"{len(run.archive):,} prompts scored",
         *_usage_parts(ledger),
     ]
+    rejected = run.proposed.total() - run.proposed["usable"]
+    if rejected:
+        parts.append(f"{rejected:,} of {run.proposed.total():,} proposals rejected")
     return " | ".join(parts)
 
 
 def _usage_parts(ledger: Ledger) -> list[str]:
     used, paid = ledger.total(ledger.logical), ledger.total(ledger.paid)
-    parts = [f"{paid.calls:,} calls made", f"{max(used.calls - paid.calls, 0):,} from the memo"]
+    parts = [f"{paid.calls:,} calls made"]
+    if used.calls > paid.calls:
+        parts.append(f"{used.calls - paid.calls:,} from the memo")
     if ledger.failed:
         parts.append(f"{ledger.failed:,} failed")
-    return parts + [
-        f"{remaining:,.0f} {name} left" if name != "dollars" else f"${remaining:.2f} left"
+    where = f" for {ledger.stage_name}" if ledger.stage_name else ""  # later stages have shares of their own
+    parts += [
+        f"{remaining:,.0f} {name} left{where}" if name != "dollars" else f"${remaining:.2f} left{where}"
         for name, remaining in ledger.left().items()
     ]
+    return parts + _dollars_by_role(ledger)
+
+
+def _dollars_by_role(ledger: Ledger) -> list[str]:
+    roles = {role: spent.dollars for role, spent in ledger.logical.items() if spent.dollars}
+    return [" + ".join(f"{role} ${dollars:.3f}" for role, dollars in roles.items())] if roles else []
 
 
 def _clock(seconds: float) -> str:

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
     from sqlalchemy.orm import Session
 
+CHOSEN = "chosen"
+"""User attribute of the trial of the chosen candidate."""
+
 _SCHEMA = "v3.2.0.a"  # version of the tables written here: Optuna 3.2 to 5.0
 
 
 def add_trials(study: Study, storage: RDBStorage, trials: Sequence[FrozenTrial], number: int) -> None:
-    """Add finished trials to a study, all or none; of each its times, state, values and user attributes.
+    """Add finished trials to a study, all or none; of each its times, state, parameters, values and user attributes.
 
     Args:
         study: gets the trials.
@@ -63,15 +66,54 @@ def _insert(session: Session, study: int, trials: Sequence[FrozenTrial], number:
     numbered: list[tuple[Any, FrozenTrial]] = [(row.trial_id, trial) for row, trial in zip(rows, trials, strict=True)]
     for model, entries in (
         (models.TrialUserAttributeModel, [entry for pair in numbered for entry in _attributes(*pair)]),
+        (models.TrialParamModel, [entry for pair in numbered for entry in _parameters(*pair)]),
         (models.TrialValueModel, [entry for pair in numbered for entry in _values(*pair)]),
     ):
         if entries:
             session.connection().execute(insert(model.__table__), entries)
 
 
+def mark_chosen(study: Study, storage: RDBStorage, number: int, values: Sequence[float]) -> None:
+    """Mark one trial as chosen: complete, with its values at the end of the run and the user attribute "chosen".
+
+    Optuna itself never changes a finished trial. In tables of another version, none is marked.
+    """
+    if storage.get_current_version() != _SCHEMA:
+        return
+    from optuna.storages._rdb import models  # noqa: PLC0415  as above
+    from optuna.trial import TrialState  # noqa: PLC0415  as above
+    from sqlalchemy import delete  # noqa: PLC0415  as above
+    from sqlalchemy.orm import Session  # noqa: PLC0415  as above
+
+    attributes = models.TrialUserAttributeModel
+    with Session(storage.engine) as session, session.begin():
+        study_id = storage.get_study_id_from_name(study.study_name)
+        trials = {trial.number: trial for trial in session.query(models.TrialModel).filter_by(study_id=study_id)}
+        ids = [trial.trial_id for trial in trials.values()]
+        session.execute(delete(attributes).where(attributes.trial_id.in_(ids), attributes.key == CHOSEN))
+        chosen = trials[number]
+        chosen.state = TrialState.COMPLETE
+        session.add(attributes(trial_id=chosen.trial_id, key=CHOSEN, value_json="true"))
+        for value in session.query(models.TrialValueModel).filter_by(trial_id=chosen.trial_id):
+            value.value, value.value_type = value.value_to_stored_repr(values[value.objective])
+
+
 def _attributes(number: int, trial: FrozenTrial) -> Iterator[dict[str, Any]]:
     for key, value in trial.user_attrs.items():
         yield {"trial_id": number, "key": key, "value_json": json.dumps(value)}
+
+
+def _parameters(number: int, trial: FrozenTrial) -> Iterator[dict[str, Any]]:
+    from optuna.distributions import distribution_to_json  # noqa: PLC0415  as above
+
+    for name, value in trial.params.items():
+        kind = trial.distributions[name]
+        yield {
+            "trial_id": number,
+            "param_name": name,
+            "param_value": kind.to_internal_repr(value),
+            "distribution_json": distribution_to_json(kind),
+        }
 
 
 def _values(number: int, trial: FrozenTrial) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ import math
 import shlex
 import warnings
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -15,7 +16,7 @@ from promptopt._version import __version__
 from promptopt.errors import InputError
 from promptopt.tracking.buffer import Buffer
 from promptopt.tracking.events import RunStarted, StepFinished, Tracker, first_line
-from promptopt.tracking.optuna_rows import add_trials
+from promptopt.tracking.optuna_rows import add_trials, mark_chosen
 from promptopt.utils.files import make_private_folder
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ FILE = "study.db"
 
 _log = logging.getLogger(__name__)
 
+_MOST_CANDIDATES = 10**9  # of a run: the range of the parameters
 _LOCK_TIMEOUT = 10.0  # seconds to wait for a locked SQLite file
 
 
@@ -67,7 +69,9 @@ class OptunaStudy(Tracker):
 
     The values of a trial are the training reward (maximised) and the prompt's length in tokens (minimised). A candidate
     scored on fewer cells than an earlier one, because a race dropped it, is a pruned trial. One without any reply is a
-    failed trial. A resumed run continues its study, and existing trials stay unchanged.
+    failed trial. Parameters are the step and the parent's number, -1 without one. At the end the chosen candidate's trial is
+    complete, with its final reward, and has the user attribute "chosen". A resumed run continues its study, and other existing trials stay
+    unchanged.
 
     Args:
         storage: URL such as `postgresql://...`, or the path of an SQLite file.
@@ -115,9 +119,8 @@ class OptunaStudy(Tracker):
         if isinstance(event, RunStarted):
             self._open(event)
         elif isinstance(event, StepFinished):
-            if self._study is not None and not self._next_number:  # log only once a step succeeded
-                name = self._study.study_name
-                _log.info("to watch this run: optuna-dashboard %s (study %r)", shlex.quote(self._display_url), name)
+            if not self._next_number and find_spec("optuna_dashboard"):  # once a step succeeded
+                _log.info("to watch: optuna-dashboard %s", shlex.quote(self._display_url))
             self._add(event.candidates)
         else:
             self._end(event.result)
@@ -187,6 +190,7 @@ class OptunaStudy(Tracker):
         self._written += len(trials)
 
     def _trial(self, record: Record) -> FrozenTrial:
+        from optuna.distributions import IntDistribution  # noqa: PLC0415  as above
         from optuna.trial import TrialState, create_trial  # noqa: PLC0415  as above
 
         attributes: dict[str, Any] = {
@@ -199,13 +203,19 @@ class OptunaStudy(Tracker):
             attributes["fitness"] = record.fitness
         if record.failed:
             attributes["failed"] = record.failed
+        kind = IntDistribution(-1, _MOST_CANDIDATES)
+        given = {
+            "params": {"step": record.step, "parent": -1 if record.parent is None else record.parent},
+            "distributions": {"step": kind, "parent": kind},
+            "user_attrs": attributes,
+        }
         if record.reward is None:
-            return create_trial(state=TrialState.FAIL, user_attrs=attributes)
+            return create_trial(state=TrialState.FAIL, **given)
         complete = record.cells + record.failed >= self._max_cells
         return create_trial(
             state=TrialState.COMPLETE if complete else TrialState.PRUNED,
             values=[record.reward, record.length],
-            user_attrs=attributes,
+            **given,
         )
 
     def _end(self, result: Result) -> None:
@@ -232,3 +242,7 @@ class OptunaStudy(Tracker):
         }
         for name, value in attributes.items():
             self._study.set_user_attr(name, value)
+        if chosen is not None and self._storage is not None and not result.unfinished:
+            record = result.history[chosen]
+            if record.reward is not None:
+                mark_chosen(self._study, self._storage, chosen, (record.reward, record.length))

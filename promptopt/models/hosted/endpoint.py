@@ -6,6 +6,7 @@ Knows nothing of HTTP: an attempt at a call returns a reply or raises the kind o
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections import deque
 from contextlib import asynccontextmanager
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
     from promptopt.errors import ModelError
 
+_log = logging.getLogger(__name__)
+
+_LONG_WAIT = 5.0  # seconds; longer ones are logged
 _INITIAL_WINDOW = 8  # concurrent calls until the first replies
 
 
@@ -158,6 +162,8 @@ class Endpoint:
             self._overloads += 1
         if error.overloaded and error.wait is None:
             wait = patience.pause(self._overloads, jitter)
+        if wait >= _LONG_WAIT and now + wait > self._closed_until + _LONG_WAIT:
+            _log.info("%s: %s; waiting %.0f s before the next call", self.name, error.reason, wait)
         self._closed_until = max(self._closed_until, now + wait)
 
     def give_up(self, error: AttemptError, attempts: int, replies_before: int) -> TransientModelError | None:

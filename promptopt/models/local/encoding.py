@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Ids = tuple[int, ...]
 
 BREAK = 2**31
-"""Separator in sequences for encoder-decoder networks: follows the encoder's tokens, and stands for the decoder's first."""
+"""Separator in sequences for encoder-decoder networks: follows the encoder's tokens and marks the decoder's first."""
 
 
 _CHUNK = 512  # texts per tokenizer call, which returns about 200 bytes per token

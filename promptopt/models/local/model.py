@@ -7,6 +7,7 @@ rewards.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from promptopt.prompt import Context
     from promptopt.replies import Failure
     from promptopt.statistics.arrays import Floats
+
+_log = logging.getLogger(__name__)
 
 
 class LocalModel:
@@ -171,6 +174,7 @@ class LocalModel:
     @cached_property
     def _runner(self) -> Runner:
         """Runs the network, which is loaded now."""
+        _log.info("loading %s (%s, %s)", self.name, self._dtype_name, self._device_name)
         from promptopt.models.local import runner  # noqa: PLC0415  torch, which takes seconds
 
         if self._dtype_name == W16A32:

@@ -83,7 +83,7 @@ class ServedModel(LocalModel):
         return TextTokens(tuple(encoded["input_ids"]), tuple(texts))
 
     def token_text(self, token: int) -> str:
-        """Return the text of a single token; replacement characters stand for incomplete ones."""
+        """Return the text of a single token; replacement characters mark incomplete ones."""
         if token not in self._token_texts:
             self._token_texts[token] = str(self._files.tokenizer.decode([token]))
         return self._token_texts[token]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from promptopt.evaluation.ledger import Spending
 from promptopt.search.writing.messages import example_result
 from promptopt.search.writing.replies import MAX_CHARACTERS, parse_proposals
 
@@ -17,6 +18,18 @@ if TYPE_CHECKING:
     from promptopt.search.run import Run
     from promptopt.search.writing.messages import ExampleResult
     from promptopt.statistics.arrays import Floats
+
+_NOTHING_SPENT = Spending()
+_IN_WORDS = {
+    "answer": "answering the prompt instead of rewriting it",
+    "copy": "identical to a known prompt",
+    "cut off": "cut off at the length limit",
+    "declined": "declined by the writer",
+    "failed": "without a reply",
+    "slots": "with other slots than the prompt",
+    "training text": "with text of a training example",
+}
+"""Reasons of `parse_proposals` and `Run.unusable`, after a count; others read well as they are."""
 
 _MAX_RETRIES = 2  # times that replacements for rejected proposals are requested
 _IGNORED_REJECTIONS = 2  # rejected proposals that need no note
@@ -42,23 +55,32 @@ class AskResult(NamedTuple):
 
 
 def by_reason(rejected: Counter[str]) -> str:
-    """Return the counts as text, such as "copy 3, slots 1"."""
-    return ", ".join(f"{reason} {count}" for reason, count in sorted(rejected.items()))
+    """Return the counts in words, the largest first, such as "3 identical to a known prompt, 1 too long"."""
+    ordered = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {_IN_WORDS.get(reason, reason)}" for reason, count in ordered)
 
 
-def rejections(proposed: Counter[str]) -> str:
+def rejections(proposed: Counter[str], writer: Spending = _NOTHING_SPENT) -> str:
     """Return a note if most of a run's proposals were rejected, else "".
 
     Args:
         proposed: counts of proposals by reason, as in `Run.proposed`.
+        writer: what the writer used.
     """
     rejected = Counter({reason: count for reason, count in proposed.items() if reason != "usable"})
     if rejected.total() <= max(proposed["usable"], _IGNORED_REJECTIONS):
         return ""
     return (
         f"most of the writer's proposals could not be used: {rejected.total()} of {proposed.total()} were rejected "
-        f"({by_reason(rejected)}); a more capable --writer may find more"
+        f"({by_reason(rejected)}){_cost(writer)}; a more capable --writer may find more"
     )
+
+
+def _cost(spent: Spending) -> str:
+    if not spent.calls:
+        return ""
+    price = f" and ${spent.dollars:,.4f}" if spent.dollars else ""
+    return f"; the writer took {spent.calls:,} calls{price}"
 
 
 def ask(

@@ -62,7 +62,7 @@ def _overrides(folder: str) -> list[Path]:
     for file in meta_files:
         if file.stem not in JOBS:
             raise InputError(
-                f"{file} is a meta-prompt for no job{nearest(file.stem, JOBS)}: files are named {_names()}"
+                f"{file} is not the name of a meta-prompt{nearest(file.stem, JOBS)}: files are named {_names()}"
             )
     return meta_files
 
@@ -84,7 +84,7 @@ def _checked(file: Path, shipped: tuple[str, str]) -> tuple[str, str]:
             f"slots: {', '.join(sorted(expected))}"
         )
     for slot in sorted(expected - actual):
-        raise InputError(f"the meta-prompt {file} lacks the slot {{{{{slot}}}}}: put it where that is to be shown")
+        raise InputError(f"the meta-prompt {file} lacks the slot {{{{{slot}}}}}: add it")
     return parts
 
 

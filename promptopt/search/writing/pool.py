@@ -32,8 +32,8 @@ def load_prompt_pool(prompts: str | Sequence[str]) -> tuple[str, ...]:
             )
         except (OSError, ValueError) as error:  # from UTF-8 or JSON
             raise InputError(
-                f"cannot read the pool of prompts {prompts} ({error}): give a file with a prompt a line, or a JSON list"
+                f"cannot read the pool of prompts {prompts} ({error}): give a file with one prompt per line, or a JSON list"
             ) from error
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise InputError(f"the pool of prompts {prompts!r} must hold texts, and at least one: give a prompt a line")
+        raise InputError(f"the pool of prompts {prompts!r} must contain at least one text: give one prompt per line")
     return tuple(texts)
