@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -128,8 +129,8 @@ def _bar(name: str, role: str, interval: Interval, axis: Axis, headline: str) ->
 def _label(interval: Interval, headline: str) -> str:
     """Return the numbers of a bar that the headline does not state."""
     parts = [f"{interval.estimate:.3f}", f"{interval.low:.3f} to {interval.high:.3f}"]
-    left = [part for part in parts if part not in headline]
-    return f"{left[0]} ({left[1]})" if len(left) == len(parts) else "".join(left)
+    unstated = [part for part in parts if not re.search(rf"(?<![\d.+-]){re.escape(part)}", headline)]
+    return f"{unstated[0]} ({unstated[1]})" if len(unstated) == len(parts) else "".join(unstated)
 
 
 def _date(text: str) -> str:

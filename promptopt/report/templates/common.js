@@ -16,6 +16,8 @@ const CONFIG = {
   },
   axisX: { grid: false },
 };
+// An axis with ticks that were computed with the data.
+const scaled = ({ values, format }) => ({ scale: { domain: [values[0], values.at(-1)], nice: false, zero: false }, axis: { values, format } });
 const draw = (selector, layer, description) =>
   window.vegaEmbed(
     selector,

@@ -6,4 +6,5 @@ const unpack = async (id) => {
 };
 const library = node("script");
 library.textContent = await unpack("library");
-document.head.append(library); // runs immediately
+// It runs when it is appended.
+document.head.append(library);
