@@ -84,7 +84,9 @@ def about_search(result: Result) -> str:
     if len(result.history) > 1 and not result.kept:
         words.append("The training reward of the chosen prompt is one of the highest of many, so it overestimates.")
     if result.optimism is not None and not result.kept:
-        words.append("Overfitting is the training gain minus the test gain: far above 0, the search fitted its examples.")
+        words.append(
+            "Overfitting is the training gain minus the test gain: far above 0, the search fitted its examples."
+        )
     return " ".join(words)
 
 

@@ -27,6 +27,7 @@ from promptopt.report.overview import (
 )
 from promptopt.report.prompt_changes import prompt_changes, written_out
 from promptopt.report.ranking import most_replies, most_validated
+from promptopt.report.seed_curves import joined, layers, lines, seed_curve
 from promptopt.report.text import ABOUT_FRONT, price_in_words
 from promptopt.results.comparison_rows import answer_rows, cost_rows, search_rows
 from promptopt.results.front import FRONT_HEADS
@@ -58,7 +59,7 @@ def page(result: Result, outcomes: tuple[Outcome, ...]) -> str:
         result: result of the run.
         outcomes: outcomes of its test examples; () if there are none.
     """
-    return _render("report.html.j2", data=_json(report_data(result, outcomes)), **report_values(result, outcomes))
+    return render_page("report.html.j2", report_data(result, outcomes), **report_values(result, outcomes))
 
 
 def report_values(result: Result, outcomes: tuple[Outcome, ...]) -> dict[str, Any]:
@@ -92,8 +93,11 @@ def report_values(result: Result, outcomes: tuple[Outcome, ...]) -> dict[str, An
 
 def comparison_page(comparison: RunComparison) -> str:
     """Return the HTML page that compares runs."""
-    curves = [{"name": run.name, "points": [point._asdict() for point in run.curve]} for run in comparison.runs]
-    return _render("compare.html.j2", comparison=comparison, data=_json({"curves": curves, "calls": comparison.calls}))
+    end = comparison.calls[-1] if comparison.calls else 0
+    curves = joined([seed_curve(run.name, [run.curve], end) for run in comparison.runs]) if end else []
+    about = "Best training reward so far of each run, by calls used, up to the calls that every search made."
+    charts = [{"layers": layers(curves), "description": about}] if curves else []
+    return render_page("compare.html.j2", {"figures": charts}, comparison=comparison, lines=lines(curves), about=about)
 
 
 def write_page(text: str, path: Path) -> None:
@@ -103,12 +107,19 @@ def write_page(text: str, path: Path) -> None:
     partial.replace(path)
 
 
-def _render(template: str, **values: Any) -> str:
+def render_page(template: str, data: dict[str, Any], **values: Any) -> str:
+    """Return a self-contained page.
+
+    Args:
+        template: name of the template.
+        data: what its script reads, as JSON values.
+        values: what the template inserts.
+    """
     loader = PackageLoader("promptopt.report")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template(template).render(library=_library(), **values)
+    return environment.get_template(template).render(library=_library(), data=_json(data), **values)
 
 
 @cache

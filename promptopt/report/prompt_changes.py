@@ -81,9 +81,8 @@ def _parts(prompt: Prompt, *, by_paragraph: bool) -> list[Part]:
     if prompt.demonstrations is None:
         return parts
     items, nearest = prompt.demonstrations.items, prompt.demonstrations.nearest
-    parts.append(
-        Part("demonstrations", f"all {len(items)}" if nearest is None else f"the {nearest} nearest of {len(items)}")
-    )
+    if nearest is not None:
+        parts.append(Part("demonstrations", f"the {nearest} nearest of {len(items)}"))
     return parts + [Part("demonstration", f"{'; '.join(item.inputs.values())} -> {item.target}") for item in items]
 
 

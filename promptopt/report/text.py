@@ -26,7 +26,9 @@ ABOUT_FRONT = (
 )
 
 _MAX_CANDIDATES = 20
-_ABOUT_CANDIDATES = "Fitness is what the strategy maximised. Candidates scored on fewer replies (n of N) come after the others."
+_ABOUT_CANDIDATES = (
+    "Fitness is what the strategy maximised. Candidates scored on fewer replies (n of N) come after the others."
+)
 
 
 def write_report(result: Result, path: Path) -> None:

@@ -14,8 +14,8 @@ from promptopt.errors import InputError
 from promptopt.evaluation.ledger import Spending
 from promptopt.models.base import Price
 from promptopt.prompt import Layout, Prompt, Prompts, as_dicts, is_program_prompts, layout_for
-from promptopt.results.front import FRONT_HEADS, FrontPoint, front_outcome, front_rows
 from promptopt.results.comparison_rows import answer_rows, cost_rows, search_rows, test_rows
+from promptopt.results.front import FRONT_HEADS, FrontPoint, front_outcome, front_rows
 from promptopt.results.layouts import format_of, portable_prompt
 from promptopt.results.outcomes import SAME, Comparison, PredictorTest, with_infinities
 from promptopt.results.predictor import Predictor  # noqa: TC001  as above
