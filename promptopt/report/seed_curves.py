@@ -86,9 +86,10 @@ def joined(curves: Sequence[SeedCurve]) -> list[SeedCurve]:
 
 
 def lines(curves: Sequence[SeedCurve]) -> list[Line]:
-    """Return how each curve is drawn: no two have the same colour and dashes."""
+    """Return how each curve is drawn: no two of up to 48 have the same colour and dashes."""
+    colours, dashes = len(_COLOURS), len(_DASHES)
     return [
-        Line(curve.name, _COLOURS[i % len(_COLOURS)], _DASHES[(i + i // len(_COLOURS)) % len(_DASHES)])
+        Line(curve.name, _COLOURS[i % colours], _DASHES[(i % colours + i // colours) % dashes])
         for i, curve in enumerate(curves)
     ]
 
