@@ -23,7 +23,9 @@ SWEEP = "sweep examples/tickets/sweep.toml --workers 0 --quiet".split()
 
 def promptopt(*words: str | Path) -> None:
     """Run a command in a process of its own, where the examples can be imported."""
-    subprocess.run([sys.executable, "-m", "promptopt", *map(str, words)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "promptopt", *map(str, words)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def picture(page: Path, name: str, width: int, height: int, *, dark: bool = False, without: str = "") -> None:
