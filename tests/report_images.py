@@ -15,10 +15,17 @@ from pathlib import Path
 from conftest import ROOT
 
 IMAGES = ROOT / "docs" / "images"
-RUN = (
-    "optimize examples/orders/task.toml --model python:examples.fakes:extractor --strategy hillclimb --no-study --quiet"
-).split()
-SWEEP = "sweep examples/tickets/sweep.toml --workers 0 --quiet".split()
+RUN = [
+    "optimize",
+    "examples/orders/task.toml",
+    "--model",
+    "python:examples.fakes:extractor",
+    "--strategy",
+    "hillclimb",
+    "--no-study",
+    "--quiet",
+]
+SWEEP = ["sweep", "examples/tickets/sweep.toml", "--workers", "0", "--quiet"]
 
 
 def promptopt(*words: str | Path) -> None:
