@@ -93,7 +93,8 @@ def _aligned(before: Sequence[Part], after: Sequence[Part]) -> list[Change]:
     for i in reversed(range(len(before))):
         for j in reversed(range(len(after))):
             best[i][j] = max(best[i + 1][j], best[i][j + 1], scores[i][j] + best[i + 1][j + 1])
-    changes, i, j = [], 0, 0
+    changes: list[Change] = []
+    i = j = 0
     while i < len(before) or j < len(after):
         if i < len(before) and j < len(after) and scores[i][j] and best[i][j] == scores[i][j] + best[i + 1][j + 1]:
             changes.append(Change(after[j].label, before[i].text, after[j].text))

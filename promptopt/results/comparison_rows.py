@@ -15,7 +15,7 @@ Rows = list[tuple[str, str, str]]
 def search_rows(result: Result) -> Rows:
     """Return the rewards that the search and the choice saw."""
     seed, chosen = result.seed_record, result.chosen_record
-    out = [
+    out: Rows = [
         ("training reward", _shown(seed.reward if seed else None), _shown(chosen.reward if chosen else None)),
         ("validation reward", _shown(seed.validation if seed else None), _shown(chosen.validation if chosen else None)),
     ]
@@ -28,7 +28,7 @@ def test_rows(result: Result) -> Rows:
     """Return the test rewards and their paired difference; [] without a test."""
     if result.test is None:
         return []
-    out = [
+    out: Rows = [
         ("test reward", f"{result.test.seed.estimate:.3f}", f"{result.test.chosen.estimate:.3f}"),
         ("95 % interval", _span(result.test.seed), _span(result.test.chosen)),
     ]
@@ -39,7 +39,8 @@ def answer_rows(result: Result) -> Rows:
     """Return other readings of the test: by labels, and with the label bias."""
     if result.test is None:
         return []
-    out, labelled = [], result.test.by_labels
+    out: Rows = []
+    labelled = result.test.by_labels
     if labelled is not None:
         apart = (labelled.seed_apart, labelled.chosen_apart)
         out = [
