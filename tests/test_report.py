@@ -112,7 +112,7 @@ def test_the_page_has_the_claim_the_prompts_the_account_and_the_way_back() -> No
     ):
         assert part in text
     assert Elements(text).pre[-1] == command(RESULT)
-    assert data_of(text)["texts"] == [str(SEED), str(CHOSEN)]
+    assert Elements(text).pre[:2] == [str(CHOSEN), "promptopt export runs/x --as python"]
 
 
 def test_the_page_holds_every_candidate_and_every_reply() -> None:
@@ -151,13 +151,38 @@ def test_a_run_that_came_less_far_has_a_page_too(changes: dict[str, Any]) -> Non
     assert data_of(text)["outcomes"] == []
 
 
+def test_the_first_screen_has_date_model_strategy_and_each_number_once() -> None:
+    header = page(replace(RESULT, date="2026-11-30T21:05:00+00:00"), ()).split("<main")[0]
+    shown = re.sub(r"<svg.*?</svg>|<style.*?</style>", "", header, flags=re.DOTALL)
+
+    for part in ("30 November 2026, 21:05 UTC", "fake:f", "RandomSearch", "0.400 to 0.600", "0.650 to 0.850"):
+        assert shown.count(part) == 1
+    assert [shown.count(number) for number in ("0.500", "0.750", "+0.250", "+0.125")] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "unsaid"),
+    [
+        ({}, "Both prompts were run once", "This run has no test"),
+        ({"test": None}, "This run has no test", "run once"),
+        ({"prompt": SEED}, "Your prompt was run once", "Both prompts"),
+    ],
+)
+def test_the_page_states_only_the_test_that_there_was(changes: dict[str, Any], said: str, unsaid: str) -> None:
+    text = page(a_result(**changes), ()).split('<script type="application', maxsplit=1)[0]
+
+    assert said in text
+    assert unsaid not in text
+    assert ("is paired" in text) == (said == "Both prompts were run once")
+
+
 def test_other_peoples_text_is_text() -> None:
     plain, attacked = Elements(a_page()), Elements(a_page(hostile()))
 
     assert attacked.counts["script"] == plain.counts["script"] == 3
     assert "img" not in attacked.counts
     assert not attacked.handlers
-    assert attacked.pre[1] == HOSTILE
+    assert attacked.pre[0] == HOSTILE
     assert data_of(a_page(hostile()))["outcomes"][0]["seed"]["text"] == HOSTILE
 
 
@@ -347,13 +372,22 @@ press("ArrowRight"); said.unfolded = tree.children.length;
 press("ArrowRight"); said.child = document.activeElement.dataset.number;
 said.change = detail.querySelector("pre").innerHTML;
 const item = document.querySelector("#examples details");
-item.open = true; await new Promise((go) => setTimeout(go, 50));
-said.item = item.textContent; said.kinds = [...document.querySelectorAll("#examples details")].map((one) => one.dataset.kind);
+if (item) item.open = true;
+await new Promise((go) => setTimeout(go, 50));
+said.item = item?.textContent; said.kinds = [...document.querySelectorAll("#examples details")].map((one) => one.dataset.kind);
 document.querySelector("input[name=kind][value=won]")?.click();
 said.left = [...document.querySelectorAll("#examples details")].filter((one) => !one.hidden).length;
 said.charts = document.querySelectorAll("svg.marks").length;
 said.wide = document.documentElement.scrollWidth <= innerWidth;
 said.changed = document.getElementById("changed").textContent;
+said.parts = [...document.querySelectorAll(".part p")].map((one) => one.textContent);
+said.rows = [...tree.children].map((one) => one.getAttribute("aria-label"));
+document.querySelector("[data-copy]").focus(); document.activeElement.click();
+for (let i = 0; i < 100 && !document.getElementById("copied").textContent; i++) await new Promise((go) => setTimeout(go, 20));
+said.copied = document.getElementById("copied").textContent;
+said.unlabelled = [...document.querySelectorAll("table")].filter((one) => !one.caption).length
+  + [...document.querySelectorAll("svg.marks")].filter((one) => !one.closest("[aria-label]") && !one.getAttribute("aria-label")).length;
+said.ticks = [...document.querySelectorAll(".role-axis-label")].filter((one) => one.querySelectorAll("text").length < 3).length;
 said.images = document.images.length; said.title = document.title; said.hit = window.hit ?? null;
 document.body.append(Object.assign(document.createElement("output"), { textContent: btoa(unescape(encodeURIComponent(JSON.stringify(said)))) }));
 </script>
@@ -399,6 +433,20 @@ def test_a_browser_shows_the_page_and_the_keyboard_reaches_the_candidates(chromi
     assert "seven" in said["item"]
     assert said["charts"] == 2
     assert said["wide"]
+
+
+def test_a_browser_marks_candidates_scored_on_few_replies_and_ranks_them_last(chromium: str, tmp_path: Path) -> None:
+    few, full = replace(HISTORY[1], parent=None, reward=1.0, cells=3, failed=0), replace(HISTORY[0], reward=0.579)
+    alike = replace(full, number=2, prompt=Prompt("Again."))
+    said, console = browsed(chromium, tmp_path, a_page(replace(RESULT, history=(full, few, alike))))
+
+    assert console == []
+    assert [label.split(",")[0] for label in said["rows"]] == ["candidate 0", "candidate 2", "candidate 1"]
+    assert said["rows"][2] == "candidate 1, training reward 1.000 on 3 of 12 replies, chosen"
+    assert said["parts"][0] == "text changed"
+    assert said["copied"]
+    assert said["unlabelled"] == 0
+    assert said["ticks"] == 0
 
 
 def test_a_browser_takes_hostile_text_for_text(chromium: str, tmp_path: Path) -> None:

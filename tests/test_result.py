@@ -301,7 +301,7 @@ def test_the_report_has_the_headline_both_prompts_and_the_way_back() -> None:
     for part in ("* note: a note", "* strategy: RandomSearch", "* prompts: 64", "* seed: 7", "* budget: 500 calls"):
         assert f"{part}\n" in page
     assert '* task model: {"model": "f", "provider": "fake"}' in page
-    assert "Candidate 1: step 1, fitness 0.75, validation 0.800 on 60" in page
+    assert "Candidate 1: step 1, fitness 0.75 on 11 replies, validation 0.800 on 60 examples" in page
 
 
 def test_the_best_candidates_are_those_of_validation_then_of_the_search() -> None:

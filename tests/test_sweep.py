@@ -138,8 +138,14 @@ def test_the_table_has_a_row_for_each_strategy_with_intervals(swept: Any) -> Non
     )
     assert row.gain.low > 0
     assert row.best == (row.lead.low > 0)
-    assert lines[2].startswith("| task | model | strategy | seeds |")
+    assert lines[2].startswith("| task | model | strategy | seeds | test examples |")
     assert len(lines) >= 6
+    assert {file.name for file in (home / "out").glob("sweep.*")} >= {
+        "sweep.md",
+        "sweep.json",
+        "sweep.csv",
+        "sweep.tex",
+    }
 
 
 def test_a_finished_sweep_run_again_asks_and_changes_nothing(swept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +202,7 @@ def test_a_failed_run_is_shown_with_its_reason_is_no_score_and_is_tried_again(
     assert not table.finished
     assert completed.finished
     assert completed.rows[0].test is not None
-    assert completed.rows[1].formatted()[:6] == table.rows[1].formatted()[:6]
+    assert completed.rows[1].formatted()[:7] == table.rows[1].formatted()[:7]
 
 
 def test_an_error_in_the_users_code_is_his_to_see(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import redirect_stdout
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +17,8 @@ from promptopt.utils.streams import FailsafeStream, failsafe
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from contextlib import AbstractContextManager
+
+_MAX_WORD = 20  # characters
 
 
 def say(text: object = "", *, to_stderr: bool = False) -> None:
@@ -68,11 +70,20 @@ def say_table(
     table = Table(title=_plain_text(title) if title else None, title_justify="left", show_header=any(headers))
     if plain:
         table.box = None
+    lines = [list(row) for row in rows]
     for column, header in enumerate(headers):
-        table.add_column(_plain_text(header), justify="left" if column in left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(_plain_text, row))
+        cells = [header, *(line[column] for line in lines)]
+        justify: Literal["left", "right"] = "left" if column in left else "right"
+        min_width = _word_width(cells) if column in left else None  # names stay whole where numbers can wrap
+        table.add_column(_plain_text(header), justify=justify, overflow="fold", min_width=min_width)
+    for line in lines:
+        table.add_row(*map(_plain_text, line))
     Console(file=failsafe(sys.stdout), highlight=False).print(table)
+
+
+def _word_width(cells: Iterable[str]) -> int:
+    """Return the length of the longest word, up to a quarter of a narrow terminal."""
+    return min(max((len(word) for cell in cells for word in cell.split()), default=1), _MAX_WORD)
 
 
 def _plain_text(text: str) -> Text:

@@ -11,7 +11,7 @@ import typer
 from promptopt.cli.options import Quiet
 from promptopt.cli.output import say, say_json, say_table
 from promptopt.cli.report import Json
-from promptopt.sweep.table import HEADERS
+from promptopt.sweep.table import HEADERS, LEAD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,9 +62,17 @@ def sweep(
 
 
 def _print(rows: Sequence[Row]) -> None:
-    """Print a table for each task and model. Intervals go below their means to fit a terminal's width."""
+    """Print a table for each task and model. Intervals go below their means, and leads below the table, to fit a terminal."""
     for (task, model), group in groupby(rows, key=lambda row: (row.task, row.model)):
-        headers, cells = HEADERS[2:], [row.formatted()[2:] for row in group]
-        columns = [i for i in range(len(headers)) if any(line[i] for line in cells)]
-        lines = [[line[i].replace(" (", "\n(", 1) if i else line[i] for i in columns] for line in cells]
-        say_table([headers[i] for i in columns], lines, title=f"{task}, {model}")
+        listed = list(group)
+        lines = [dict(zip(HEADERS, row.formatted(), strict=True)) for row in listed]
+        free = all(not row.dollars for row in listed)
+        hidden = {"task", "model", LEAD, *(["dollars"] if free else [])}
+        names = [name for name in HEADERS if name not in hidden and any(line[name] for line in lines)]
+        cells = [
+            [line[name].replace(" (", "\n(", 1) if i else line[name] for i, name in enumerate(names)] for line in lines
+        ]
+        say_table(names, cells, title=f"{task}, {model}")
+        for line in lines:
+            if line[LEAD]:
+                say(f"{line['strategy']}: {LEAD} {line[LEAD]}")

@@ -10,6 +10,7 @@ import logging
 import time
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +183,11 @@ def run_job(
     def save_result(result: Result) -> Result:
         release_descriptors()
         result = replace(
-            result, seconds=time.monotonic() - started, run_dir=str(run_dir or ""), digest=job.digest if run_dir else ""
+            result,
+            seconds=time.monotonic() - started,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            run_dir=str(run_dir or ""),
+            digest=job.digest if run_dir else "",
         )
         return result if run_dir is None else save(result, Path(run_dir))
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from promptopt.results.outcomes import Outcome
     from promptopt.statistics import Interval
 
+NOT_SCORED = "nothing scored yet"
+"""In place of a best reward before a search has scored a candidate."""
+
 _CALL_FRACTIONS = (0.25, 0.5, 0.75, 1.0)  # of the calls that every run reached: where best rewards are compared
 
 
@@ -100,7 +103,11 @@ class RunComparison:
                 *("same prompt" if r.test and r.kept else _with_interval(r.gain) for r in results),
             ],
             ["gain over first run (paired)", "", *(_with_interval(d.interval) for d in self.differences)],
-            ["common test examples", "", *(str(d.examples) for d in self.differences)],
+            [
+                "common test examples",
+                "",
+                *(self._common(d, run) for d, run in zip(self.differences, self.runs[1:], strict=True)),
+            ],
             ["overfitting", *(_signed(r.optimism) for r in results)],
             ["chosen prompt, tokens", *(f"{r.lengths[1]:,}" for r in results)],
             ["candidates", *(f"{len(r.history):,}" for r in results)],
@@ -108,10 +115,17 @@ class RunComparison:
             ["total dollars", *(_dollars(r) for r in results)],
         ]
         rows += [
-            [f"best training reward after {calls:,} calls", *(_fixed(best[i]) for best in self.best)]
+            [
+                f"best training reward after {calls:,} calls",
+                *(NOT_SCORED if best[i] is None else _fixed(best[i]) for best in self.best),
+            ]
             for i, calls in enumerate(self.calls)
         ]
         return ["", *(run.name for run in self.runs)], rows
+
+    def _common(self, difference: Difference, run: SavedRun) -> str:
+        most = max(len(self.runs[0].outcomes), len(run.outcomes))
+        return f"{difference.examples} of {most}" if difference.examples < most else f"{difference.examples}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -208,6 +222,7 @@ def _notes(runs: Sequence[SavedRun], calls: tuple[int, ...]) -> list[str]:
             ("tasks", [r.task for r in results]),
             ("task models", [str(r.models.get("task", {}).get("model", "unknown")) for r in results]),
             ("budgets", [r.budget for r in results]),
+            ("random seeds, so differences are also due to chance", [str(r.seed) for r in results]),
         )
         if len(set(values)) > 1
     ]

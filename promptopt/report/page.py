@@ -14,8 +14,22 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from promptopt.errors import MissingExtraError
+from promptopt.report.axes import axis_over
 from promptopt.report.curves import best_so_far, command, kinds
+from promptopt.report.overview import (
+    about_run,
+    about_search,
+    about_test,
+    chosen_texts,
+    export_command,
+    picture,
+    program_flow,
+)
+from promptopt.report.prompt_changes import prompt_changes, written_out
+from promptopt.report.ranking import most_replies, most_validated
+from promptopt.report.seed_curves import joined, layers, lines, seed_curve
 from promptopt.report.text import ABOUT_FRONT, price_in_words
+from promptopt.results.comparison_rows import answer_rows, cost_rows, search_rows
 from promptopt.results.front import FRONT_HEADS
 from promptopt.results.result import SPENDING
 
@@ -28,10 +42,11 @@ except ImportError as error:
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from promptopt.prompt import Layout
     from promptopt.report.compare import RunComparison
+    from promptopt.report.prompt_changes import Change
     from promptopt.results.outcomes import Answer, Outcome
     from promptopt.results.result import Record, Result
-    from promptopt.statistics import Interval
 
 _MAX_TEXT = 20_000  # characters of one text on the page; the run's files contain the full texts
 _DIGITS = 6
@@ -42,32 +57,47 @@ def page(result: Result, outcomes: tuple[Outcome, ...]) -> str:
 
     Args:
         result: result of the run.
-        outcomes: outcomes of its test examples; () if there are noutcome.
+        outcomes: outcomes of its test examples; () if there are none.
     """
-    return _render(
-        "report.html.j2",
-        result=result,
-        seed_text=_truncate(str(result.seed_prompt)),
-        chosen_text=_truncate(str(result.prompt)),
-        interval=_interval_positions(result.test.difference) if result.test and not result.kept else None,
-        kinds=kinds(outcomes),
-        front_headers=FRONT_HEADS,
-        about_front=ABOUT_FRONT,
-        front_texts=[(record.number, _truncate(str(record.prompt))) for record in result.front]
+    return render_page("report.html.j2", report_data(result, outcomes), **report_values(result, outcomes))
+
+
+def report_values(result: Result, outcomes: tuple[Outcome, ...]) -> dict[str, Any]:
+    """Return what the template of the report inserts, all but the data of its script."""
+    return {
+        "result": result,
+        "about_run": about_run(result),
+        "about_test": about_test(result),
+        "about_search": about_search(result),
+        "picture": picture(result),
+        "chosen_texts": chosen_texts(result),
+        "export_command": export_command(result),
+        "seed_text": _truncate(str(result.seed_prompt)),
+        "flow": program_flow(outcomes),
+        "comparison_rows": [*answer_rows(result), *search_rows(result), *_overfitting(result), *cost_rows(result)],
+        "facts": [(name, value) for name, value in result.facts() if name != "overfitting"],
+        "partial": any(record.cells + record.failed < most_replies(result.history) for record in result.history),
+        "curve": best_so_far(result.history),
+        "kinds": kinds(outcomes),
+        "front_headers": FRONT_HEADS,
+        "about_front": ABOUT_FRONT,
+        "front_texts": [(record.number, _truncate(str(record.prompt))) for record in result.front]
         if result.points
         else [],
-        test_examples=len(outcomes),
-        spending_headers=SPENDING,
-        command=command(result),
-        settings=_settings(result),
-        data=_json(_data(result, outcomes)),
-    )
+        "test_examples": len(outcomes),
+        "spending_headers": SPENDING,
+        "command": command(result),
+        "settings": _settings(result),
+    }
 
 
 def comparison_page(comparison: RunComparison) -> str:
     """Return the HTML page that compares runs."""
-    curves = [{"name": run.name, "points": [point._asdict() for point in run.curve]} for run in comparison.runs]
-    return _render("compare.html.j2", comparison=comparison, data=_json({"curves": curves, "calls": comparison.calls}))
+    end = comparison.calls[-1] if comparison.calls else 0
+    curves = joined([seed_curve(run.name, [run.curve], end) for run in comparison.runs]) if end else []
+    about = "Best training reward so far of each run, by calls used, up to the calls that every search made."
+    charts = [{"layers": layers(curves), "description": about}] if curves else []
+    return render_page("compare.html.j2", {"figures": charts}, comparison=comparison, lines=lines(curves), about=about)
 
 
 def write_page(text: str, path: Path) -> None:
@@ -77,12 +107,19 @@ def write_page(text: str, path: Path) -> None:
     partial.replace(path)
 
 
-def _render(template: str, **values: Any) -> str:
+def render_page(template: str, data: dict[str, Any], **values: Any) -> str:
+    """Return a self-contained page.
+
+    Args:
+        template: name of the template.
+        data: what its script reads, as JSON values.
+        values: what the template inserts.
+    """
     loader = PackageLoader("promptopt.report")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template(template).render(library=_library(), **values)
+    return environment.get_template(template).render(library=_library(), data=_json(data), **values)
 
 
 @cache
@@ -100,21 +137,55 @@ def _compress(text: str) -> str:
     return base64.b64encode(zlib.compress(text.encode("utf-8", "backslashreplace"), 9)).decode()
 
 
-def _data(result: Result, outcomes: tuple[Outcome, ...]) -> dict[str, Any]:
+def report_data(result: Result, outcomes: tuple[Outcome, ...]) -> dict[str, Any]:
+    """Return the data of the report's script, as JSON values."""
     seed, chosen = result.seed_record, result.chosen_record
     return {
-        "candidates": [_candidate(record) for record in result.history],
+        "candidates": [_candidate(record, result.layout) for record in result.history],
+        "replies": most_replies(result.history),
+        "validated": most_validated(result.history),
         "seed": seed and seed.number,
         "chosen": chosen and chosen.number,
-        "texts": [_truncate(str(result.seed_prompt)), _truncate(str(result.prompt))],
-        "curve": [point._asdict() for point in best_so_far(result.history)],
-        "front": [] if result.objectives else [record.number for record in result.front],
-        "objectives": [
-            {"name": name, "points": _front_points(result, name)} for name in result.objectives[1:] if result.points
+        "changes": [
+            {"name": name, "parts": [_part(change) for change in changes]}
+            for name, changes in prompt_changes(result.seed_prompt, result.prompt, result.layout)
         ],
+        "curve": [point._asdict() for point in best_so_far(result.history)],
+        "axes": _axes(result),
+        "front": [] if result.objectives else [record.number for record in result.front],
+        "objectives": [_front_chart(result, name) for name in result.objectives[1:] if result.points],
         "tested": bool(result.test and result.test.front),
         "outcomes": [_outcome(outcome) for outcome in outcomes],
     }
+
+
+def _overfitting(result: Result) -> list[tuple[str, str, str]]:
+    return [] if result.optimism is None or result.kept else [("overfitting", "", f"{result.optimism:+.3f}")]
+
+
+def _axes(result: Result) -> dict[str, Any]:
+    """Return the axes of the charts of candidates, by field."""
+    scored = [record for record in result.history if record.reward is not None]
+    return {
+        "calls": axis_over([0, *(record.calls for record in scored)])._asdict(),
+        "dollars": axis_over([0, *(record.dollars for record in scored)])._asdict(),
+        "length": axis_over(record.length for record in scored)._asdict(),
+        "reward": axis_over(record.reward for record in scored)._asdict(),
+    }
+
+
+def _part(change: Change) -> list[str | None]:
+    before, after = (None if text is None else _truncate(text) for text in (change.before, change.after))
+    return [change.label, before, after]
+
+
+def _front_chart(result: Result, name: str) -> dict[str, Any]:
+    points = _front_points(result, name)
+    axes = {
+        axis: axis_over(point.get(f"{axis}{end}") for point in points for end in ("", "_low", "_high"))._asdict()
+        for axis in ("x", "y")
+    }
+    return {"name": name, "points": points, "axes": axes}
 
 
 def _front_points(result: Result, name: str) -> list[dict[str, Any]]:
@@ -147,7 +218,8 @@ def _front_points(result: Result, name: str) -> list[dict[str, Any]]:
     return points
 
 
-def _candidate(record: Record) -> dict[str, Any]:
+def _candidate(record: Record, layout: Layout | None) -> dict[str, Any]:
+    written = written_out(record.prompt, layout)
     return {
         "number": record.number,
         "parent": record.parent,
@@ -162,6 +234,7 @@ def _candidate(record: Record) -> dict[str, Any]:
         "calls": record.calls,
         "dollars": _rounded(record.dollars),
         "text": _truncate(str(record.prompt)),
+        "written": None if written == record.prompt else _truncate(str(written)),
     }
 
 
@@ -197,16 +270,6 @@ def _settings(result: Result) -> list[tuple[str, str]]:
     rows += [(f"{role} model", json.dumps(fingerprint, sort_keys=True)) for role, fingerprint in result.models.items()]
     rows += [(f"price of the {role} model", price_in_words(price)) for role, price in result.prices.items()]
     return rows + list(result.versions.items())
-
-
-def _interval_positions(interval: Interval) -> dict[str, float] | None:
-    """Return the drawing positions of an interval and of 0, in percent of the width; None if the interval is unbounded."""
-    values = {"low": interval.low, "high": interval.high, "estimate": interval.estimate, "zero": 0.0}
-    if not all(abs(value) < float("inf") for value in values.values()):
-        return None
-    low = min(values.values())
-    width = (max(values.values()) - low) or 1.0
-    return {name: round(4 + 92 * (value - low) / width, 2) for name, value in values.items()}
 
 
 def _truncate(text: str) -> str:

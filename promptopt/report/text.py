@@ -6,12 +6,14 @@ import json
 from typing import TYPE_CHECKING
 
 from promptopt.report.curves import command
+from promptopt.report.ranking import most_replies, most_validated, ranked, replies_of, validated_of
 from promptopt.results.front import FRONT_HEADS
 from promptopt.results.result import SPENDING
 from promptopt.utils.characters import printable
 from promptopt.utils.files import write_private
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from promptopt.models.base import Price
@@ -24,6 +26,9 @@ ABOUT_FRONT = (
 )
 
 _MAX_CANDIDATES = 20
+_ABOUT_CANDIDATES = (
+    "Fitness is what the strategy maximised. Candidates scored on fewer replies (n of N) come after the others."
+)
 
 
 def write_report(result: Result, path: Path) -> None:
@@ -52,8 +57,8 @@ def markdown(result: Result) -> str:
         "",
         _block(str(result.seed_prompt)),
     ]
-    lines += ["", "## Best candidates", ""]
-    lines += [_candidate_entry(record) for record in _best(result)]
+    lines += ["", "## Best candidates", "", _ABOUT_CANDIDATES, ""]
+    lines += [_candidate_entry(record, result.history) for record in ranked(result.history)[:_MAX_CANDIDATES]]
     lines += _front_prompts(result) if result.objectives else _reward_and_length(result)
     lines += ["", "## Reproduce this run", "", _block(command(result)), "", f"* strategy: {result.strategy['name']}"]
     lines += [f"* {name}: {value}" for name, value in result.strategy["settings"].items()]
@@ -129,17 +134,12 @@ def price_in_words(price: Price | None) -> str:
     return f"{', '.join(parts)} (dollars per million tokens)"
 
 
-def _best(result: Result) -> list[Record]:
-    scored = [record for record in result.history if record.fitness is not None]
-    return sorted(scored, key=lambda r: (r.validation is None, -(r.validation or 0), -(r.fitness or 0)))[
-        :_MAX_CANDIDATES
-    ]
-
-
-def _candidate_entry(record: Record) -> str:
-    validation = "" if record.validation is None else f", validation {record.validation:.3f} on {record.validated}"
+def _candidate_entry(record: Record, history: Sequence[Record]) -> str:
+    replies = replies_of(record, most_replies(history))
+    facts = f"Candidate {record.number}: step {record.step}, fitness {record.fitness:.4g} on {replies} replies"
+    if record.validation is not None:
+        facts += f", validation {record.validation:.3f} on {validated_of(record, most_validated(history))} examples"
     # Not a list item: inside one, four spaces do not start a code block.
-    facts = f"Candidate {record.number}: step {record.step}, fitness {record.fitness:.4g}{validation}"
     return f"{facts}\n\n{_block(str(record.prompt))}\n"
 
 

@@ -14,10 +14,11 @@ from promptopt.errors import InputError
 from promptopt.evaluation.ledger import Spending
 from promptopt.models.base import Price
 from promptopt.prompt import Layout, Prompt, Prompts, as_dicts, is_program_prompts, layout_for
+from promptopt.results.comparison_rows import answer_rows, cost_rows, search_rows, test_rows
 from promptopt.results.front import FRONT_HEADS, FrontPoint, front_rows
-from promptopt.results.headline import CHOSEN_PROMPT, ends, headline
+from promptopt.results.headline import CHOSEN_PROMPT, headline
 from promptopt.results.layouts import format_of, portable_prompt
-from promptopt.results.outcomes import SAME, Comparison, PredictorTest, with_infinities
+from promptopt.results.outcomes import SAME, Comparison, with_infinities
 from promptopt.results.predictor import Predictor  # noqa: TC001  as above
 from promptopt.results.saved import read_json, write_json
 from promptopt.results.table import as_frame, candidate_rows
@@ -117,6 +118,7 @@ class Result:
         prefer: by which preference the chosen prompt is recommended among the points of the front, or "".
         points: the front, from the highest reward down; its test is in `test.front`.
         layout: the task's fields, template and format; None in results of earlier versions.
+        date: when this process ended the run, in ISO 8601 and UTC; "" in results of earlier versions.
     """
 
     task: str
@@ -148,6 +150,7 @@ class Result:
     prefer: str = ""
     points: tuple[FrontPoint, ...] = ()
     layout: Layout | None = None
+    date: str = field(default="", compare=False)
 
     @property
     def finished(self) -> bool:
@@ -235,46 +238,7 @@ class Result:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return the table that compares seed and chosen prompt, as rows (name, seed, chosen)."""
-        seed, chosen = self.seed_record, self.chosen_record
-        out = [
-            ("training reward", _shown(seed.reward if seed else None), _shown(chosen.reward if chosen else None)),
-            (
-                "validation reward",
-                _shown(seed.validation if seed else None),
-                _shown(chosen.validation if chosen else None),
-            ),
-        ]
-        if self.predictor is not None:
-            out.append(("validation, with bias", "", _shown(self.predictor.validation)))
-        out = [row for row in out if any(row[1:])]
-        if self.test is not None:
-            out += [
-                ("test reward", f"{self.test.seed.estimate:.3f}", f"{self.test.chosen.estimate:.3f}"),
-                ("95 % interval", ends(self.test.seed), ends(self.test.chosen)),
-            ]
-            out += [("difference, paired", "", "0: the same prompt")] if self.kept else self._difference(self.test)
-            labelled = self.test.by_labels
-            if labelled is not None:
-                out += [
-                    ("chosen among the labels", f"{labelled.seed.estimate:.3f}", f"{labelled.chosen.estimate:.3f}"),
-                    (
-                        "difference from text",
-                        f"{labelled.seed_apart.estimate:+.3f}",
-                        f"{labelled.chosen_apart.estimate:+.3f}",
-                    ),
-                ]
-            out += _predictor_rows(self.test.predictor) if self.test.predictor else []
-        out.append(("tokens in the prompt", str(self.lengths[0]), str(self.lengths[1])))
-        if self.test is not None and self.test.costs is not None and any(self.test.costs):
-            out.append(("$ per 1,000 replies", f"{self.test.costs[0]:.4f}", f"{self.test.costs[1]:.4f}"))
-        return out
-
-    @staticmethod
-    def _difference(test: Comparison) -> list[tuple[str, str, str]]:
-        return [
-            ("difference, paired", "", f"{test.difference.estimate:+.3f}"),
-            ("its 95 % interval", "", ends(test.difference, "+")),
-        ]
+        return [*search_rows(self), *test_rows(self), *answer_rows(self), *cost_rows(self)]
 
     def facts(self) -> list[tuple[str, str]]:
         """Return the effort of the run, as rows (name, value)."""
@@ -345,7 +309,7 @@ class Result:
             for name in ("tokens", "read", "by_labels", "predictor", "front"):
                 if not out["test"][name]:
                     del out["test"][name]  # as above
-        for name in ("warnings", "digest", "request", "predictor", "objectives", "prefer", "points", "layout"):
+        for name in ("warnings", "digest", "request", "predictor", "objectives", "prefer", "points", "layout", "date"):
             if not out[name]:
                 del out[name]  # as above
         return out
@@ -459,21 +423,6 @@ def _with_prompts(data: dict[str, Any]) -> dict[str, Any]:
     if isinstance(history, list):
         history = [{**r, "prompt": read(r.get("prompt"))} if isinstance(r, dict) else r for r in history]
     return {**data, "history": history, "prompt": read(data.get("prompt")), "seed_prompt": read(data["seed_prompt"])}
-
-
-def _predictor_rows(predictor: PredictorTest) -> list[tuple[str, str, str]]:
-    return [
-        ("with label bias", "", f"{predictor.reward.estimate:.3f}"),
-        ("95 % interval", "", ends(predictor.reward)),
-        ("gain over seed prompt", "", f"{predictor.over_seed.estimate:+.3f}"),
-        ("its 95 % interval", "", ends(predictor.over_seed, "+")),
-        ("gain over prompt alone", "", f"{predictor.over_prompt.estimate:+.3f}"),
-        ("its 95 % interval", "", ends(predictor.over_prompt, "+")),
-    ]
-
-
-def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def _plain(value: Any) -> Any:

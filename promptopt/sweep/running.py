@@ -9,28 +9,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptopt.errors import MissingExtraError
 from promptopt.evaluation.ledger import Spending
 from promptopt.memo.memo import Memo, default_location
-from promptopt.report.compare import SavedRun, compare_runs
 from promptopt.sweep.plan import Plan, plan_sweep
 from promptopt.sweep.pool import open_pool
 from promptopt.sweep.portfolio import Portfolio, check_rungs, rungs
 from promptopt.sweep.single_run import RunOutcome, load_outcome, save_outcome
 from promptopt.sweep.spec import load_sweep
 from promptopt.sweep.study import SweepStudy
-from promptopt.sweep.table import Entry, Row, Table, ranked, row_of
+from promptopt.sweep.table import Entry, Row, Table, ranked, row_of, unequal_examples
+from promptopt.sweep.writing import write_table
 from promptopt.tracking.optuna_study import FILE as STUDY
-from promptopt.utils.characters import printable
-from promptopt.utils.files import make_private_folder, write_private
+from promptopt.utils.files import make_private_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from promptopt.sweep.pool import Pool
     from promptopt.sweep.single_run import RunSpec
-
-_MAX_RUNS_ON_PAGE = 12  # on a comparison page
 
 
 def run_sweep(
@@ -91,7 +87,7 @@ def run_sweep(
         executor = _RunExecutor(run_folder, study, tell, pool)
         table = _run_portfolios(plan, executor) if spec.portfolio else _run_grid(plan, executor)
     table = replace(table, name=path.stem)
-    return _write_table(table, executor.outcomes, run_folder)
+    return write_table(table, run_folder)
 
 
 @dataclass
@@ -210,41 +206,7 @@ def _notes(rows: Sequence[Row], plan: Plan) -> tuple[str, ...]:
     ]
     untested = [row for row in rows if any(not e.outcome.reason and not e.outcome.outcomes for e in row.entries)]
     notes += [f"{row.task}, {row.model}, {row.strategy}: a run has no test; see its notes" for row in untested]
-    return tuple(notes)
-
-
-def _write_table(table: Table, outcomes: dict[str, tuple[RunSpec, RunOutcome]], folder: Path) -> Table:
-    """Write the table and comparison pages; return the table, with a note if the pages could not be written."""
-    pages = _comparison_pages(outcomes)
-    try:
-        from promptopt.report.page import comparison_page, write_page  # noqa: PLC0415  the extra 'report'
-
-        for name, runs in pages.items():
-            write_page(comparison_page(compare_runs(runs)), folder / name)
-    except MissingExtraError as error:
-        table = replace(table, notes=(*table.notes, f"no comparison page was written: {error}"))
-    write_private(folder / "sweep.md", printable(table.markdown()))
-    text = json.dumps(table.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-    write_private(folder / "sweep.json", text)
-    return table
-
-
-def _comparison_pages(outcomes: dict[str, tuple[RunSpec, RunOutcome]]) -> dict[str, list[SavedRun]]:
-    """Return the runs of each page: one page per task and model, with the first seed only if there are too many runs."""
-    groups: dict[tuple[str, str], list[tuple[RunSpec, SavedRun]]] = {}
-    for run_spec, outcome in outcomes.values():
-        if outcome.result is None or outcome.reason or run_spec.rung is not None:
-            continue
-        name = f"{run_spec.strategy.label}, seed {run_spec.seed}"
-        saved = SavedRun(name=name, result=outcome.result, outcomes=outcome.outcomes)
-        groups.setdefault((run_spec.task, run_spec.model.label), []).append((run_spec, saved))
-    pages: dict[str, list[SavedRun]] = {}
-    for number, group in enumerate(groups.values(), 1):
-        first_seed = group[0][0].seed
-        shown = group if len(group) <= _MAX_RUNS_ON_PAGE else [run for run in group if run[0].seed == first_seed]
-        if len(shown) > 1:
-            pages["sweep.html" if len(groups) == 1 else f"sweep-{number}.html"] = [saved for _, saved in shown]
-    return pages
+    return (*notes, *unequal_examples(rows))
 
 
 def _digest(plan: Plan) -> str:

@@ -23,14 +23,18 @@ if TYPE_CHECKING:
     from promptopt.statistics.arrays import Floats
     from promptopt.sweep.single_run import RunOutcome
 
+LEAD = "lead over runner-up"
+"""Header of the column that only the best row of a task and model has."""
+
 HEADERS = (
     "task",
     "model",
     "strategy",
     "seeds",
+    "test examples",
     "test reward",
     "gain over seed prompt",
-    "lead over runner-up",
+    LEAD,
     "calls",
     "dollars",
 )
@@ -73,6 +77,7 @@ class Row:
         test: mean test reward of the chosen prompts, with its 95 % interval; None if no run has a test.
         gain: mean paired gain over the seed prompt, with its 95 % interval.
         lead: only for the best row of a task and model: mean paired difference to the runner-up, with its 95 % interval.
+        lead_examples: test examples that the lead is over: those with rewards of both rows at a seed.
     """
 
     task: str
@@ -82,6 +87,7 @@ class Row:
     test: Interval | None
     gain: Interval | None
     lead: Interval | None = None
+    lead_examples: int = 0
 
     @property
     def complete(self) -> tuple[Entry, ...]:
@@ -104,6 +110,12 @@ class Row:
     def best(self) -> bool:
         """Whether the interval of the lead over the runner-up is above 0."""
         return self.lead is not None and self.lead.low > 0
+
+    @property
+    def tested(self) -> str:
+        """Test examples of a run, such as "22", or "15 to 22" if the seeds differ."""
+        counts = sorted({len(_rewards_by_example(entry)[0]) for entry in self.complete})
+        return "" if not counts else f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
     @property
     def calls(self) -> float | None:
@@ -130,9 +142,10 @@ class Row:
             self.model,
             self.strategy,
             f"{len(self.complete)} of {len(self.entries)}",
+            self.tested,
             _with_interval(self.test) + (" best" if self.best else ""),
             _with_interval(self.gain, "+"),
-            _with_interval(self.lead, "+"),
+            _with_interval(self.lead, "+") + (f" on {self.lead_examples} examples" if self.lead else ""),
             "" if self.calls is None else f"{self.calls:,.0f}",
             "" if self.dollars is None else f"{self.dollars:.4f}",
         ]
@@ -197,31 +210,52 @@ def row_of(task: str, model: str, strategy: str, entries: Sequence[Entry]) -> Ro
 
 
 def ranked(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Return the rows, with the best of each task and model compared with the runner-up on common seeds and examples."""
+    """Return the rows, with the best of each task and model compared with the runner-up on common seeds and examples.
+
+    The best has the largest gain: gains are paired with the seed prompt on the examples of each run, so they are comparable
+    even if a budget limited some runs to fewer test examples than others.
+    """
     compared_rows: list[Row] = []
     for _, group in groupby(rows, key=lambda row: (row.task, row.model)):
         group_rows = list(group)
-        tested = [(row.test.estimate, -i, row) for i, row in enumerate(group_rows) if row.test is not None]
+        tested = [(row.gain.estimate, -i, row) for i, row in enumerate(group_rows) if row.gain is not None]
         if len(tested) > 1:
             (*_, first), (*_, second) = sorted(tested, key=lambda entry: entry[:2], reverse=True)[:2]
-            group_rows = [replace(row, lead=_lead(first, second)) if row is first else row for row in group_rows]
+            group_rows = [_leading(first, second) if row is first else row for row in group_rows]
         compared_rows += group_rows
     return tuple(compared_rows)
 
 
-def _lead(first: Row, second: Row) -> Interval | None:
+def unequal_examples(rows: Sequence[Row]) -> list[str]:
+    """Return a caveat for each task and model whose runs were tested on different examples."""
+    notes = []
+    for (task, model), group in groupby(rows, key=lambda row: (row.task, row.model)):
+        runs = [frozenset(_rewards_by_example(entry)[0]) for row in group for entry in row.complete]
+        if len(set(runs)) > 1:
+            counts = sorted(map(len, runs))
+            notes.append(
+                f"{task}, {model}: the runs were tested on different examples ({counts[0]} to {counts[-1]} of "
+                f"{len(frozenset().union(*runs))}), for example because of the budget: compare gains and the lead, which are "
+                "paired, not test rewards"
+            )
+    return notes
+
+
+def _leading(first: Row, second: Row) -> Row:
+    """Return the first row with its lead over the second, on the seeds and examples of both."""
     second_by_seed = {entry.seed: _rewards_by_example(entry)[0] for entry in second.complete}
     pairs = [
         (_rewards_by_example(entry)[0], second_by_seed[entry.seed])
         for entry in first.complete
         if entry.seed in second_by_seed
     ]
-    if not pairs:
-        return None
-    examples = list(dict.fromkeys(example for pair in pairs for rewards in pair for example in rewards))
+    examples = list(dict.fromkeys(example for mine, other in pairs for example in mine if example in other))
+    if not examples:
+        return first
     first_rewards, second_rewards = (_reward_array([pair[side] for pair in pairs], examples) for side in (0, 1))
     identical = _prompts(first) == _prompts(second) and np.array_equal(first_rewards, second_rewards, equal_nan=True)
-    return SAME if identical else crossed_interval(first_rewards, second_rewards)
+    lead = SAME if identical else crossed_interval(first_rewards, second_rewards)
+    return replace(first, lead=lead, lead_examples=len(examples))
 
 
 def _prompts(row: Row) -> dict[int, Prompt]:
@@ -259,6 +293,7 @@ def _row_json(row: Row) -> dict[str, Any]:
         "test": _finite(row.test),
         "gain": _finite(row.gain),
         "less_next": _finite(row.lead),
+        "lead_examples": row.lead_examples,
         "best": row.best,
         "calls": row.calls,
         "dollars": row.dollars,
@@ -276,6 +311,7 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "failed": entry.outcome.reason or None,
         "test": None if test is None else test.chosen.estimate,
         "gain": None if result is None or result.gain is None or test is None else result.gain.estimate,
+        "examples": None if test is None else test.examples,
         "calls": entry.used.calls,
         "dollars": entry.used.dollars,
         "prompt": None if test is None or result is None else str(result.prompt),

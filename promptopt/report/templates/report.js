@@ -4,7 +4,10 @@ const children = new Map(data.candidates.map(({ number }) => [number, []]));
 const roots = [];
 for (const { number, parent } of data.candidates) (children.get(parent) ?? roots).push(number);
 const rewardOf = (number) => candidates.get(number).reward ?? -Infinity;
-for (const list of [roots, ...children.values()]) list.sort((a, b) => rewardOf(b) - rewardOf(a) || a - b);
+// Scored on fewer replies than others: a high mean over a few may be luck.
+const partial = ({ cells, failed }) => cells + failed < data.replies;
+const byRank = (a, b) => partial(candidates.get(a)) - partial(candidates.get(b)) || rewardOf(b) - rewardOf(a) || a - b;
+for (const list of [roots, ...children.values()]) list.sort(byRank);
 // The candidate and its ancestors, oldest first.
 const lineage = (number) => {
   const path = [];
@@ -71,8 +74,10 @@ const row = (number, level) => {
     node("span", { class: "twig", "aria-hidden": "true" }, hasChildren ? (open.has(number) ? "▾" : "▸") : ""),
     node("span", { class: "number" }, `${number}`), node("span", { class: "meter", "aria-hidden": "true" }, bar), node("span", {}, format(candidate.reward)),
     tag(number) ? node("span", { class: "tag" }, tag(number)) : null,
+    partial(candidate) ? node("span", { class: "few" }, `${candidate.cells} of ${data.replies}`) : null,
   );
-  element.setAttribute("aria-label", `candidate ${number}, training reward ${format(candidate.reward)}${tag(number) && `, ${tag(number)}`}`);
+  const few = partial(candidate) ? ` on ${candidate.cells} of ${data.replies} replies` : "";
+  element.setAttribute("aria-label", `candidate ${number}, training reward ${format(candidate.reward)}${few}${tag(number) && `, ${tag(number)}`}`);
   if (hasChildren) element.setAttribute("aria-expanded", open.has(number));
   element.style.paddingLeft = `${0.6 + 0.9 * (level - 1)}rem`;
   return element;
@@ -112,17 +117,19 @@ const link = (number) => {
   element.addEventListener("click", () => select(number));
   return element;
 };
+// Both with their demonstrations written out as they are sent, if the later one has them so.
+const alike = (before, after) => [after.written === null && before.written !== null ? before.written : before.text, after.text];
 const showDetails = (candidate) => {
   const facts = [
-    ["training reward", format(candidate.reward)], ["fitness", candidate.fitness === null ? "–" : Number(candidate.fitness.toPrecision(4))], ["scored replies", candidate.cells],
-    ["validation", candidate.validation === null ? null : `${format(candidate.validation)} on ${candidate.validated}`], ["tokens", candidate.length], ["step", candidate.step],
+    ["training reward", format(candidate.reward)], ["fitness", candidate.fitness === null ? "–" : Number(candidate.fitness.toPrecision(4))], ["scored replies", `${candidate.cells}${partial(candidate) ? ` of ${data.replies}` : ""}`],
+    ["validation", candidate.validation === null ? null : `${format(candidate.validation)} on ${candidate.validated}${candidate.validated < data.validated ? ` of ${data.validated}` : ""} examples`], ["tokens", candidate.length], ["step", candidate.step],
     ["calls used by then", candidate.calls?.toLocaleString("en")], ["failed replies", candidate.failed || null],
   ].filter(([, value]) => value !== null && value !== undefined);
   const parent = candidates.get(candidate.parent);
   detail.replaceChildren(
     node("h3", {}, `Candidate ${candidate.number}${tag(candidate.number) && `, the ${tag(candidate.number)} prompt`}`),
     node("dl", { class: "facts" }, ...facts.map(([name, value]) => node("div", {}, node("dt", {}, name), node("dd", {}, `${value}`)))),
-    ...(parent ? [node("h3", {}, "Changes from ", link(parent.number)), diffElement(parent.text, candidate.text)] : []),
+    ...(parent ? [node("h3", {}, "Changes from ", link(parent.number)), diffElement(...alike(parent, candidate))] : []),
     node("h3", {}, "Prompt"), node("pre", {}, candidate.text),
   );
   detail.scrollTop = 0;
@@ -160,18 +167,19 @@ if (candidates.size) {
 const points = data.candidates.filter(({ reward }) => reward !== null).map(({ text, ...point }) => point);
 const tooltip = (...names) => names.map(([field, title]) => ({ field, title, type: "quantitative" }));
 const chart = (selector, xField, title, lines, description) => {
-  const x = { field: xField, type: "quantitative", title, axis: { tickCount: 6, format: xField === "dollars" ? "$~g" : ",.0f" }, scale: { zero: xField !== "length", nice: false, padding: 8 } };
-  const y = { field: "reward", type: "quantitative", title: "training reward", scale: { zero: false, nice: true, padding: 6 }, axis: { tickCount: 5 } };
+  const x = { field: xField, type: "quantitative", title, ...scaled(data.axes[xField]) };
+  const y = { field: "reward", type: "quantitative", title: "training reward", ...scaled(data.axes.reward) };
+  const shown = tooltip(["number", "candidate"], ["reward", "reward"], ["cells", "replies"], ["calls", "calls"], ["length", "tokens"]);
+  const marks = (values, mark, encoding = {}) => ({ data: { values }, mark: { opacity: 1, aria: false, cursor: "pointer", ...mark }, encoding: { x, y, tooltip: shown, ...encoding } });
   const tagged = points.filter(({ number }) => tag(number)).map((point) => ({ ...point, tag: tag(point.number) }));
   const layers = [
-    { data: { values: points }, mark: { type: "circle", size: 34, color: "var(--faint)", opacity: 0.75, aria: false, cursor: "pointer" },
-      encoding: { x, y, tooltip: tooltip(["number", "candidate"], ["reward", "reward"], ["calls", "calls"], ["length", "tokens"]) } },
+    marks(points.filter(partial), { type: "point", shape: "circle", filled: false, size: 30, stroke: "var(--faint)", strokeWidth: 1.2 }),
+    marks(points.filter((point) => !partial(point)), { type: "circle", size: 34, color: "var(--faint)" }),
     ...lines.filter(({ values }) => values.length > 1).map(({ values, color, dash, step }) => ({
       data: { values }, mark: { type: "line", color, strokeWidth: 1.8, strokeDash: dash ?? [], interpolate: step ? "step-after" : "linear", aria: false },
       encoding: { x, y, order: { field: "order", type: "quantitative" } } })),
-    { data: { values: tagged }, mark: { type: "point", filled: true, size: 90, stroke: "var(--panel)", strokeWidth: 1.5, opacity: 1, aria: false, cursor: "pointer" },
-      encoding: { x, y, color: { field: "tag", type: "nominal", legend: null, scale: { domain: ["seed", "chosen"], range: ["var(--ink)", "var(--accent)"] } },
-        tooltip: tooltip(["number", "candidate"], ["reward", "reward"], ["calls", "calls"], ["length", "tokens"]) } },
+    marks(tagged, { type: "point", filled: true, size: 90, stroke: "var(--panel)", strokeWidth: 1.5 },
+      { color: { field: "tag", type: "nominal", legend: null, scale: { domain: ["seed", "chosen"], range: ["var(--ink)", "var(--accent)"] } } }),
   ];
   return draw(selector, layers, description).then(({ view }) =>
     view.addEventListener("click", (event, hit) => hit?.datum?.number !== undefined && select(hit.datum.number)));
@@ -195,18 +203,19 @@ if (document.getElementById("length-chart") && points.length)
     `Training reward of ${points.length} candidates by prompt length in tokens, with the Pareto front.`);
 
 // ---- the front: a chart for each objective beside the reward
-const drawFront = ({ name, points: all }, index) => {
+const drawFront = ({ name, points: all, axes }, index) => {
   const values = all.filter(({ x, y }) => x !== null && y !== null).map((point) => ({ ...point, tag: tag(point.number) || "front" }));
   const among = data.tested ? "test" : "training and validation";
-  const x = { field: "x", type: "quantitative", title: `${name}, ${among}`, scale: { zero: false, nice: true, padding: 12 }, axis: { tickCount: 6 } };
-  const y = { field: "y", type: "quantitative", title: `reward, ${among}`, scale: { zero: false, nice: true, padding: 12 }, axis: { tickCount: 5 } };
+  const x = { field: "x", type: "quantitative", title: `${name}, ${among}`, ...scaled(axes.x) };
+  const y = { field: "y", type: "quantitative", title: `reward, ${among}`, ...scaled(axes.y) };
   const interval = (axis, other) => ({
     data: { values: values.filter((point) => point[`${axis}_low`] !== undefined) }, mark: { type: "rule", color: "var(--faint)", strokeWidth: 1.4, aria: false },
     encoding: { [axis]: { ...(axis === "x" ? x : y), field: `${axis}_low` }, [`${axis}2`]: { field: `${axis}_high` }, [other]: other === "x" ? x : y } });
   const layers = [interval("x", "y"), interval("y", "x"), {
     data: { values }, mark: { type: "point", filled: true, size: 90, stroke: "var(--panel)", strokeWidth: 1.5, opacity: 1, aria: false, cursor: "pointer" },
     encoding: { x, y, color: { field: "tag", type: "nominal", legend: null, scale: { domain: ["front", "seed", "chosen"], range: ["var(--faint)", "var(--ink)", "var(--accent)"] } },
-      tooltip: tooltip(["number", "candidate"], ["y", "reward"], ["x", name]) } }];
+      tooltip: tooltip(["number", "candidate"], ["y", "reward"], ["x", name]) } },
+    { data: { values }, mark: { type: "text", dx: 9, dy: -9, align: "left", color: "var(--soft)", fontSize: 11, aria: false }, encoding: { x, y, text: { field: "number", type: "nominal" } } }];
   return draw(`#front-chart-${index}`, layers, `Reward and ${name} of the ${values.length} prompts of the front and the seed prompt. The table below has the same numbers.`).then(({ view }) =>
     view.addEventListener("click", (event, hit) => hit?.datum?.number !== undefined && select(hit.datum.number)));
 };
@@ -249,8 +258,29 @@ if (examples) {
   }
 }
 
-// ---- diff of the seed prompt and the chosen prompt
-const changes = diffElement(...data.texts);
-changes.className = "box";
-document.getElementById("changed").replaceChildren(changes);
+// ---- diff of the seed prompt and the chosen prompt, part by part
+const partElement = ([label, before, after]) => {
+  const state = before === null ? "added" : after === null ? "removed" : before === after ? "unchanged" : "changed";
+  return node("div", { class: "part" }, node("p", {}, node("b", {}, label), ` ${state}`), diffElement(before ?? "", after ?? ""));
+};
+document.getElementById("changed")?.replaceChildren(
+  ...data.changes.flatMap(({ name, parts }) => [name ? node("h3", {}, name) : null, node("div", { class: "panel box parts" }, ...parts.map(partElement))]).filter(Boolean),
+);
+
+// ---- copy buttons
+const copied = document.getElementById("copied");
+for (const button of document.querySelectorAll("button[data-copy]")) {
+  const name = button.textContent;
+  button.addEventListener("click", async () => {
+    const source = document.getElementById(button.dataset.copy);
+    try {
+      await navigator.clipboard.writeText(source.textContent);
+      copied.textContent = button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(source);
+      copied.textContent = button.textContent = "Selected: press Ctrl+C";
+    }
+    setTimeout(() => { button.textContent = name; copied.textContent = ""; }, 4000);
+  });
+}
 document.body.dataset.ready = "yes";
