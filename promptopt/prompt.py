@@ -41,16 +41,13 @@ class ImageMessage(NamedTuple):
 
     Args:
         role: always "user".
+        content: the turn as text, with a placeholder for each image.
         parts: texts and images, in the order sent; texts are not blank, and no two are adjacent.
     """
 
     role: Literal["user"]
+    content: str
     parts: tuple[str | Image, ...]
-
-    @property
-    def content(self) -> str:
-        """The turn as text, with a placeholder for each image."""
-        return "\n".join(part if isinstance(part, str) else part.placeholder for part in self.parts)
 
 
 Turn: TypeAlias = Message | ImageMessage
@@ -331,7 +328,9 @@ class Layout:
         pieces = self.split(turn.content)
         in_front = [self.image(name, example) for name in self.images if f"{{{name}}}" not in pieces[1::2]]
         filled = [self._value(piece[1:-1], example) if i % 2 else piece for i, piece in enumerate(pieces)]
-        return ImageMessage("user", tuple(_joined([*in_front, *filled])))
+        parts = tuple(_joined([*in_front, *filled]))
+        shown = "\n".join(part if isinstance(part, str) else part.placeholder for part in parts)
+        return ImageMessage("user", shown, parts)
 
     def _value(self, field: str, example: Example) -> str | Image:
         return self.image(field, example) if field in self.images else example.inputs[field]

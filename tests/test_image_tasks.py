@@ -164,7 +164,7 @@ def test_a_slot_says_where_an_image_goes_and_one_without_a_slot_goes_first(folde
     task = a_task(folder, train=(items,), images=("before", "after"))
     prompt = Prompt("Compare with {after}: what changed?")
 
-    (turn,) = task.layout.render(prompt, items)
+    turn = task.layout.render(prompt, items)[0]
 
     assert isinstance(turn, ImageMessage)
     assert [part if isinstance(part, str) else part.path.name for part in turn.parts] == [
@@ -242,7 +242,12 @@ def test_the_key_of_a_request_with_an_image_stays(folder: Path) -> None:
 
 def test_an_image_is_read_once_for_a_call(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Image] = []
-    monkeypatch.setattr("promptopt.prompt.encoded_content", lambda image: read.append(image) or encoded_content(image))
+
+    def encode(image: Image) -> tuple[str, str]:
+        read.append(image)
+        return encoded_content(image)
+
+    monkeypatch.setattr("promptopt.prompt.encoded_content", encode)
     with Loopback() as server:
         score(a_task(folder), OpenAIModel("m", base_url=f"{server.url}/v1"), tmp_path)
 
@@ -438,7 +443,7 @@ def test_the_writer_sees_a_placeholder(folder: Path) -> None:
     losses = [messages.ExampleResult(task.train[0], "4")]
     sent = messages.improve(task, [messages.ScoredPrompt(task.seed_prompt, 0.5)], [], 1, losses=losses)
 
-    shown = "\n".join(turn.content for turn in sent if not isinstance(sent, str))
+    shown = "\n".join(turn.content for turn in sent if not isinstance(turn, str))
     assert "image: [image: scans/a.png]\n" in shown
     assert "sha256" not in shown
 

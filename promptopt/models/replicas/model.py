@@ -188,4 +188,4 @@ def parts_of(texts: Sequence[str], replicas: int, extra: Sequence[int] | None = 
 
 def _text(context: Context) -> str:
     """Return a context as one text, used only to partition the batch."""
-    return context if isinstance(context, str) else "\n".join(part for turn in context for part in turn)
+    return context if isinstance(context, str) else "\n".join(text for turn in context for text in turn[:2])
