@@ -78,4 +78,4 @@ def test_a_strategy_of_your_own_in_a_sweep(tmp_path: Path) -> None:
     assert checked.returncode == 0
     table = (tmp_path / "runs" / "sweep" / "sweep.md").read_text(encoding="utf-8")
     assert "openings:Openings" in table
-    assert "random" in table
+    assert "joint" in table
