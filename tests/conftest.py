@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from alembic.config import Config
 
-# A slow machine is no defect: no test is timed.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A slow machine is no defect: no test is timed. Each run draws other examples, so half of the usual hundred are enough.
+settings.register_profile("untimed", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 # What a script starts with `&` ignores Ctrl-C, and so does all that it starts; tests press it.

@@ -275,7 +275,7 @@ def test_pseudo_labels_are_mostly_right_and_balanced(learnt: Result) -> None:
 def test_where_nothing_helps_the_seed_prompt_is_returned(
     handler: Callable[[Context, Sequence[str]], list[float]], seed: int, tmp_path: Path
 ) -> None:
-    given = replace(task(count=100), test=())
+    given = replace(task(), test=())
 
     assert run(handler, tmp_path, seed, task=given).prompt == given.seed_prompt
 
@@ -394,7 +394,7 @@ def test_votes_from_text_do_where_there_are_no_log_probabilities(tmp_path: Path)
         first, second = leaning(request.context, LABELS)
         return LABELS[int(second - first + 0.8 * chance(request.context, request.replicate) > 0)]
 
-    given = replace(task(count=100, tests=60), temperature=1.0)
+    given = replace(task(count=150), temperature=1.0)
     strategy = replace(SMALL, replicates=5)
     result = optimize(given, FakeModel(say), strategy, memo=tmp_path)
 
