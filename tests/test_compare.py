@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from results import BETTER, HISTORY, OUTCOMES, a_result, an_outcome
+from shell import promptopt
 from typer.testing import CliRunner
 
 from promptopt import InputError
@@ -147,10 +146,10 @@ def test_the_command_prints_a_table_or_json_and_writes_a_page(tmp_path: Path) ->
         saved(tmp_path / name, a_result(test=replace(BETTER, outcomes=OUTCOMES)))
     folders = [str(tmp_path / "one"), str(tmp_path / "two")]
     shown = CliRunner().invoke(app, ["compare", *folders])
-    words = [sys.executable, "-m", "promptopt", "compare", *folders, "--json", "--html", "both.html"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = promptopt(tmp_path, "compare", *folders, "--json", "--html", "both.html")
 
     assert shown.exit_code == 0
+    assert done.returncode == 0, done.stderr
     assert "+0.000" in shown.stdout
     assert [run["name"] for run in json.loads(done.stdout)["runs"]] == ["one", "two"]
     assert json.loads(done.stdout)["less_the_first"][0]["items"] == 4

@@ -133,12 +133,10 @@ BY_SCORES = {
 }
 
 
-# Each strategy once, half of them with no budget; the others take minutes. Of one strategy's variants one is enough: an
-# estimate knows nothing of strategies, it runs them.
-UNLIMITED = {"random", "steepest", "tapruning", "promptquine", "hillclimb", "unsupervised", "promst.paper"}
-ONCE = {(name, "labels") for name in BUILT_IN if name not in UNLIMITED}
-ONCE |= {(name, "text") for name in UNLIMITED}
-ONCE -= {(name, "labels") for name in ("p1.paper", "hillclimb.paper", "hillclimb.positives_only", "promptquine.ssga")}
+# An estimate knows nothing of strategies, it runs them. So these are enough: with and without a writer, a budget, a program
+# and another strategy inside, where scores decide and where they do not; all of them take minutes.
+ONCE = {(name, "text") for name in ("random", "steepest", "hillclimb", "promptquine", "unsupervised")}
+ONCE |= {(name, "labels") for name in ("hillclimb.opro", "p1", "components", "promst")}
 
 
 SHORTER = {  # whole, they take 20,000 calls and more

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import SecretStr
 from servers.loopback import Fault, Loopback, word_count
+from shell import promptopt
 from typer.testing import CliRunner
 
 from promptopt.cli import app
@@ -678,11 +679,10 @@ def test_check_says_what_an_endpoint_can_do(kind: str, monkeypatch: pytest.Monke
     assert re.search(r"^- +price +unknown", out, re.MULTILINE)
 
 
-def test_check_names_a_bad_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_names_a_bad_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with Loopback(fault=Fault(401)) as server:
-        words = [sys.executable, "-m", "promptopt", *command(server)]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        done = promptopt(tmp_path, *command(server))
         assert len(server.requests) == 1
 
     assert done.returncode == 1

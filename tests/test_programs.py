@@ -727,7 +727,7 @@ def test_a_component_that_is_unknown_or_never_asked_is_refused(tmp_path: Path) -
         run(tmp_path, Task(train=items(range(4)), seed_prompt=Prompt("Say.")), On("a", Joint(), programs=False))
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.wide) for seed in range(2, 10))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.wide) for seed in range(1, 10))])
 def test_components_finds_the_best_prompts_of_a_program_and_repeats_without_a_call(tmp_path: Path, seed: int) -> None:
     settings: dict[str, Any] = {"writer": FakeModel(writes, "w"), "budget": "4000 calls", "seed": seed}
     result = run(tmp_path, a_task(), "auto", **settings)

@@ -258,7 +258,7 @@ def test_a_child_that_a_block_rules_out_is_not_scored_on_the_rest(tmp_path: Path
     whole = [record.reward or 0.0 for record in result.history if record.cells == 32]
     dropped = [record.reward or 0.0 for record in result.history if record.cells == 8]
     assert sum(whole) / len(whole) > sum(dropped) / len(dropped)
-    without = search(task, TOYS[2].model(), replace(OURS, items=0, block=0, max_prompts=200), tmp_path)
+    without = search(task, TOYS[2].model(), replace(OURS, items=0, block=0, max_prompts=60), tmp_path)
     assert {record.cells for record in without.history} == {32}
 
 
@@ -292,7 +292,7 @@ def test_the_items_double_when_nothing_gets_better_and_the_survivors_are_measure
     assert max(record.reward or 0 for record in whole) == 1.0
     assert "never" not in result.prompt.text
     assert "perhaps" not in result.prompt.text
-    at_once = search(task, model(), replace(OURS, items=0, block=0, starts=1, patience=5), tmp_path)
+    at_once = search(task, model(), replace(OURS, items=0, block=0, starts=1, max_prompts=60), tmp_path)
     assert {step["items"] for step in at_once.steps} == {32}
 
 

@@ -90,7 +90,9 @@ def told(trials: Sequence[FrozenTrial]) -> list[Any]:
     return [(trial.number, trial.state, trial.values, trial.user_attrs) for trial in trials]
 
 
-@pytest.mark.parametrize("strategy", ["random", "promptquine", "hillclimb"])
+@pytest.mark.parametrize(
+    "strategy", ["promptquine", *(pytest.param(name, marks=pytest.mark.wide) for name in ("random", "hillclimb"))]
+)
 def test_a_run_is_the_same_with_and_without_a_study(tmp_path: Path, strategy: str) -> None:
     with_study = search(tmp_path / "a", strategy, budget="1500 calls")
     without = search(tmp_path / "b", strategy, tracking=False, budget="1500 calls")

@@ -7,6 +7,7 @@ Knows nothing of strategies; memo, budget and dispatch belong to the caller.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -171,6 +172,11 @@ class Scorer:
         """The labels whose log-probabilities are requested."""
         return self.task.labels if self.task.logprobs else ()
 
+    @cached_property
+    def _read_labels(self) -> tuple[str, ...]:
+        """The labels whose log-probabilities may come with a reply; kept, as checking a protocol for each request is slow."""
+        return self._scored_labels if isinstance(self.model, LabelReader) else ()
+
     def _replies(
         self, prompts: Sequence[Prompt], examples: Sequence[Example], replicates: int, *, written: bool
     ) -> list[list[list[Reply]]]:
@@ -201,7 +207,7 @@ class Scorer:
     def _one_call_per_cell(self, replicates: int, reward: Reward | Judge | None) -> bool:
         """Whether the task model is called once for each cell, and no other model is called."""
         judged = isinstance(self.task.reward if reward is None else reward, Judge)
-        asks_twice = isinstance(self.model, LabelReader) and self._scored_labels and replicates > 1
+        asks_twice = self._read_labels and replicates > 1
         return not self.task.takes_several_calls and not judged and not asks_twice
 
     def _keys(self, prompts: Sequence[Prompt], examples: Sequence[Example], replicates: int) -> list[str]:
@@ -214,7 +220,7 @@ class Scorer:
     def _sampled(self, contexts: Sequence[Context], replicates: int) -> list[Reply]:
         """Return replies [contexts * replicates]; at temperature 0, one reply with log-probabilities serves all replicates."""
         first: list[Reply] = []
-        if isinstance(self.model, LabelReader) and self._scored_labels:
+        if self._read_labels:
             first = self.caller.generate("task", self.model, [self._request(c, 0) for c in contexts])
         cells = [(i, r) for i in range(len(contexts)) for r in range(replicates)]
         deterministic = [
@@ -237,7 +243,7 @@ class Scorer:
             top_k=task.top_k,
             stop=task.stop,
             replicate=replicate,
-            labels=self._scored_labels if isinstance(self.model, LabelReader) else (),
+            labels=self._read_labels,
             options=task.request,
         )
 

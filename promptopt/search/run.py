@@ -10,6 +10,7 @@ import math
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -319,8 +320,13 @@ class Run:
 
     def tokens(self, prompt: Prompt) -> Tokens:
         """Split a prompt into the task model's tokens, or into words and punctuation if its tokenizer is not available."""
+        return tokenize(prompt, self.task.layout, self._pieces)
+
+    @cached_property
+    def _pieces(self) -> Callable[[str], list[str]]:
+        """Splits text; kept, as checking a protocol for each prompt is slow."""
         model = self.scorer.model
-        return tokenize(prompt, self.task.layout, model.pieces if isinstance(model, TokenModel) else words)
+        return model.pieces if isinstance(model, TokenModel) else words
 
     def length(self, prompt: Prompt) -> int:
         """Return the length of a prompt in tokens (or words), as the model sees it.
@@ -340,9 +346,7 @@ class Run:
         return round(plain + (whole - plain) * min(pool.nearest / len(pool.items), 1))
 
     def _fixed_length(self, prompt: Prompt, layout: Layout) -> int:
-        model = self.scorer.model
-        pieces = model.pieces if isinstance(model, TokenModel) else words
-        return sum(len(pieces(turn.content)) for turn in sections(prompt, layout) if turn.content)
+        return sum(len(self._pieces(turn.content)) for turn in sections(prompt, layout) if turn.content)
 
     def step(self, **facts: float | str) -> None:
         """End one step of the search and report facts about it, such as `best=0.9, length=31`.
