@@ -11,7 +11,6 @@ import os
 import pty
 import select
 import subprocess
-import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -125,4 +124,4 @@ def svg(frames: Sequence[tuple[float, list[str]]], title: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

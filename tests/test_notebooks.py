@@ -39,7 +39,9 @@ def code_cells(path: Path) -> list[str]:
 def run(source: str, names: dict[str, object]) -> str | None:
     """Run a cell as Jupyter does; return the page that its last expression is shown as, None if it has none."""
     tree = ast.parse(source)
-    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    end = tree.body[-1]
+    last = end if isinstance(end, ast.Expr) else None
+    tree.body = tree.body[:-1] if last else tree.body
     exec(compile(tree, "cell", "exec"), names)  # noqa: S102  our own notebook
     if last is None:
         return None

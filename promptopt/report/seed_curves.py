@@ -112,7 +112,7 @@ def layers(curves: Sequence[SeedCurve], *, legend: bool = False) -> list[dict[st
         }
         for field, title, axis in (("calls", _X, x_axis), ("mean", _Y, y_axis))
     )
-    names = {"field": "name", "type": "nominal", "sort": None, "legend": {} if legend else None}
+    names: dict[str, Any] = {"field": "name", "type": "nominal", "sort": None, "legend": {} if legend else None}
     colour = {**names, "scale": {"domain": [line.name for line in drawn], "range": [line.colour for line in drawn]}}
     dash = {**names, "scale": {"domain": [line.name for line in drawn], "range": [list(line.dash) for line in drawn]}}
     band = {"type": "area", "interpolate": "step-after", "opacity": 0.15, "aria": False}

@@ -88,13 +88,15 @@ def mark_chosen(study: Study, storage: RDBStorage, number: int, values: Sequence
     attributes = models.TrialUserAttributeModel
     with Session(storage.engine) as session, session.begin():
         study_id = storage.get_study_id_from_name(study.study_name)
-        trials = {trial.number: trial for trial in session.query(models.TrialModel).filter_by(study_id=study_id)}
+        rows: list[Any] = session.query(models.TrialModel).filter_by(study_id=study_id).all()
+        trials = {row.number: row for row in rows}
         ids = [trial.trial_id for trial in trials.values()]
         session.execute(delete(attributes).where(attributes.trial_id.in_(ids), attributes.key == CHOSEN))
         chosen = trials[number]
         chosen.state = TrialState.COMPLETE
         session.add(attributes(trial_id=chosen.trial_id, key=CHOSEN, value_json="true"))
-        for value in session.query(models.TrialValueModel).filter_by(trial_id=chosen.trial_id):
+        stored: list[Any] = session.query(models.TrialValueModel).filter_by(trial_id=chosen.trial_id).all()
+        for value in stored:
             value.value, value.value_type = value.value_to_stored_repr(values[value.objective])
 
 

@@ -204,18 +204,18 @@ class OptunaStudy(Tracker):
         if record.failed:
             attributes["failed"] = record.failed
         kind = IntDistribution(-1, _MOST_CANDIDATES)
-        given = {
+        shared: dict[str, Any] = {
             "params": {"step": record.step, "parent": -1 if record.parent is None else record.parent},
             "distributions": {"step": kind, "parent": kind},
             "user_attrs": attributes,
         }
         if record.reward is None:
-            return create_trial(state=TrialState.FAIL, **given)
+            return create_trial(state=TrialState.FAIL, **shared)
         complete = record.cells + record.failed >= self._max_cells
         return create_trial(
             state=TrialState.COMPLETE if complete else TrialState.PRUNED,
             values=[record.reward, record.length],
-            **given,
+            **shared,
         )
 
     def _end(self, result: Result) -> None:
