@@ -40,7 +40,7 @@ STRATEGIES: dict[str, Strategy] = {
     "p1": P1(),
     "joint": Joint(),
 }
-LONG = {"promptquine.paper", "joint"}
+LONG = {"promptquine.paper", "joint", "p1"}  # p1 runs another strategy inside, which finds the optimum of every toy
 BUDGET = "9000 calls"
 GOLDEN = Path(__file__).with_name("golden")
 

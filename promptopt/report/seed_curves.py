@@ -96,7 +96,7 @@ def lines(curves: Sequence[SeedCurve]) -> list[Line]:
 
 def layers(curves: Sequence[SeedCurve], *, legend: bool = False) -> list[dict[str, Any]]:
     """Return the layers of the chart: a band from the lowest to the highest seed, and a line for the mean."""
-    rows = [{"name": curve.name, **level._asdict()} for curve in curves for level in curve.levels]
+    rows: list[dict[str, Any]] = [{"name": curve.name, **level._asdict()} for curve in curves for level in curve.levels]
     drawn = lines(curves)
     x_axis, y_axis = (
         axis_over([0, *(row["calls"] for row in rows)]),
