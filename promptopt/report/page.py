@@ -42,10 +42,14 @@ def page(result: Result, outcomes: tuple[Outcome, ...]) -> str:
 
     Args:
         result: result of the run.
-        outcomes: outcomes of its test examples; () if there are noutcome.
+        outcomes: outcomes of its test examples; () if there are none.
     """
-    return _render(
-        "report.html.j2",
+    return _render("report.html.j2", data=_json(report_data(result, outcomes)), **report_values(result, outcomes))
+
+
+def report_values(result: Result, outcomes: tuple[Outcome, ...]) -> dict[str, Any]:
+    """Return what the template of the report inserts, all but the data of its script."""
+    return dict(  # noqa: C408  names read as in the template
         result=result,
         seed_text=_truncate(str(result.seed_prompt)),
         chosen_text=_truncate(str(result.prompt)),
@@ -60,7 +64,6 @@ def page(result: Result, outcomes: tuple[Outcome, ...]) -> str:
         spending_headers=SPENDING,
         command=command(result),
         settings=_settings(result),
-        data=_json(_data(result, outcomes)),
     )
 
 
@@ -100,7 +103,8 @@ def _compress(text: str) -> str:
     return base64.b64encode(zlib.compress(text.encode("utf-8", "backslashreplace"), 9)).decode()
 
 
-def _data(result: Result, outcomes: tuple[Outcome, ...]) -> dict[str, Any]:
+def report_data(result: Result, outcomes: tuple[Outcome, ...]) -> dict[str, Any]:
+    """Return the data of the report's script, as JSON values."""
     seed, chosen = result.seed_record, result.chosen_record
     return {
         "candidates": [_candidate(record) for record in result.history],
