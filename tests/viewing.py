@@ -5,15 +5,19 @@ from __future__ import annotations
 import socket
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import toys
 import uvicorn
 
+from promptopt import FakeModel, Prompt, Task, optimize
 from promptopt.view.app import build_app
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
+
+    from promptopt import Result
 
 TOKEN = "t0ken"  # noqa: S105  of a test
 
@@ -34,3 +38,12 @@ def served(folder: Path) -> Generator[str]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def a_run(folder: Path, **changes: Any) -> Result:
+    """A short run of the toy task, recorded in its folder."""
+    model = FakeModel(toys.answer, "toy")
+    writer = FakeModel(toys.writer, "w")
+    task = Task(seed_prompt=Prompt(toys.SEED), labels=toys.LABELS, **toys.splits(12))
+    settings = {"writer": writer, "budget": "600 calls", "memo": folder.parent / "memo", "tracking": False, **changes}
+    return optimize(task, settings.pop("model", model), "random", run_dir=folder, **settings)

@@ -55,7 +55,7 @@ class CellTable:
     def __init__(self, connection: sqlite3.Connection, part_of: Mapping[str, str]) -> None:
         self.connection = connection
         self._part_of = part_of
-        self._prompts: dict[str, int] = {}
+        self._prompts: dict[Prompt, int] = {}
         self._examples: dict[str, int] = {}
         connection.executescript(_SCHEMA)
 
@@ -67,11 +67,11 @@ class CellTable:
         self.connection.execute(_ADD, [_storable(value) for value in row])
 
     def _prompt(self, prompt: Prompt) -> int:
-        text = prompt_key(prompt)
-        if text not in self._prompts:
-            self._prompts[text] = len(self._prompts)
-            self.connection.execute("INSERT INTO prompts VALUES (?, ?)", (self._prompts[text], text))
-        return self._prompts[text]
+        if prompt not in self._prompts:
+            self._prompts[prompt] = len(self._prompts)
+            row = (self._prompts[prompt], prompt_key(prompt))
+            self.connection.execute("INSERT INTO prompts VALUES (?, ?)", row)
+        return self._prompts[prompt]
 
     def _example(self, example: Example) -> int:
         if example.id not in self._examples:
@@ -152,7 +152,7 @@ def table_of_outcomes(outcomes: Iterable[Outcome], seed: Prompt, chosen: Prompt)
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return str(_storable(json.dumps(value, ensure_ascii=False, sort_keys=True)))
 
 
 def _storable(value: Any) -> Any:

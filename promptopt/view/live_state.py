@@ -14,6 +14,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SHOWN_STEPS = 12
+_NO_PROGRESS: dict[str, Any] = {
+    "stage": "",
+    "step": 0,
+    "candidates": 0,
+    "best": None,
+    "used": {},
+    "paid": {},
+    "limits": {},
+    "left": {},
+    "failed": 0,
+    "proposed": {},
+    "unusable": {},
+    "stopping": False,
+}
 
 
 class CurvePoint(NamedTuple):
@@ -51,7 +65,7 @@ class LiveState:
     Args:
         folder: of the run.
         started: the first event; {} before it.
-        progress: the last state; {} before the first.
+        progress: the last state.
         points: candidates on the curve, in order.
         steps: the last steps, the newest first.
         end: the last event, "finished" or "failed", with its values; {} before it.
@@ -59,7 +73,7 @@ class LiveState:
 
     folder: Path
     started: dict[str, Any] = field(default_factory=dict)
-    progress: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=_NO_PROGRESS.copy)
     points: list[CurvePoint] = field(default_factory=list)
     steps: deque[Step] = field(default_factory=lambda: deque(maxlen=_SHOWN_STEPS))
     end: dict[str, Any] = field(default_factory=dict)
@@ -94,7 +108,7 @@ class LiveState:
             case "started":
                 self.started = event
             case "progress":
-                self.progress = event
+                self.progress = {**_NO_PROGRESS, **event}
             case "step":
                 self._take_step(event)
             case "finished" | "failed":

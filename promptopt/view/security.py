@@ -12,7 +12,7 @@ import ipaddress
 import socket
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -95,7 +95,7 @@ class Guard:
 
     def _own_name(self, host: str) -> bool:
         """Whether a Host header is an address, or a name of this machine. Others may be anyone's."""
-        name = urlsplit(f"//{host}").hostname or ""
+        name = _split(f"//{host}").hostname or ""
         if self._loopback:
             return name in _LOOPBACK
         return name in _LOOPBACK or _is_address(name) or name == socket.gethostname().lower()
@@ -119,9 +119,16 @@ def _is_address(name: str) -> bool:
     return True
 
 
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:  # such as "[broken"
+        return urlsplit("")
+
+
 def _own_origin(headers: Headers) -> bool:
     """Whether a request that changes something comes from a page of this server."""
-    origin = urlsplit(headers.get("origin", ""))
+    origin = _split(headers.get("origin", ""))
     return origin.scheme in {"http", "https"} and origin.netloc == headers.get("host")
 
 

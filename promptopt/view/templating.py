@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -20,24 +21,29 @@ class Pages:
     """
 
     def __init__(self, assets: Assets) -> None:
-        self._environment = Environment(
-            loader=ChoiceLoader([PackageLoader("promptopt.view"), PackageLoader("promptopt.report")]),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._environment.globals["asset"] = assets.address
-        self._environment.filters["date"] = date_text
+        self._assets = assets
 
     def render(self, template: str, **values: Any) -> str:
         """Return the text of a page or of a part of one."""
-        text = self._environment.get_template(template).render(**values)
+        text = _environment().get_template(template).render(asset=self._assets.address, **values)
         return text.encode("utf-8", "backslashreplace").decode()  # prompts may hold unpaired surrogates
 
     def response(self, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
         """Return a page as the answer to a request."""
         return HTMLResponse(self.render(template, **values), status)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader("promptopt.view"), PackageLoader("promptopt.report")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["date"] = date_text
+    return environment
 
 
 def date_text(seconds: float) -> str:

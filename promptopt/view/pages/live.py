@@ -59,10 +59,10 @@ def page(viewer: Viewer, entry: RunEntry) -> Response:
 def _panel(entry: RunEntry, state: LiveState) -> dict[str, Any]:
     """Return what the moving part inserts."""
     progress = state.progress
-    roles = sorted(progress.get("used", {}).keys() | progress.get("paid", {}).keys())
+    roles = sorted(progress["used"].keys() | progress["paid"].keys())
     nothing = {"calls": 0, "tokens": 0, "dollars": 0.0}
     return {
-        "status": "stopping" if _stopping(entry, progress) else entry.status,
+        "state": "stopping" if _stopping(entry, progress) else entry.status,
         "started": state.started,
         "model": model_name(state.started.get("models", {})),
         "progress": progress,
@@ -77,19 +77,19 @@ def _panel(entry: RunEntry, state: LiveState) -> dict[str, Any]:
 
 
 def _stopping(entry: RunEntry, progress: dict[str, Any]) -> bool:
-    return entry.live and bool(progress.get("stopping") or (entry.folder / STOP_REQUEST).exists())
+    return entry.live and bool(progress["stopping"] or (entry.folder / STOP_REQUEST).exists())
 
 
 def _budget(progress: dict[str, Any]) -> Iterator[tuple[str, float, float]]:
     """Yield each limit as (unit, left, limit)."""
-    for unit, limit in progress.get("limits", {}).items():
+    for unit, limit in progress["limits"].items():
         yield unit, progress["left"][unit], limit
 
 
 def _rejected(progress: dict[str, Any]) -> list[tuple[str, int]]:
     """Return why proposals of the writer were rejected, the most frequent reason first."""
-    reasons = {name: n for name, n in progress.get("proposed", {}).items() if name != "usable"}
-    for name, n in progress.get("unusable", {}).items():
+    reasons = {name: n for name, n in progress["proposed"].items() if name != "usable"}
+    for name, n in progress["unusable"].items():
         reasons[f"reply {name}"] = n
     return sorted(reasons.items(), key=lambda reason: (-reason[1], reason[0]))
 
