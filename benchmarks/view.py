@@ -13,7 +13,7 @@ import sqlite3
 import statistics
 import tempfile
 import time
-from contextlib import closing
+from contextlib import chdir, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,7 +132,7 @@ def pictures(folder: Path, images: Path) -> None:
     for number in range(4):
         a_run(folder / "runs" / f"tickets-{number}", seed=number, budget=f"{400 + 300 * number} calls")
     (first, *_) = Library(folder / "runs").runs()
-    with browsing(folder / "profile") as page, served(folder / "runs") as address:
+    with chdir(folder), browsing(folder / "profile") as page, served(Path("runs")) as address:
         page.look(1280, 760)
         page.open(f"{address}/?token={TOKEN}")
         page.picture(images / "view-runs.png")
@@ -151,7 +151,7 @@ def main() -> None:
         if images is None:
             measure(Path(folder))
         else:
-            pictures(Path(folder), images)
+            pictures(Path(folder), images.resolve())
 
 
 if __name__ == "__main__":
