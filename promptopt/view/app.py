@@ -1,6 +1,6 @@
 """The application: what the modules of `pages` offer, behind the guard.
 
-To add a page: a module in `pages` with a function `routes(viewer)`, its name in `_PAGES`, its templates in `templates`, and, if it
+To add a page: a module in `pages` with a function `routes(viewer)`, that function in `_PAGES`, its templates in `templates`, and, if it
 belongs to a run, its tab in `pages/tabs.py`.
 """
 
@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 
     from promptopt.view.library import RunEntry
 
-_PAGES = (runs, run, live, candidates, items)
+_PAGES: tuple[Callable[[Viewer], list[Route]], ...] = (
+    runs.routes,
+    run.routes,
+    live.routes,
+    candidates.routes,
+    items.routes,
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ def build_app(folder: Path | str, *, token: str, host: str = "127.0.0.1", cookie
     """
     assets = Assets()
     viewer = Viewer(Library(folder), Pages(assets), assets)
-    routes = [route for module in _PAGES for route in module.routes(viewer)]
+    routes = [route for routes in _PAGES for route in routes(viewer)]
     return Starlette(
         routes=[*routes, Route("/static/{name}", _static(assets))],
         middleware=[Middleware(Guard, token=token, cookie=cookie, host=host)],
