@@ -727,6 +727,8 @@ def test_the_result_says_how_it_came_about(tmp_path: Path) -> None:
         "test.csv",
         "report.md",
         "study.db",
+        "events.jsonl",
+        "cells.db",
     }
 
 

@@ -26,6 +26,7 @@ from promptopt.cli.report import compare, report
 from promptopt.cli.run import optimize, score
 from promptopt.cli.serve import serve
 from promptopt.cli.sweep import sweep
+from promptopt.cli.view import view
 from promptopt.errors import InputError, MemoError, PromptoptError, RewardError
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ app.command(name="judge-check")(judge_check)
 app.command()(claim)
 app.command()(report)
 app.command()(compare)
+app.command()(view)
 app.command(name="export")(export_prompt)
 app.command()(sweep)
 app.command()(serve)

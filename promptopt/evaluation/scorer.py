@@ -28,7 +28,7 @@ from promptopt.rewards import Judge
 from promptopt.scores import Scores
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from promptopt.evaluation.caller import Caller
     from promptopt.models.base import Model
@@ -53,6 +53,7 @@ class Scorer:
         tally: counts of replies that name no label.
         silence: counts of replies without text.
         replays: what programs asked.
+        observe: receives all scores by the task's own reward.
     """
 
     task: Task
@@ -63,6 +64,7 @@ class Scorer:
     tally: Tally = field(init=False)
     silence: Silence = field(default_factory=Silence)
     replays: Replays = field(default_factory=Replays)
+    observe: Callable[[Scores], None] = lambda _: None
 
     def __post_init__(self) -> None:
         check_options(self.task, self.model)
@@ -146,7 +148,10 @@ class Scorer:
             name: np.array([each.named.get(name, np.nan) for each in verdicts], dtype=np.float64).reshape(shape)
             for name in dict.fromkeys(name for each in verdicts for name in each.named)
         }
-        return Scores(tuple(prompts), tuple(examples), rewards, cells, reasons, named)
+        scores = Scores(tuple(prompts), tuple(examples), rewards, cells, reasons, named)
+        if reward is self.task.reward:
+            self.observe(scores)
+        return scores
 
     def replies_so_far(self, prompt: Prompt, examples: Sequence[Example]) -> list[tuple[Example, Reply]]:
         """Return the examples to which this run has a reply under the prompt, each with its reply. Costs nothing."""

@@ -33,6 +33,7 @@ from promptopt.optimization.fronts import select_front
 from promptopt.optimization.job import Job, prepare
 from promptopt.optimization.objectives import in_words
 from promptopt.optimization.preflight import call_each_model, check, check_budget, fields_not_sent, notes_on, start
+from promptopt.optimization.recording import NOT_RECORDED, Recording, record_run
 from promptopt.optimization.run_folder import open_folder, save, spare_descriptors
 from promptopt.optimization.selection import by_search, select
 from promptopt.optimization.signals import stop_on_signals
@@ -197,19 +198,23 @@ def run_job(
         nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store,
         spare_descriptors() as release_descriptors,
         nullcontext(stop) if stop else stop_on_signals(display) as stopping,
+        record_run(job, run_dir, stopping) as recording,
     ):
         if job.chosen:
             _log.info("%s", job.chosen)
         if forgotten := fields_not_sent(job.task):
             _log.warning("%s", forgotten)
         try:
-            caller = Caller(store, ledger or Ledger(), stopping, watch=display.refresh if display else nothing)
-            result = save_result(run_stages(job, caller, display, all_callbacks))
+            watch = recording.watch(display.refresh if display else nothing)
+            caller = Caller(store, ledger or Ledger(), stopping, watch=watch)
+            result = save_result(run_stages(job, caller, display, (*recording.callbacks, *all_callbacks), recording))
         except CrashedError as crash:
             saved = save_result(crash.result)
+            recording.finish(saved)
             if saved.run_dir:
                 crash.cause.add_note(f"the unfinished result is in {saved.run_dir}")
             raise crash.cause from crash.cause.__cause__
+        recording.finish(result)
         for callback in all_callbacks:
             callback(RunFinished(result))
     return result
@@ -224,7 +229,13 @@ class CrashedError(Exception):
         self.cause = cause
 
 
-def run_stages(job: Job, caller: Caller, display: Display | None = None, callbacks: Sequence[Callback] = ()) -> Result:
+def run_stages(
+    job: Job,
+    caller: Caller,
+    display: Display | None = None,
+    callbacks: Sequence[Callback] = (),
+    recording: Recording = NOT_RECORDED,
+) -> Result:
     """Run all stages of a job.
 
     Args:
@@ -232,6 +243,7 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
         caller: calls the models; its ledger must be new.
         display: shows progress; None is silent. The caller refreshes it after each reply.
         callbacks: called at the start and after each step.
+        recording: what is written of the run while it goes on.
 
     Raises:
         InputError: the budget is too small, or the strategy scored nothing.
@@ -239,7 +251,7 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
         CrashedError: an unexpected exception ended the run; it holds the unfinished result.
     """
     stages = Stages(job.task, job.budget, caller.ledger, job.seed, job.test_replies, job.tested)
-    run = _new_run(job, caller, display, callbacks)
+    run = _new_run(job, caller, display, callbacks, recording)
     for callback in callbacks:
         callback(job.begun)
     notes = notes_on(job)
@@ -285,7 +297,9 @@ def run_stages(job: Job, caller: Caller, display: Display | None = None, callbac
     return result
 
 
-def _new_run(job: Job, caller: Caller, display: Display | None, callbacks: Sequence[Callback]) -> Run:
+def _new_run(
+    job: Job, caller: Caller, display: Display | None, callbacks: Sequence[Callback], recording: Recording
+) -> Run:
     """Return a new run that updates the display and emits events."""
     emit_events = EventEmitter(record, callbacks)
 
@@ -294,7 +308,8 @@ def _new_run(job: Job, caller: Caller, display: Display | None, callbacks: Seque
             display.show(run)
         emit_events(run)
 
-    rng, scorer = random_numbers(job.strategy, job.seed), Scorer(job.task, job.model, caller)
+    rng = random_numbers(job.strategy, job.seed)
+    scorer = Scorer(job.task, job.model, caller, observe=recording.observe)
     task, archive = job.task, Archive()
     if job.objectives is not None:
         description = " ".join(filter(None, [task.description, in_words(job.objectives)]))
@@ -302,6 +317,7 @@ def _new_run(job: Job, caller: Caller, display: Display | None, callbacks: Seque
     run = Run(task, rng, job.seed, scorer, job.roles.get("writer"), watch=watch, archive=archive)
     if display is not None:
         display.follow(run)
+    recording.follow(run)
     return run
 
 

@@ -83,10 +83,11 @@ def kinds(outcomes: Sequence[Outcome]) -> list[Kind]:
 
 
 def _kinds(answer: Answer) -> set[str]:
-    return {_kind(answer)} | {f"event {name}" for name in answer.events}
+    return {kind_of(answer)} | {f"event {name}" for name in answer.events}
 
 
-def _kind(answer: Answer) -> str:
+def kind_of(answer: Answer) -> str:
+    """Return the kind of an outcome in words."""
     if answer.finish == "failed":
         return "no reply"
     if answer.reward is None:

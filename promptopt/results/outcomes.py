@@ -184,8 +184,8 @@ def outcomes(scores: Scores) -> tuple[Outcome, ...]:
             id=example.id,
             inputs=dict(example.inputs),
             target=example.target,
-            seed=_answer(scores, 0, e),
-            chosen=_answer(scores, -1, e),
+            seed=answer_of(scores, 0, e),
+            chosen=answer_of(scores, -1, e),
         )
         for e, example in enumerate(scores.examples)
     )
@@ -215,6 +215,16 @@ def read_outcomes(path: Path) -> tuple[Outcome, ...]:
         ) from error
 
 
+def read_trace(calls: Any) -> tuple[Call, ...]:
+    """Return a trace from JSON values as `Answer.to_json` has them; () for None.
+
+    Raises:
+        ValueError: they are no trace.
+    """
+    line = _with_traces({"seed": {"text": "", "reward": None, "trace": calls or []}})
+    return read_value(Answer, line["seed"]).trace
+
+
 def _written_call(call: Call) -> dict[str, Any]:
     """Return JSON values; tool calls only if there are any."""
     values = {**call._asdict(), "inputs": dict(call.inputs)}
@@ -231,9 +241,10 @@ def _with_traces(line: Any) -> Any:
     return line
 
 
-def _answer(scores: Scores, prompt: int, example: int) -> Answer:
-    reply: Response | Failure = scores.replies[prompt][example][0]
-    reward, reason = float(scores.rewards[prompt, example, 0]), scores.reasons[prompt][example][0]
+def answer_of(scores: Scores, prompt: int, example: int, replicate: int = 0) -> Answer:
+    """Return the answer in one cell of scores."""
+    reply: Response | Failure = scores.replies[prompt][example][replicate]
+    reward, reason = float(scores.rewards[prompt, example, replicate]), scores.reasons[prompt][example][replicate]
     known_reward = None if math.isnan(reward) else reward
     if isinstance(reply, Failure):
         return Answer(text="", reward=known_reward, reason=reason, finish="failed")
