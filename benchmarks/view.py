@@ -16,7 +16,7 @@ import time
 from contextlib import chdir, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from browser import browsing
@@ -54,7 +54,7 @@ def record(folder: Path, result: Result) -> None:
     """Write the folder of a run with its event file."""
     folder.mkdir(parents=True)
     with EventFile(folder, Budget(), Stop()) as events:
-        about = {"strategy": dict(result.strategy), "models": result.models, "budget": result.budget}
+        about: dict[str, Any] = {"strategy": dict(result.strategy), "models": result.models, "budget": result.budget}
         started = RunStarted(name=result.task, task=result.task, seed=result.seed, **about)
         events(started)
         events(RunFinished(result))

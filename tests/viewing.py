@@ -44,6 +44,7 @@ def a_run(folder: Path, **changes: Any) -> Result:
     """A short run of the toy task, recorded in its folder."""
     model = FakeModel(toys.answer, "toy")
     writer = FakeModel(toys.writer, "w")
-    task = Task(seed_prompt=Prompt(toys.SEED), labels=toys.LABELS, **toys.splits(12))
+    splits: dict[str, Any] = toys.splits(12)
+    task = Task(seed_prompt=Prompt(toys.SEED), labels=toys.LABELS, **splits)
     settings = {"writer": writer, "budget": "600 calls", "memo": folder.parent / "memo", "tracking": False, **changes}
     return optimize(task, settings.pop("model", model), "random", run_dir=folder, **settings)
