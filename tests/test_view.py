@@ -287,7 +287,7 @@ def test_candidates_are_sorted_searched_and_paged(tmp_path: Path) -> None:
 
 
 def items_of(page: Any) -> list[str]:
-    return re.findall(r'<article class="item">\s*<h3>(\S+)', page.text)
+    return re.findall(r'<article class="item">\s*<h2>(\S+)', page.text)
 
 
 def test_recorded_candidates_are_compared_on_all_data(recorded: Path) -> None:
@@ -312,7 +312,7 @@ def test_recorded_candidates_are_compared_on_all_data(recorded: Path) -> None:
     assert set(items("part=training&kind=correct")) >= won
     assert items("q=nothing+holds+this") == []
     page = browser.get(f"{address}?c=0&c={best.number}&c=1&part=training")
-    assert page.text.count("<h4>Candidate 1<") == 12
+    assert page.text.count("<h3>Candidate 1<") == 12
 
 
 def test_an_earlier_run_is_compared_on_its_test(tmp_path: Path) -> None:
