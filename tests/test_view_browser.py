@@ -46,7 +46,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Generator[Page]:
 @pytest.fixture
 def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out Vega-Lite, which takes seconds to bundle; the wide tests have it."""
-    monkeypatch.setitem(assets._FILES, "vega.js", lambda: "window.vegaEmbed = async () => ({ view: { addEventListener() {} } });")
+    monkeypatch.setitem(
+        assets._FILES, "vega.js", lambda: "window.vegaEmbed = async () => ({ view: { addEventListener() {} } });"
+    )
 
 
 def enter(page: Page, address: str) -> None:
@@ -173,7 +175,10 @@ def test_axe_finds_nothing(page: Page, tmp_path: Path, width: int, *, dark: bool
     runs, violations = ids(tmp_path), list[str]()
     # The rule left out is an experimental one: it takes a label that says what a row's numbers are for a mismatch.
     rules = "{ rules: { 'label-content-name-mismatch': { enabled: false } } }"
-    report = f"axe.run({rules})" ".then((found) => found.violations.map((v) => `${v.id}: ${v.nodes[0].html} ${v.nodes[0].failureSummary}`))"
+    report = (
+        f"axe.run({rules})"
+        ".then((found) => found.violations.map((v) => `${v.id}: ${v.nodes[0].html} ${v.nodes[0].failureSummary}`))"
+    )
     with served(tmp_path) as address:
         enter(page, address)
         page.look(width, dark=dark)

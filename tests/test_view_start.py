@@ -6,7 +6,6 @@ import json
 import re
 import sys
 import time
-from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,16 @@ from browser import browsing, chromium
 from servers.loopback import Loopback
 from shell import promptopt
 
+from promptopt.evaluation.calls import Stop
+from promptopt.evaluation.ledger import Budget
 from promptopt.results.result import Result
+from promptopt.tracking.event_file import EventFile
 
 pytest.importorskip("vl_convert", reason="the extra 'view' is not installed")
 pytest.importorskip("starlette", reason="the extra 'view' is not installed")
 
 from test_report import HOSTILE
-from test_view import INSIDE, Parts, client
+from test_view import INSIDE, STARTED, Parts, client
 from test_view_browser import FITS, tab_to
 from viewing import TOKEN, served
 
@@ -256,28 +258,23 @@ def test_one_process_is_started_for_a_form_with_its_words_and_no_shell(
     assert (run_folder / "output.txt").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_started_run_leads_to_its_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Loopback(right, waits=False) as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
-        browser = client(Path("runs"))
-        address = checked(browser)
-        browser.post(f"{address}/run", headers=FROM_HERE)
-        page = ended(browser, address)
-        assert page.status_code == 303
-        run = page.headers["location"]
-        while "in progress" in browser.get("/").text:
-            time.sleep(0.2)
-        text = browser.get(run).text
-        keys = {seen.headers.get("authorization") for seen in server.requests}
+def test_a_started_run_leads_to_its_page_as_soon_as_it_has_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(folder, monkeypatch, waits=True)
+    browser = client(Path("runs"))
+    address = checked(browser)
+    browser.post(f"{address}/run", headers=FROM_HERE)
     (run_folder,) = (folder / "runs").iterdir()
-    result = Result.load(run_folder)
+    with EventFile(run_folder, Budget(calls=9), Stop()) as events:
+        events(STARTED)
+        run = browser.get(address).headers["location"]
+        assert "End this run" in browser.get(run).text
+        again = checked(browser)
+        assert "in progress already" in browser.get(again).text
+        assert browser.post(f"{again}/run", headers=FROM_HERE).headers["location"] == run
+    (folder / "go").touch()
+    ended(browser, address)
 
-    assert keys == {f"Bearer {KEY}"}
-    assert result.finished
-    assert run_folder.name == f"items-{result.digest[:8]}"
-    assert unescape(text).count(result.headline) >= 1
-    assert KEY not in text
-    assert all(KEY.encode() not in file.read_bytes() for file in run_folder.iterdir())
+    assert (folder / "log").read_text(encoding="utf-8") == "started\n"
     assert "There is a run with these settings already" in browser.get(checked(browser)).text
 
 
@@ -372,8 +369,10 @@ def test_a_run_is_started_by_keyboard_alone(
         tab_to(page, "input[name=model]")
         page.type("openai:m")
         tab_to(page, "select[name=strategy]")
-        page.type("tap")
-        page.run("document.querySelector('select[name=strategy]').value = 'tapruning'")
+        page.run("document.activeElement.value = 'tapruning'")
+        tab_to(page, "input[name=budget]")
+        page.run("document.activeElement.select()")
+        page.type("150 calls")
         tab_to(page, "form.fields button")
         page.press("Enter")
         page.wait("location.pathname.startsWith('/starts/') && document.body.dataset.ready === 'yes'", 120)
@@ -391,3 +390,10 @@ def test_a_run_is_started_by_keyboard_alone(
         page.wait("location.pathname.startsWith('/runs/')", 300)
         page.wait("document.querySelector('#claim')", 300)
         assert page.complaints == []
+        assert KEY not in page.run("document.documentElement.outerHTML")
+        assert {seen.headers.get("authorization") for seen in server.requests} == {f"Bearer {KEY}"}
+    (run_folder,) = (folder / "runs").iterdir()
+    result = Result.load(run_folder)
+    assert result.finished
+    assert run_folder.name == f"items-{result.digest[:8]}"
+    assert all(KEY.encode() not in file.read_bytes() for file in run_folder.iterdir())

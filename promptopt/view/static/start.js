@@ -9,5 +9,11 @@ for (const button of document.querySelectorAll("[data-copy]")) {
     button.nextElementSibling.textContent = "copied";
   });
 }
-if (document.querySelector("[data-reload]")) setTimeout(() => location.reload(), 500);
+const look = async () => {
+  const answer = await fetch(location.href);
+  if (answer.redirected) location.replace(answer.url);
+  else if (!(await answer.text()).includes("data-waits")) location.reload();
+  else setTimeout(look, 500);
+};
+if (document.querySelector("[data-waits]")) setTimeout(look, 500);
 document.body.dataset.ready = "yes";
