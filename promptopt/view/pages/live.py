@@ -99,14 +99,13 @@ async def _events(viewer: Viewer, entry: RunEntry) -> AsyncIterator[str]:
     state, silence, was_stopping = LiveState(entry.folder), 0, False
     while True:
         news = await run_in_threadpool(state.read)
-        now = await run_in_threadpool(viewer.library.run, entry.id)
-        live = now is not None and now.live
-        stopping = live and now is not None and _stopping(now, state.progress)
+        now = await run_in_threadpool(viewer.library.current, entry)
+        stopping = _stopping(now, state.progress)
         if news or stopping != was_stopping:
-            yield _event("panel", viewer.pages.render("live_panel.html.j2", **_panel(now or entry, state)))
+            yield _event("panel", viewer.pages.render("live_panel.html.j2", **_panel(now, state)))
         silence = 0 if news else silence + 1
         was_stopping = stopping
-        if not live:
+        if not now.live:
             yield _event("end", "")
             return
         if silence >= _SILENCE:
