@@ -227,6 +227,40 @@ def test_a_task_that_cannot_be_loaded_again_is_not(
         read_recorded(folder / "runs" / "a")
 
 
+def test_the_words_of_a_recorded_run_are_those_that_were_typed(folder: Path, tmp_path: Path) -> None:
+    (folder / "rows.csv").write_text(
+        "text,mood\n" + "".join(f"t{i},{('a', 'b')[i % 2]}\n" for i in range(40)), encoding="utf-8"
+    )
+    task = TaskOptions(
+        data="rows.csv",
+        input=["text"],
+        label="mood",
+        labels=["a,b"],
+        no_logprobs=True,
+        seed_prompt="Say it.",
+        read_as="text",
+    )
+    model = TaskModelOptions(model="python:fake:model")
+    search = SearchOptions(strategy="random", set_=["prompts=4"], seed=3)
+    record_options(tmp_path, task, model, search, budget="90 calls", objectives=None, prefer=None)
+    recorded = read_recorded(tmp_path)
+
+    assert recorded.task_words == (
+        "--data", "rows.csv", "--input", "text", "--label", "mood", "--labels", "a,b", "--no-logprobs", "--read", "text", "--model", "python:fake:model"
+    )  # fmt: skip
+    assert recorded.search_words == (
+        "--strategy",
+        "random",
+        "--set",
+        "prompts=4",
+        "--seed",
+        "3",
+        "--budget",
+        "90 calls",
+    )
+    assert recorded.job.task.seed_prompt.text == "Say it."
+
+
 @pytest.mark.parametrize(
     ("settings", "recorded"),
     [

@@ -101,7 +101,8 @@ def _words(group: TaskOptions | TaskModelOptions | SearchOptions) -> list[str]:
         if isinstance(option, ArgumentInfo):
             words.append(str(value))
             continue
-        name = next(iter(option.param_decls or ()), f"--{field.name.replace('_', '-')}")
+        declared = (option.default, *(option.param_decls or ()))  # typer's first argument is a name, or no default
+        name = next((each for each in declared if isinstance(each, str)), f"--{field.name.replace('_', '-')}")
         values = value if isinstance(value, list) else [value]
         words += [name] if value is True else [word for each in values for word in (name, str(each))]
     return words
