@@ -1,6 +1,6 @@
 """The application: what the modules of `pages` offer, behind the guard.
 
-To add a page: a module in `pages` with a function `routes(viewer)`, its name in `_PAGES`, its templates in `templates`, and, if it
+To add a page: a module in `pages` with a function `routes(viewer)`, that function in `_PAGES`, its templates in `templates`, and, if it
 belongs to a run, its tab in `pages/tabs.py`.
 """
 
@@ -31,7 +31,15 @@ if TYPE_CHECKING:
     from promptopt.view.library import RunEntry
     from promptopt.view.recorded import RecordedRun
 
-_PAGES = (runs, run, live, candidates, items, start, play)
+_PAGES: tuple[Callable[[Viewer], list[Route]], ...] = (
+    runs.routes,
+    run.routes,
+    live.routes,
+    candidates.routes,
+    items.routes,
+    start.routes,
+    play.routes,
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ def build_app(
     """
     assets = Assets()
     viewer = Viewer(Library(folder), Pages(assets), assets, load_run)
-    routes = [route for module in _PAGES for route in module.routes(viewer)]
+    routes = [route for routes in _PAGES for route in routes(viewer)]
     return Starlette(
         routes=[*routes, Route("/static/{name}", _static(assets))],
         middleware=[Middleware(Guard, token=token, cookie=cookie, host=host)],

@@ -74,14 +74,14 @@ class ItemPage(NamedTuple):
 
     Args:
         items: of the page.
-        count: number of examples that match.
+        total: number of examples that match.
         parts: of the data, with replies of one of the candidates.
         labels: targets; [] if there are too many to choose from.
         kinds: of outcomes.
     """
 
     items: list[Item]
-    count: int
+    total: int
     parts: list[str]
     labels: list[str]
     kinds: list[str]

@@ -63,7 +63,7 @@ class Guard:
         if scope["type"] != "http":
             return
         refusal = self._refusal(scope)
-        answer = self._app if refusal is None else refusal
+        answer: ASGIApp = self._app if refusal is None else refusal
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -45,9 +45,9 @@ def routes(viewer: Viewer) -> list[Route]:
             page=page,
             chosen=chosen,
             outcomes=_OUTCOMES if len(records) > 1 else (),
-            shown=(first + 1, min(first + _ROWS, page.count), page.count),
+            shown=(first + 1, min(first + _ROWS, page.total), page.total),
             previous=query.address(request, first=first - _ROWS) if first else "",
-            following=query.address(request, first=first + _ROWS) if first + _ROWS < page.count else "",
+            following=query.address(request, first=first + _ROWS) if first + _ROWS < page.total else "",
             recorded=is_own_file(entry.folder / CELLS),
         )
 
