@@ -23,11 +23,11 @@ TOKEN = "t0ken"  # noqa: S105  of a test
 
 
 @contextmanager
-def served(folder: Path) -> Generator[str]:
-    """Serve a folder; give the address without the token."""
+def served(folder: Path, **more: Any) -> Generator[str]:
+    """Serve a folder; give the address without the token. Further settings are those of `build_app`."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        app = build_app(folder, token=TOKEN, cookie=f"promptopt_{port}")
+        app = build_app(folder, token=TOKEN, cookie=f"promptopt_{port}", **more)
         server = uvicorn.Server(
             uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1)
         )

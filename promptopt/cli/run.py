@@ -10,6 +10,7 @@ import typer
 from promptopt.cli.model_options import TaskModelOptions
 from promptopt.cli.options import BudgetText, DryRun, Json, MemoLocation, Objectives, Prefer, Quiet, with_groups
 from promptopt.cli.output import redirect_library_output, say, say_json, say_table
+from promptopt.cli.recorded import record_options
 from promptopt.cli.score_table import print_scores, score_prompts
 from promptopt.cli.search_options import SearchOptions
 from promptopt.cli.task_options import DataOptions, Read, TaskOptions, read_prompts
@@ -96,6 +97,8 @@ def optimize(
             callbacks=callbacks,
             overwrite=overwrite,
         )
+    if result.run_dir:
+        record_options(Path(result.run_dir), task, model, search, budget=budget, objectives=objectives, prefer=prefer)
     if json_:
         outcome = {"headline": result.headline, "improved": result.improved, "finished": result.finished}
         say_json({**result.to_json(), **outcome})

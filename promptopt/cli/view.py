@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from promptopt.cli.output import say
+from promptopt.cli.recorded import read_recorded
 from promptopt.errors import MissingExtraError
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -41,5 +42,5 @@ def view(
             to_stderr=True,
         )
     with suppress(KeyboardInterrupt):
-        serve_pages(folder, host=host, port=port, open_browser=not no_open, say=say)
+        serve_pages(folder, host=host, port=port, open_browser=not no_open, say=say, load_run=read_recorded)
     say("stopped", to_stderr=True)

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from promptopt.errors import InputError
 from promptopt.view.assets import Assets
 from promptopt.view.library import Library
-from promptopt.view.pages import candidates, items, live, run, runs
+from promptopt.view.pages import candidates, items, live, play, run, runs, start
 from promptopt.view.security import Guard
 from promptopt.view.templating import Pages
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from promptopt.view.library import RunEntry
+    from promptopt.view.recorded import RecordedRun
 
 _PAGES: tuple[Callable[[Viewer], list[Route]], ...] = (
     runs.routes,
@@ -36,6 +37,8 @@ _PAGES: tuple[Callable[[Viewer], list[Route]], ...] = (
     live.routes,
     candidates.routes,
     items.routes,
+    start.routes,
+    play.routes,
 )
 
 
@@ -47,11 +50,13 @@ class Viewer:
         library: the runs under the folder.
         pages: renders templates.
         assets: scripts and styles.
+        load_run: loads task and models of the run in a folder; raises an InputError if it cannot.
     """
 
     library: Library
     pages: Pages
     assets: Assets
+    load_run: Callable[[Path], RecordedRun]
 
     def run(self, request: Request) -> RunEntry:
         """Return the run whose id is in the address.
@@ -65,7 +70,18 @@ class Viewer:
         return entry
 
 
-def build_app(folder: Path | str, *, token: str, host: str = "127.0.0.1", cookie: str = "promptopt") -> Starlette:
+def _loads_none(_: Path) -> RecordedRun:
+    raise InputError("this server loads no tasks: start it by the command promptopt view")
+
+
+def build_app(
+    folder: Path | str,
+    *,
+    token: str,
+    host: str = "127.0.0.1",
+    cookie: str = "promptopt",
+    load_run: Callable[[Path], RecordedRun] = _loads_none,
+) -> Starlette:
     """Return the application.
 
     Args:
@@ -73,12 +89,13 @@ def build_app(folder: Path | str, *, token: str, host: str = "127.0.0.1", cookie
         token: without it, nothing is answered.
         host: address that the server listens on.
         cookie: name of the cookie that keeps the token.
+        load_run: loads task and models of the run in a folder.
 
     Raises:
         InputError: there is no such folder.
     """
     assets = Assets()
-    viewer = Viewer(Library(folder), Pages(assets), assets)
+    viewer = Viewer(Library(folder), Pages(assets), assets, load_run)
     routes = [route for routes in _PAGES for route in routes(viewer)]
     return Starlette(
         routes=[*routes, Route("/static/{name}", _static(assets))],

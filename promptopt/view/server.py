@@ -19,11 +19,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from promptopt.view.recorded import RecordedRun
+
 _PATIENCE = 1  # seconds that open pages have left when the server is stopped
 _TOKEN_BYTES = 24
 
 
-def view(folder: Path, *, host: str, port: int, open_browser: bool, say: Callable[[str], None]) -> None:
+def view(
+    folder: Path,
+    *,
+    host: str,
+    port: int,
+    open_browser: bool,
+    say: Callable[[str], None],
+    load_run: Callable[[Path], RecordedRun],
+) -> None:
     """Serve the pages of a folder until Ctrl-C.
 
     Args:
@@ -32,6 +42,7 @@ def view(folder: Path, *, host: str, port: int, open_browser: bool, say: Callabl
         port: port to listen on; 0 is any free one.
         open_browser: whether to open the first page.
         say: prints a line.
+        load_run: loads task and models of the run in a folder.
 
     Raises:
         InputError: there is no such folder, or the address cannot be used.
@@ -39,7 +50,7 @@ def view(folder: Path, *, host: str, port: int, open_browser: bool, say: Callabl
     token = secrets.token_urlsafe(_TOKEN_BYTES)
     with _listen(host, port) as listening:
         number = listening.getsockname()[1]
-        app = build_app(folder, token=token, host=host, cookie=f"promptopt_{number}")
+        app = build_app(folder, token=token, host=host, cookie=f"promptopt_{number}", load_run=load_run)
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{number}/?{TOKEN}={token}"
         say(f"viewing {folder} at {address} (Ctrl-C to stop)")
