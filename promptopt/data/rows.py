@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from textwrap import shorten
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -220,7 +220,7 @@ def to_examples(
 
 def _as_rows(source: Sequence[Row] | Source) -> Sequence[Row]:
     if isinstance(source, list | tuple) and all(isinstance(row, Row) for row in source):
-        return source
+        return cast("Sequence[Row]", source)
     return read_rows(source)  # type: ignore[arg-type]
 
 
