@@ -65,8 +65,7 @@ def _print(rows: Sequence[Row]) -> None:
     """Print a table for each task and model. Intervals go below their means, and leads below the table, to fit a terminal."""
     for (task, model), group in groupby(rows, key=lambda row: (row.task, row.model)):
         listed = list(group)
-        headers: tuple[str, ...] = HEADERS
-        lines = [dict(zip(headers, row.formatted(), strict=True)) for row in listed]
+        lines: list[dict[str, str]] = [dict(zip(HEADERS, row.formatted(), strict=True)) for row in listed]
         free = all(not row.dollars for row in listed)
         hidden = {"task", "model", LEAD, *(["dollars"] if free else [])}
         names = [name for name in HEADERS if name not in hidden and any(line[name] for line in lines)]
