@@ -18,7 +18,7 @@ from starlette.routing import Route
 from promptopt.errors import InputError
 from promptopt.view.assets import Assets
 from promptopt.view.library import Library
-from promptopt.view.pages import candidates, items, live, run, runs
+from promptopt.view.pages import candidates, items, labelling, labels, live, run, runs
 from promptopt.view.security import Guard
 from promptopt.view.templating import Pages
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from promptopt.view.library import RunEntry
 
-_PAGES = (runs, run, live, candidates, items)
+_PAGES = (runs, run, live, candidates, items, labels, labelling)
 
 
 @dataclass(frozen=True)

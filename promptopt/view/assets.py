@@ -61,6 +61,7 @@ _FILES: dict[str, Callable[[], str]] = {
         (_REPORT, "templates/common.js"), (_VIEW, "static/fetched.js"), (_REPORT, "templates/report.js")
     ),
     "runs.js": _joined((_VIEW, "static/runs.js")),
+    "labelling.js": _joined((_VIEW, "static/labelling.js")),
     "live.js": _joined((_VIEW, "static/live.js")),
     "vega.js": vega,
 }

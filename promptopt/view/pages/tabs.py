@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from promptopt.view.library import RunEntry
 
-_TABS = (("Report", ""), ("Candidates", "/candidates"), ("Side by side", "/items"))
+_TABS = (("Report", ""), ("Candidates", "/candidates"), ("Side by side", "/items"), ("Labels", "/labels"))
 
 
 class Tab(NamedTuple):
