@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
+import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +53,11 @@ def outcomes(count: int = ITEMS) -> tuple[Outcome, ...]:
     pairs = [("wrong", "right") if n % 3 else ("right", "wrong, too") for n in range(count - 2)]
     items = [an_item(n, f"{seed} {n}", f"{chosen} {n}") for n, (seed, chosen) in enumerate(pairs)]
     return (*items, *(an_item(n, "equal", "equal") for n in (count - 2, count - 1)))
+
+
+def hostile_items() -> tuple[Outcome, ...]:
+    items = (an_item(100 + n, f"{HOSTILE}{n}", f"{HOSTILE}{n}\r\n\"',=1+1\t") for n in range(3))
+    return tuple(replace(item, inputs={"text": HOSTILE, f"a{HOSTILE}": "x"}, target=HOSTILE) for item in items)
 
 
 def a_test(folder: Path, items: tuple[Outcome, ...] | None = None) -> Path:
@@ -149,11 +156,16 @@ def test_scores_are_a_sheet_that_the_commands_read(tmp_path: Path) -> None:
     page = ada.browser.get(ada.page("scores").headers["location"]).text
     assert claim.headline in page
     assert "promptopt judge-check" in page
+    assert claim.headline in claimed(tmp_path, page)
+
+
+def claimed(folder: Path, page: str) -> str:
+    """What the page's command prints."""
     command = re.search(r"promptopt (claim .*?)</pre>", page)
     assert command
-    done = promptopt(tmp_path, *command[1].split())
-    assert done.returncode == 0
-    assert claim.headline in done.stdout
+    done = promptopt(folder, *shlex.split(html.unescape(command[1])))
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 def test_comparisons_are_lines_of_json(tmp_path: Path) -> None:
@@ -182,7 +194,9 @@ def test_comparisons_claim_by_the_same_function(tmp_path: Path) -> None:
         if side == "seed" or o.seed.text != o.chosen.text
     ]
     expected = [row if row["human"] != 0.5 else row | {"prompt": code(row["id"], "equal")} for row in by_prompt]
-    assert human_claim(tmp_path / "a", expected).headline in page
+    claim = human_claim(tmp_path / "a", expected)
+    assert claim.headline in page
+    assert claim.headline in claimed(tmp_path, page)
 
 
 def code(item: str, reply: str) -> str:
@@ -339,10 +353,7 @@ def test_names_that_are_paths_stay_in_the_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_replies_stay_text_and_come_back_from_the_file(tmp_path: Path, kind: str) -> None:
-    texts = [f"{HOSTILE}{n}" for n in range(3)]
-    items = tuple(an_item(n, text, f"{text}\r\n\"',=1+1\t") for n, text in enumerate(texts))
-    items = tuple(replace(item, inputs={"text": HOSTILE, f"a{HOSTILE}": "x"}, target=HOSTILE) for item in items)
-    ada = Person(a_test(tmp_path / "a", items).parent, HOSTILE)
+    ada = Person(a_test(tmp_path / "a", hostile_items()).parent, HOSTILE)
     for _ in range(10):
         parts = Parts(ada.page(kind).text)
         assert parts.inline == []

@@ -116,6 +116,11 @@ class LabelFile:
         return self.run / FOLDER / f"{self.kind}-{self.person}{_ENDINGS[self.kind]}"
 
     @property
+    def sheet(self) -> Path:
+        """What `promptopt claim` reads: the file of scores itself; of comparisons, a file that is written when they are finished."""
+        return self.path.with_suffix(".csv")
+
+    @property
     def finished(self) -> bool:
         """Whether the person said that nothing will be added."""
         return is_own_file(self._mark)
@@ -160,14 +165,20 @@ class LabelFile:
         except OSError as error:
             raise InputError(f"cannot write {self.path} ({error.strerror}): check its folder's permissions") from error
 
-    def finish(self) -> None:
+    def finish(self, items: Sequence[Sequence[dict[str, Any]]], labels: Sequence[Label]) -> None:
         """Note that the person has finished.
+
+        Args:
+            items: as in `questions`.
+            labels: of the person.
 
         Raises:
             InputError: it cannot be written.
         """
         _check_folder(self.run)
         try:
+            if self.kind == COMPARISONS:
+                write_private(self.sheet, as_csv(comparison_scores(items, labels)))
             write_private(self._mark, "")
         except OSError as error:
             raise InputError(f"cannot write {self._mark} ({error.strerror}): check its folder's permissions") from error

@@ -163,7 +163,7 @@ class _Labelling:
             if fields.text("do") == _FINISH:
                 if not session.labels:
                     raise HTTPException(409, "There are no labels yet: give some before you finish.")
-                session.file.finish()
+                session.file.finish(run_items(self.viewer, entry), session.labels)
             elif fields.text("at") == str(len(session.labels)):  # else a page that is no longer current
                 session.file.write(session.after(fields.text("do")))
         return RedirectResponse(question_address(entry, session.file), 303)

@@ -11,8 +11,9 @@ from starlette.routing import Route
 
 from promptopt.errors import InputError
 from promptopt.optimization.human_claim import human_claim
+from promptopt.statistics.agreement import MIN_ITEMS
 from promptopt.view.agreement import agreements
-from promptopt.view.labels import COMPARISONS, SCORES, VALUES, comparison_scores, label_files, person_key, questions
+from promptopt.view.labels import SCORES, VALUES, label_files, person_key, questions
 from promptopt.view.pages.labelling import (
     kind_of,
     labels_address,
@@ -81,7 +82,7 @@ def routes(viewer: Viewer) -> list[Route]:
             raise HTTPException(
                 409, f"{person} has not finished: what the labels say is shown then, so that it changes none of them."
             )
-        claim, missing = _claim(session, run_items(viewer, entry))
+        claim, missing = _claim(session)
         return viewer.pages.response(
             "label_results.html.j2",
             tabs=[Tab("Labels", labels_address(entry), current=True)],
@@ -124,26 +125,25 @@ def _span(interval: Interval) -> str:
     if math.isnan(interval.estimate):
         return "undefined: one of them gave one label throughout"
     if math.isinf(interval.low):
-        return f"{interval.estimate:.2f} (no interval: fewer than 8)"
+        return f"too few: {MIN_ITEMS} are needed"
     return f"{interval.estimate:.2f}, 95 % interval {interval.low:.2f} to {interval.high:.2f}"
 
 
-def _claim(session: Session, items: list[list[dict[str, Any]]]) -> tuple[HumanClaim | None, str]:
+def _claim(session: Session) -> tuple[HumanClaim | None, str]:
     """Return the claim, or why there is none."""
-    comparisons = session.file.kind == COMPARISONS
-    scores = comparison_scores(items, session.labels) if comparisons else session.file.path
     try:
-        return human_claim(session.entry.folder, scores), ""
+        return human_claim(session.entry.folder, session.file.sheet), ""
     except InputError as error:
         return None, str(error)
 
 
 def _commands(session: Session) -> list[str]:
     """Return the commands that read the labels."""
+    run, file = shlex.quote(str(session.entry.folder)), shlex.quote(str(session.file.sheet))
+    claim = f"promptopt claim {run} --human-scores {file}"
     if session.file.kind != SCORES:
-        return []
-    run, file = shlex.quote(str(session.entry.folder)), shlex.quote(str(session.file.path))
+        return [claim]
     return [
-        f"promptopt claim {run} --human-scores {file}",
+        claim,
         f'promptopt judge-check {file} --judge KIND:NAME --criteria "WHAT MAKES A REPLY GOOD" --budget "1 dollars"',
     ]
