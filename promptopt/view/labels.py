@@ -141,13 +141,13 @@ class LabelFile:
         _check_folder(self.run)
         if not is_own_file(self.path):
             return []
-        known = {question.key: question for question in asked}
+        by_key = {question.key: question for question in asked}
         stored = list(_scores(self.path) if self.kind == SCORES else _comparisons(self.path))
-        if any(key not in known for key, _ in stored):
+        if any(key not in by_key for key, _ in stored):
             raise InputError(
                 f"{self.path} has labels of replies that are not in the run's test: move it away to begin anew"
             )
-        return [Label(known[key], value) for key, value in stored]
+        return [Label(by_key[key], value) for key, value in stored]
 
     def write(self, labels: Sequence[Label]) -> None:
         """Replace the file, atomically; without labels there is none.
