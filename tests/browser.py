@@ -26,7 +26,16 @@ _FLAGS = (
     "--force-color-profile=srgb",
     "--hide-scrollbars",
 )
-_KEYS = {"Tab": 9, "Enter": 13, " ": 32, "ArrowDown": 40, "ArrowUp": 38, "ArrowRight": 39, "Escape": 27}
+_KEYS = {
+    "Tab": 9,
+    "Enter": 13,
+    " ": 32,
+    "ArrowDown": 40,
+    "ArrowUp": 38,
+    "ArrowLeft": 37,
+    "ArrowRight": 39,
+    "Escape": 27,
+}
 
 
 def chromium() -> str:
@@ -93,7 +102,7 @@ class Page:
         common = {
             "key": key,
             "code": "Space" if key == " " else key,
-            "windowsVirtualKeyCode": _KEYS[key],
+            "windowsVirtualKeyCode": _KEYS.get(key) or ord(key.upper()),
             "modifiers": 8 * shift,
         }
         self.send("Input.dispatchKeyEvent", type="keyDown", text=text, **common)

@@ -58,17 +58,29 @@ def score_sheet(run: str | Path, items: int | None = None) -> list[dict[str, Any
     Raises:
         InputError: the run has no test to score, or fewer items.
     """
-    test = _read_test(run)
-    items = min(_DEFAULT_ITEMS, len(test.outcomes)) if items is None else items
-    if not 1 <= items <= len(test.outcomes):
-        raise InputError(f"the sheet takes 1 to {len(test.outcomes):,} items, the test items of {run}, not {items:,}")
-    drawn = named_generator(test.result.seed, "human scores").permutation(len(test.outcomes))[:items]
-    rows = {
-        (code := _code(outcome, side)): _sheet_row(outcome, side, code)
-        for outcome in (test.outcomes[k] for k in drawn.tolist())
-        for side in SIDES
-    }
-    return [rows[code] for code in sorted(rows)]  # a code is a digest, so this order tells nothing
+    every = sheet_items(*read_test(run), run)
+    items = min(_DEFAULT_ITEMS, len(every)) if items is None else items
+    if not 1 <= items <= len(every):
+        raise InputError(f"the sheet takes 1 to {len(every):,} items, the test items of {run}, not {items:,}")
+    rows = [row for item in every[:items] for row in item]
+    return sorted(rows, key=lambda row: str(row[PROMPT]))  # a code is a digest, so this order tells nothing
+
+
+def sheet_items(result: Result, recorded: Sequence[Outcome], run: str | Path) -> list[list[dict[str, Any]]]:
+    """Return the rows of the largest sheet, item by item in the order in which sheets draw items: the first n are a random sample.
+
+    Args:
+        result: of the run.
+        recorded: its test.
+        run: its folder, for messages.
+
+    Raises:
+        InputError: the run has no test to score.
+    """
+    test = _scored_test(result, recorded, run)
+    fields = tuple(dict.fromkeys(name for outcome in test.outcomes for name in outcome.inputs))
+    drawn = named_generator(result.seed, "human scores").permutation(len(test.outcomes))
+    return [_item_rows(test.outcomes[k], fields) for k in drawn.tolist()]
 
 
 def human_claim(
@@ -89,7 +101,7 @@ def human_claim(
     Raises:
         InputError: the run has no test, or the scores cannot be used.
     """
-    test = _read_test(run)
+    test = _scored_test(*read_test(run), run)
     rows = read_rows(human_scores)
     for column, purpose in ((ITEM, "the items"), (PROMPT, "whose reply it is"), (HUMAN, "the human scores")):
         check_column(rows, column, purpose)
@@ -108,8 +120,7 @@ def human_claim(
     )
 
 
-def _read_test(run: str | Path) -> _Test:
-    result, recorded = read_test(run)
+def _scored_test(result: Result, recorded: Sequence[Outcome], run: str | Path) -> _Test:
     if result.kept:
         raise InputError(
             f"{run} kept its seed prompt, so there are no two prompts to compare: give a run that chose another one"
@@ -127,16 +138,14 @@ def _code(outcome: Outcome, side: str) -> str:
     return hashlib.sha256(f"{outcome.id}\0{reply}".encode("utf-8", "surrogatepass")).hexdigest()[:_CODE_LENGTH]
 
 
-def _sheet_row(outcome: Outcome, side: str, code: str) -> dict[str, Any]:
-    inputs = {f"input: {name}": value for name, value in outcome.inputs.items()}
-    return {
-        ITEM: outcome.id,
-        PROMPT: code,
-        **inputs,
-        "target": outcome.target,
-        REPLY: getattr(outcome, side).text,
-        HUMAN: None,
-    }
+def _item_rows(outcome: Outcome, fields: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of an item, sorted by code: two, or one if the replies are equal."""
+    replies = {_code(outcome, side): getattr(outcome, side).text for side in SIDES}
+    inputs = {f"input: {name}": outcome.inputs.get(name) for name in fields}
+    return [
+        {ITEM: outcome.id, PROMPT: code, **inputs, "target": outcome.target, REPLY: replies[code], HUMAN: None}
+        for code in sorted(replies)
+    ]
 
 
 def _human_scores(outcomes: Sequence[Outcome], rows: Sequence[Row], scale: Scale, run: str) -> Floats:

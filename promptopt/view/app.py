@@ -18,7 +18,7 @@ from starlette.routing import Route
 from promptopt.errors import InputError
 from promptopt.view.assets import Assets
 from promptopt.view.library import Library
-from promptopt.view.pages import candidates, items, live, play, run, runs, start
+from promptopt.view.pages import candidates, items, labelling, labels, live, play, run, runs, start
 from promptopt.view.security import Guard
 from promptopt.view.templating import Pages
 
@@ -39,6 +39,8 @@ _PAGES: tuple[Callable[[Viewer], list[Route]], ...] = (
     items.routes,
     start.routes,
     play.routes,
+    labels.routes,
+    labelling.routes,
 )
 
 

@@ -62,6 +62,7 @@ _FILES: dict[str, Callable[[], str]] = {
     ),
     "runs.js": _joined((_VIEW, "static/runs.js")),
     "start.js": _joined((_VIEW, "static/start.js")),
+    "labelling.js": _joined((_VIEW, "static/labelling.js")),
     "live.js": _joined((_VIEW, "static/live.js")),
     "vega.js": vega,
 }

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from promptopt.view.library import RunEntry
 
-_TABS = (("Report", ""), ("Candidates", "/candidates"), ("Side by side", "/items"), ("Playground", "/play"))
+_TABS = (
+    ("Report", ""),
+    ("Candidates", "/candidates"),
+    ("Side by side", "/items"),
+    ("Playground", "/play"),
+    ("Labels", "/labels"),
+)
 
 
 class Tab(NamedTuple):
