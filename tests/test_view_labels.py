@@ -193,7 +193,7 @@ def test_comparisons_claim_by_the_same_function(tmp_path: Path) -> None:
         for side, answer in (("seed", o.seed), ("chosen", o.chosen))
         if side == "seed" or o.seed.text != o.chosen.text
     ]
-    expected = [row if row["human"] != 0.5 else row | {"prompt": code(row["id"], "equal")} for row in by_prompt]
+    expected = [row if row["human"] != 0.5 else row | {"prompt": code(str(row["id"]), "equal")} for row in by_prompt]
     claim = human_claim(tmp_path / "a", expected)
     assert claim.headline in page
     assert claim.headline in claimed(tmp_path, page)
