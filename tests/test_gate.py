@@ -198,7 +198,7 @@ def test_prompts_of_a_program_are_compared() -> None:
         ({"error": 1.5}, "error must be a probability"),
         ({"split": "tset"}, "no items in the split 'tset': use one of test, validation, train"),
         ({"seed": -1}, "seed must be a whole number"),
-        ({"budget": "20 calls"}, "budget of 20 calls is too small for the first look, at 16 items"),
+        ({"budget": "20 calls"}, "budget of 20 calls is too small for the first look at 16 items"),
     ],
 )
 def test_unusable_arguments_name_the_fix(options: dict[str, Any], message: str) -> None:

@@ -122,7 +122,7 @@ def test_a_sweep_calls_the_callbacks_beside_its_file_in_every_run(folder: Path, 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("mine:tel", "sweep.toml: callbacks = 'mine:tel': mine has no function 'tel', did you mean 'tell'"),
+        ("mine:tel", "sweep.toml: callbacks = 'mine:tel': mine has no 'tel', did you mean 'tell'"),
         ("other:tell", "sweep.toml: callbacks: there is no module 'other'; put other.py into"),
         ("tell", "callbacks = 'tell' is not a function: give module:function"),
     ],

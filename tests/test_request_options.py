@@ -377,7 +377,7 @@ def test_a_task_file_with_a_wrong_option_says_which(tmp_path: Path, line: str, m
 
 def test_a_schema_file_must_hold_an_object(tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text("[1]", encoding="utf-8")
-    with pytest.raises(InputError, match="holds no JSON schema"):
+    with pytest.raises(InputError, match="does not hold a JSON schema"):
         read_options({"response_format": "schema.json"}, "[request]", tmp_path)
 
 

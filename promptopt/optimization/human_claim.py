@@ -129,7 +129,7 @@ def _scored_test(result: Result, recorded: Sequence[Outcome], run: str | Path) -
     both = np.flatnonzero(~np.isnan(rewards).any(axis=1))
     if not both.size:
         raise InputError(f"no test item of {run} has both rewards: run again to retry failed replies")
-    return _Test(result, tuple(recorded[k] for k in both), rewards[both])
+    return _Test(result, tuple(recorded[k] for k in both.tolist()), rewards[both])
 
 
 def _code(outcome: Outcome, side: str) -> str:

@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from promptopt.data.task_file import build_task, parse_spec
+from promptopt.data.task_file import build_task
+from promptopt.data.task_spec import parse_spec
 from promptopt.errors import InputError
 from promptopt.models.kinds import KINDS
 from promptopt.optimization.checkup import Checkup, examine
