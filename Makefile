@@ -43,6 +43,7 @@ test-all: test
 check: .venv/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/codespell --dictionary - --dictionary tests/house_words.txt promptopt docs examples benchmarks *.md
 	@$(MAKE) --no-print-directory --jobs 2 mypy pyright layers
 
 mypy: .venv/.dev

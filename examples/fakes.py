@@ -1,6 +1,6 @@
 """Stand-ins for language models, one for each example: `--model python:examples.fakes:router` and so on.
 
-They know the right answers or look for key words, and they fail in ways that certain words of a prompt mend. So a search on
+They know the right answers or look for key words, and they fail in ways that certain words of a prompt fix. So a search on
 them ends well if it works at all: that shows that an example runs, and nothing about language models.
 """
 

@@ -38,7 +38,7 @@ def view(
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # it logs an error for each page that Ctrl-C interrupts
     if host not in _LOOPBACK:
         say(
-            "warning: whoever can read the network can read the token and the pages: better forward the port by ssh",
+            "warning: anyone who can read the network can read the token and the pages: better forward the port by ssh",
             to_stderr=True,
         )
     with suppress(KeyboardInterrupt):

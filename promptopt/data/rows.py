@@ -52,7 +52,7 @@ class Row(NamedTuple):
         where: "train.tsv, line 7" or "item 3", for messages.
         stem: file name without folder and extension, or "item".
         number: line of the file on which the row starts, or the row's number from 1 if there are no lines.
-        faults: column -> why its value cannot be used, of columns that are not in `values`. They matter only to whoever
+        faults: column -> why its value cannot be used, of columns that are not in `values`. They matter only to anyone who
             uses the column.
     """
 

@@ -177,7 +177,7 @@ def result_of(
     unfinished: str,
     notes: Sequence[str],
 ) -> Result:
-    """Return the result of a run; whoever saves it sets `seconds`, `run_dir` and `digest`."""
+    """Return the result of a run; anyone who saves it sets `seconds`, `run_dir` and `digest`."""
     scorer, ledger = run.scorer, run.ledger
     return Result(
         task=job.task.name,

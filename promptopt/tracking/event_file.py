@@ -1,4 +1,4 @@
-"""The event file of a run: what happens in it, one line of JSON each, for whoever watches it from another process.
+"""The event file of a run: what happens in it, one line of JSON each, for anyone who watches it from another process.
 
 The file is locked while the run lives, so that a reader can tell a run in progress from one that was killed. The run's folder is
 also where another process asks the run to end.

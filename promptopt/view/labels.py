@@ -85,7 +85,7 @@ def questions(kind: str, items: Sequence[Sequence[dict[str, Any]]], *, seed: int
 
     Args:
         kind: "scores" or "comparisons"; equal replies are not compared.
-        items: rows of each item in the order of a sheet (`sheet_items`), so that whoever stops early has labelled a random sample.
+        items: rows of each item in the order of a sheet (`sheet_items`), so that anyone who stops early has labelled a random sample.
         seed: of the run.
         person: whose key; another person has other coins, so that no two share a habit of preferring one side.
     """
