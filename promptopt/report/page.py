@@ -64,6 +64,7 @@ def page(result: Result, outcomes: tuple[Outcome, ...]) -> str:
 
 def report_values(result: Result, outcomes: tuple[Outcome, ...]) -> dict[str, Any]:
     """Return what the template of the report inserts, all but the data of its script."""
+    replies = [record.cells + record.failed for record in result.history]
     return {
         "result": result,
         "about_run": about_run(result),
@@ -76,7 +77,7 @@ def report_values(result: Result, outcomes: tuple[Outcome, ...]) -> dict[str, An
         "flow": program_flow(outcomes),
         "comparison_rows": [*answer_rows(result), *search_rows(result), *_overfitting(result), *cost_rows(result)],
         "facts": [(name, value) for name, value in result.facts() if name != "overfitting"],
-        "partial": any(record.cells + record.failed < most_replies(result.history) for record in result.history),
+        "partial": len(set(replies)) > 1,
         "curve": best_so_far(result.history),
         "kinds": kinds(outcomes),
         "front_headers": FRONT_HEADS,
