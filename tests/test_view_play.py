@@ -213,6 +213,7 @@ def test_a_task_that_cannot_be_loaded_again_is_not(
     assert "not loaded" in browser.post(address, data={"prompt": "x"}, headers=FROM_HERE).text
     options = folder / "runs" / "a" / "options.json"
     text = options.read_text(encoding="utf-8")
+    assert str(folder) not in text
     try:
         options.write_text(text.replace("400 calls", "401 calls"), encoding="utf-8")
         assert "have changed since this run" in said()

@@ -356,10 +356,12 @@ def test_a_run_is_started_by_keyboard_alone(
         monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
         page.look(width, dark=dark)
         page.open(f"{address}/?token={TOKEN}")
-        for link in ("a[href='/start']", "a[href*='data=items.csv']"):
+        for link, part in (("a[href='/start']", "a[href*='data=items.csv']"), ("a[href*='data=items.csv']", "#labels")):
             tab_to(page, link)
             page.press("Enter")
-            page.wait("document.readyState === 'complete' && !!document.querySelector('main')")
+            page.wait(
+                f"document.readyState === 'complete' && !!document.querySelector({json.dumps(part)})"
+            )  # of the next page
         page.wait("document.body.dataset.ready === 'yes'")
         assert page.run(FITS)
         assert page.run("document.getElementById('labels').value") == "b\na"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -23,7 +24,7 @@ FILE = "options.json"
 
 _PATHS = frozenset({"task", "prompt_from", "prompts"})
 _START = frozenset({"seed_prompt", "prompt_from", "prompts"})
-_NONE = "its folder does not record how its task is loaded"
+_NOT_RECORDED = "its folder does not record how its task is loaded"
 
 
 def record_options(
@@ -41,7 +42,11 @@ def record_options(
     if _may_hold_secret(model, search):
         return
     groups = {"task": asdict(task), "model": asdict(model), "search": asdict(search)}
-    values = {"folder": str(Path.cwd()), **groups, "more": more}
+    try:
+        start = os.path.relpath(Path.cwd().resolve(), folder.resolve())  # so that the file names no path of this machine
+    except ValueError:  # another drive
+        return
+    values = {"start": start, **groups, "more": more}
     write_private(folder / FILE, json.dumps(values, indent=1, default=str))
 
 
@@ -55,17 +60,17 @@ def read_recorded(folder: Path) -> RecordedRun:
         values = json_object((folder / FILE).read_text(encoding="utf-8"))
     except OSError:
         raise InputError(
-            f"{_NONE}: it was started from Python, in a sweep, by an earlier version, or with a secret among its options"
+            f"{_NOT_RECORDED}: it was started from Python, in a sweep, by an earlier version, or with a secret among its options"
         ) from None
     try:
-        where, more = values["folder"], values["more"]  # type: ignore[index]
+        start, more = (folder.resolve() / values["start"]).resolve(), values["more"]  # type: ignore[index]
         task = TaskOptions(**_with_paths(values["task"]))  # type: ignore[index]
         model, search = TaskModelOptions(**values["model"]), SearchOptions(**values["search"])  # type: ignore[index]
         budget, objectives, prefer = more["budget"], more["objectives"], more["prefer"]
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{_NONE}: {FILE} cannot be read ({error})") from error
-    if Path(where) != Path.cwd():
-        raise InputError(f"this run was started in {where}: start promptopt view there, where its files are found")
+        raise InputError(f"{_NOT_RECORDED}: {FILE} cannot be read ({error})") from error
+    if start != Path.cwd().resolve():
+        raise InputError(f"this run was started in {start}: start promptopt view there, where its files are found")
     job = prepare(
         task.load(),
         model.task_model(),

@@ -49,7 +49,7 @@ def routes(viewer: Viewer) -> list[Route]:
 
 
 def _page(viewer: Viewer, runs: Sequence[RunEntry], **values: Any) -> Response:
-    shown: dict[str, Any] = {"sweeps": [], "sweep_rows": [], **values}
+    sweeps: dict[str, Any] = {"sweeps": [], "sweep_rows": [], **values}
     return viewer.pages.response(
         "runs.html.j2",
         folder=str(viewer.library.folder),
@@ -58,7 +58,7 @@ def _page(viewer: Viewer, runs: Sequence[RunEntry], **values: Any) -> Response:
         columns=_COLUMNS,
         tabs=[],
         scripts=["runs.js"],
-        **shown,
+        **sweeps,
     )
 
 
