@@ -153,10 +153,10 @@ def media_type(data: bytes, path: Path) -> str:
     Raises:
         InputError: it is none that the providers take.
     """
-    known = next((name for name, signature in _SIGNATURES.items() if signature.match(data)), None)
-    if known is None:
+    kind = next((name for name, signature in _SIGNATURES.items() if signature.match(data)), None)
+    if kind is None:
         raise InputError(f"the image {path} is not a PNG, JPEG, GIF or WebP file: convert it to one")
-    return known
+    return kind
 
 
 def encoded_content(image: Image) -> tuple[str, str]:

@@ -43,7 +43,9 @@ def record_options(
         return
     groups = {"task": asdict(task), "model": asdict(model), "search": asdict(search)}
     try:
-        start = os.path.relpath(Path.cwd().resolve(), folder.resolve())  # so that the file names no path of this machine
+        start = os.path.relpath(
+            Path.cwd().resolve(), folder.resolve()
+        )  # so that the file names no path of this machine
     except ValueError:  # another drive
         return
     values = {"start": start, **groups, "more": more}

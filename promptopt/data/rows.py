@@ -231,15 +231,15 @@ def with_paths(rows: Sequence[Row], names: Iterable[str | None]) -> Sequence[Row
         rows: of one file.
         names: columns and paths; a column that the rows have is no path.
     """
-    known = set(chain.from_iterable(row.values for row in rows))
-    paths = [name.split(".") for name in names if name and "." in name and name not in known]
+    columns = set(chain.from_iterable(row.values for row in rows))
+    paths = [name.split(".") for name in names if name and "." in name and name not in columns]
     if not paths:
         return rows
     out = []
     for row in rows:
-        found = {".".join(path): _text(_at(row.values.get(path[0], ""), path[1:])) for path in paths}
+        texts = {".".join(path): _text(_at(row.values.get(path[0], ""), path[1:])) for path in paths}
         out.append(
-            row._replace(values={**row.values, **{name: text for name, text in found.items() if isinstance(text, str)}})
+            row._replace(values={**row.values, **{name: text for name, text in texts.items() if isinstance(text, str)}})
         )
     return out
 
@@ -394,13 +394,15 @@ def _kind(value: Any) -> str:
 
 def _column(rows: Sequence[Row], accepted: Sequence[str]) -> str:
     """Return the first of the accepted columns that the rows have."""
-    known = list(dict.fromkeys(chain.from_iterable((*row.values, *row.faults) for row in rows)))
+    columns = list(dict.fromkeys(chain.from_iterable((*row.values, *row.faults) for row in rows)))
     for name in accepted:
-        if name in known:
+        if name in columns:
             return name
     names = " or ".join(repr(name) for name in accepted)
-    hint = nearest(accepted[0], known) if accepted else ""
-    raise InputError(f"{rows[0].where}: no column {names}{hint}; columns: {', '.join(known)}{_other_separator(known)}")
+    hint = nearest(accepted[0], columns) if accepted else ""
+    raise InputError(
+        f"{rows[0].where}: no column {names}{hint}; columns: {', '.join(columns)}{_other_separator(columns)}"
+    )
 
 
 def _other_separator(columns: Sequence[str]) -> str:

@@ -74,12 +74,12 @@ def kinds(outcomes: Sequence[Outcome]) -> list[Kind]:
     seed = Counter(kind for outcome in outcomes for kind in _kinds(outcome.seed))
     chosen = Counter(kind for outcome in outcomes for kind in _kinds(outcome.chosen))
     names = sorted(seed.keys() | chosen.keys(), key=lambda name: (name != "correct", -seed[name] - chosen[name], name))
-    shown = [Kind(name, seed[name], chosen[name]) for name in names[:_MAX_KINDS]]
+    rows = [Kind(name, seed[name], chosen[name]) for name in names[:_MAX_KINDS]]
     other = names[_MAX_KINDS:]
     if other:
         name = f"{len(other)} other kinds"
-        shown.append(Kind(name, sum(seed[name] for name in other), sum(chosen[name] for name in other)))
-    return shown
+        rows.append(Kind(name, sum(seed[name] for name in other), sum(chosen[name] for name in other)))
+    return rows
 
 
 def _kinds(answer: Answer) -> set[str]:

@@ -60,12 +60,12 @@ def written_out(prompt: Prompt, layout: Layout | None) -> Prompt:
         except InputError:  # a demonstration contains a slot of the task as text
             return prompt
     _, template = layout.parts(prompt)
-    shown = [
+    turns = [
         turn
         for item in demonstrations.items
         for turn in (Message("user", layout.fill(template, item)), Message("assistant", str(item.target)))
     ]
-    return replace(prompt, demonstrations=None, turns=(*prompt.turns, *shown))
+    return replace(prompt, demonstrations=None, turns=(*prompt.turns, *turns))
 
 
 def _changes(before: Prompt, after: Prompt, layout: Layout | None) -> list[Change]:

@@ -264,8 +264,8 @@ def _examples(task: Task, results: Iterable[ExampleResult]) -> str:
 
 
 def _example(result: ExampleResult, images: Sequence[str]) -> str:
-    shown = {name: placeholder(text) if name in images else text for name, text in result.example.inputs.items()}
-    lines = [f"{name}: {_plain(text)}" for name, text in shown.items()]
+    inputs = {name: placeholder(text) if name in images else text for name, text in result.example.inputs.items()}
+    lines = [f"{name}: {_plain(text)}" for name, text in inputs.items()]
     if result.example.target is not None:
         lines.append(f"wanted: {_plain(result.example.target)}")
     if result.reply is not None:
