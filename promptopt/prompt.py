@@ -9,7 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -63,11 +63,14 @@ class Example:
         inputs: field name -> text; the fields that a prompt's slots may name.
         target: the correct answer, or None for unlabelled data.
         id: unique within a task; identifies the example in errors, histories and pairings.
+        group: such as the customer whom the example is from. Examples of one group are not independent: the splits and folds of this
+            package do not divide a group, and intervals over test examples are those of groups.
     """
 
     inputs: Mapping[str, str]
     target: str | None
     id: str
+    group: str | None = field(default=None, compare=False)
 
     def __hash__(self) -> int:
         return hash((self.id, self.target))

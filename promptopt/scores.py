@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,6 +16,23 @@ if TYPE_CHECKING:
 
     from promptopt.prompt import Example, Prompt
     from promptopt.replies import Failure, Response
+
+
+class _Grouped(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def group(self) -> str | None: ...
+
+
+def groups_of(items: Sequence[_Grouped]) -> tuple[str, ...] | None:
+    """Return the group of each item, such as an example, for intervals; None if no item has one.
+
+    An item without a group is a group by itself.
+    """
+    if all(item.group is None for item in items):
+        return None
+    return tuple(json.dumps(["id", item.id] if item.group is None else [item.group]) for item in items)
 
 
 @dataclass(frozen=True)
@@ -51,6 +69,11 @@ class Scores:
     def standard_error(self) -> Floats:
         """Standard error of `mean`, clustered by example, [P]; NaN for fewer than two examples."""
         return standard_error(self.per_example)
+
+    @property
+    def groups(self) -> tuple[str, ...] | None:
+        """The groups of the examples, [E], as `groups_of` returns them."""
+        return groups_of(self.examples)
 
     @property
     def failed(self) -> int:

@@ -283,12 +283,20 @@ def customer(row: str) -> str:
     return str((int(row.removeprefix("data:")) - 2) // 3)
 
 
+def with_groups(group: Callable[[int], str | None]) -> Task:
+    def grouped(part: tuple[Example, ...]) -> tuple[Example, ...]:
+        return tuple(replace(e, group=group(int(e.id))) for e in part)
+
+    return replace(TASK, train=grouped(TASK.train), validation=grouped(TASK.validation), test=grouped(TASK.test))
+
+
 def test_searches_divide_no_group_either() -> None:
-    groups = {row.id: f"customer {int(row.id) % 23}" for row in ROWS}  # of three rows, some of two
-    tasks = fold_tasks(TASK, 0, groups)
-    assert sorted(row.id for task in list(tasks.values())[:FOLDS] for row in task.test) == sorted(groups)
+    tasks = fold_tasks(with_groups(lambda n: f"customer {n % 23}"), 0)  # of three rows, some of two
+    assert sorted(row.id for task in list(tasks.values())[:FOLDS] for row in task.test) == sorted(
+        row.id for row in ROWS
+    )
     for task in tasks.values():
-        parts = [{groups[row.id] for row in part} for part in (task.train, task.validation, task.test)]
+        parts = [{row.group for row in part} for part in (task.train, task.validation, task.test)]
         assert sum(map(len, parts)) == len(set.union(*parts)) == 23
         assert len(task.train) / (len(task.train) + len(task.validation)) == pytest.approx(24 / 42, abs=0.05)
 
@@ -298,10 +306,9 @@ def test_searches_divide_no_group_either() -> None:
     [
         (lambda n: f"{n % 9}", "needs rows of at least 10 groups, not 9"),
         (lambda n: f"{min(n, 47)}", "group '47' has 13 of 60 rows, more than a fold of 12"),
-        (lambda n: None if n == 7 else "a", "groups has no group for example '7'"),
+        (lambda n: None if n == 7 else "a", "example '7' has no group, but others have one"),
     ],
 )
 def test_groups_that_folds_cannot_hold_are_refused(group: Callable[[int], str | None], said: str) -> None:
-    groups = {row.id: name for row in ROWS if (name := group(int(row.id))) is not None}
     with pytest.raises(InputError, match=said):
-        cross_fit(TASK, FakeModel(lambda _: pytest.fail("a call was made")), Fixed(), groups=groups)
+        cross_fit(with_groups(group), FakeModel(lambda _: pytest.fail("a call was made")), Fixed())

@@ -116,6 +116,17 @@ def test_a_prompt_that_is_as_good_passes_and_is_not_better() -> None:
     assert (superior.decision, superior.items, superior.calls_made) == ("undecided", 400, 2 * (400 - found.items))
 
 
+def test_items_in_groups_are_decided_by_intervals_of_groups() -> None:
+    grouped = replace(
+        TASK, test=tuple(replace(e, group=e.target) for e in TASK.test)
+    )  # three customers, all of 133 items or more
+    found = compare_prompts(OLD, WORSE, grouped, MODEL)
+    assert found.decision == "undecided"
+    assert found.difference[1:] == (-math.inf, math.inf)
+    many = replace(TASK, test=tuple(replace(e, group=str(i // 2)) for i, e in enumerate(TASK.test)))
+    assert compare_prompts(OLD, WORSE, many, MODEL).decision == "worse"
+
+
 def test_a_better_prompt_passes_as_better() -> None:
     found = compare_prompts(WORSE, OLD, TASK, MODEL, better=True)
 

@@ -46,8 +46,11 @@ from promptopt.optimization.claim import compare
 from promptopt.optimization.job import Job
 from promptopt.optimization.selection import choose, shortlist
 from promptopt.replies import NO_USAGE
+from promptopt.results.outcomes import read_outcomes, write_outcomes
+from promptopt.scores import groups_of
 from promptopt.search.archive import Archive, Candidate
 from promptopt.search.tokens import words
+from promptopt.statistics import clustered_interval, clustered_standard_error, mean_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -529,6 +532,27 @@ def test_the_test_is_paired_over_the_items_that_both_have(tmp_path: Path) -> Non
     assert found.seed.estimate == 10 / 16
     assert found.chosen.estimate == 13 / 15
     assert found.difference.estimate == pytest.approx(4 / 15)
+
+
+def test_the_test_of_items_in_groups_has_intervals_of_groups(tmp_path: Path) -> None:
+    with Memo(tmp_path) as memo:
+        scorer, items = choosing(memo, {"seed": 10, "good": 14})
+        grouped = [replace(item, group=f"customer {i // 2}") for i, item in enumerate(items)]
+        found = compare(scorer, Prompt("seed {text}"), Prompt("good {text}"), grouped)
+        alone = compare(scorer, Prompt("seed {text}"), Prompt("good {text}"), items)
+
+    clusters = [o.group or "" for o in found.outcomes]
+    first, second = (
+        np.array([answer.reward for answer in side], dtype=float)
+        for side in zip(*((o.seed, o.chosen) for o in found.outcomes), strict=True)
+    )
+    assert (found.items, alone.items) == ("16 test items in 8 groups", "16 test items")
+    assert found.difference == clustered_interval(second, first, clusters, 0.95) != alone.difference
+    assert found.chosen == mean_interval(second, clusters=clusters) != alone.chosen
+    assert found.spread == pytest.approx(4 * clustered_standard_error(second - first, clusters))
+    assert found.items_wanted != alone.items_wanted
+    write_outcomes(found.outcomes, tmp_path / "test.jsonl")
+    assert groups_of(read_outcomes(tmp_path / "test.jsonl")) == groups_of(grouped)
 
 
 # ---------------------------------------------------------------- failures

@@ -374,6 +374,44 @@ def test_an_interval_of_clusters_never_has_no_width() -> None:
     assert clustered_interval(np.ones(20), np.full(20, NAN), clusters, 0.95)[1:] == (-math.inf, math.inf)
 
 
+def test_the_mean_of_clusters_of_one_is_wilsons_with_students_t() -> None:
+    rewards, clusters = np.array([1.0, 0, 1, 1, 0, 1, 1, 1, 1, 0]), [str(i) for i in range(10)]
+    alone, grouped = mean_interval(rewards), mean_interval(rewards, clusters=clusters)
+    assert grouped.estimate == alone.estimate
+    assert grouped.low < alone.low < alone.high < grouped.high
+    thrice = mean_interval(np.repeat(rewards, 3), clusters=np.repeat(clusters, 3).tolist())
+    assert thrice == pytest.approx(grouped)  # copies say nothing new
+    assert mean_interval(np.repeat(rewards, 3)).low > alone.low
+
+
+def test_the_mean_of_clusters_stays_in_the_range_of_the_rewards() -> None:
+    clusters = [str(i // 2) for i in range(20)]
+    assert mean_interval(np.ones(20), clusters=clusters).high == 1
+    assert 0 < mean_interval(np.ones(20), clusters=clusters).low < mean_interval(np.ones(20)).low
+    graded = np.linspace(0.5, 1.0, 20)
+    assert mean_interval(graded, clusters=clusters).high <= 1
+    assert mean_interval(10 * graded, clusters=clusters).high > 8
+    assert (
+        mean_interval(np.full(20, 0.5), clusters=clusters).low
+        < 0.5
+        < mean_interval(np.full(20, 0.5), clusters=clusters).high
+    )
+    assert mean_interval(np.ones(14), clusters=clusters[:14]) == (1, -math.inf, math.inf)
+    assert mean_interval(np.full(20, NAN), clusters=clusters)[1:] == (-math.inf, math.inf)
+    assert mean_interval(np.stack([graded, graded], axis=1), clusters=clusters) == mean_interval(
+        graded, clusters=clusters
+    )
+
+
+@pytest.mark.parametrize(("rewards", "sizes"), [("0 and 1", "3"), ("0 and 1, rare failures", "1 to 6")])
+def test_the_intervals_of_groups_cover_where_those_of_independent_examples_do_not(rewards: str, sizes: str) -> None:
+    simulation = pytest.importorskip("benchmarks.groups", reason="benchmarks come with a checkout only")
+    case = simulation.Case(rewards, 100, sizes, 1.0)
+    mean, difference, mean_of_groups, difference_of_groups = simulation.coverage(case, 200)
+    assert max(mean, difference) < 0.8
+    assert min(mean_of_groups, difference_of_groups) > 0.95 - 3 * 0.0155
+
+
 def test_a_cross_fitted_interval_of_groups_covers_where_that_over_rows_does_not() -> None:
     simulation = pytest.importorskip("benchmarks.cross_fit", reason="benchmarks come with a checkout only")
     world = simulation.World(binary=True, spread=False, fresh=False, gain=0.2, alike=1.0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,11 +84,12 @@ def test_seeds_give_independent_splits() -> None:
 
 
 def test_a_group_is_never_divided_even_if_it_is_most_of_the_file() -> None:
-    examples = items(60)
-    groups = {e.id: f"group {min(i // 6, 5)}" for i, e in enumerate(examples)}  # the last has half of the rows
+    examples = [
+        replace(e, group=f"group {min(i // 6, 5)}") for i, e in enumerate(items(60))
+    ]  # the last has half of the rows
     for seed in range(20):
-        side = sides(split_by_hash(examples, seed, groups=groups))
-        assert len({(groups[name], side[name]) for name in side}) == 6
+        side = sides(split_by_hash(examples, seed))
+        assert len({(e.group, side[e.id]) for e in examples}) == 6
 
 
 def test_each_label_occurs_in_train() -> None:
@@ -103,9 +105,9 @@ def test_each_label_occurs_in_train() -> None:
 
 
 def test_a_group_too_large_for_its_file_leaves_a_split_empty() -> None:
-    examples = items(10)
+    examples = [replace(e, group="one") for e in items(10)]
     with pytest.raises(InputError, match=r"10 examples in shares of \[0\.4, 0\.3, 0\.3\] leave .* empty"):
-        split_by_hash(examples, 0, groups={e.id: "one" for e in examples})
+        split_by_hash(examples, 0)
 
 
 # ---------------------------------------------------------------- by a column

@@ -311,6 +311,17 @@ def test_intervals_over_seeds_and_items_cover_the_truth(spread: float, seeds: in
     assert naive < 0.85 < held
 
 
+def test_an_interval_over_seeds_and_groups_is_no_narrower_for_copies() -> None:
+    table = np.repeat([[1.0, 1, 0, 1, 1, 0, 1, 1, 1, 0, 1, 1]], 3, axis=0)  # seeds do not differ
+    groups = [str(i // 4) for i in range(48)]
+    once = crossed_interval(table, groups=[str(i) for i in range(12)])
+    copies = crossed_interval(np.repeat(table, 4, axis=1), groups=groups)
+
+    assert copies == pytest.approx(once)
+    assert crossed_interval(np.repeat(table, 4, axis=1)).low > copies.low
+    assert crossed_interval(table, groups=groups[:12])[1:] == (-np.inf, np.inf)  # of three groups
+
+
 def test_an_interval_is_never_narrower_than_over_items_alone_and_takes_gaps() -> None:
     rng = np.random.default_rng(0)
     table = (rng.random((3, 40)) < 0.7).astype(np.float64)
@@ -360,6 +371,26 @@ def test_kept_seed_prompts_and_one_prompt_in_two_rows_differ_by_nothing() -> Non
 
     assert row.gain == (0.0, 0.0, 0.0)
     assert ranked([row, replace(row, strategy="other")])[0].lead == (0.0, 0.0, 0.0)
+
+
+def test_rewards_are_paired_by_item_where_replies_failed() -> None:
+    first = entry(0, [1.0] * 10)
+    second = entry(1, [1.0] * 10)
+    outcomes = second.outcome.outcomes  # of the first seed, no reply to item 0 of the chosen prompt
+    failed = replace(outcomes[0], chosen=replace(outcomes[0].chosen, reward=None))
+    seeds = [replace(o, seed=replace(o.seed, reward=float(i % 2))) for i, o in enumerate(outcomes)]
+    seeds_failed = [replace(failed, seed=seeds[0].seed), *seeds[1:]]
+    row = row_of(
+        "t",
+        "m",
+        "s",
+        [
+            first._replace(outcome=replace(first.outcome, outcomes=tuple(seeds_failed))),
+            second._replace(outcome=replace(second.outcome, outcomes=tuple(seeds))),
+        ],
+    )
+    assert row.gain is not None
+    assert row.gain.estimate == pytest.approx((4 + 5) / 19)  # item 0 of the first seed is no pair
 
 
 def test_a_failed_seed_is_in_no_mean() -> None:

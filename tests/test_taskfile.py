@@ -168,6 +168,17 @@ def test_a_group_stays_in_one_split(folder: Path) -> None:
     assert sum(map(len, texts)) == len(set.union(*texts)) == 20
 
 
+def test_groups_that_files_divide_are_noted(folder: Path) -> None:
+    for name, customers in (("train", "ab"), ("validation", "cc"), ("test", "bd")):
+        rows = "".join(f"{name} {i}\t{('negative', 'positive')[i % 2]}\t{c}\n" for i, c in enumerate(customers))
+        (folder / f"{name}.tsv").write_text(f"text\tlabel\tcustomer\n{rows}", "utf-8")
+    task = load(folder, overrides={"data.group_column": "customer"})
+    assert [e.group for e in task.test] == ["b", "d"]
+    assert [note for note in task.notes if "groups" in note] == [
+        "1 test examples are of groups that the training examples have too: rewards on them may be too high for new groups"
+    ]
+
+
 def test_a_column_may_name_the_split_of_each_row(folder: Path) -> None:
     (folder / "all.tsv").write_text(
         "text\tlabel\tpart\na\tpositive\ttrain\nb\tnegative\tDev \nc\tpositive\ttest\nd\tnegative\ttrain\n", "utf-8"
@@ -457,7 +468,6 @@ def test_data_in_place_of_a_task_file_is_told_from_it(tmp_path: Path) -> None:
         ({"data.shares": [0.4, 0.3, 0.3]}, "data has shares but no file to split: remove shares, or give file"),
         ({**ONE_FILE, "data.shares": [0.5, 0.5]}, "shares must be three positive numbers that sum to 1"),
         ({"data.split": "hash"}, "data has split but no file to split: remove split, or give file"),
-        ({"data.group_column": "label"}, "data has group_column but no file to split"),
         ({**ONE_FILE, "data.split": "random"}, "data.split = 'random': must be 'hash' or 'shuffle'"),
         (
             {**ONE_FILE, "data.split": "shuffle", "data.group_column": "x"},

@@ -19,15 +19,17 @@ def score_prompts(scorer: Scorer, prompts: list[Prompt], split: str, replicates:
     """Score prompts on a split, and return a row for each, as `promptopt score --json` prints them."""
     examples = getattr(scorer.task, split)
     scores = scorer.score(prompts, examples, replicates, written=scorer.tests_text)
-    first = scores.per_example[0]
+    first, groups = scores.per_example[0], scores.groups
     out = []
     for i, prompt in enumerate(prompts):
         row = scores.per_example[i]
         out.append(
             {
                 "prompt": prompt.text,
-                "reward": _interval(mean_interval(row)),
-                "less_first": _interval(SAME if prompt == prompts[0] else paired_interval(row, first)) if i else None,
+                "reward": _interval(mean_interval(row, clusters=groups)),
+                "less_first": _interval(paired_interval(row, first, clusters=groups) if prompt != prompts[0] else SAME)
+                if i
+                else None,
                 "examples": len(examples),
                 "failed": sum(bool(failed) for failed in (scores.rewards[i] != scores.rewards[i]).ravel()),
                 "notes": Silence.of(reply for column in scores.replies[i] for reply in column).notes(

@@ -161,6 +161,7 @@ def to_examples(
     id: str | None = None,  # noqa: A002 - the name of the column's role, as in Example
     labels: Mapping[str, str] | Sequence[str] | None = None,
     split: str = "",
+    group: str | None = None,
     filled: str | None = None,
     dropped: list[UnusableRowError] | None = None,
 ) -> tuple[Example, ...]:
@@ -175,7 +176,8 @@ def to_examples(
         id: column of the ids; without it, ids such as "test:17" are made of the split (or the file's stem) and the line.
         labels: the allowed answers, or data value -> label word.
         split: "train", "validation" or "test"; makes ids of files of the same name distinct.
-        filled: a further column that must not be blank, such as that of a group, which no example holds (`values_by_id`).
+        group: column of the examples' groups, such as customers.
+        filled: a further column that must not be blank, such as that of the split, which no example holds (`values_by_id`).
         dropped: unusable rows are skipped and their errors appended to this list; None makes them raise.
 
     Raises:
@@ -189,7 +191,7 @@ def to_examples(
     )
     accepted = dict(inputs) if isinstance(inputs, Mapping) else {name: (name,) for name in inputs}
     columns = {field: _column(rows, names) for field, names in accepted.items()}
-    for name in (label, id, filled):
+    for name in (label, id, group, filled):
         if name is not None:
             _column(rows, (name,))
     if label in columns.values():
@@ -204,6 +206,7 @@ def to_examples(
                 inputs=_inputs(row, columns),
                 target=None if label is None else _target(row, label, words),
                 id=_line_id(row, split) if id is None else _non_blank(row, id),
+                group=None if group is None else _non_blank(row, group),
             )
             _refuse_blank(row, filled)
             _refuse_repeated_id(example, row, examples)

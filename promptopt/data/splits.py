@@ -43,12 +43,12 @@ def split_by_hash(
     seed: int,
     shares: Sequence[float] = DEFAULT_SHARES,
     *,
-    groups: Mapping[str, str] | None = None,
     labels: Sequence[str] = (),
 ) -> Splits:
     """Split examples into train, validation and test by a hash of their inputs; each split keeps the order.
 
     Examples that are added, removed or reordered leave the others where they are, and examples with equal inputs are in the same split.
+    So are examples of one group, which is hashed in place of their inputs.
     A hash in [0, 1) below the first share means train, below the sum of the first two validation. A border between two splits moves only as
     far as it must so that the number of examples below it is within five percent of all examples of its share; then a few examples
     next to it change sides.
@@ -57,14 +57,13 @@ def split_by_hash(
         examples: to split.
         seed: part of each hash: other seeds give other splits.
         shares: of train, validation and test.
-        groups: id -> group, such as a customer, hashed in place of the inputs: a group is never divided.
         labels: those that must occur in train; of a label that does not, the examples with the lowest hash are moved there.
 
     Raises:
         InputError: the shares are not three positive numbers that sum to 1, or a split would be empty.
     """
     _check_shares(shares)
-    hashes = [_hash(dict(e.inputs) if groups is None else groups[e.id], seed) for e in examples]
+    hashes = [_hash(dict(e.inputs) if e.group is None else e.group, seed) for e in examples]
     borders = [_border(hashes, share) for share in list(accumulate(shares))[:-1]]
     sides = [bisect_right(borders, value) for value in hashes]
     sides = _with_labels_in_train(sides, hashes, [e.target for e in examples], labels)
@@ -136,22 +135,21 @@ def split_folds(examples: Sequence[Example], folds: int, seed: int) -> tuple[tup
 
 
 def divide_groups(
-    examples: Sequence[Example], groups: Mapping[str, str], shares: Sequence[float], seed: int, name: str
+    examples: Sequence[Example], shares: Sequence[float], seed: int, name: str
 ) -> tuple[tuple[Example, ...], ...]:
     """Divide examples at random into parts near these shares, without dividing a group; each part keeps the order.
 
     The largest group goes first, each to the part that is furthest below its share. Parts are not stratified by target.
 
     Args:
-        examples: to divide.
-        groups: id -> group, such as a customer.
+        examples: to divide; each has a group.
         shares: of the parts.
         seed: of the division.
         name: what the parts are for; divisions of different names are independent.
     """
-    members: dict[str, list[int]] = {}
+    members: dict[str | None, list[int]] = {}
     for i, example in enumerate(examples):
-        members.setdefault(groups[example.id], []).append(i)
+        members.setdefault(example.group, []).append(i)
     drawn = list(members.values())
     shuffled = [drawn[i] for i in named_generator(seed, f"groups {name}").permutation(len(drawn)).tolist()]
     parts: list[list[int]] = [[] for _ in shares]

@@ -5,12 +5,11 @@ Knows nothing of models, rewards or prompts.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.data.image_files import ImageFiles, image_columns, image_folder
-from promptopt.data.rows import HUB, dropped_note, read_rows, read_text, to_examples, values_by_id
+from promptopt.data.rows import HUB, dropped_note, read_rows, to_examples, values_by_id
 from promptopt.data.splits import Splits, sample_examples, split_by_column, split_by_hash, split_examples
 from promptopt.errors import InputError
 from promptopt.images import reference
@@ -43,23 +42,23 @@ def read_splits(spec: TaskSpec, data: DataSpec, folder: Path, notes: list[str]) 
     if data.file is not None:
         rows, examples, images = reader.read(data.file)
         parts = _split(rows, examples, spec, data)._asdict()
-        return Splits(**{name: reader.with_images(part, data.file, images) for name, part in parts.items()})
-    files = {"train": data.train, "validation": data.validation, "test": data.test}
-    return Splits(**{name: reader.split(name, path) for name, path in files.items()})
+        splits = Splits(**{name: reader.with_images(part, data.file, images) for name, part in parts.items()})
+    else:
+        files = {"train": data.train, "validation": data.validation, "test": data.test}
+        splits = Splits(**{name: reader.split(name, path) for name, path in files.items()})
+    notes += _notes_on_divided_groups(splits)
+    return splits
 
 
-def read_groups(file: Path) -> dict[str, str] | None:
-    """Return id -> group of the rows of a task file; None if it names no group column.
-
-    The file and its data must have been read before without an error.
-    """
-    data = tomllib.loads(read_text(file)).get("data", {})
-    if data.get("group_column") is None:
-        return None
-    source = data["file"]
-    place = source if source.startswith(HUB) else file.parent / source
-    rows = read_rows(place, quoting=data.get("quoting"), dropped=[])
-    return values_by_id(rows, data["group_column"], id=data.get("id"))
+def _notes_on_divided_groups(splits: Splits) -> list[str]:
+    """Return a note for each held-out split that shares groups with the training examples, as files or a column may divide them."""
+    trained = {example.group for example in splits.train} - {None}
+    shared = {name: sum(e.group in trained for e in getattr(splits, name)) for name in ("validation", "test")}
+    return [
+        f"{count} {name} examples are of groups that the training examples have too: rewards on them may be too high for new groups"
+        for name, count in shared.items()
+        if count
+    ]
 
 
 def _split(rows: Sequence[Row], examples: Sequence[Example], spec: TaskSpec, data: DataSpec) -> Splits:
@@ -68,8 +67,7 @@ def _split(rows: Sequence[Row], examples: Sequence[Example], spec: TaskSpec, dat
         return split_by_column(examples, values_by_id(rows, data.split_column, id=data.id), data.split_column)
     if data.split == "shuffle":
         return split_examples(examples, data.seed, data.shares)
-    groups = None if data.group_column is None else values_by_id(rows, data.group_column, id=data.id)
-    return split_by_hash(examples, data.seed, data.shares, groups=groups, labels=spec.words)
+    return split_by_hash(examples, data.seed, data.shares, labels=spec.words)
 
 
 class _Reader(NamedTuple):
@@ -107,7 +105,8 @@ class _Reader(NamedTuple):
             id=data.id,
             labels=self.spec.labels or None,
             split=split,
-            filled=data.split_column or data.group_column,
+            group=data.group_column,
+            filled=data.split_column,
             dropped=dropped,
         )
         if dropped:

@@ -103,10 +103,12 @@ class DataSpec(_Section):
     def _one_way_to_split(self) -> DataSpec:
         settings = ("shares", "split", "group_column", "split_column")
         keys = [key for key in settings if key in self.model_fields_set and getattr(self, key) is not None]
-        if self.file is None and keys:
-            raise ValueError(f"has {keys[0]} but no file to split: remove {keys[0]}, or give file")
-        if self.split_column is not None and len(keys) > 1:
-            raise ValueError(f"has both split_column, which names each row's split, and {keys[0]}: remove one")
+        for key in keys if self.file is None else ():
+            if key != "group_column":
+                raise ValueError(f"has {key} but no file to split: remove {key}, or give file")
+        others = [key for key in keys if key not in ("split_column", "group_column")]
+        if self.split_column is not None and others:
+            raise ValueError(f"has both split_column, which names each row's split, and {others[0]}: remove one")
         if self.group_column is not None and self.split == "shuffle":
             raise ValueError("has a group_column, and split = 'shuffle', which divides groups: remove one")
         return self

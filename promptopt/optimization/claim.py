@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ from promptopt.replies import TOOL, Response
 from promptopt.results.outcomes import SAME, ByLabels, Comparison, PredictorTest, outcomes
 from promptopt.results.result import Record, Result
 from promptopt.search.writing import rejections
-from promptopt.statistics import mean_interval, paired_interval
+from promptopt.statistics import clustered_standard_error, mean_interval, paired_interval
 from promptopt.statistics.arrays import nanmean
 from promptopt.strategies.registry import description_of
 
@@ -103,13 +104,15 @@ def compare(
     scores = scorer.score(prompts, examples, written=written)
     pair = scores.rows([0, prompts.index(chosen)])
     first, second = pair.per_example
-    both = (second - first)[~np.isnan(second - first)]
+    groups, both = scores.groups, ~np.isnan(second - first)
+    compared = None if groups is None else list(compress(groups, both))
     return Comparison(
-        seed=mean_interval(first),
-        chosen=mean_interval(second),
-        difference=paired_interval(second, first) if chosen != seed else SAME,
-        examples=both.size,
-        spread=float(both.std(ddof=1)) if both.size > 1 else None,
+        seed=mean_interval(first, clusters=groups),
+        chosen=mean_interval(second, clusters=groups),
+        difference=paired_interval(second, first, clusters=groups) if chosen != seed else SAME,
+        examples=int(both.sum()),
+        spread=_spread((second - first)[both], compared),
+        groups=None if compared is None else len(set(compared)),
         costs=None if scorer.task.models else _costs(pair, scorer.model.price),
         tokens=_tokens(pair),
         read="text" if written else "labels" if scorer.chooses else "",
@@ -118,6 +121,15 @@ def compare(
         front=front_tests(scores, front, objectives, scorer.model.price) if front else (),
         outcomes=outcomes(pair),
     )
+
+
+def _spread(differences: Floats, groups: Sequence[str] | None) -> float | None:
+    """Return the standard deviation of differences, or, in groups, that of as many independent ones with the same standard error."""
+    if len(set(range(differences.size) if groups is None else groups)) <= 1:
+        return None
+    if groups is None:
+        return float(differences.std(ddof=1))
+    return clustered_standard_error(differences, groups) * math.sqrt(differences.size)
 
 
 def _tested(seed: Prompt, chosen: Prompt, predictor: Predictor | None, front: Sequence[Prompt] = ()) -> list[Prompt]:
@@ -131,9 +143,9 @@ def _predictor_test(predictor: Predictor, scores: Scores, pair: Scores) -> Predi
     rewards = predictor_rewards(predictor, scores.examples, replies)
     first, second = pair.per_example
     return PredictorTest(
-        reward=mean_interval(rewards),
-        over_seed=paired_interval(rewards, first),
-        over_prompt=paired_interval(rewards, second),
+        reward=mean_interval(rewards, clusters=scores.groups),
+        over_seed=paired_interval(rewards, first, clusters=scores.groups),
+        over_prompt=paired_interval(rewards, second, clusters=scores.groups),
     )
 
 
@@ -141,10 +153,10 @@ def _by_labels(scores: Scores, first: Floats, second: Floats) -> ByLabels:
     """Return the rewards of choosing among the labels, compared with the rewards of the texts."""
     seed, chosen = scores.per_example[0], scores.per_example[-1]
     return ByLabels(
-        seed=mean_interval(seed),
-        chosen=mean_interval(chosen),
-        seed_apart=paired_interval(seed, first),
-        chosen_apart=paired_interval(chosen, second),
+        seed=mean_interval(seed, clusters=scores.groups),
+        chosen=mean_interval(chosen, clusters=scores.groups),
+        seed_apart=paired_interval(seed, first, clusters=scores.groups),
+        chosen_apart=paired_interval(chosen, second, clusters=scores.groups),
     )
 
 

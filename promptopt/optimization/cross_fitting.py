@@ -52,7 +52,6 @@ def cross_fit(
     budget: Budget | str | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
-    groups: Mapping[str, str] | None = None,
     run_dir: Path | str | None = None,
     memo: Memo | Path | str | None = None,
     display: Display | None = None,
@@ -66,15 +65,13 @@ def cross_fit(
 
     Args:
         task: a task, or the path of a task file, with at least 20 rows. Training and validation examples of each run have the
-            proportion of the task's.
+            proportion of the task's. If examples have groups, no fold and no search divides one, and the interval is that of groups.
         model: as in `optimize`.
         strategy: as in `optimize`.
         writer: as in `optimize`.
         budget: the most to use for all six runs together, in equal parts; required for models that cost money.
         seed: random seed, of the folds too.
         settings: changes to the strategy's settings.
-        groups: id -> group of rows that are not independent, such as those of one customer; by default those of the task file's
-            `group_column`. No fold and no search divides a group, and the interval is that of groups.
         run_dir: folder in which each run has its folder; None writes nothing.
         memo: as in `optimize`.
         display: as in `optimize`.
@@ -87,10 +84,7 @@ def cross_fit(
             budget in calls does not cover all runs. Raised before any model is called.
         PermanentModelError, TransientModelError: a model cannot be used.
     """
-    task, groups = read_task(task), read_groups_of(task) if groups is None else groups
-    jobs = cross_fit_jobs(
-        task, model, strategy, writer=writer, budget=budget, seed=seed, settings=settings, groups=groups
-    )
+    jobs = cross_fit_jobs(task, model, strategy, writer=writer, budget=budget, seed=seed, settings=settings)
     results: list[Result] = []
     with nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store:
         for name, job in jobs.items():
@@ -106,7 +100,6 @@ def cross_fit(
         count=FOLDS,
         folds=tuple(results[:FOLDS]),
         final=final,
-        groups=groups,
         notes=(_PREDICTOR,) if final is not None and final.predictor is not None else (),
     )
 
@@ -120,7 +113,6 @@ def cross_fit_jobs(
     budget: Budget | str | None,
     seed: int,
     settings: Mapping[str, Any] | None,
-    groups: Mapping[str, str] | None = None,
 ) -> dict[str, Job]:
     """Return the runs of `cross_fit` by name, that on all rows last; the arguments are those of `cross_fit`, and nothing is called yet.
 
@@ -129,7 +121,7 @@ def cross_fit_jobs(
     """
     total = read_budget(budget)
     shared = _share(total)
-    parts = fold_tasks(read_task(task), seed, read_groups_of(task) if groups is None else groups)
+    parts = fold_tasks(read_task(task), seed)
     jobs = {
         name: prepare(part, model, strategy, writer=writer, budget=shared, seed=seed, settings=settings)
         for name, part in parts.items()
@@ -145,7 +137,7 @@ def cross_fit_jobs(
     return jobs
 
 
-def fold_tasks(task: Task, seed: int, groups: Mapping[str, str] | None = None) -> dict[str, Task]:
+def fold_tasks(task: Task, seed: int) -> dict[str, Task]:
     """Return the tasks of the runs by name: for each fold, with the fold as test, and for all rows, without a test.
 
     Raises:
@@ -154,12 +146,12 @@ def fold_tasks(task: Task, seed: int, groups: Mapping[str, str] | None = None) -
     rows = (*task.train, *task.validation, *task.test)
     _check_rows(task, rows)
     tasks = {}
-    for number, fold in enumerate(_folds(rows, seed, groups), 1):
+    for number, fold in enumerate(_folds(rows, seed), 1):
         name, held_out = f"fold-{number}", {example.id for example in fold}
         searched = [row for row in rows if row.id not in held_out]
-        train, validation = _searched(searched, task, seed, name, groups)
+        train, validation = _searched(searched, task, seed, name)
         tasks[name] = replace(task, train=train, validation=validation, test=fold)
-    train, validation = _searched(rows, task, seed, "all", groups)
+    train, validation = _searched(rows, task, seed, "all")
     tasks["all"] = replace(task, train=train, validation=validation, test=())
     if any(notes_on_leaks(part, [task.seed_prompt]) for part in tasks.values()):
         raise InputError(
@@ -176,18 +168,22 @@ def _check_rows(task: Task, rows: Sequence[Example]) -> None:
         raise InputError(f"example {unlabelled.id!r} has no label, and each row is tested: label it, or leave it out")
 
 
-def _folds(rows: Sequence[Example], seed: int, groups: Mapping[str, str] | None) -> tuple[tuple[Example, ...], ...]:
-    if groups is None:
+def _folds(rows: Sequence[Example], seed: int) -> tuple[tuple[Example, ...], ...]:
+    if not _grouped(rows):
         return split_folds(rows, FOLDS, seed)
-    _check_groups(rows, groups)
-    return divide_groups(rows, groups, [1 / FOLDS] * FOLDS, seed, "folds")
+    _check_groups(rows)
+    return divide_groups(rows, [1 / FOLDS] * FOLDS, seed, "folds")
 
 
-def _check_groups(rows: Sequence[Example], groups: Mapping[str, str]) -> None:
-    without = next((row.id for row in rows if row.id not in groups), None)
+def _grouped(rows: Sequence[Example]) -> bool:
+    return any(row.group is not None for row in rows)
+
+
+def _check_groups(rows: Sequence[Example]) -> None:
+    without = next((row.id for row in rows if row.group is None), None)
     if without is not None:
-        raise InputError(f"groups has no group for example {without!r}: give one for each row")
-    sizes = Counter(groups[row.id] for row in rows)
+        raise InputError(f"example {without!r} has no group, but others have one: give each row its group")
+    sizes = Counter(row.group for row in rows)
     if len(sizes) < FEWEST_GROUPS:
         raise InputError(
             f"cross-fitting needs rows of at least {FEWEST_GROUPS} groups, not {len(sizes)}: give rows of more groups"
@@ -201,12 +197,12 @@ def _check_groups(rows: Sequence[Example], groups: Mapping[str, str]) -> None:
 
 
 def _searched(
-    rows: Sequence[Example], task: Task, seed: int, name: str, groups: Mapping[str, str] | None
+    rows: Sequence[Example], task: Task, seed: int, name: str
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Divide rows into training and validation examples, in the proportion of the task's."""
     share = len(task.train) / (len(task.train) + len(task.validation))
-    if groups is not None:
-        train, validation = divide_groups(rows, groups, (share, 1 - share), seed, f"training of {name}")
+    if _grouped(rows):
+        train, validation = divide_groups(rows, (share, 1 - share), seed, f"training of {name}")
         return train, validation
     train = sample_examples(rows, round(share * len(rows)), seed, f"training of {name}")
     ids = {example.id for example in train}
@@ -219,13 +215,3 @@ def _share(total: Budget) -> Budget:
     if parts["calls"] is not None:
         parts["calls"] = max(1, math.floor(parts["calls"]))
     return Budget(**parts)
-
-
-def read_groups_of(task: Task | str | Path) -> dict[str, str] | None:
-    """Return id -> group of the rows of a task file with a group column; None for other tasks."""
-    if not isinstance(task, str | Path):
-        return None
-    from promptopt.data.task_data import read_groups  # noqa: PLC0415  only for task files
-    from promptopt.data.task_file import FILE_NAME  # noqa: PLC0415  pydantic, only for task files
-
-    return read_groups(Path(task) / FILE_NAME if Path(task).is_dir() else Path(task))

@@ -227,6 +227,11 @@ def _estimate_job(job: Job, caller: SimulatedCaller, notes: tuple[str, ...]) -> 
         notes=(
             f"comparing even one candidate with the seed prompt takes {job.least_calls:,} calls or more",
             *([power.note] if power.examples else []),
+            *(
+                [f"{result.test.items}: if those of a group are alike, less shows than with as many independent items"]
+                if result.test and result.test.groups
+                else []
+            ),
             *notes,
             *result.notes,
         ),

@@ -18,7 +18,7 @@ from promptopt.optimization.selection import Choice, Validated, cells_measured
 from promptopt.results.front import FrontPoint, FrontTest
 from promptopt.results.outcomes import SAME
 from promptopt.search.archive import adjusted_means
-from promptopt.statistics import Interval, paired_t_interval
+from promptopt.statistics import Interval, clustered_interval, paired_t_interval
 from promptopt.statistics.arrays import nanmean
 from promptopt.statistics.pareto import nondominated, pareto_order
 
@@ -140,7 +140,7 @@ def front_tests(
     def test(prompt: Prompt) -> FrontTest:
         own = values[:, scores.prompts.index(prompt)]
         differences = [
-            SAME if prompt == scores.prompts[0] else _difference(name, *pair, confidence)
+            SAME if prompt == scores.prompts[0] else _difference(name, *pair, confidence, scores.groups)
             for name, pair in zip(names, zip(own, seed, strict=True), strict=True)
         ]
         means = [_known(mean) for mean in nanmean(own, axis=1).tolist()]
@@ -151,11 +151,13 @@ def front_tests(
     return tuple(map(test, front))
 
 
-def _difference(name: str, first: Floats, second: Floats, confidence: float) -> Interval:
+def _difference(name: str, first: Floats, second: Floats, confidence: float, groups: Sequence[str] | None) -> Interval:
     """Return the paired interval. Costs that differ by the same on every example do so because of the prompts: width 0."""
     gaps = (first - second)[~np.isnan(first - second)].round(9)
     if name in COSTS and gaps.size >= _MIN_EXAMPLES and not np.ptp(gaps):
         return Interval(*[float(gaps[0])] * 3)
+    if groups is not None:
+        return clustered_interval(first, second, groups, confidence)
     return paired_t_interval(first, second, confidence)
 
 

@@ -14,6 +14,7 @@ from promptopt.errors import InputError
 from promptopt.optimization.recorded_test import read_test
 from promptopt.randomness import named_generator
 from promptopt.results.human_claim import HumanClaim
+from promptopt.scores import groups_of
 from promptopt.statistics import paired_interval
 from promptopt.statistics.prediction_powered import MIN_HUMAN, PredictionPowered, prediction_powered_interval
 
@@ -34,6 +35,7 @@ SIDES = ("seed", "chosen")
 
 _DEFAULT_ITEMS = 50
 _CODE_LENGTH = 8  # hex digits
+_GROUPS = "the test items have groups: intervals with human scores take items as independent, and are too narrow if those of a group are alike"
 _SUSPICIOUS = 3.0  # standard errors between rewards of items with and without human scores
 
 
@@ -109,14 +111,14 @@ def human_claim(
     gaps, rewards = scores[:, 1] - scores[:, 0], test.rewards[:, 1] - test.rewards[:, 0]
     if np.isnan(gaps).all():
         raise InputError("no item has human scores for both prompts: score both replies of each item")
-    difference = _powered(gaps, rewards, (-1.0, 1.0))
+    difference, groups = _powered(gaps, rewards, (-1.0, 1.0)), groups_of(test.outcomes)
     return HumanClaim(
         difference=difference,
         seed=_powered(scores[:, 0], test.rewards[:, 0], UNIT),
         chosen=_powered(scores[:, 1], test.rewards[:, 1], UNIT),
-        rewards=paired_interval(test.rewards[:, 1], test.rewards[:, 0]),
+        rewards=paired_interval(test.rewards[:, 1], test.rewards[:, 0], clusters=groups),
         task=test.result.task,
-        notes=tuple(_notes(gaps, rewards, difference)),
+        notes=(*_notes(gaps, rewards, difference), *([_GROUPS] if groups else [])),
     )
 
 

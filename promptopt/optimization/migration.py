@@ -25,6 +25,7 @@ from promptopt.results.migration import Migration, Move
 from promptopt.results.outcomes import FILE, read_outcomes
 from promptopt.results.result import Result
 from promptopt.results.saved import folder_of
+from promptopt.scores import groups_of
 from promptopt.search.archive import well_measured
 from promptopt.statistics import paired_interval
 from promptopt.strategies.auto import AUTO
@@ -270,4 +271,5 @@ def _over_model(result: Result, recorded: Mapping[str, float]) -> tuple[Interval
     before = np.array([recorded[o.id] for o in outcomes])
     sides = [[answer.reward for answer in side] for side in zip(*((o.seed, o.chosen) for o in outcomes), strict=True)]
     first, second = (np.array([math.nan if reward is None else reward for reward in side]) for side in sides)
-    return paired_interval(first, before), paired_interval(second, before)
+    groups = groups_of(outcomes)
+    return paired_interval(first, before, clusters=groups), paired_interval(second, before, clusters=groups)

@@ -70,7 +70,7 @@ def rebuilt_task(result: Result, recorded: Sequence[Outcome], run: str) -> Task:
         raise InputError(f"the answers of {run} were chosen among labels, which its folder does not list: {advice}")
     if request.get("format") not in ("chat", "completion"):
         raise InputError(f"{run} does not say how its items were sent: {advice}")
-    examples = [Example(dict(o.inputs), o.target, o.id) for o in recorded]
+    examples = [Example(dict(o.inputs), o.target, o.id, o.group) for o in recorded]
     targets = sorted({example.target for example in examples if example.target is not None})
     labels = tuple(targets) if 1 < len(targets) <= len(examples) / 2 else ()
     rewards: list[Reward] = [*_INFERRED, *([Label(labels)] if labels else [])]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from promptopt.errors import BudgetExhaustedError, InputError
 from promptopt.evaluation.racing import sizes
-from promptopt.statistics import Interval, late_alpha_spending, paired_score_interval
+from promptopt.scores import groups_of
+from promptopt.statistics import Interval, clustered_interval, late_alpha_spending, paired_score_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,9 +117,15 @@ class SequentialTest:
                 raise self._too_small() from ended
             return False
         self.looks.append(size)
-        self.difference = paired_score_interval(self.pair.new, self.pair.old, 1 - error)
+        self.difference = self._interval(self.pair, size, 1 - error)
         self.decision = self.aim.decide(self.difference)
         return True
+
+    def _interval(self, pair: Pair, size: int, confidence: float) -> Interval:
+        groups = groups_of(self.items[:size])
+        if groups is None:
+            return paired_score_interval(pair.new, pair.old, confidence)
+        return clustered_interval(pair.new, pair.old, groups, confidence)
 
     def _affordable(self, size: int) -> int:
         """Return how many of the first `size` items the budget covers, by the usage of the items so far."""

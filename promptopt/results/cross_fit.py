@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from promptopt.results.outcomes import SAME
+from promptopt.scores import groups_of
 from promptopt.statistics import cross_fitted_interval
 from promptopt.utils.characters import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from promptopt.prompt import Prompt
     from promptopt.results.result import Result
     from promptopt.statistics import Interval
@@ -40,7 +39,6 @@ class CrossFit:
         count: number of folds.
         folds: for each fold, the run on the other rows, tested on the fold. If one is unfinished, those after it are missing.
         final: the run on all rows, which has no test; None if it was not reached.
-        groups: id -> group of the rows, if rows of one group are not independent.
         notes: remarks on the numbers.
     """
 
@@ -49,7 +47,6 @@ class CrossFit:
     count: int
     folds: tuple[Result, ...]
     final: Result | None
-    groups: Mapping[str, str] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -73,8 +70,7 @@ class CrossFit:
         if all(fold.kept for fold in self.folds):
             return SAME
         seed, chosen = self._rewards.T
-        groups = None if self.groups is None else [self.groups[row] for row in self._ids]
-        return cross_fitted_interval(chosen, seed, self.count, groups)
+        return cross_fitted_interval(chosen, seed, self.count, self._groups)
 
     @property
     def improved(self) -> bool:
@@ -92,14 +88,14 @@ class CrossFit:
         return np.concatenate([np.empty((0, 2)), *map(_test_rewards, self.folds)])
 
     @property
-    def _ids(self) -> list[str]:
-        """The test rows [E]."""
-        return [outcome.id for fold in self.folds if fold.test for outcome in fold.test.outcomes]
+    def _groups(self) -> tuple[str, ...] | None:
+        """The groups of the test rows [E]; None if rows are independent."""
+        return groups_of([outcome for fold in self.folds if fold.test for outcome in fold.test.outcomes])
 
     @property
     def tested_groups(self) -> int | None:
         """Number of groups of the test rows; None if rows are independent."""
-        return None if self.groups is None else len({self.groups[row] for row in self._ids})
+        return None if self._groups is None else len(set(self._groups))
 
     @property
     def headline(self) -> str:
@@ -110,7 +106,11 @@ class CrossFit:
             return f"Unfinished ({reason}): nothing is claimed."
         if gain == SAME:
             return f"No improvement found: the search kept your prompt in each of {self.count} folds. {self._returned}"
-        rows = f"{self.tested} rows" if self.groups is None else f"{self.tested} rows in {self.tested_groups} groups"
+        rows = (
+            f"{self.tested} rows"
+            if self.tested_groups is None
+            else f"{self.tested} rows in {self.tested_groups} groups"
+        )
         span = (
             f"{gain.estimate:+.3f}, 95 % interval {gain.low:+.3f} to {gain.high:+.3f}, {rows}, cross-fitted"
             f" in {self.count} folds"

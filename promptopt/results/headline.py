@@ -84,7 +84,7 @@ def _prompt_outcome(result: Result) -> str:
     if result.test is None:
         return "A candidate was chosen, but not tested: nothing is claimed."
     gain, low, high = result.test.difference
-    span = f"{gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, {result.test.examples} test items"
+    span = f"{gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, {result.test.items}"
     if not result.improved:
         return f"No improvement shown on test data ({span}).{_wanted(result.test)}"
     seed, chosen = result.test.seed.estimate, result.test.chosen.estimate

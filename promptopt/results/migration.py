@@ -78,7 +78,7 @@ class Move:
         if test is None:
             return f"{self.model}: {self.chosen} was chosen, but not tested."
         gain, low, high = test.difference
-        span = f"{gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, {test.examples} test items"
+        span = f"{gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, {test.items}"
         if result.improved:
             return f"{self.model}: {self.chosen} is better than the old prompt ({span})."
         return f"{self.model}: {self.chosen} was chosen, but is not shown to be better than the old prompt ({span})."

@@ -73,6 +73,7 @@ class Outcome:
         target: the right answer, or None.
         seed: the seed prompt's reply.
         chosen: the chosen prompt's reply.
+        group: of the example, or None.
     """
 
     id: str
@@ -80,6 +81,7 @@ class Outcome:
     target: str | None
     seed: Answer
     chosen: Answer
+    group: str | None = None
 
     @property
     def difference(self) -> float | None:
@@ -130,13 +132,15 @@ class Comparison:
         chosen: the same for the chosen prompt.
         difference: chosen minus seed, paired, with its 95 % interval.
         examples: number of examples with replies to both prompts.
-        spread: standard deviation of the paired differences; None in results of earlier versions.
+        spread: standard deviation of the paired differences, or that of as many independent examples with the same standard error if
+            examples have groups; None in results of earlier versions.
         costs: dollars per thousand replies, for the seed prompt and the chosen prompt, without the judge; None if the price is
             unknown.
         tokens: mean tokens of a reply and its prompt, likewise; None if they are not reported, and in results of earlier versions.
         read: how answers were read: "labels" if chosen among the labels by log-probability; "text" if the model wrote them
             although the search chose among the labels; "" if search and test both read text.
         by_labels: if `read` is "text", the result of choosing among the labels on the same examples.
+        groups: number of groups of these examples; None if they have none. Intervals are then those of groups.
         predictor: the test of the predictor, if the run kept one.
         front: the test of each point of the front, in a run with several objectives.
         outcomes: both replies to each example; () in a loaded result, whose outcomes are in `test.jsonl`.
@@ -151,9 +155,15 @@ class Comparison:
     tokens: tuple[float, float] | None = None
     read: str = ""
     by_labels: ByLabels | None = None
+    groups: int | None = None
     predictor: PredictorTest | None = None
     front: tuple[FrontTest, ...] = ()
     outcomes: tuple[Outcome, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def items(self) -> str:
+        """The number of test items, and of their groups, in words."""
+        return f"{self.examples} test items" + ("" if self.groups is None else f" in {self.groups} groups")
 
     @property
     def items_wanted(self) -> int | None:
@@ -186,6 +196,7 @@ def outcomes(scores: Scores) -> tuple[Outcome, ...]:
             target=example.target,
             seed=answer_of(scores, 0, e),
             chosen=answer_of(scores, -1, e),
+            group=example.group,
         )
         for e, example in enumerate(scores.examples)
     )
@@ -193,9 +204,14 @@ def outcomes(scores: Scores) -> tuple[Outcome, ...]:
 
 def write_outcomes(outcomes: Sequence[Outcome], path: Path) -> None:
     """Write the outcomes, one line each, atomically."""
-    values = ({**asdict(o), "seed": o.seed.to_json(), "chosen": o.chosen.to_json()} for o in outcomes)
-    lines = [json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in values]
+    lines = [json.dumps(_line(o), ensure_ascii=False, allow_nan=False) + "\n" for o in outcomes]
     write_private(path, "".join(lines))
+
+
+def _line(outcome: Outcome) -> dict[str, Any]:
+    """Return JSON values; a group only if the example has one."""
+    values = {**asdict(outcome), "seed": outcome.seed.to_json(), "chosen": outcome.chosen.to_json()}
+    return values if outcome.group is not None else {name: values[name] for name in values if name != "group"}
 
 
 def read_outcomes(path: Path) -> tuple[Outcome, ...]:

@@ -10,6 +10,8 @@ from promptopt.statistics.agreement import rank_correlation as rank_correlation
 from promptopt.statistics.choosing import shortest_within_one_error as shortest_within_one_error
 from promptopt.statistics.intervals import Interval as Interval
 from promptopt.statistics.intervals import clustered_interval as clustered_interval
+from promptopt.statistics.intervals import clustered_mean_interval as clustered_mean_interval
+from promptopt.statistics.intervals import clustered_standard_error as clustered_standard_error
 from promptopt.statistics.intervals import cross_fitted_interval as cross_fitted_interval
 from promptopt.statistics.intervals import mean_interval as mean_interval
 from promptopt.statistics.intervals import paired_interval as paired_interval

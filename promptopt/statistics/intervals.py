@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -36,8 +36,8 @@ class Interval(NamedTuple):
         return self.low <= value <= self.high
 
 
-def mean_interval(rewards: Floats, confidence: float = 0.95) -> Interval:
-    """Return the confidence interval of a mean reward over independent examples.
+def mean_interval(rewards: Floats, confidence: float = 0.95, clusters: Sequence[str] | None = None) -> Interval:
+    """Return the confidence interval of a mean reward over independent examples, or over examples in independent clusters.
 
     Wilson's interval for rewards of 0 and 1, else a BCa bootstrap with a fixed seed. Replicates are clustered by example:
     Wilson's interval then uses the effective sample size p (1 - p) / SE^2 (Korn and Graubard 1998), with the standard error
@@ -50,7 +50,10 @@ def mean_interval(rewards: Floats, confidence: float = 0.95) -> Interval:
     Args:
         rewards: [E], or [E, R] with replicates; NaN entries are left out.
         confidence: confidence level.
+        clusters: [E] the cluster of each example, if those of one cluster are not independent: see `clustered_mean_interval`.
     """
+    if clusters is not None:
+        return clustered_mean_interval(rewards, clusters, confidence)
     table = rewards.reshape(len(rewards), -1)
     values = nanmean(table, axis=1)
     values = values[~np.isnan(values)]
@@ -58,13 +61,12 @@ def mean_interval(rewards: Floats, confidence: float = 0.95) -> Interval:
         return Interval(math.nan, -math.inf, math.inf)
     if not _binary(table[~np.isnan(table)]):
         return _bootstrap(values, confidence, (0.0, 1.0))
-    z, n, p = _z(confidence), _effective(values, int((~np.isnan(table)).sum())), float(values.mean())
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Interval(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)))
+    return _wilson(float(values.mean()), _effective(values, int((~np.isnan(table)).sum())), _z(confidence))
 
 
-def paired_interval(first: Floats, second: Floats, confidence: float = 0.95) -> Interval:
+def paired_interval(
+    first: Floats, second: Floats, confidence: float = 0.95, clusters: Sequence[str] | None = None
+) -> Interval:
     """Return the confidence interval of mean(first - second) over the examples that both have.
 
     For rewards of 0 and 1, the adjusted Wald interval of Bonett and Price (2012), which has positive width even if the two
@@ -76,7 +78,11 @@ def paired_interval(first: Floats, second: Floats, confidence: float = 0.95) -> 
         first: [E], or [E, R] with replicates.
         second: rewards paired with `first`, of the same shape; NaN in either drops the pair.
         confidence: confidence level.
+        clusters: [E] the cluster of each example, if those of one cluster are not independent: see `clustered_interval`. Rewards are
+            then [E].
     """
+    if clusters is not None:
+        return clustered_interval(first, second, clusters, confidence)
     both = ~(np.isnan(first) | np.isnan(second))
     a, b = first[both], second[both]
     if not a.size:
@@ -104,15 +110,13 @@ def paired_t_interval(first: Floats, second: Floats, confidence: float) -> Inter
         second: [E] paired with `first`; NaN in either drops the pair.
         confidence: confidence level.
     """
-    from scipy.special import stdtrit  # noqa: PLC0415  loaded when used: importing the package stays light
-
     both = ~(np.isnan(first) | np.isnan(second))
     gaps = (first - second)[both]
     equal = gaps.size > 0 and np.ptp(gaps) <= _ROUNDING * max(1.0, float(np.abs(gaps).max()))
     if gaps.size < _MIN_VALUES or equal or (_binary(first[both]) and _binary(second[both])):
         return paired_interval(first, second, confidence)
     mean, error = float(gaps.mean()), float(gaps.std(ddof=1)) / math.sqrt(gaps.size)
-    half = float(stdtrit(gaps.size - 1, (1 + confidence) / 2)) * error
+    half = _t(gaps.size - 1, confidence) * error
     return Interval(mean, mean - half, mean + half)
 
 
@@ -134,9 +138,8 @@ def clustered_interval(first: Floats, second: Floats, clusters: Sequence[str], c
     a, b = first[both], second[both]
     if not a.size:
         return Interval(math.nan, -math.inf, math.inf)
-    gaps, numbers = a - b, np.unique(np.asarray(clusters)[both], return_inverse=True)[1]
-    sums: Floats = np.bincount(numbers, gaps).astype(np.float64)
-    sizes: Floats = np.bincount(numbers).astype(np.float64)
+    gaps = a - b
+    sums, sizes = _totals(gaps, np.asarray(clusters)[both])
     estimate, mean_size = float(gaps.mean()), gaps.size / len(sizes)
     equal = np.ptp(gaps) <= _ROUNDING * max(1.0, float(np.abs(gaps).max()))
     bounded = _in_unit(a) and _in_unit(b)
@@ -144,18 +147,72 @@ def clustered_interval(first: Floats, second: Floats, clusters: Sequence[str], c
         return Interval(estimate, -math.inf, math.inf)
     if equal or (_binary(a) and _binary(b)):
         sums, sizes = np.append(sums, [mean_size, -mean_size]), np.append(sizes, [mean_size, mean_size])
-    centre, half = _ratio(sums, sizes, confidence)
+    centre, error = _ratio(sums, sizes)
+    half = _t(len(sizes) - 1, confidence) * error
     return Interval(estimate, min(estimate, centre - half), max(estimate, centre + half))
 
 
-def _ratio(sums: Floats, sizes: Floats, confidence: float) -> tuple[float, float]:
-    """Return a mean over clusters of these sums [C] and sizes [C], and half the width of its t interval (Cochran 1977, chapter 6)."""
-    from scipy.special import stdtrit  # noqa: PLC0415  loaded when used: importing the package stays light
+def clustered_mean_interval(rewards: Floats, clusters: Sequence[str], confidence: float) -> Interval:
+    """Return the confidence interval of a mean reward over examples that come in clusters, such as those of one customer.
 
+    For rewards of 0 and 1, Wilson's interval with the effective sample size p (1 - p) / SE^2 and Student's t over clusters in place of the
+    normal quantile (Korn and Graubard 1998), with the cluster-robust SE of a ratio; if no reward or every reward is 1, each cluster counts
+    once. For other rewards, Student's t over clusters, inside 0 to 1 if they are. With fewer than 8 clusters, the bounds are infinite.
+
+    Args:
+        rewards: [E], or [E, R] with replicates, which are averaged within each example; NaN entries are left out.
+        clusters: [E] the cluster of each example.
+        confidence: confidence level.
+    """
+    values = nanmean(rewards.reshape(len(rewards), -1), axis=1)
+    measured = ~np.isnan(values)
+    values = values[measured]
+    if not values.size:
+        return Interval(math.nan, -math.inf, math.inf)
+    sums, sizes = _totals(values, np.asarray(clusters)[measured])
+    mean = float(values.mean())
+    if len(sizes) < _MIN_CLUSTERS:
+        return Interval(mean, -math.inf, math.inf)
+    if _binary(values):
+        return _clustered_share(sums, sizes, confidence)
+    if np.ptp(values) <= _ROUNDING * max(1.0, float(np.abs(values).max())):
+        return _bounded(mean, len(sizes), confidence, (0.0, 1.0))
+    half = _t(len(sizes) - 1, confidence) * _ratio(sums, sizes)[1]
+    low, high = mean - half, mean + half
+    return Interval(mean, max(0.0, low), min(1.0, high)) if _in_unit(values) else Interval(mean, low, high)
+
+
+def _clustered_share(sums: Floats, sizes: Floats, confidence: float) -> Interval:
+    """Return the interval of a share of 1 among rewards of 0 and 1, from the sums and sizes of clusters [C]."""
+    p, error = _ratio(sums, sizes)
+    quantile, examples = _t(len(sizes) - 1, confidence), float(sizes.sum())
+    effective = min(p * (1 - p) / error**2, examples) if error > 0 else float(len(sizes))
+    return _wilson(p, max(effective, 1.0), quantile)
+
+
+def _wilson(p: float, n: float, quantile: float) -> Interval:
+    square = quantile * quantile
+    centre = (p + square / (2 * n)) / (1 + square / n)
+    half = quantile / (1 + square / n) * math.sqrt(p * (1 - p) / n + square / (4 * n * n))
+    return Interval(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)))
+
+
+def clustered_standard_error(values: Floats, clusters: Sequence[str]) -> float:
+    """Return the standard error of the mean of values [E], none of them NaN, that come in clusters [E], two or more of them."""
+    return _ratio(*_totals(values, clusters))[1]
+
+
+def _totals(values: Floats, clusters: Sequence[str] | np.ndarray[Any, Any]) -> tuple[Floats, Floats]:
+    """Return the sums and the sizes of clusters, [C] each, of values [E]."""
+    numbers = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    return np.bincount(numbers, values).astype(np.float64), np.bincount(numbers).astype(np.float64)
+
+
+def _ratio(sums: Floats, sizes: Floats) -> tuple[float, float]:
+    """Return a mean over clusters of these sums [C] and sizes [C], and its standard error (Cochran 1977, chapter 6)."""
     count, total = len(sizes), float(sizes.sum())
     mean = float(sums.sum()) / total
-    error = math.sqrt(count / (count - 1) * float(((sums - sizes * mean) ** 2).sum())) / total
-    return mean, float(stdtrit(count - 1, (1 + confidence) / 2)) * error
+    return mean, math.sqrt(count / (count - 1) * float(((sums - sizes * mean) ** 2).sum())) / total
 
 
 def paired_score_interval(first: Floats, second: Floats, confidence: float) -> Interval:
@@ -179,11 +236,9 @@ def paired_score_interval(first: Floats, second: Floats, confidence: float) -> I
         return paired_t_interval(first, second, confidence)
     if _binary(a) and _binary(b):
         return _tango(int((a > b).sum()), int((a < b).sum()), a.size, _z(confidence))
-    from scipy.special import stdtrit  # noqa: PLC0415  loaded when used: importing the package stays light
-
     padded = np.concatenate([a - b, [1.0, -1.0]])
     error = float(padded.std(ddof=1)) / math.sqrt(padded.size)
-    half, centre = float(stdtrit(padded.size - 1, (1 + confidence) / 2)) * error, float(padded.mean())
+    half, centre = _t(padded.size - 1, confidence) * error, float(padded.mean())
     estimate = float((a - b).mean())
     return Interval(estimate, max(-1.0, min(estimate, centre - half)), min(1.0, max(estimate, centre + half)))
 
@@ -230,10 +285,8 @@ def widen_by_jackknife(interval: Interval, left_out: Sequence[float], confidence
     values = np.array(left_out)
     if values.size < _MIN_ANNOTATORS:
         return Interval(interval.estimate, -math.inf, math.inf)
-    from scipy.special import stdtrit  # noqa: PLC0415  loaded when used: importing the package stays light
-
     error = math.sqrt((values.size - 1) * float(values.var()))
-    half = float(stdtrit(values.size - 1, (1 + confidence) / 2)) * error
+    half = _t(values.size - 1, confidence) * error
     below, above = (math.hypot(end - interval.estimate, half) for end in (interval.low, interval.high))
     return Interval(interval.estimate, interval.estimate - below, interval.estimate + above)
 
@@ -280,6 +333,12 @@ def _binary(values: Floats) -> bool:
 
 def _in_unit(values: Floats) -> bool:
     return bool(((values >= 0) & (values <= 1)).all())
+
+
+def _t(freedom: float, confidence: float) -> float:
+    from scipy.special import stdtrit  # noqa: PLC0415  loaded when used: importing the package stays light
+
+    return float(stdtrit(freedom, (1 + confidence) / 2))
 
 
 def _z(confidence: float) -> float:

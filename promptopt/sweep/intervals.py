@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from promptopt.statistics import Interval, mean_interval, paired_interval
+from promptopt.statistics import Interval, clustered_standard_error, mean_interval, paired_interval
 from promptopt.statistics.arrays import nanmean
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from promptopt.statistics.arrays import Floats
 
 
-def crossed_interval(first: Floats, second: Floats | None = None, confidence: float = 0.95) -> Interval:
+def crossed_interval(
+    first: Floats, second: Floats | None = None, confidence: float = 0.95, groups: Sequence[str] | None = None
+) -> Interval:
     """Interval of a mean reward, or of a mean paired difference, over random seeds and random test examples.
 
     Seeds and examples are crossed: every seed's prompt is run on the same examples. The variance of the mean adds the
@@ -27,17 +31,21 @@ def crossed_interval(first: Floats, second: Floats | None = None, confidence: fl
         first: rewards [S, I]; NaN if a seed has no reward for an example.
         second: rewards to subtract [S, I]; None for the mean of `first` alone.
         confidence: confidence level.
+        groups: [I] the group of each example, if those of one group are not independent. The variance over examples is then that over
+            groups, and nothing is subtracted from it.
     """
     table = first if second is None else first - second
     observed = ~np.isnan(table)
-    table = table[observed.any(axis=1)][:, observed.any(axis=0)]
+    kept = np.flatnonzero(observed.any(axis=0))
+    table = table[observed.any(axis=1)][:, kept]
     if not table.size:
         return Interval(math.nan, -math.inf, math.inf)
-    over_examples = _interval_over_examples(first, second, confidence)
-    if len(table) == 1 or table.shape[1] == 1:
+    over_examples = _interval_over_examples(first, second, confidence, groups)
+    too_few_groups = groups is not None and not math.isfinite(over_examples.low)
+    if len(table) == 1 or table.shape[1] == 1 or too_few_groups:
         return over_examples
     mean = float(nanmean(table.ravel(), axis=0))
-    half_width = _half_width(table, confidence)
+    half_width = _half_width(table, confidence, None if groups is None else [groups[i] for i in kept.tolist()])
     low, high = min(mean - half_width, over_examples.low), max(mean + half_width, over_examples.high)
     observed_rewards = [rewards[~np.isnan(rewards)] for rewards in (first, second) if rewards is not None]
     if all(((rewards >= 0) & (rewards <= 1)).all() for rewards in observed_rewards):  # clip to the known range
@@ -45,26 +53,28 @@ def crossed_interval(first: Floats, second: Floats | None = None, confidence: fl
     return Interval(mean, low, high)
 
 
-def _interval_over_examples(first: Floats, second: Floats | None, confidence: float) -> Interval:
+def _interval_over_examples(
+    first: Floats, second: Floats | None, confidence: float, groups: Sequence[str] | None
+) -> Interval:
     if second is None:
-        return mean_interval(nanmean(first, axis=0), confidence)
+        return mean_interval(nanmean(first, axis=0), confidence, groups)
     missing = np.isnan(first) | np.isnan(second)
     first_means, second_means = (nanmean(np.where(missing, np.nan, rewards), axis=0) for rewards in (first, second))
-    return paired_interval(first_means, second_means, confidence)
+    return paired_interval(first_means, second_means, confidence, groups)
 
 
-def _half_width(table: Floats, confidence: float) -> float:
-    """Return half the width of the interval of the mean of `table` [S, I]; S and I are at least 2."""
+def _half_width(table: Floats, confidence: float, groups: Sequence[str] | None) -> float:
+    """Return half the width of the interval of the mean of `table` [S, I]; S, I and the number of groups [I] are at least 2."""
     from scipy.special import stdtrit  # noqa: PLC0415  keeps `import promptopt` fast
 
     seeds, examples = table.shape
     seed_means, example_means = nanmean(table, axis=1), nanmean(table, axis=0)
-    components = [
-        (float(seed_means.var(ddof=1)) / seeds, seeds - 1),
-        (float(example_means.var(ddof=1)) / examples, examples - 1),
-    ]
+    over_examples = (float(example_means.var(ddof=1)) / examples, examples - 1)
+    if groups is not None:
+        over_examples = (clustered_standard_error(example_means, groups) ** 2, len(set(groups)) - 1)
+    components = [(float(seed_means.var(ddof=1)) / seeds, seeds - 1), over_examples]
     min_variance = max(component for component, _ in components)
-    if not np.isnan(table).any():
+    if groups is None and not np.isnan(table).any():
         residuals = table - seed_means[:, None] - example_means[None, :] + table.mean()
         residual_freedom = (seeds - 1) * (examples - 1)
         components.append((-float((residuals**2).sum()) / residual_freedom / table.size, residual_freedom))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from promptopt.results.outcomes import SAME
+from promptopt.scores import groups_of
 from promptopt.sweep.intervals import crossed_interval
 
 if TYPE_CHECKING:
@@ -204,9 +205,17 @@ def row_of(task: str, model: str, strategy: str, entries: Sequence[Entry]) -> Ro
     row = Row(task=task, model=model, strategy=strategy, entries=tuple(entries), test=None, gain=None)
     if not row.complete:
         return row
-    chosen, seed = (_reward_array([_rewards_by_example(entry)[side] for entry in row.complete]) for side in (0, 1))
+    examples = list(dict.fromkeys(example for entry in row.complete for example in _rewards_by_example(entry)[0]))
+    groups = _groups(row, examples)
+    chosen, seed = (
+        _reward_array([_rewards_by_example(entry)[side] for entry in row.complete], examples) for side in (0, 1)
+    )
     kept = all(entry.outcome.result is not None and entry.outcome.result.kept for entry in row.complete)
-    return replace(row, test=crossed_interval(chosen), gain=SAME if kept else crossed_interval(chosen, seed))
+    return replace(
+        row,
+        test=crossed_interval(chosen, groups=groups),
+        gain=SAME if kept else crossed_interval(chosen, seed, groups=groups),
+    )
 
 
 def ranked(rows: Sequence[Row]) -> tuple[Row, ...]:
@@ -254,7 +263,8 @@ def _leading(first: Row, second: Row) -> Row:
         return first
     first_rewards, second_rewards = (_reward_array([pair[side] for pair in pairs], examples) for side in (0, 1))
     identical = _prompts(first) == _prompts(second) and np.array_equal(first_rewards, second_rewards, equal_nan=True)
-    lead = SAME if identical else crossed_interval(first_rewards, second_rewards)
+    groups = _groups(first, examples)
+    lead = SAME if identical else crossed_interval(first_rewards, second_rewards, groups=groups)
     return replace(first, lead=lead, lead_examples=len(examples))
 
 
@@ -278,10 +288,14 @@ def _example_key(outcome: Outcome) -> str:
     return repr((outcome.id, sorted(outcome.inputs.items()), outcome.target))
 
 
-def _reward_array(by_seed: Sequence[Mapping[str, float]], examples: Sequence[str] | None = None) -> Floats:
+def _groups(row: Row, examples: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the groups of examples, given by their keys; None if they have none."""
+    by_key = {_example_key(outcome): outcome for entry in row.complete for outcome in entry.outcome.outcomes}
+    return groups_of([by_key[example] for example in examples])
+
+
+def _reward_array(by_seed: Sequence[Mapping[str, float]], examples: Sequence[str]) -> Floats:
     """Return rewards [seeds, examples]; NaN if a seed has no reward for an example."""
-    if examples is None:
-        examples = list(dict.fromkeys(example for rewards in by_seed for example in rewards))
     return np.array([[rewards.get(example, math.nan) for example in examples] for rewards in by_seed], dtype=np.float64)
 
 

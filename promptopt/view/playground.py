@@ -246,8 +246,9 @@ def _findings(scores: Scores) -> Findings:
     last = len(scores.prompts) - 1
     rows = [(e, answer_of(scores, 0, i), answer_of(scores, last, i)) for i, e in enumerate(scores.examples)]
     first, second = scores.per_example[0], scores.per_example[last]
-    difference = paired_interval(first, second) if last else SAME
-    return Findings(rows, mean_interval(first), mean_interval(second), difference)
+    groups = scores.groups
+    difference = paired_interval(first, second, clusters=groups) if last else SAME
+    return Findings(rows, mean_interval(first, clusters=groups), mean_interval(second, clusters=groups), difference)
 
 
 def _distinct(prompt: Prompt, chosen: Prompt) -> list[Prompt]:
