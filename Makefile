@@ -44,6 +44,8 @@ check: .venv/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/codespell --dictionary - --dictionary tests/house_words.txt promptopt docs examples benchmarks *.md
+	@$(BIN)/python tests/prose.py README.md CONTRIBUTING.md CHANGELOG.md docs promptopt examples benchmarks
+	@$(BIN)/proselint check --config tests/proselint.json README.md CONTRIBUTING.md CHANGELOG.md docs
 	@$(MAKE) --no-print-directory --jobs 2 mypy pyright layers
 
 mypy: .venv/.dev

@@ -1,8 +1,7 @@
 """PROMST on scripted players, against searches that learn nothing: `python -m benchmarks.promst`.
 
 Simulated: no language model takes part. What a player can do hangs on words of its prompt (`tests/players.py`), of which
-no strategy knows; one and the same scripted writer serves all strategies, and heeds the kinds of error where it is told
-of any. Every number but the calls is the true competence of a prompt, its mean score on 100 instances that no search saw,
+no strategy knows; one and the same scripted writer serves all strategies, and heeds the kinds of error where its message names any. Every number but the calls is the true competence of a prompt, its mean score on 100 instances that no search saw,
 not what the search measured.
 
 Every cell is a run of promptopt; cells that are done are read from `--out`, so that the benchmark may be stopped and

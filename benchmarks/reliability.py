@@ -204,7 +204,7 @@ def main() -> None:
         for case, fault in FAULTS.items():
             faulty(table, case, fault)
         for kind, words in BROKEN.items():
-            faulty(table, f"200 with {words}, one reply for ever", Fault(kind, text=table.last_cell))
+            faulty(table, f"200 with {words}, one reply always", Fault(kind, text=table.last_cell))
         interrupted(table)
         killed(table)
         together(table)

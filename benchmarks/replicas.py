@@ -4,7 +4,7 @@
 work of the benchmark of local scoring with four demonstrations a class. Both score the same texts in turns of one run, so
 that a slow moment of the machine meets both; a turn has a parent prompt that no other has, and the first only warms up.
 Medians over the turns. Processor time is what the kernel says of the processes that compute (this one, and the actors), so
-that other work on the machine does not count as time. What Ray's own servers take meanwhile is told beside it.
+that other work on the machine does not count as time. What Ray's own servers take meanwhile is printed beside it.
 
 `kill`: SIGKILL of an actor, of a node and of the driver, at moments drawn by a seed, each several times: two replicas on two
 nodes of this machine, a tiny model of random weights. What comes out is compared with what an undisturbed run gives.

@@ -14,7 +14,7 @@ def polite_and_brief(example: Example, response: Response) -> tuple[float, str]:
 
 
 def clerk(request: Request) -> str:
-    """Stand in for a model: does what the prompt says, and rambles unless told to be brief."""
+    """Play a model: does what the prompt says, and rambles unless told to be brief."""
     told, asked = (str(turn[1]) for turn in request.context)
     thanks = f"Thank you, {asked}. " if "thank" in told.lower() else ""
     return thanks + (
@@ -23,7 +23,7 @@ def clerk(request: Request) -> str:
 
 
 def writer(request: Request) -> str:
-    """Stand in for a prompt writer: proposes one of four rewordings."""
+    """Play a prompt writer: proposes one of four rewordings."""
     ideas = ["Answer.", "Be brief.", "Thank the customer by name.", "Thank the customer by name and be brief."]
     return f"<prompt>{ideas[request.replicate % 4]}</prompt>"
 

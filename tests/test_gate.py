@@ -559,7 +559,7 @@ def test_a_run_alone_is_checked_for_drift(folder: Path) -> None:
     (folder / "mine.py").write_text(stopping, encoding="utf-8")
     stopped = gate(folder, "run")
     assert stopped.returncode == 1
-    assert stopped.stderr == "stopped; the next drift check starts anew, because no replies are kept\n"
+    assert stopped.stderr == "stopped; the next drift check starts from the beginning, because no replies are kept\n"
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def measure_memory(model: LocalModel, cell: Cell, data: Path) -> None:
     score(model, contexts[0][:1])  # loads the weights
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what loading freed would hide what scoring takes
-    (PROCESS / "clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew, see proc(5)
+    (PROCESS / "clear_refs").write_text("5", encoding="utf-8")  # the peak is reset, see proc(5)
     before, start = mebibytes("VmRSS"), time.perf_counter()
     score(model, *contexts)
     seconds, peak = time.perf_counter() - start, mebibytes("VmHWM")

@@ -142,7 +142,7 @@ def write_task(folder: Path) -> Path:
 
 
 def writer(request: Request) -> str:
-    """Stand in for a prompt writer: change, drop or add one word of the best template that it is shown."""
+    """Play a prompt writer: change, drop or add one word of the best template that it is shown."""
     message = str(request.context[-1][1])
     shown = re.findall(r"<prompt>(.*?)</prompt>", message)
     if not shown:

@@ -1,7 +1,7 @@
 """Search the wording by which an image model draws what is asked; a judge that sees the picture scores it and says why.
 
 `OPENAI_API_KEY=... python text_to_image.py --budget '2 dollars'`, or `--base-url` for any server that speaks OpenAI's
-protocol. Pictures lie in a folder, under the digest of what they hold; what goes through memo and budget stands for them.
+protocol. Pictures are in a folder, named by the digest of their content; memo and budget see these names.
 """
 
 import argparse

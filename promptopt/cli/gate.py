@@ -92,7 +92,7 @@ def _check_drift(run: Path, model: Model, task: Path | None, display: Display, o
     try:
         return check_drift(run, model, task, display=display, **options)
     except KeyboardInterrupt:
-        say("stopped; the next drift check starts anew, because no replies are kept", to_stderr=True)
+        say("stopped; the next drift check starts from the beginning, because no replies are kept", to_stderr=True)
         raise typer.Exit(1) from None
 
 

@@ -70,7 +70,7 @@ class Job:
 
     @property
     def begun(self) -> RunStarted:
-        """What the run is, as callbacks are told."""
+        """What the run is, as callbacks get it."""
         models = {role: model.fingerprint for role, model in self.roles.items()}
         aims = () if self.objectives is None else (*self.objectives.names, self.objectives.prefer)
         return run_started(self.task, self.strategy, models, self.seed, str(self.budget), objectives=aims)

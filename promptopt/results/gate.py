@@ -41,13 +41,13 @@ class GateResult:
         better: whether the new prompt had to be better, not only no worse by more than the margin.
         error: the largest probability of a wrong decision.
         looks: numbers of items after which the test could stop, as far as it went.
-        old: name of the old side, such as a file; so for
-        new: the new side.
+        old: name of the old side, such as a file.
+        new: name of the new side.
         task: name of the task.
         model: name of the model.
         drift: whether the old side is the recorded replies of a run.
-        lost: ids of the items on which the new side has the lower reward; so for
-        won: those on which it has the higher reward.
+        lost: ids of the items on which the new side has the lower reward.
+        won: ids of those on which it has the higher reward.
         changed: number of replies that differ from the recorded ones; None for two prompts.
         failed: number of replies that failed.
         items_needed: about how many items would decide, if the difference is as measured; None if that is not known.

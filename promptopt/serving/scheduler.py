@@ -27,7 +27,7 @@ _QUIET = 0.01
 _LONGEST_COLLECTION = 0.25
 _MAX_ROWS = 32  # replies in progress for one model
 _MAX_STATE_TOKENS = 16_384  # of replies in progress, as in the local model
-_MAX_SCORED_TOKENS = 65_536  # of the texts scored in one turn, shared tokens counted anew in each
+_MAX_SCORED_TOKENS = 65_536  # of the texts scored in one turn, shared tokens counted in each
 
 
 @dataclass(eq=False)

@@ -52,9 +52,9 @@ def examples_to_detect(
 
     Args:
         difference: in (0, 1].
-        differing: as in `detectable_difference`; so for
-        power: and
-        confidence: as there.
+        differing: as in `detectable_difference`.
+        power: as in `detectable_difference`.
+        confidence: as in `detectable_difference`.
 
     Returns:
         The number, exact but for the steps in which the probability grows; None if it is above a million.

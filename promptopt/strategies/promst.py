@@ -60,7 +60,7 @@ class Promst:
         patience: the search ends after this many generations without a new best (paper: 3).
         shown: episodes shown per summary of one kind of error, or, with random feedback, per child (paper: 10).
         feedback: how these episodes are chosen. "worst": those that lost most reward, by kind of error, summarised once for
-            all children of a prompt. "random": sampled and summarised anew for each child (paper).
+            all children of a prompt. "random": sampled and summarised for each child (paper).
         operators: some children fix only one kind of error, combine two parents, or shorten the prompt; the others fix all
             kinds (paper: no).
         racing: score children first on instances that their parent lost; the best of those that improve there, at most
@@ -216,7 +216,7 @@ class _PopulationSearch:
     def _screening_instances(self, parent: Member) -> list[Example]:
         """Return some instances that a prompt lost, taking each kind of error in turn.
 
-        They are sampled anew each time, because in a single instance one kind of error may hide another.
+        They are sampled again each time, because in a single instance one kind of error may hide another.
         """
         lost_by_kind = [[episode.example for episode in parent.of_kind(kind)] for kind in parent.lost_by_kind]
         shuffled = [[lost[i] for i in self.run.rng.permutation(len(lost)).tolist()] for lost in lost_by_kind]

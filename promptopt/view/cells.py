@@ -109,7 +109,7 @@ def open_cells(folder: Path, result: Result, outcomes: tuple[Outcome, ...]) -> G
             connection.create_function("holds", 2, _holds, deterministic=True)
             yield connection
         except sqlite3.Error as error:
-            raise InputError(f"cannot read {file} ({error}): run again to write it anew") from error
+            raise InputError(f"cannot read {file} ({error}): run again to write it again") from error
 
 
 def measured_prompts(connection: sqlite3.Connection) -> set[str]:

@@ -145,7 +145,7 @@ class LabelFile:
         stored = list(_scores(self.path) if self.kind == SCORES else _comparisons(self.path))
         if any(key not in by_key for key, _ in stored):
             raise InputError(
-                f"{self.path} has labels of replies that are not in the run's test: move it away to begin anew"
+                f"{self.path} has labels of replies that are not in the run's test: move it away to start over"
             )
         return [Label(by_key[key], value) for key, value in stored]
 
@@ -248,7 +248,7 @@ def _comparisons(path: Path) -> Iterator[tuple[tuple[str, ...], str]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): move it away to begin anew") from error
+        raise InputError(f"{path} cannot be read ({error}): move it away to start over") from error
     for number, line in enumerate(lines, 1):
         if line:
             value = json_object(line) or {}

@@ -82,7 +82,7 @@ class LiveState:
     def read(self) -> bool:
         """Read the lines written since the last time; return whether there were any.
 
-        A file that became shorter is that of a run begun again: all is read anew.
+        A file that became shorter is that of a run started again: all of it is read again.
         """
         path = self.folder / EVENTS
         if not is_own_file(path):
