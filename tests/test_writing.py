@@ -215,6 +215,8 @@ def test_proposals_are_read_between_marks_or_as_a_whole() -> None:
     ]
     example = "Answer {text} in this form:\n```json\n[]\n```"
     assert proposals(TASK, example, SEED) == [Prompt(example)], "a block is part of the prompt"
+    assert proposals(TASK, "Sort {text}. <br>\nPrompt:\n", SEED) == [Prompt("Sort {text}.")]
+    assert proposals(TASK, "Prompt: {text}\nprompt:", Prompt("{text}\nPrompt:")) == [Prompt("Prompt: {text}\nprompt:")]
     assert proposals(TASK, "<prompt>```\n{text}\n```</prompt>", SEED) == [Prompt("```\n{text}\n```")]
     assert proposals(TASK, "<think><prompt>no {text}</prompt></think><prompt>D {text}</prompt>", SEED) == [
         Prompt("D {text}")
@@ -297,6 +299,8 @@ STATED = Task(train=SENTIMENT.train, seed_prompt=Prompt("This is a review."), la
         (SENTIMENT, "dull", "training text"),
         (SENTIMENT, "Noiseless", "too short"),
         (SENTIMENT, "Write a poem about the sea.", "off task"),
+        (SENTIMENT, "Such things could make life miserable, I think. Reply with one word.", "off task"),
+        (SENTIMENT, "Is the review bad?\nReply: positive\nReward: 0", "message"),
         (SUMS, "4 apples", "answer"),
         (SUMS, "The answer is 4.", "answer"),
         (CHINESE, "正面", "answer"),
@@ -305,6 +309,7 @@ STATED = Task(train=SENTIMENT.train, seed_prompt=Prompt("This is a review."), la
         (QUESTIONS, "A question asks for a type of answer. Name it.", ""),
         (QUESTIONS, "The task is to say what the question asks for.", ""),
         (QUESTIONS, "Abbreviation, entity or number?", ""),
+        (QUESTIONS, "Which kind does it ask for?\nReply:", ""),
         (SENTIMENT, "Positive or negative?", ""),
         (SENTIMENT, "Is the movie review positive?", ""),
         (SENTIMENT, "Classify this text as positive.", ""),

@@ -26,6 +26,7 @@ _IN_WORDS = {
     "cut off": "cut off at the length limit",
     "declined": "declined by the writer",
     "failed": "without a reply",
+    "message": "copying an item of the message",
     "slots": "with other slots than the prompt",
     "training text": "with text of a training example",
 }

@@ -20,6 +20,7 @@ _WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400
 
 _STEM = 5  # characters compared, so that "classify" matches "classification"
 _MIN_CONTENT = 2  # content words in prompts and description needed to call a text off task
+_MIN_REASONING = 2  # stems of `_REASONING` that make a text a prompt for any task; "I think" alone does not
 _COPY_WORDS = 4  # words of an example that make a proposal a copy, if they are all of it
 _MAX_REMARK = 30  # words; a longer statement may be a prompt that describes the task
 _MIN_WORDS = (8, 3), (4, 2)  # a prompt of at least 8 words is replaced by at least 3, one of at least 4 by at least 2
@@ -41,6 +42,13 @@ _VERBS = frozenset(
         "summarize tag take tell think translate try use work write "
     )
 )
+_FORM = frozenset(
+    word[:5].rstrip("s")
+    for word in _WORD.findall(
+        "answer answers label labels only output question reply respond single text word words write"
+    )
+)
+"""Stems that say in which form to answer, so that sharing them does not tie a text to the task."""
 _REASONING = frozenset(("think", "step", "caref", "reaso"))  # stems that fit any task: "Let's think step by step."
 _ADDRESS = frozenset(("must", "should", "you"))
 _SUBJECTS = frozenset(
@@ -65,7 +73,8 @@ class Relevance:
 
         Texts with a slot always pass. "answer": only a label or a target, or a statement although the seed prompt is an
         instruction. "training text": a training example or part of one. "too short": a word or two instead of many. "off task":
-        shares no content word with the prompts, the description, the labels or the field names.
+        shares no content word with the prompts, the description, the labels or the field names; words on the form of an answer,
+        such as "Reply with one word", do not count if there are others.
         """
         words = _words(text)
         if self.task.layout.has_slot(text):
@@ -76,10 +85,13 @@ class Relevance:
             return "training text"
         if len(words) < self._fewest and not self._asks_for_labels(text, words):
             return "too short"
-        off = len(_content(_words(" ".join(self._about)))) >= _MIN_CONTENT and (self._known | _REASONING).isdisjoint(
-            _content(words)
-        )
-        return "off task" if off else ""
+        return "off task" if self._is_off_task(_content(words)) else ""
+
+    def _is_off_task(self, content: set[str]) -> bool:
+        about = _content(_words(" ".join(self._about)))
+        if len(about) < _MIN_CONTENT or len(content & _REASONING) >= _MIN_REASONING:
+            return False
+        return content.isdisjoint(self._known - _FORM if len(about - _FORM) >= _MIN_CONTENT else self._known)
 
     def _answers(self, text: str, words: list[str]) -> bool:
         if " ".join(words) in self._targets:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 MAX_CHARACTERS = 4_000  # of a proposal; longer ones are essays, not prompts
 
 _FENCED = re.compile(r"^```[^\n`]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_FIELD_OF_ITEM = re.compile(
+    r"^(wanted|reply|reward|why):", re.MULTILINE | re.IGNORECASE
+)  # as messages to a writer show items
+_MOST_FIELDS = 1  # of an item in a prompt, which may end with "Reply:"
+_LEFTOVERS = re.compile(r"(?:\s*(?:<br ?/?>|^Prompt:))+\s*\Z", re.MULTILINE | re.IGNORECASE)  # after a proposal
 _COPY_WORDS = 8  # identical consecutive words that count as a copy
 
 
@@ -47,8 +52,8 @@ def parse_proposals(
 
     Reasons for rejection: "incomplete" (an unclosed tag or reasoning block), "empty", "too long", "slots" (missing, added or
     repeated), "copy" (of a known prompt or an earlier proposal, ignoring white space and case), "training text" (8 consecutive
-    words from a training example that do not occur in the seed prompt, the task or `like`), and the reasons of `Relevance`:
-    "answer", "too short", "off task".
+    words from a training example that do not occur in the seed prompt, the task or `like`), "message" (fields of an item, such as
+    "reward:", as the message to the writer shows it), and the reasons of `Relevance`: "answer", "too short", "off task".
 
     Args:
         task: supplies the slots to keep and the training examples not to copy.
@@ -62,7 +67,7 @@ def parse_proposals(
     training_ngrams = _training_ngrams(task, like)
     slots, relevance = _slots(task, like.text), Relevance(task, like)
     out = ParsedReplies([], Counter())
-    for text in (text for reply in replies for text in _texts(reply)):
+    for text in (_trimmed(text, like) for reply in replies for text in _texts(reply)):
         why = _basic_rejection(text, longest)
         if not why and text is not None:
             if _slots(task, text) != slots:
@@ -71,6 +76,8 @@ def parse_proposals(
                 why = "copy"
             elif not training_ngrams.isdisjoint(_ngrams(text)):
                 why = "training text"
+            elif len(_fields_of_items(text) - _fields_of_items(like.text)) > _MOST_FIELDS:
+                why = "message"
             elif not (why := relevance.against(text)):
                 seen_texts.add(_normalized(text))
                 out.prompts.append(Prompt(text, like.demonstrations))
@@ -97,6 +104,17 @@ def _texts(reply: str) -> Iterator[str | None]:
         yield from (block.strip() for block in blocks)
     elif not marked.inside:
         yield marked.outside.replace("</prompt>", "").strip()
+
+
+def _trimmed(text: str | None, like: Prompt) -> str | None:
+    """Return a proposal without what small writers leave behind it, such as a line break in HTML or the heading of a next prompt."""
+    if text is None or len(text) > MAX_CHARACTERS or _LEFTOVERS.search(like.text):
+        return text
+    return _LEFTOVERS.sub("", text)
+
+
+def _fields_of_items(text: str) -> set[str]:
+    return {name.casefold() for name in _FIELD_OF_ITEM.findall(text)}
 
 
 def _basic_rejection(text: str | None, longest: int) -> str:
