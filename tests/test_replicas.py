@@ -356,6 +356,18 @@ def test_an_address_where_no_cluster_is_is_named_with_the_mend(address: str, mon
         load_model("python:replicated:slow", replicas=2, ray_address=address).fingerprint  # noqa: B018
 
 
+def test_a_machine_on_which_ray_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise RuntimeError("the node timed out\nduring startup")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(
+        InputError, match=r"Ray did not start on this machine \(.*timed out.*\): try again, or run without it"
+    ):
+        load_model("python:replicated:slow", replicas=2).fingerprint  # noqa: B018
+
+
 def test_without_the_extra_the_install_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("promptopt.models.replicas")]:
         monkeypatch.delitem(sys.modules, name)

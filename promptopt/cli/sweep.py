@@ -29,12 +29,15 @@ def sweep(
         int | None,
         typer.Option(
             min=0,
-            help="Maximum parallel runs, on Ray; 0 runs them one by one without Ray.",
-            show_default="as many as the cores allow; 0 if Ray is not installed",
+            help="Maximum parallel runs, on Ray; 0 runs them one by one, without Ray.",
+            show_default="0; with --ray, as many as the cluster's cores allow",
         ),
     ] = None,
     ray: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster, such as auto.", show_default="a new local one")
+        str | None,
+        typer.Option(
+            help="Address of a Ray cluster, such as auto.", show_default="with --workers, a new one on this machine"
+        ),
     ] = None,
     memo: Annotated[str | None, typer.Option(help="Memo shared by all runs: a folder or redis://HOST:PORT/DB.")] = None,
     study: Annotated[

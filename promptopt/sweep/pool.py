@@ -97,14 +97,14 @@ def open_pool(
     cpus: float,
     gpus: float,
 ) -> Generator[Pool]:
-    """Open a pool for `run_sweep`: on Ray if workers are wanted, otherwise in this process.
+    """Open a pool for `run_sweep`: on Ray if workers or a cluster's address are given, otherwise in this process.
 
     Raises:
         InputError: the cluster cannot be reached, lacks the resources for one run, or has several nodes although the memo
             or the storage is a local file.
         MissingExtraError: Ray is requested but not installed.
     """
-    if address is None and (workers == 0 or (workers is None and not _has_ray())):
+    if address is None and not workers:
         yield SequentialPool(memo, storage)
         return
     if workers == 0:
@@ -126,12 +126,6 @@ def open_pool(
     finally:
         if started_here:
             ray.shutdown()
-
-
-def _has_ray() -> bool:
-    from importlib.util import find_spec  # noqa: PLC0415  one name
-
-    return find_spec("ray") is not None
 
 
 def _check_cluster(ray: Any, memo: str, storage: str | Path, resources: dict[str, float]) -> None:

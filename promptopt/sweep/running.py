@@ -49,8 +49,8 @@ def run_sweep(
         folder: folder for runs, table and study; by default `runs/` plus the file's name without extension.
         memo: folder or redis:// URL of the memo shared by all runs; by default the one that `promptopt memo path` prints.
         storage: Optuna storage URL shared by all runs; by default `study.db` in `folder`.
-        workers: maximum parallel runs on Ray; 0 runs them one by one in this process; None uses as many as the cores allow
-            if Ray is installed, else 0.
+        workers: maximum parallel runs on Ray; 0 runs them one by one in this process; None is 0, or, with an
+            address, as many as the cluster's cores allow.
         address: address of a Ray cluster, such as "auto"; None starts one on this machine.
         tell: called with a one-sentence message when a run ends.
 

@@ -41,6 +41,7 @@ DEATHS = 3
 
 _WARN_AFTER = 30.0  # seconds to wait for a replica before logging a warning
 _CONNECT_TIMEOUT = 10.0  # seconds
+_QUIET: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
 _DIED = (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
 
 _log = logging.getLogger(__name__)
@@ -228,18 +229,31 @@ def connect(address: str | None) -> None:
     """Connect this process to a Ray cluster, or start Ray on this machine; does nothing if already connected.
 
     Raises:
-        InputError: there is no cluster at the address.
+        InputError: there is no cluster at the address, or Ray does not start on this machine.
     """
     if ray.is_initialized():
         return
+    if address in {None, "local"}:
+        _start()
+        return
     try:
-        if address not in {None, "auto", "local"}:
+        if address != "auto":
             _check_reachable(str(address))
-        ray.init(address=address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address, **_QUIET)
     except (OSError, ValueError) as error:
         raise InputError(
             f"there is no Ray cluster at {address!r} ({_one_line(error)}): start one with `ray start --head`, give its address as "
             "HOST:PORT, or give none to use only this machine"
+        ) from error
+
+
+def _start() -> None:
+    """Start Ray on this machine."""
+    try:
+        ray.init(address="local", **_QUIET)
+    except Exception as error:  # Ray raises plain exceptions, for example on a machine too busy to start in time
+        raise InputError(
+            f"Ray did not start on this machine ({_one_line(error)}): try again, or run without it, in this process"
         ) from error
 
 
