@@ -133,7 +133,8 @@ def test_a_log_gets_plain_lines_now_and_then(tmp_path: Path, monkeypatch: pytest
     assert "\x1b" not in written(shown)
     assert 3 < len(lines) <= (time.monotonic() - began) / 0.05 + 2  # a sentence now and then beside them
     assert re.search(
-        r"search \| step \d+ \| best [\d.-]+ \(candidate \d+\) \| \d+ prompts scored \| \d+ calls made", written(shown)
+        r"search \| step \d+ \| best [\d.-]+ \((standard error [\d.]+, )?candidate \d+\) \| \d+ prompts scored \| \d+ calls made",
+        written(shown),
     )
 
 

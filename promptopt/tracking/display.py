@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from promptopt.statistics.arrays import standard_error
 from promptopt.utils.characters import printable
 from promptopt.utils.streams import failsafe
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from promptopt.evaluation.ledger import Ledger
+    from promptopt.search.archive import Archive
     from promptopt.search.run import Run
 
 _LIVE_INTERVAL = 0.1  # seconds between updates on a terminal
@@ -194,12 +197,10 @@ class _DisplayHandler(logging.Handler):
 def line(run: Run) -> str:
     """Return a one-line summary of a run's progress."""
     ledger = run.ledger
-    scored = [(c.reward, -number) for number, c in enumerate(run.archive.values()) if c.cells]
-    best, number = max(scored, default=(None, 0))
     parts = [ledger.stage_name] if ledger.stage_name else []
     parts += [
         f"step {len(run.steps)}",
-        "best -" if best is None else f"best {best:.3f} (candidate {-number})",
+        _leader(run.archive),
         f"{len(run.archive):,} prompts scored",
         *_usage_parts(ledger),
     ]
@@ -207,6 +208,16 @@ def line(run: Run) -> str:
     if rejected:
         parts.append(f"{rejected:,} of {run.proposed.total():,} proposals rejected")
     return " | ".join(parts)
+
+
+def _leader(archive: Archive) -> str:
+    """Return the mean reward of the best of the well measured candidates, with its standard error, which costs less than an interval."""
+    best = next(iter(archive.ranked()), None)
+    if best is None or math.isnan(best.reward):
+        return "best -"
+    error = float(standard_error(archive.task_rewards([best.prompt]))[0])
+    uncertainty = "" if math.isnan(error) else f"standard error {error:.3f}, "
+    return f"best {best.reward:.3f} ({uncertainty}candidate {best.number})"
 
 
 def _usage_parts(ledger: Ledger) -> list[str]:
