@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers.loopback import MODEL, Loopback
 
-from promptopt import Demonstrations, Example, FakeLabelModel, HillClimb, Memo, Prompt
+from promptopt import Demonstrations, Example, FakeLabelModel, HillClimb, Memo, Prompt, TransientModelError
 from promptopt.rewards import Label
 
 if TYPE_CHECKING:
@@ -132,6 +132,24 @@ def test_a_run_that_was_stopped_makes_no_cell(arena: Any, tmp_path: Path, monkey
         bout = arena.contestants.Bout(splits_of(arena), gate, url, 0, tmp_path / "run", tmp_path)
         with pytest.raises(KeyboardInterrupt):
             arena.contestants.ours(bout, strategy=Stopped(restarts=1))
+
+
+class Unanswered(HillClimb):
+    """A search during which the server stops answering."""
+
+    def search(self, run: Run) -> None:
+        super().search(run)
+        raise TransientModelError("the server does not answer", role="task")
+
+
+def test_a_run_that_ends_before_its_budget_makes_no_cell(
+    arena: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    with Loopback() as server, arena.gate.served(gate := gate_of(arena, server, 30_000)) as url:
+        bout = arena.contestants.Bout(splits_of(arena), gate, url, 0, tmp_path / "run", tmp_path)
+        with pytest.raises(RuntimeError, match="while there was budget left: the server does not answer"):
+            arena.contestants.ours(bout, strategy=Unanswered(restarts=1))
 
 
 def test_a_run_in_one_process_that_was_stopped_makes_no_cell(

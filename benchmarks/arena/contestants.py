@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 SHOTS = (0, 1, 2, 4, 8, 16)  # numbers of demonstrations that the baselines choose from by validation
 _CLOCK = 4 * 3600  # seconds after which a hanging peer is stopped; what it posted counts
+_TIMEOUT = 1800.0  # seconds for a reply: cells may share a slow server
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,12 @@ def ours(bout: Bout, *, strategy: Strategy) -> None:
 
     Raises:
         KeyboardInterrupt: the run was stopped.
+        RuntimeError: it ended unfinished while there was budget left, for example because the server did not answer.
     """
     seed_prompt(bout)
-    task, writer = (load_model(f"openai:{role}", base_url=f"{bout.url}/v1") for role in ("task", "writer"))
+    task, writer = (
+        load_model(f"openai:{role}", base_url=f"{bout.url}/v1", timeout=_TIMEOUT) for role in ("task", "writer")
+    )
     best = -1.0
 
     def follow(event: Event) -> None:
@@ -135,7 +139,10 @@ def ours(bout: Bout, *, strategy: Strategy) -> None:
         tracking=False,
         callbacks=[follow],
     )
-    _post(bout, choice(result))
+    chosen = choice(result)
+    if result.unfinished and not bout.gate.refused:
+        raise RuntimeError(f"the run ended while there was budget left: {result.unfinished}")
+    _post(bout, chosen)
 
 
 def choice(result: Result) -> Prompt:
