@@ -9,13 +9,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from results import HISTORY, OUTCOMES, a_result, data_of
+from results import HISTORY, OUTCOMES, SEED, a_result, data_of
 
 from promptopt.evaluation.ledger import Spending
+from promptopt.prompt import Layout
+from promptopt.results.predictor import Predictor
 from promptopt.statistics import Interval
 from promptopt.sweep.figures import figures
 from promptopt.sweep.single_run import RunOutcome
-from promptopt.sweep.table import Entry, Row, Table, ranked, row_of, unequal_examples
+from promptopt.sweep.table import Entry, Row, Table, label_biases, ranked, row_of, unequal_examples
 from promptopt.sweep.table_formats import latex, runs_csv
 
 if TYPE_CHECKING:
@@ -39,7 +41,9 @@ def entry(seed: int, result: Result, rewards: list[float], reason: str = "") -> 
         replace(OUTCOMES[2], id=str(i), chosen=replace(OUTCOMES[2].chosen, reward=reward))
         for i, reward in enumerate(rewards)
     )
-    return Entry(seed, "s", f"run-{seed}", RunOutcome(result=result, outcomes=outcomes, reason=reason), Spending(10))
+    return Entry(
+        seed, "s", f"run-{seed}", RunOutcome(result=result, outcomes=outcomes, reason=reason), Spending(10, 40, 0, 30)
+    )
 
 
 def a_row(strategy: str, *entries: Entry) -> Row:
@@ -91,6 +95,27 @@ def test_the_table_says_on_how_many_test_examples_each_row_and_the_lead_are() ->
     assert unequal_examples(table.rows[:2]) == []
 
 
+def test_a_label_bias_that_was_tested_is_said_to_be_left_out() -> None:
+    biased = Predictor(
+        prompt=SEED,
+        labels=("a", "b"),
+        bias=(0.5, -0.5),
+        layout=Layout(("x",), "{x}"),
+        max_tokens=8,
+        model="m",
+        fitted=10,
+        validation=1.0,
+    )
+    plain, other = (
+        a_row("alpha", entry(0, a_result(), [1.0])),
+        a_row("beta", entry(0, a_result(predictor=biased), [1.0])),
+    )
+
+    assert label_biases([plain]) == []
+    (note,) = label_biases([plain, other])
+    assert note.startswith("50% off_task, m: rewards and gains are those of the prompts alone")
+
+
 def test_the_csv_has_a_row_for_each_run_and_the_latex_table_one_for_each_strategy() -> None:
     table = a_table()
     runs = list(csv.DictReader(io.StringIO(runs_csv(table))))
@@ -101,9 +126,10 @@ def test_the_csv_has_a_row_for_each_run_and_the_latex_table_one_for_each_strateg
         ("s", "1", "no\nkey"),
     ]
     assert runs[0]["prompt"] == str(a_result().prompt)
-    assert r"\multicolumn{5}{l}{50\% off\_task, m} \\" in tex
+    assert (runs[0]["tokens"], runs[0]["seed_prompt"]) == ("70", str(a_result().test.seed.estimate))
+    assert r"\multicolumn{6}{l}{50\% off\_task, m} \\" in tex
     assert tex[6].startswith("alpha & 12 & 0.958 [")
-    assert tex[6].endswith(r"$+$0.488] & 10 \\")
+    assert tex[6].endswith(r"$+$0.488] & 10 & 70 \\")
     assert r"& \textbf{0.958 [" in latex(replace(table, rows=(replace(table.rows[0], lead=Interval(0.3, 0.1, 0.5)),)))
     assert all(line.startswith(("%", "\\")) or line.endswith(r"\\") for line in tex)
 

@@ -399,7 +399,9 @@ class Result:
         Raises:
             InputError: the file cannot be read, or is not a result.
         """
-        return read_json(path, FILE, cls.from_json, what="result", advice="give the result.json of a run")
+        return read_json(
+            path, FILE, cls.from_json, what="result", advice="give the folder of a finished run, or its result.json"
+        )
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

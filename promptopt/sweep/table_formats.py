@@ -22,9 +22,11 @@ _RUN_COLUMNS = (
     "run",
     "failed",
     "test",
+    "seed_prompt",
     "gain",
     "examples",
     "calls",
+    "tokens",
     "dollars",
     "prompt",
 )
@@ -38,9 +40,10 @@ _ESCAPES = {
 
 
 def runs_csv(table: Table) -> str:
-    """Return the runs as CSV, with the columns task, model, strategy, seed, run, failed, test, gain, examples, calls, dollars, prompt.
+    """Return the runs as CSV, with the columns task, model, strategy, seed, run, failed and so on to prompt.
 
-    `strategy` is that of the row; in a portfolio, the one that the seed ended with. What a run does not have is empty.
+    `strategy` is that of the row; in a portfolio, the one that the seed ended with. `test` and `seed_prompt` are the test rewards of the
+    chosen prompt and of the seed prompt. What a run does not have is empty.
     """
     out = io.StringIO()
     writer = csv.DictWriter(out, _RUN_COLUMNS, extrasaction="ignore", lineterminator="\n")
@@ -53,10 +56,10 @@ def runs_csv(table: Table) -> str:
 
 def latex(table: Table) -> str:
     """Return the table for LaTeX with the package booktabs: a line for each strategy, the best of a task and model in bold."""
-    lines = [r"% \usepackage{booktabs}", r"\begin{tabular}{lrrrr}", r"\toprule"]
-    lines.append(r"strategy & test examples & test reward & gain over seed prompt & calls \\")
+    lines = [r"% \usepackage{booktabs}", r"\begin{tabular}{lrrrrr}", r"\toprule"]
+    lines.append(r"strategy & test examples & test reward & gain over seed prompt & calls & tokens \\")
     for (task, model), rows in groupby(table.rows, key=lambda row: (row.task, row.model)):
-        lines += [r"\midrule", rf"\multicolumn{{5}}{{l}}{{{_escaped(task)}, {_escaped(model)}}} \\"]
+        lines += [r"\midrule", rf"\multicolumn{{6}}{{l}}{{{_escaped(task)}, {_escaped(model)}}} \\"]
         lines += [_latex_row(row) for row in rows]
     lines += [r"\bottomrule", r"\end{tabular}", *_latex_notes(table)]
     return "\n".join(lines) + "\n"
@@ -69,7 +72,7 @@ def _latex_row(row: Row) -> str:
         row.tested,
         rf"\textbf{{{test}}}" if row.best else test,
         _latex_interval(row.gain, "+"),
-        "" if row.calls is None else f"{row.calls:,.0f}",
+        *("" if mean is None else f"{mean:,.0f}" for mean in (row.calls, row.tokens)),
     ]
     return " & ".join(cells) + r" \\"
 
