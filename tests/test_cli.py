@@ -289,7 +289,11 @@ def test_strategies_and_models_are_listed(folder: Path) -> None:
     one = promptopt(folder, "strategies", "promptquine.paper")
     models = promptopt(folder, "models")
 
-    assert "hillclimb.paper" in strategies.stdout
+    lines = dict(line.split(maxsplit=1) for line in strategies.stdout.splitlines())
+
+    assert lines["hillclimb.paper"].startswith("hillclimb with restarts=20, ")
+    assert lines["promptquine.ssga"] == "promptquine.paper with mode=ssga, max_prompts=10000"
+    assert lines["hillclimb"].startswith("Propose, score")
     assert "population = 30" in one.stdout
     assert "local:smollm2" in models.stdout
 
