@@ -18,7 +18,7 @@ from promptopt.statistics import Interval
 from promptopt.sweep.figures import figures
 from promptopt.sweep.single_run import RunOutcome
 from promptopt.sweep.table import Entry, Row, Table, label_biases, ranked, row_of, unequal_examples
-from promptopt.sweep.table_formats import latex, runs_csv
+from promptopt.sweep.table_formats import differences_csv, latex, runs_csv
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,6 +132,21 @@ def test_the_csv_has_a_row_for_each_run_and_the_latex_table_one_for_each_strateg
     assert tex[6].endswith(r"$+$0.488] & 10 & 70 \\")
     assert r"& \textbf{0.958 [" in latex(replace(table, rows=(replace(table.rows[0], lead=Interval(0.3, 0.1, 0.5)),)))
     assert all(line.startswith(("%", "\\")) or line.endswith(r"\\") for line in tex)
+
+
+def test_every_pair_of_strategies_has_its_paired_difference() -> None:
+    table = a_table()
+    pairs = list(csv.DictReader(io.StringIO(differences_csv(table))))
+    lead = table.rows[0].lead
+
+    assert [(pair["first"], pair["second"], pair["examples"]) for pair in pairs] == [
+        ("alpha", "beta", "12"),
+        ("alpha", "gamma", "9"),
+        ("beta", "gamma", "9"),
+    ]
+    assert lead is not None
+    assert [float(pairs[0][name]) for name in ("difference", "low", "high")] == list(lead)
+    assert float(pairs[1]["difference"]) == 1.0  # seed 0 alone: the other seed of gamma failed
 
 
 def test_figures_are_written_as_svg_and_pdf_with_a_legend(tmp_path: Path) -> None:

@@ -261,8 +261,11 @@ def label_biases(rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _leading(first: Row, second: Row) -> Row:
-    """Return the first row with its lead over the second, on the seeds and examples of both."""
+def difference(first: Row, second: Row) -> tuple[Interval, int] | None:
+    """Return the mean reward of one row minus that of another, paired by seed and test example, and the number of examples.
+
+    Its 95 % interval is over seeds and test examples. None if they have no test example in common.
+    """
     second_by_seed = {entry.seed: _rewards_by_example(entry)[0] for entry in second.complete}
     pairs = [
         (_rewards_by_example(entry)[0], second_by_seed[entry.seed])
@@ -271,11 +274,16 @@ def _leading(first: Row, second: Row) -> Row:
     ]
     examples = list(dict.fromkeys(example for mine, other in pairs for example in mine if example in other))
     if not examples:
-        return first
+        return None
     first_rewards, second_rewards = (_reward_array([pair[side] for pair in pairs], examples) for side in (0, 1))
     identical = _prompts(first) == _prompts(second) and np.array_equal(first_rewards, second_rewards, equal_nan=True)
-    lead = SAME if identical else crossed_interval(first_rewards, second_rewards)
-    return replace(first, lead=lead, lead_examples=len(examples))
+    return SAME if identical else crossed_interval(first_rewards, second_rewards), len(examples)
+
+
+def _leading(first: Row, second: Row) -> Row:
+    """Return the first row with its lead over the second, on the seeds and examples of both."""
+    found = difference(first, second)
+    return first if found is None else replace(first, lead=found[0], lead_examples=found[1])
 
 
 def _prompts(row: Row) -> dict[int, Prompt]:

@@ -1,12 +1,15 @@
-"""The table of a sweep as CSV, one row for each run, and as a LaTeX table."""
+"""The table of a sweep as CSV, one row for each run or pair of strategies, and as a LaTeX table."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import re
-from itertools import groupby
+from itertools import combinations, groupby
 from typing import TYPE_CHECKING
+
+from promptopt.sweep.table import difference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +54,24 @@ def runs_csv(table: Table) -> str:
     for row in table.to_json()["rows"]:
         for run in row["seeds"]:
             writer.writerow({"task": row["task"], "model": row["model"], **run})
+    return out.getvalue()
+
+
+def differences_csv(table: Table) -> str:
+    """Return a row for each pair of strategies on a task and model: test reward of the first minus that of the second.
+
+    Paired by seed and test example, with the 95 % interval over both (empty with fewer than two examples); not corrected for the
+    number of pairs. Pairs without a common test example are left out.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("task", "model", "first", "second", "difference", "low", "high", "examples"))
+    for (task, model), rows in groupby(table.rows, key=lambda row: (row.task, row.model)):
+        for first, second in combinations(rows, 2):
+            if (found := difference(first, second)) is not None:
+                interval, examples = found
+                bounds = [value if math.isfinite(value) else "" for value in interval]
+                writer.writerow((task, model, first.strategy, second.strategy, *bounds, examples))
     return out.getvalue()
 
 
