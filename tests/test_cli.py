@@ -210,7 +210,7 @@ def test_a_dry_run_prints_what_a_run_needs_and_leaves_nothing(folder: Path, mode
 
     assert done.returncode == as_json.returncode == 0, done.stderr + as_json.stderr
     assert "validation  task" in done.stdout
-    assert "note: a simulation" in done.stdout
+    assert "note: simulated" in done.stdout
     assert json.loads(as_json.stdout)["asked"]["calls"] > 0
     assert not (folder / "runs").exists()
     assert json.loads(promptopt(folder, "memo", "stats", "--json").stdout)["entries"] == 0

@@ -172,6 +172,13 @@ def _about_task(task: Task) -> Iterator[Finding]:
         yield Finding("data", "ok" if examples else "note", text)
 
 
+def _model_in_words(model: Model) -> str:
+    """Return a model's own text; class and name if it has none, as with functions."""
+    if type(model).__repr__ is not object.__repr__:
+        return repr(model)
+    return " ".join(filter(None, (type(model).__name__, str(model.fingerprint.get("model", "")))))
+
+
 def _price_in_words(price: Price) -> str:
     if price.input == price.output == 0:
         return "free"
@@ -194,7 +201,7 @@ def _about_model(role: str, model: Model) -> Finding:
         scores = "log-probabilities of labels if the endpoint gives them, else text"
     else:
         scores = "text"
-    return Finding(role, "ok", f"{model!r}: {scores}; {price}")
+    return Finding(role, "ok", f"{_model_in_words(model)}: {scores}; {price}")
 
 
 def _summary(task: Task) -> dict[str, Any]:
