@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from results import HISTORY, OUTCOMES, SEED, a_result, data_of
+from results import BETTER, HISTORY, OUTCOMES, SEED, a_result, data_of
 
 from promptopt.evaluation.ledger import Spending
 from promptopt.prompt import Layout
@@ -126,7 +126,7 @@ def test_the_csv_has_a_row_for_each_run_and_the_latex_table_one_for_each_strateg
         ("s", "1", "no\nkey"),
     ]
     assert runs[0]["prompt"] == str(a_result().prompt)
-    assert (runs[0]["tokens"], runs[0]["seed_prompt"]) == ("70", str(a_result().test.seed.estimate))
+    assert (runs[0]["tokens"], runs[0]["seed_prompt"]) == ("70", str(BETTER.seed.estimate))
     assert r"\multicolumn{6}{l}{50\% off\_task, m} \\" in tex
     assert tex[6].startswith("alpha & 12 & 0.958 [")
     assert tex[6].endswith(r"$+$0.488] & 10 & 70 \\")
