@@ -210,7 +210,7 @@ def test_a_dry_run_prints_what_a_run_needs_and_leaves_nothing(folder: Path, mode
 
     assert done.returncode == as_json.returncode == 0, done.stderr + as_json.stderr
     assert "validation  task" in done.stdout
-    assert "note: a simulation" in done.stdout
+    assert "note: simulated" in done.stdout
     assert json.loads(as_json.stdout)["asked"]["calls"] > 0
     assert not (folder / "runs").exists()
     assert json.loads(promptopt(folder, "memo", "stats", "--json").stdout)["entries"] == 0
@@ -289,7 +289,11 @@ def test_strategies_and_models_are_listed(folder: Path) -> None:
     one = promptopt(folder, "strategies", "promptquine.paper")
     models = promptopt(folder, "models")
 
-    assert "hillclimb.paper" in strategies.stdout
+    lines = dict(line.split(maxsplit=1) for line in strategies.stdout.splitlines())
+
+    assert lines["hillclimb.paper"].startswith("hillclimb with restarts=20, ")
+    assert lines["promptquine.ssga"] == "promptquine.paper with mode=ssga, max_prompts=10000"
+    assert lines["hillclimb"].startswith("Propose, score")
     assert "population = 30" in one.stdout
     assert "local:smollm2" in models.stdout
 

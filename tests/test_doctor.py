@@ -50,6 +50,9 @@ def test_a_task_that_can_run_gets_the_command_and_no_call(folder: Path) -> None:
     assert found["command"] == [
         "promptopt", "optimize", "toy.toml", "--model", "python:fake:forbidden", "--budget", "300 calls"
     ]  # fmt: skip
+    texts = {finding["topic"]: finding["text"] for finding in found["findings"]}
+    assert texts["model"] == "FakeLabelModel fake: log-probabilities of labels; free"
+    assert "memo" not in texts["calls"]  # it has no replies yet
     assert found["task"]["examples"] == {"train": 24, "validation": 24, "test": 24}
     assert found["task"]["targets"]["test"] == {"yes": 12, "no": 12}
     assert found["strategy"]["name"] == "Joint"

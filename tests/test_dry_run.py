@@ -196,7 +196,7 @@ def test_a_model_that_costs_needs_no_budget_to_be_asked_what_it_would_cost(tmp_p
 
     assert needs.asked.dollars > 0
     assert needs.asked.dollars == sum(need.asked.dollars for need in needs.needs)
-    assert str(needs).splitlines()[-1].startswith("note: a simulation")
+    assert str(needs).splitlines()[-1].startswith("note: simulated")
 
 
 def test_an_unknown_price_is_said_and_never_taken_as_zero(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_episodes_of_a_model_that_chooses_are_taken_to_last_as_long_as_they_may(
 def test_episodes_without_a_cap_are_said_to_end_who_knows_when(tmp_path: Path) -> None:
     needs = estimate(episodes(), FakeModel(paid), "random", settings={"prompts": 2}, memo=tmp_path)
 
-    assert any("do not all give a `cap`" in note for note in needs.notes)
+    assert any("some instances give no `cap`" in note for note in needs.notes)
     assert not any("upper bound" in note for note in needs.notes)
 
 

@@ -508,7 +508,7 @@ def test_a_diagnosis_says_in_plain_words_whether_prompts_differ(folder: Path) ->
     done = diagnose(folder, "model", "--replicates", "4")
 
     assert done.returncode == 0, done.stderr
-    assert "Worth optimising? Yes: prompts differ" in done.stdout
+    assert "Worth optimizing? Yes: prompts differ" in done.stdout
     assert "Expected gain of a search" in done.stdout
 
 

@@ -51,6 +51,7 @@ def test_the_module_may_be_in_another_folder(folder: Path) -> None:
     [
         ("mine:tsk", "mine has no 'tsk', did you mean 'task'"),
         ("mine:number", "mine:number is no task but int"),
+        ("mine:Task", "mine:Task is no task but the class Task: name a Task"),
         ("absent:task", "there is no module 'absent'"),
     ],
 )

@@ -15,6 +15,7 @@ import pytest
 from conftest import ROOT
 from shell import promptopt
 
+from promptopt.cli.output import say_table
 from promptopt.optimization.signals import ENDING, stop_on_signals
 from promptopt.utils.characters import character_fault, printable, replace_surrogates
 from promptopt.utils.streams import failsafe
@@ -90,6 +91,21 @@ def test_names_in_square_brackets_are_shown_as_they_are(folder: Path, monkeypatc
     done = promptopt(folder, *SCORE, "--prompt", "[red]yes or no[/red]? [v1]")
     assert done.returncode == 0, done.stderr
     assert "[red]yes or no[/red]? [v1]" in done.stdout
+
+
+def test_a_table_with_many_columns_wraps_instead_of_losing_the_last_ones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    headers = ["strategy", "seeds", "test examples", "test reward", "gain over seed prompt", "calls", "tokens"]
+    say_table(
+        headers, [["joint instructions=1", "3 of 3", "31 to 33", *["+0.615\n(+0.449 to +0.780)"] * 2, "284", "38,384"]]
+    )
+    lines = capsys.readouterr().out.splitlines()
+
+    assert max(map(len, lines)) <= 80
+    assert {line[-1] for line in lines} <= set("┓┃┩│┘")
+    assert any("instructions=1" in line for line in lines)
 
 
 def test_what_would_steer_a_terminal_is_printed_as_an_escape() -> None:

@@ -220,7 +220,7 @@ def test_ctrl_c_ends_the_sweep_and_running_again_goes_on(
     log = tmp_path / "log"
     monkeypatch.setenv(sweep_parts.LOG, str(log))
     answer = sweep_parts.model.handler
-    calls = 0
+    calls, said = 0, list[str]()
 
     def interrupted(request: Any) -> Any:
         nonlocal calls
@@ -232,10 +232,12 @@ def test_ctrl_c_ends_the_sweep_and_running_again_goes_on(
     monkeypatch.setattr(sweep_parts.model, "handler", interrupted)
     assert threading.current_thread() is threading.main_thread()
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(file, folder=tmp_path / "out", memo=str(tmp_path / "memo"), workers=0)
+        run_sweep(file, folder=tmp_path / "out", memo=str(tmp_path / "memo"), workers=0, tell=said.append)
     done = len(log.read_text().splitlines())
     again = run_sweep(file, folder=tmp_path / "out", memo=str(tmp_path / "memo"), workers=0)
 
+    assert [line.partition(":")[0] for line in said] == ["0 of 4 runs finished, 4 remaining", "1 of 4", "2 of 4"]
+    assert said[-1].endswith("stopped by the user; run the sweep again to continue")
     assert again.to_json() == table.to_json()
     assert done < len(log.read_text().splitlines()) == len((home / "log").read_text().splitlines())
 

@@ -9,14 +9,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from results import HISTORY, OUTCOMES, a_result, data_of
+from results import BETTER, HISTORY, OUTCOMES, SEED, a_result, data_of
 
 from promptopt.evaluation.ledger import Spending
+from promptopt.prompt import Layout
+from promptopt.results.predictor import Predictor
 from promptopt.statistics import Interval
 from promptopt.sweep.figures import figures
 from promptopt.sweep.single_run import RunOutcome
-from promptopt.sweep.table import Entry, Row, Table, ranked, row_of, unequal_examples
-from promptopt.sweep.table_formats import latex, runs_csv
+from promptopt.sweep.table import Entry, Row, Table, label_biases, ranked, row_of, unequal_examples
+from promptopt.sweep.table_formats import differences_csv, latex, runs_csv
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +41,9 @@ def entry(seed: int, result: Result, rewards: list[float], reason: str = "") -> 
         replace(OUTCOMES[2], id=str(i), chosen=replace(OUTCOMES[2].chosen, reward=reward))
         for i, reward in enumerate(rewards)
     )
-    return Entry(seed, "s", f"run-{seed}", RunOutcome(result=result, outcomes=outcomes, reason=reason), Spending(10))
+    return Entry(
+        seed, "s", f"run-{seed}", RunOutcome(result=result, outcomes=outcomes, reason=reason), Spending(10, 40, 0, 30)
+    )
 
 
 def a_row(strategy: str, *entries: Entry) -> Row:
@@ -91,6 +95,27 @@ def test_the_table_says_on_how_many_test_examples_each_row_and_the_lead_are() ->
     assert unequal_examples(table.rows[:2]) == []
 
 
+def test_a_label_bias_that_was_tested_is_said_to_be_left_out() -> None:
+    biased = Predictor(
+        prompt=SEED,
+        labels=("a", "b"),
+        bias=(0.5, -0.5),
+        layout=Layout(("x",), "{x}"),
+        max_tokens=8,
+        model="m",
+        fitted=10,
+        validation=1.0,
+    )
+    plain, other = (
+        a_row("alpha", entry(0, a_result(), [1.0])),
+        a_row("beta", entry(0, a_result(predictor=biased), [1.0])),
+    )
+
+    assert label_biases([plain]) == []
+    (note,) = label_biases([plain, other])
+    assert note.startswith("50% off_task, m: rewards and gains are those of the prompts alone")
+
+
 def test_the_csv_has_a_row_for_each_run_and_the_latex_table_one_for_each_strategy() -> None:
     table = a_table()
     runs = list(csv.DictReader(io.StringIO(runs_csv(table))))
@@ -101,11 +126,27 @@ def test_the_csv_has_a_row_for_each_run_and_the_latex_table_one_for_each_strateg
         ("s", "1", "no\nkey"),
     ]
     assert runs[0]["prompt"] == str(a_result().prompt)
-    assert r"\multicolumn{5}{l}{50\% off\_task, m} \\" in tex
+    assert (runs[0]["tokens"], runs[0]["seed_prompt"]) == ("70", str(BETTER.seed.estimate))
+    assert r"\multicolumn{6}{l}{50\% off\_task, m} \\" in tex
     assert tex[6].startswith("alpha & 12 & 0.958 [")
-    assert tex[6].endswith(r"$+$0.488] & 10 \\")
+    assert tex[6].endswith(r"$+$0.488] & 10 & 70 \\")
     assert r"& \textbf{0.958 [" in latex(replace(table, rows=(replace(table.rows[0], lead=Interval(0.3, 0.1, 0.5)),)))
     assert all(line.startswith(("%", "\\")) or line.endswith(r"\\") for line in tex)
+
+
+def test_every_pair_of_strategies_has_its_paired_difference() -> None:
+    table = a_table()
+    pairs = list(csv.DictReader(io.StringIO(differences_csv(table))))
+    lead = table.rows[0].lead
+
+    assert [(pair["first"], pair["second"], pair["examples"]) for pair in pairs] == [
+        ("alpha", "beta", "12"),
+        ("alpha", "gamma", "9"),
+        ("beta", "gamma", "9"),
+    ]
+    assert lead is not None
+    assert [float(pairs[0][name]) for name in ("difference", "low", "high")] == list(lead)
+    assert float(pairs[1]["difference"]) == 1.0  # seed 0 alone: the other seed of gamma failed
 
 
 def test_figures_are_written_as_svg_and_pdf_with_a_legend(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from promptopt.models.local import catalog
 from promptopt.optimization.job import read_strategy
 from promptopt.strategies.auto import ABOUT, AUTO
 from promptopt.strategies.registry import find_strategy, known_strategies, settings_of
+
+if TYPE_CHECKING:
+    from promptopt.strategies.base import Strategy
 
 models = typer.Typer(help="List models, check a hosted model, or fetch a small local one.", rich_markup_mode=None)
 
@@ -33,10 +36,23 @@ def strategies(
         for key, value in settings_of(strategy).items():
             say(f"  {key} = {value}")
         return
-    say(f"{AUTO:20} {ABOUT.splitlines()[0]}")
+    say(f"{AUTO:24} {ABOUT.splitlines()[0]}")
     for key in sorted(known_strategies()):
-        summary = (inspect.getdoc(type(find_strategy(key))) or "").partition("\n")[0]
-        say(f"{key:20} {summary}")
+        say(f"{key:24} {_summary(key)}")
+
+
+def _summary(name: str) -> str:
+    """Return what a strategy is in one line; for a variant of another one, the settings in which it differs."""
+    strategy, family = find_strategy(name), name.partition(".")[0]
+    for other in () if name == family else (family, f"{family}.paper"):
+        if other != name and other in known_strategies() and type(find_strategy(other)) is type(strategy):
+            return f"{other} with {_changes(find_strategy(other), strategy)}"
+    return (inspect.getdoc(type(strategy)) or "").partition("\n")[0]
+
+
+def _changes(base: Strategy, variant: Strategy) -> str:
+    usual = settings_of(base)
+    return ", ".join(f"{key}={value}" for key, value in settings_of(variant).items() if value != usual[key])
 
 
 @models.callback(invoke_without_command=True)

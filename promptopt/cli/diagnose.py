@@ -47,7 +47,7 @@ def diagnose(
     quiet: Quiet = False,
     json_: Json = False,
 ) -> None:
-    """Estimate whether a task is worth optimising: how much prompts differ, on which examples, and the gain to expect."""
+    """Estimate whether a task is worth optimizing: how much prompts differ, on which examples, and the gain to expect."""
     loaded_task = task.load()
     loaded_model = model.task_model()
     with Display(quiet=quiet) as display, Memo(memo) as store, redirect_library_output():
@@ -103,7 +103,7 @@ def _print(diagnosis: Diagnosis, notes: Sequence[str]) -> None:
     expected_gains = [(str(prompts), f"{calls:,}", f"{gain:+.3f}") for prompts, calls, gain in diagnosis.searches()]
     say("Expected gain of a search that tries prompts like these once on every example:")
     say_table(["prompts tried", "calls", "gain over the average prompt"], expected_gains, left=range(3))
-    say("\n".join(["", f"Worth optimising? {diagnosis.verdict}", *(f"* {line}" for line in diagnosis.advice())]))
+    say("\n".join(["", f"Worth optimizing? {diagnosis.verdict}", *(f"* {line}" for line in diagnosis.advice())]))
 
 
 def _print_examples(diagnosis: Diagnosis) -> None:

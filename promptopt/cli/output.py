@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 _MAX_WORD = 20  # characters
+_UNLIMITED = 100_000  # characters: wider than any cell
 
 
 def say(text: object = "", *, to_stderr: bool = False) -> None:
@@ -78,7 +79,21 @@ def say_table(
         table.add_column(_plain_text(header), justify=justify, overflow="fold", min_width=min_width)
     for line in lines:
         table.add_row(*map(_plain_text, line))
-    Console(file=failsafe(sys.stdout), highlight=False).print(table)
+    console = Console(file=failsafe(sys.stdout), highlight=False)
+    _keep_within(console, table)
+    console.print(table)
+
+
+def _keep_within(console: Console, table: Table) -> None:
+    """Fix columns with a minimum width to it if the others leave no more room: rich then wraps those instead of cutting them off."""
+    unlimited = console.options.update(max_width=_UNLIMITED)
+    excess = console.measure(table, options=unlimited).maximum - console.width
+    for column in table.columns:
+        if column.min_width is None:
+            continue
+        natural = max(console.measure(cell, options=unlimited).maximum for cell in (column.header, *column.cells))
+        if natural - excess < column.min_width:
+            column.width = column.min_width
 
 
 def _word_width(cells: Iterable[str]) -> int:

@@ -69,8 +69,8 @@ def _print(rows: Sequence[Row]) -> None:
     for (task, model), group in groupby(rows, key=lambda row: (row.task, row.model)):
         listed = list(group)
         lines: list[dict[str, str]] = [dict(zip(HEADERS, row.formatted(), strict=True)) for row in listed]
-        free = all(not row.dollars for row in listed)
-        hidden = {"task", "model", LEAD, *(["dollars"] if free else [])}
+        free = [name for name in ("tokens", "dollars") if not any(getattr(row, name) for row in listed)]
+        hidden = {"task", "model", LEAD, *free}
         names = [name for name in HEADERS if name not in hidden and any(line[name] for line in lines)]
         cells = [
             [line[name].replace(" (", "\n(", 1) if i else line[name] for i, name in enumerate(names)] for line in lines

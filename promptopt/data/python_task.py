@@ -32,9 +32,8 @@ def python_task(path: Path, overrides: Mapping[str, Any]) -> Task:
     if overrides:
         raise InputError(f"{path.name} is made in Python, so set {', '.join(overrides)} there")
     value = import_value(path.name, path.parent, key="the task", instead="MODULE:NAME of a Task, or a task file")
-    task = value() if callable(value) else value
+    task = value() if callable(value) and not isinstance(value, type) else value
     if not isinstance(task, Task):
-        raise InputError(
-            f"{path.name} is no task but {type(task).__name__}: name a Task, or a function that returns one"
-        )
+        found = f"the class {task.__name__}" if isinstance(task, type) else type(task).__name__
+        raise InputError(f"{path.name} is no task but {found}: name a Task, or a function that returns one")
     return task

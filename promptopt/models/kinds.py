@@ -6,6 +6,8 @@ The one table of them. Adapters and their dependencies (provider SDKs, torch) ar
 from __future__ import annotations
 
 import importlib
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt.errors import InputError
@@ -13,6 +15,7 @@ from promptopt.models.base import Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
 
 class Kind(NamedTuple):
@@ -91,8 +94,15 @@ def _anthropic(name: str, **settings: Any) -> Model:
 
 def _from_module(name: str) -> Model:
     module, _, attribute = name.partition(":")
+    here = Path.cwd()
     try:
-        model = vars(importlib.import_module(module))[attribute]
+        model = vars(_import_from(module, here))[attribute]
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise InputError(f"cannot import {module!r} for the model python:{name}: {error}") from error
+        raise InputError(
+            f"python:{name}: there is no module {module!r}; put {module.replace('.', '/')}.py into {here}, or install its package"
+        ) from error
     except ImportError as error:
         raise InputError(f"cannot import {module!r} for the model python:{name}: {error}") from error
     except KeyError:
@@ -102,6 +112,16 @@ def _from_module(name: str) -> Model:
             f"python:{name} is a {type(model).__name__}, not a model: it needs the attributes fingerprint, unit, price and generate"
         )
     return model
+
+
+def _import_from(module: str, folder: Path) -> ModuleType:
+    """Import a module that is installed or else in `folder`, which is on the import path for this import only."""
+    sys.path.append(str(folder))  # last: a file here cannot replace an installed module
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(module)
+    finally:
+        del sys.path[len(sys.path) - 1 - sys.path[::-1].index(str(folder))]
 
 
 KINDS = {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from promptopt.models.base import Model
+    from promptopt.models.base import Model, Price
     from promptopt.optimization.estimate import Estimate
     from promptopt.optimization.job import Job
     from promptopt.strategies.base import Strategy
@@ -134,14 +134,9 @@ def _cost(findings: list[Finding], job: Job, estimated: Callable[[], Estimate]) 
     findings.append(Finding("budget", "ok", str(job.budget)))
     asked = cost.asked
     dollars = "" if None in cost.prices.values() else f", {asked.dollars:.4f} dollars"
-    findings.append(
-        Finding(
-            "calls",
-            "ok",
-            f"about {asked.calls:,} calls, {asked.input_tokens + asked.output_tokens:,} tokens{dollars}; the memo answers "
-            f"{cost.known.calls:,} calls more",
-        )
-    )
+    stored = f"; {cost.known.calls:,} more are already in the memo" if cost.known.calls else ""
+    text = f"about {asked.calls:,} calls, {asked.input_tokens + asked.output_tokens:,} tokens{dollars}{stored}"
+    findings.append(Finding("calls", "ok", text))
     findings += [Finding("note", "note", note) for note in cost.notes if note != job.chosen]
     return cost
 
@@ -177,6 +172,19 @@ def _about_task(task: Task) -> Iterator[Finding]:
         yield Finding("data", "ok" if examples else "note", text)
 
 
+def _model_in_words(model: Model) -> str:
+    """Return a model's own text; class and name if it has none, as with functions."""
+    if type(model).__repr__ is not object.__repr__:
+        return repr(model)
+    return " ".join(filter(None, (type(model).__name__, str(model.fingerprint.get("model", "")))))
+
+
+def _price_in_words(price: Price) -> str:
+    if price.input == price.output == 0:
+        return "free"
+    return f"{price.input:g} and {price.output:g} dollars per million input and output tokens"
+
+
 def _about_model(role: str, model: Model) -> Finding:
     """Return what is known of a model without calling it."""
     from promptopt.models.hosted.model import HostedModel  # noqa: PLC0415  loaded when used
@@ -186,18 +194,14 @@ def _about_model(role: str, model: Model) -> Finding:
             model.check_key()
         except ModelError as error:
             return Finding(role, "problem", str(error))
-    price = (
-        "price unknown"
-        if model.price is None
-        else f"{model.price.input:g} and {model.price.output:g} dollars per million tokens"
-    )
+    price = "price unknown" if model.price is None else _price_in_words(model.price)
     if isinstance(model, LabelModel):
         scores = "log-probabilities of labels"
     elif isinstance(model, LabelReader):
         scores = "log-probabilities of labels if the endpoint gives them, else text"
     else:
         scores = "text"
-    return Finding(role, "ok", f"{model!r}: {scores}; {price}")
+    return Finding(role, "ok", f"{_model_in_words(model)}: {scores}; {price}")
 
 
 def _summary(task: Task) -> dict[str, Any]:

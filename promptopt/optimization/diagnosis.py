@@ -1,4 +1,4 @@
-"""Is a task worth optimising? Score candidate prompts several times on all examples, and decompose the variance of rewards."""
+"""Is a task worth optimizing? Score candidate prompts several times on all examples, and decompose the variance of rewards."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Diagnosis:
         if self._system_share < _MAJORITY:
             advice.append(
                 "Which prompt is better depends mostly on the example: search on many examples, because results on a few "
-                "(as with p1) may not generalise."
+                "(as with p1) may not generalize."
             )
         else:
             advice.append("Examples agree about which prompt is better: a search needs few of them (--strategy p1).")

@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 HEADS = ("stage", "role", "calls", "in the memo", "input", "output", "dollars")
 
 _SIMULATION_NOTE = (
-    "a simulation: replies that the memo does not hold are drawn at random, with half of the longest reply allowed "
-    "(or a label's length) and a token for 4 bytes; calls are an estimate (to a factor of three where scores decide how "
-    "long a search goes on, as in pruning), tokens and dollars are rough guesses"
+    "simulated: replies that are not in the memo are drawn at random, half as long as max_tokens allows (or as long as a label), "
+    "at 4 bytes per token; calls are an estimate (within a factor of three if scores decide when the search ends, as in pruning), "
+    "tokens and dollars are rough guesses"
 )
 _BOUNDED_EPISODES_NOTE = (
-    "an episode that the memo does not hold is assumed to last as long as its instance or max_rounds allows: their calls are "
-    "an upper bound, for so many prompts"
+    "episodes that are not in the memo are assumed to take all rounds that their instance or max_rounds allows, so their "
+    "calls are an upper bound for this number of prompts"
 )
 _UNBOUNDED_EPISODES_NOTE = (
-    "instances do not all give a `cap`, and the task no max_rounds: their episodes end where the environment ends them on senseless replies, which may "
-    "be much too early"
+    "some instances give no `cap`, and the task no max_rounds: their episodes are assumed to end when the environment ends them after "
+    "senseless replies, which may be much too early"
 )
 
 

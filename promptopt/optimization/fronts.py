@@ -42,7 +42,7 @@ _MIN_EXAMPLES = 8  # fewer say nothing of how much costs vary
 def front_shortlist(archive: Archive, seed: Prompt, size: int = SHORTLIST) -> list[Prompt]:
     """Return candidates except the seed prompt that span the front, in `pareto_order`, then those of the next front.
 
-    A search may maximise another fitness than the task's reward: then candidates by both are taken in turn.
+    A search may maximize another fitness than the task's reward: then candidates by both are taken in turn.
     """
     known = [c.prompt for c in archive.ranked(prompt for prompt in archive if prompt != seed)]
     orders = [pareto_order(adjusted_means(archive.objective_values(known, by_task=task)).T) for task in (False, True)]

@@ -54,7 +54,7 @@ class Choice(NamedTuple):
 def shortlist(archive: Archive, seed: Prompt, size: int = SHORTLIST) -> list[Candidate]:
     """Return the best candidates except the seed prompt, alternately by fitness and by the task's reward, best first.
 
-    A search may maximise another fitness than the task's reward, such as a margin; the best by one on a few examples may
+    A search may maximize another fitness than the task's reward, such as a margin; the best by one on a few examples may
     be at chance level by the other.
     """
     by_fitness = archive.ranked(prompt for prompt in archive if prompt != seed)

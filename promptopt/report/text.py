@@ -27,7 +27,7 @@ ABOUT_FRONT = (
 
 _MAX_CANDIDATES = 20
 _ABOUT_CANDIDATES = (
-    "Fitness is what the strategy maximised. Candidates scored on fewer replies (n of N) come after the others."
+    "Fitness is what the strategy maximized. Candidates scored on fewer replies (n of N) come after the others."
 )
 
 

@@ -55,7 +55,7 @@ class Record:
         length: its length in tokens, as the model sees it; in words if the tokenizer is not available.
         parent: number of the candidate it was made from, or None.
         step: search step at which it was first scored.
-        fitness: mean of what the strategy maximised, None if every reply failed.
+        fitness: mean of what the strategy maximized, None if every reply failed.
         reward: mean of the task's own reward over the same cells.
         cells: number of replies in the two means.
         failed: number of cells without a reply; they are in neither mean.
@@ -399,7 +399,9 @@ class Result:
         Raises:
             InputError: the file cannot be read, or is not a result.
         """
-        return read_json(path, FILE, cls.from_json, what="result", advice="give the result.json of a run")
+        return read_json(
+            path, FILE, cls.from_json, what="result", advice="give the folder of a finished run, or its result.json"
+        )
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

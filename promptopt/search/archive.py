@@ -1,6 +1,6 @@
 """The archive: one table of what a run measured, candidate x example x replicate.
 
-Each cell has the task's reward and the fitness, which is what the search maximises, and further objectives if the run has any; NaN
+Each cell has the task's reward and the fitness, which is what the search maximizes, and further objectives if the run has any; NaN
 where unknown. Knows nothing of models, budgets or strategies.
 """
 
@@ -68,7 +68,7 @@ class Candidate:
         prompt: the prompt.
         parent: number of the candidate it was made from, or None.
         step: search step at which it was first scored.
-        fitness: mean of what the strategy maximises, over the cells scored so far.
+        fitness: mean of what the strategy maximizes, over the cells scored so far.
         reward: mean of the task's own reward over the same cells; NaN until a judge has scored one of them.
         cells: number of replies in the fitness.
         failed: number of cells without a reply; they are in neither mean.
@@ -144,7 +144,7 @@ class Archive(Mapping["Prompt", Candidate]):
             prompts: [P].
             examples: [E].
             rewards: [P, E, R] by the task's reward; NaN if the reply failed, or if the task's judge was not asked.
-            fitness: [P, E, R] what the search maximises; None if that is the task's reward.
+            fitness: [P, E, R] what the search maximizes; None if that is the task's reward.
             objectives: [K, P, E, R] the objectives beside the reward; None without any.
         """
         first: dict[str, int] = {}
@@ -169,7 +169,7 @@ class Archive(Mapping["Prompt", Candidate]):
                 self._add_row(candidate, layer, columns, values)
 
     def rewards(self, prompts: Sequence[Prompt], examples: Sequence[Example] | None = None) -> Floats:
-        """Return what the search maximises, for each prompt on each example: the mean over replicates.
+        """Return what the search maximizes, for each prompt on each example: the mean over replicates.
 
         Args:
             prompts: [P].
@@ -192,7 +192,7 @@ class Archive(Mapping["Prompt", Candidate]):
         Args:
             prompts: [P].
             examples: [E]; all that were scored by default.
-            by_task: whether the first is the task's own reward, not what the search maximises.
+            by_task: whether the first is the task's own reward, not what the search maximizes.
 
         Returns:
             float64 [1 + K, P, E].

@@ -1,4 +1,4 @@
-"""What a search maximises: the task's reward, or a finer measure of labelled answers. The choice and the test use the task's reward."""
+"""What a search maximizes: the task's reward, or a finer measure of labelled answers. The choice and the test use the task's reward."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Fitness: TypeAlias = Literal["margin", "likelihood", "reward"]
 
 
 def reward_of(run: Run, fitness: Fitness) -> Reward | None:
-    """Return the reward that a search maximises; None for the task's own, which tasks without labels always have."""
+    """Return the reward that a search maximizes; None for the task's own, which tasks without labels always have."""
     if fitness == "reward" or not run.task.labels:
         return None
     return LabelMargin(run.task.labels) if fitness == "margin" else LabelLikelihood(run.task.labels)

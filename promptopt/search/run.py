@@ -194,7 +194,7 @@ class Run:
             replicates: R votes per prompt and example, if the model gives no log-probabilities.
 
         Returns:
-            float64 [P, E, L], each row summing to 1: log-probabilities normalised over the labels, else shares of votes. A
+            float64 [P, E, L], each row summing to 1: log-probabilities normalized over the labels, else shares of votes. A
             text that names no label votes for all labels equally; a row whose replies all failed is NaN.
 
         Raises:

@@ -41,7 +41,7 @@ class PPD:
     the other examples. A RECONSTRUCTION, because neither code nor the paper's appendix was available: the confidence
     measure (largest label probability), its quota, tf-idf similarity, when labels are updated, and the whole schedule. The
     discrete part follows BDPL's released code, without its division by zero, with an exact projection, and with the loss
-    on normalised probabilities (the code treats probabilities as logits).
+    on normalized probabilities (the code treats probabilities as logits).
 
     Not for production use: in the paper's own table 3, as its reviewers note, it does not beat the plain prompt on five of
     its data sets, and it returns its prompt whether or not that is better. `unsupervised` has a safeguard.
@@ -167,7 +167,7 @@ class _State:
         beliefs: [E, L] label probabilities.
         confident: indices of the confident examples, whose labels are fixed.
         p: [n, N] distributions of the tokens.
-        adam: the optimiser of `p`.
+        adam: the optimizer of `p`.
     """
 
     examples: Sequence[Example]

@@ -67,7 +67,7 @@ class PromptQuine:
         recent: number of newest entries from which survivors are chosen; older ones die regardless of rank (paper: 50).
         max_prompts: most children drawn in total, counting the starting prompts.
         shortest: the search ends when the population's mean length in tokens is at most this (paper: 15).
-        fitness: "margin" maximises the label margin and "likelihood" the log-probability of the right label, if the task has
+        fitness: "margin" maximizes the label margin and "likelihood" the log-probability of the right label, if the task has
             labels; "reward" the task's reward.
         elite: number of best prompts that do not die of age (paper: 0).
         restore: share of children that regain tokens instead of losing some (paper: 0).
@@ -186,7 +186,7 @@ class Evolution:
         settings: of the search.
         run: scores the prompts.
         tokens: of the prompt.
-        reward: what the search maximises; None for the task's reward.
+        reward: what the search maximizes; None for the task's reward.
         size: number of training examples that the search uses so far, in order.
         start: number of the starting prompt.
         population: the survivors.

@@ -57,7 +57,7 @@ class PromptQuinePaper:
         max_prompts: most children drawn ("gga") or scored ("ssga") in total, counting the seed prompt (code). The paper has
             10,000 for one demonstration per class, 100,000 for four; most searches end by about 10,000.
         shortest: the search ends when the population's mean length in tokens is at most this.
-        fitness: "margin" maximises the label margin and "likelihood" the log-probability of the right label, if the task has
+        fitness: "margin" maximizes the label margin and "likelihood" the log-probability of the right label, if the task has
             labels; "reward" the task's reward.
         halving: if the task has no labels (reasoning, generation), children are scored on the first half of the examples,
             and on the second half only if their mean is not below the worst survivor's; otherwise that mean is their
@@ -104,7 +104,7 @@ class _Evolution:
         settings: of the search.
         run: scores the prompts.
         tokens: of the seed prompt.
-        reward: what the search maximises; None for the task's reward.
+        reward: what the search maximizes; None for the task's reward.
         population: the survivors.
         best: highest fitness so far.
         evaluated: prompts that were scored.

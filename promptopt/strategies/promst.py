@@ -1,6 +1,6 @@
 """PROMST: improve prompts of multi-step tasks by rule-based feedback on the episodes (Chen et al., EMNLP 2024).
 
-"PRompt Optimization in Multi-Step Tasks" (arXiv 2402.08702). The writer summarises the errors of each kind and writes new
+"PRompt Optimization in Multi-Step Tasks" (arXiv 2402.08702). The writer summarizes the errors of each kind and writes new
 prompts from the summaries. Numbers marked (paper) are from a re-implementation that cites the paper's algorithms 1 to 3,
 equation 3 and appendix C; (code) is the authors' release, which has no score model and a different search.
 """
@@ -41,7 +41,7 @@ _SCREENING_INSTANCES = 4  # at least; a quarter of all training instances if tha
 
 @dataclass(frozen=True, kw_only=True)
 class Promst:
-    """Feedback rules name the errors, the writer summarises them by kind, and writes better prompts.
+    """Feedback rules name the errors, the writer summarizes them by kind, and writes better prompts.
 
     For tasks with an environment whose rules give advice for each kind of error. It also works on other tasks, where a lost
     example is the only kind of error and the reward's reason is the advice; hill climbing is better established there.
@@ -59,8 +59,8 @@ class Promst:
         parents: number of best prompts that have children (paper: 5).
         patience: the search ends after this many generations without a new best (paper: 3).
         shown: episodes shown per summary of one kind of error, or, with random feedback, per child (paper: 10).
-        feedback: how these episodes are chosen. "worst": those that lost most reward, by kind of error, summarised once for
-            all children of a prompt. "random": sampled and summarised for each child (paper).
+        feedback: how these episodes are chosen. "worst": those that lost most reward, by kind of error, summarized once for
+            all children of a prompt. "random": sampled and summarized for each child (paper).
         operators: some children fix only one kind of error, combine two parents, or shorten the prompt; the others fix all
             kinds (paper: no).
         racing: score children first on instances that their parent lost; the best of those that improve there, at most

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from promptopt.errors import STOPPED
 from promptopt.evaluation.ledger import Spending
 from promptopt.memo.memo import Memo, default_location
 from promptopt.sweep.plan import Plan, plan_sweep
@@ -17,7 +18,7 @@ from promptopt.sweep.portfolio import Portfolio, check_rungs, rungs
 from promptopt.sweep.single_run import RunOutcome, load_outcome, save_outcome
 from promptopt.sweep.spec import load_sweep
 from promptopt.sweep.study import SweepStudy
-from promptopt.sweep.table import Entry, Row, Table, ranked, row_of, unequal_examples
+from promptopt.sweep.table import Entry, Row, Table, label_biases, ranked, row_of, unequal_examples
 from promptopt.sweep.writing import write_table
 from promptopt.tracking.optuna_study import FILE as STUDY
 from promptopt.utils.files import make_private_folder
@@ -125,14 +126,13 @@ class _RunExecutor:
         )
         if self._pool is None:
             self._pool = self.open_pool()
-        for run_spec, outcome in self._pool.run(pending):
+        ended = len(run_specs) - len(pending)
+        for number, (run_spec, outcome) in enumerate(self._pool.run(pending), ended + 1):
             save_outcome(outcome, self.folder / run_spec.name)
             self._record(run_spec, outcome)
-            summary = (
-                f"failed: {outcome.reason}" if outcome.reason else outcome.result.headline if outcome.result else ""
-            )
             self.report_progress(
-                f"{run_spec.task}, {run_spec.model.label}, {run_spec.strategy.label}, seed {run_spec.seed}: {summary}"
+                f"{number} of {len(run_specs)}: {run_spec.task}, {run_spec.model.label}, {run_spec.strategy.label}, "
+                f"seed {run_spec.seed}: {_summary(outcome)}"
             )
 
     def _record(self, run_spec: RunSpec, outcome: RunOutcome) -> None:
@@ -142,6 +142,15 @@ class _RunExecutor:
     def outcome_of(self, run_spec: RunSpec) -> RunOutcome:
         """Return the outcome of an executed or loaded run."""
         return self.outcomes[run_spec.name][1]
+
+
+def _summary(outcome: RunOutcome) -> str:
+    """Return how a run ended, in a sentence."""
+    if outcome.reason == STOPPED:
+        return f"{STOPPED}; run the sweep again to continue"
+    if outcome.reason:
+        return f"failed: {outcome.reason}"
+    return outcome.result.headline if outcome.result else ""
 
 
 def _run_grid(plan: Plan, executor: _RunExecutor) -> Table:
@@ -206,7 +215,7 @@ def _notes(rows: Sequence[Row], plan: Plan) -> tuple[str, ...]:
     ]
     untested = [row for row in rows if any(not e.outcome.reason and not e.outcome.outcomes for e in row.entries)]
     notes += [f"{row.task}, {row.model}, {row.strategy}: a run has no test; see its notes" for row in untested]
-    return (*notes, *unequal_examples(rows))
+    return (*notes, *label_biases(rows), *unequal_examples(rows))
 
 
 def _digest(plan: Plan) -> str:

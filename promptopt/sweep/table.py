@@ -37,6 +37,7 @@ HEADERS = (
     "gain over seed prompt",
     LEAD,
     "calls",
+    "tokens",
     "dollars",
 )
 """Column headers."""
@@ -124,6 +125,11 @@ class Row:
         return float(np.mean([entry.used.calls for entry in self.complete])) if self.complete else None
 
     @property
+    def tokens(self) -> float | None:
+        """Mean input and output tokens per seed, of all roles."""
+        return float(np.mean([entry.used.tokens for entry in self.complete])) if self.complete else None
+
+    @property
     def dollars(self) -> float | None:
         """Mean dollars per seed; None if a price is unknown."""
         results = [entry.outcome.result for entry in self.complete if entry.outcome.result is not None]
@@ -148,6 +154,7 @@ class Row:
             _with_interval(self.gain, "+"),
             _with_interval(self.lead, "+") + (f" on {self.lead_examples} examples" if self.lead else ""),
             "" if self.calls is None else f"{self.calls:,.0f}",
+            "" if self.tokens is None else f"{self.tokens:,.0f}",
             "" if self.dollars is None else f"{self.dollars:.4f}",
         ]
 
@@ -250,8 +257,24 @@ def unequal_examples(rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _leading(first: Row, second: Row) -> Row:
-    """Return the first row with its lead over the second, on the seeds and examples of both."""
+def label_biases(rows: Sequence[Row]) -> list[str]:
+    """Return a caveat for each task and model with a run whose label bias was tested: the table leaves biases out."""
+    notes = []
+    for (task, model), group in groupby(rows, key=lambda row: (row.task, row.model)):
+        results = [entry.outcome.result for row in group for entry in row.complete]
+        if any(result is not None and result.predictor is not None for result in results):
+            notes.append(
+                f"{task}, {model}: rewards and gains are those of the prompts alone; what a label bias adds is in the "
+                "report of each run"
+            )
+    return notes
+
+
+def difference(first: Row, second: Row) -> tuple[Interval, int] | None:
+    """Return the mean reward of one row minus that of another, paired by seed and test example, and the number of examples.
+
+    Its 95 % interval is over seeds and test examples. None if they have no test example in common.
+    """
     second_by_seed = {entry.seed: _rewards_by_example(entry)[0] for entry in second.complete}
     pairs = [
         (_rewards_by_example(entry)[0], second_by_seed[entry.seed])
@@ -260,12 +283,18 @@ def _leading(first: Row, second: Row) -> Row:
     ]
     examples = list(dict.fromkeys(example for mine, other in pairs for example in mine if example in other))
     if not examples:
-        return first
+        return None
     first_rewards, second_rewards = (_reward_array([pair[side] for pair in pairs], examples) for side in (0, 1))
     identical = _prompts(first) == _prompts(second) and np.array_equal(first_rewards, second_rewards, equal_nan=True)
     groups = _groups(first, examples)
-    lead = SAME if identical else crossed_interval(first_rewards, second_rewards, groups=groups)
-    return replace(first, lead=lead, lead_examples=len(examples))
+    interval = SAME if identical else crossed_interval(first_rewards, second_rewards, groups=groups)
+    return interval, len(examples)
+
+
+def _leading(first: Row, second: Row) -> Row:
+    """Return the first row with its lead over the second, on the seeds and examples of both."""
+    lead = difference(first, second)
+    return first if lead is None else replace(first, lead=lead[0], lead_examples=lead[1])
 
 
 def _prompts(row: Row) -> dict[int, Prompt]:
@@ -310,6 +339,7 @@ def _row_json(row: Row) -> dict[str, Any]:
         "lead_examples": row.lead_examples,
         "best": row.best,
         "calls": row.calls,
+        "tokens": row.tokens,
         "dollars": row.dollars,
         "seeds": [_entry_json(entry) for entry in row.entries],
     }
@@ -324,9 +354,11 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "run": entry.run,
         "failed": entry.outcome.reason or None,
         "test": None if test is None else test.chosen.estimate,
+        "seed_prompt": None if test is None else test.seed.estimate,
         "gain": None if result is None or result.gain is None or test is None else result.gain.estimate,
         "examples": None if test is None else test.examples,
         "calls": entry.used.calls,
+        "tokens": entry.used.tokens,
         "dollars": entry.used.dollars,
         "prompt": None if test is None or result is None else str(result.prompt),
     }

@@ -1,12 +1,15 @@
-"""The table of a sweep as CSV, one row for each run, and as a LaTeX table."""
+"""The table of a sweep as CSV, one row for each run or pair of strategies, and as a LaTeX table."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import re
-from itertools import groupby
+from itertools import combinations, groupby
 from typing import TYPE_CHECKING
+
+from promptopt.sweep.table import difference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +25,11 @@ _RUN_COLUMNS = (
     "run",
     "failed",
     "test",
+    "seed_prompt",
     "gain",
     "examples",
     "calls",
+    "tokens",
     "dollars",
     "prompt",
 )
@@ -38,9 +43,10 @@ _ESCAPES = {
 
 
 def runs_csv(table: Table) -> str:
-    """Return the runs as CSV, with the columns task, model, strategy, seed, run, failed, test, gain, examples, calls, dollars, prompt.
+    """Return the runs as CSV, with the columns task, model, strategy, seed, run, failed and so on to prompt.
 
-    `strategy` is that of the row; in a portfolio, the one that the seed ended with. What a run does not have is empty.
+    `strategy` is that of the row; in a portfolio, the one that the seed ended with. `test` and `seed_prompt` are the test rewards of the
+    chosen prompt and of the seed prompt. What a run does not have is empty.
     """
     out = io.StringIO()
     writer = csv.DictWriter(out, _RUN_COLUMNS, extrasaction="ignore", lineterminator="\n")
@@ -51,12 +57,30 @@ def runs_csv(table: Table) -> str:
     return out.getvalue()
 
 
+def differences_csv(table: Table) -> str:
+    """Return a row for each pair of strategies on a task and model: test reward of the first minus that of the second.
+
+    Paired by seed and test example, with the 95 % interval over both (empty with fewer than two examples); not corrected for the
+    number of pairs. Pairs without a common test example are left out.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("task", "model", "first", "second", "difference", "low", "high", "examples"))
+    for (task, model), rows in groupby(table.rows, key=lambda row: (row.task, row.model)):
+        for first, second in combinations(rows, 2):
+            if (found := difference(first, second)) is not None:
+                interval, examples = found
+                bounds = [value if math.isfinite(value) else "" for value in interval]
+                writer.writerow((task, model, first.strategy, second.strategy, *bounds, examples))
+    return out.getvalue()
+
+
 def latex(table: Table) -> str:
     """Return the table for LaTeX with the package booktabs: a line for each strategy, the best of a task and model in bold."""
-    lines = [r"% \usepackage{booktabs}", r"\begin{tabular}{lrrrr}", r"\toprule"]
-    lines.append(r"strategy & test examples & test reward & gain over seed prompt & calls \\")
+    lines = [r"% \usepackage{booktabs}", r"\begin{tabular}{lrrrrr}", r"\toprule"]
+    lines.append(r"strategy & test examples & test reward & gain over seed prompt & calls & tokens \\")
     for (task, model), rows in groupby(table.rows, key=lambda row: (row.task, row.model)):
-        lines += [r"\midrule", rf"\multicolumn{{5}}{{l}}{{{_escaped(task)}, {_escaped(model)}}} \\"]
+        lines += [r"\midrule", rf"\multicolumn{{6}}{{l}}{{{_escaped(task)}, {_escaped(model)}}} \\"]
         lines += [_latex_row(row) for row in rows]
     lines += [r"\bottomrule", r"\end{tabular}", *_latex_notes(table)]
     return "\n".join(lines) + "\n"
@@ -69,7 +93,7 @@ def _latex_row(row: Row) -> str:
         row.tested,
         rf"\textbf{{{test}}}" if row.best else test,
         _latex_interval(row.gain, "+"),
-        "" if row.calls is None else f"{row.calls:,.0f}",
+        *("" if mean is None else f"{mean:,.0f}" for mean in (row.calls, row.tokens)),
     ]
     return " & ".join(cells) + r" \\"
 

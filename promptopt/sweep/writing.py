@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from promptopt.errors import MissingExtraError
 from promptopt.sweep.figures import figures
-from promptopt.sweep.table_formats import latex, runs_csv
+from promptopt.sweep.table_formats import differences_csv, latex, runs_csv
 from promptopt.utils.characters import printable
 from promptopt.utils.files import write_private
 
@@ -31,4 +31,5 @@ def write_table(table: Table, folder: Path) -> Table:
     text = json.dumps(table.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
     for name, content in (("md", table.markdown()), ("json", text), ("csv", runs_csv(table)), ("tex", latex(table))):
         write_private(folder / f"sweep.{name}", content if name in {"json", "csv"} else printable(content))
+    write_private(folder / "sweep-differences.csv", differences_csv(table))
     return table

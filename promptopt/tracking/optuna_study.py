@@ -67,7 +67,7 @@ class OptunaStudy(Tracker):
 
     Steps within a second of the last write are buffered; a later step, the end of the run and `close` write them.
 
-    The values of a trial are the training reward (maximised) and the prompt's length in tokens (minimised). A candidate
+    The values of a trial are the training reward (maximized) and the prompt's length in tokens (minimized). A candidate
     scored on fewer cells than an earlier one, because a race dropped it, is a pruned trial. One without any reply is a
     failed trial. Parameters are the step and the parent's number, -1 without one. At the end the chosen candidate's trial is
     complete, with its final reward, and has the user attribute "chosen". A resumed run continues its study, and other existing trials stay
