@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 HEADS = ("stage", "role", "calls", "in the memo", "input", "output", "dollars")
 
 _SIMULATION_NOTE = (
-    "a simulation: replies that the memo does not hold are drawn at random, with half of the longest reply allowed "
-    "(or a label's length) and a token for 4 bytes; calls are an estimate (to a factor of three where scores decide how "
-    "long a search goes on, as in pruning), tokens and dollars are rough guesses"
+    "a simulation: replies that the memo does not have are random, half as long as allowed (or as long as a label), at "
+    "4 bytes a token; the number of calls is an estimate (within a factor of three where scores decide when the search "
+    "ends, as in pruning), tokens and dollars are rough guesses"
 )
 _BOUNDED_EPISODES_NOTE = (
     "an episode that the memo does not hold is assumed to last as long as its instance or max_rounds allows: their calls are "
@@ -93,7 +93,7 @@ class Power(NamedTuple):
         where = (
             f"if prompts differ on {DIFFERING:.0%} of the examples"
             if self.detectable <= DIFFERING
-            else "if no example is lost"
+            else "if no example gets worse"
         )
         return (
             f"{self.examples:,} test examples: the smallest improvement that shows with a probability of {POWER:.0%} is "
