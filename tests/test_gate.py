@@ -665,7 +665,7 @@ def test_an_unknown_revision_does_not_pass(repository: Path, revision: str) -> N
 
 
 def test_the_script_names_the_endpoint(repository: Path) -> None:
-    (repository / "bin" / "promptopt").write_text("#!/bin/sh\necho \"$@\"\n: > gate-out/part.md\n", encoding="utf-8")
+    (repository / "bin" / "promptopt").write_text('#!/bin/sh\necho "$@"\n: > gate-out/part.md\n', encoding="utf-8")
     change(repository, first="fine")
     settings = {"TASK": "task.toml", "MODEL": "openai:some-model", "OUT": "gate-out"}
     command = "./gate_prompts.sh HEAD prompts/first.txt"
