@@ -20,6 +20,7 @@ from servers.loopback import Loopback
 from shell import promptopt
 
 from promptopt import Demonstrations, Example, Prompt, Prompts
+from promptopt.cli.run import _print_result
 from promptopt.optimization.signals import ENDING
 from promptopt.prompt import Layout
 from promptopt.results.portable import PortablePrompt
@@ -225,6 +226,18 @@ def test_an_unknown_price_is_noted_and_stands_in_the_table_and_the_report(folder
     report = (folder / "run" / "report.md").read_text()
     assert "price of the task model: unknown" in report
     assert "| unknown |" in report
+
+
+@pytest.mark.parametrize(
+    ("unfinished", "times"),
+    [("stopped by the user", 1), ("3 of 9 replies failed; run again to retry them", 0), ("", 0)],
+)
+def test_an_unfinished_run_says_once_how_to_resume(
+    unfinished: str, times: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _print_result(a_result(unfinished=unfinished))
+
+    assert capsys.readouterr().out.count("To resume, run the same command again") == times
 
 
 def test_debug_shows_the_stack(folder: Path) -> None:

@@ -147,7 +147,7 @@ def test_a_shown_command_is_one_that_there_is(words: list[str]) -> None:
         case ["pip", "install", *what]:
             assert extras(what) <= set(project()["optional-dependencies"])
         case [first, *_]:
-            assert first in {"cat", "export", "head", "optuna-dashboard"}
+            assert first in {"cat", "export", "head", "optuna-dashboard", "./gate_prompts.sh"}
 
 
 def test_the_transcript_of_a_claim_is_what_the_commands_print(tmp_path: Path) -> None:

@@ -664,3 +664,24 @@ def test_an_error_is_no_decision(repository: Path) -> None:
 
     assert done.returncode == 2
     assert "absent.toml: no such file" in done.stderr
+
+
+@pytest.mark.parametrize("revision", ["", "absent"])
+def test_an_unknown_revision_does_not_pass(repository: Path, revision: str) -> None:
+    change(repository, first="bad")
+    done = in_bash(repository, f"./gate_prompts.sh '{revision}' prompts/first.txt", MODEL="python:mine:model")
+
+    assert done.returncode == 2
+    assert f"git does not know the revision '{revision}'" in done.stderr
+
+
+def test_the_script_names_the_endpoint(repository: Path) -> None:
+    (repository / "bin" / "promptopt").write_text('#!/bin/sh\necho "$@"\n: > gate-out/part.md\n', encoding="utf-8")
+    change(repository, first="fine")
+    settings = {"TASK": "task.toml", "MODEL": "openai:some-model", "OUT": "gate-out"}
+    command = "./gate_prompts.sh HEAD prompts/first.txt"
+
+    assert "--base-url" not in in_bash(repository, command, **settings).stdout
+    done = in_bash(repository, command, BASE_URL="http://localhost:8000/v1", **settings)
+    assert done.stdout.startswith("gate gate-out/old/prompts/first.txt prompts/first.txt")
+    assert "--model openai:some-model --base-url http://localhost:8000/v1" in done.stdout

@@ -346,8 +346,13 @@ def test_the_reserve_of_a_single_call_does_not_cost_the_test_its_last_items(tmp_
     assert sum(used.tokens for used in result.used.values()) <= 30_000
 
 
-def test_an_unknown_price_is_noted_once(tmp_path: Path) -> None:
-    result = search(tmp_path, Watched(price=None), budget="900 calls")
+@pytest.mark.parametrize("writer", [FakeModel(toys.writer, "w"), None], ids=["own", "task model"])
+def test_an_unknown_price_is_noted_once(tmp_path: Path, writer: FakeModel | None) -> None:
+    def reply(request: Request) -> str:
+        writes = toys.text_of(request.context).startswith("You rewrite prompts")
+        return toys.writer(request) if writes else toys.answer(request)
+
+    result = search(tmp_path, Watched(reply, price=None), budget="900 calls", writer=writer)
 
     assert [note for note in result.notes if "price" in note] == [
         "the price of the task model is unknown: its cost is not included; set it with --price"
@@ -604,6 +609,8 @@ def test_a_few_failed_cells_are_said_and_no_more(tmp_path: Path) -> None:
     assert result.test.examples == 23
     assert result.headline.startswith("Better than the seed prompt")
     assert result.headline.endswith("Failed replies: 2.")
+    (note,) = (note for note in result.notes if "failed" in note)
+    assert re.fullmatch(r"2 replies failed; the first was example '.+': busy", note)
 
 
 def test_verdicts_without_a_score_leave_a_run_unfinished(tmp_path: Path) -> None:

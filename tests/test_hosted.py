@@ -432,12 +432,17 @@ def test_calls_that_have_not_started_are_dropped_when_the_reader_leaves(kind: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_server_that_hangs_is_a_failure(kind: str) -> None:
-    with Loopback(fault=Fault("hang")) as server:
+def test_a_server_that_hangs_is_a_failure_and_the_timeout_is_named_once(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "promptopt"), Loopback(fault=Fault("hang")) as server:
         reply = ask_one(model_of(kind, server.url, timeout=0.1))
 
     assert isinstance(reply, Failure)
     assert "did not answer within 0.1 s" in reply.reason
+    said = [record.getMessage() for record in caplog.records if "--timeout" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith(reply.reason.partition(",")[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)

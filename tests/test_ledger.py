@@ -102,7 +102,19 @@ def test_a_failure_is_one_lost_call_however_often_it_is_tried() -> None:
 
     assert ledger.failed == 1
     assert used(ledger) == Spending(calls=1)
-    assert ledger.paid["task"].calls == 2
+    assert ledger.paid["task"].calls == 1
+
+
+def test_a_call_that_failed_and_was_made_again_counts_once_as_made() -> None:
+    ledger = Ledger()
+    ledger.record_failure("task", "a")
+    ledger.record_failure("task", "a")
+    ledger.record("task", "a", Usage(input=3, output=1), None, paid=True)
+    ledger.record("task", "b", Usage(input=3, output=1), None, paid=False)
+
+    assert ledger.paid["task"].calls == 1
+    assert ledger.paid["task"].tokens == 4
+    assert ledger.logical["task"].calls - ledger.paid["task"].calls == 1  # from the memo
 
 
 def test_a_reply_after_a_failure_is_no_failure_and_brings_its_tokens() -> None:

@@ -417,7 +417,7 @@ def test_a_study_of_another_run_is_left_alone(tmp_path: Path, caplog: pytest.Log
     tracker.close()
 
     assert trials(tmp_path) == before
-    assert "belongs to another run: delete the study" in caplog.text
+    assert "trial 1 has another prompt: the study is another run's" in caplog.text
 
 
 def test_a_file_that_is_no_database_costs_one_warning_and_not_the_run(

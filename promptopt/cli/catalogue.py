@@ -75,7 +75,7 @@ def check(
     tokenizer: Annotated[
         str | None, typer.Option(help="Tokenizer of a completions: model; needed to score chats.")
     ] = None,
-    timeout: Annotated[float | None, typer.Option(help="Timeout per attempt, in seconds.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Timeout per attempt, in seconds.", show_default="60")] = None,
     model_option: RequestOption = None,
 ) -> None:
     """Check an endpoint: key, model, log-probabilities, batches, price. Costs one to a few small calls."""

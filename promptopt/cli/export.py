@@ -39,7 +39,7 @@ def export_prompt(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model of --as openai-batch. Default: that of the run.")] = None,
 ) -> None:
-    """Write the prompt that a run found in the form of another program. Every form holds the request that the run tested."""
+    """Write a run's prompt in the form that another tool reads. Every form holds the request that the run tested."""
     _check_options(form, data, model)
     rows = [row.values for row in read_rows(data)] if data is not None else []
     prompts = _prompts(run, prompt or "", candidate)

@@ -44,7 +44,10 @@ PriceText = Annotated[
     ),
 ]
 Concurrency = Annotated[int | None, typer.Option(min=1, help="Maximum concurrent calls to a hosted model.")]
-Timeout = Annotated[float | None, typer.Option(help="Timeout per attempt, in seconds (hosted models).")]
+Timeout = Annotated[
+    float | None,
+    typer.Option(help="Timeout per attempt, in seconds (hosted models).", show_default="60"),
+]
 Rpm = Annotated[int | None, typer.Option(min=1, help="Maximum requests per minute to a hosted model.")]
 Tpm = Annotated[int | None, typer.Option(min=1, help="Maximum tokens per minute to a hosted model.")]
 ExtraBody = Annotated[

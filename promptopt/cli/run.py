@@ -164,6 +164,8 @@ def _print_result(result: Result) -> None:
         say(f"note: {note}")
     # Not in a table, which would wrap the prompt's lines.
     say(f"\n{_shown_prompt(result)}\n\n{result.headline}")
+    if result.unfinished and "run again" not in result.unfinished:
+        say("To resume, run the same command again: no completed call is repeated.")
 
 
 def _shown_prompt(result: Result) -> str:

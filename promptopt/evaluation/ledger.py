@@ -108,7 +108,7 @@ class Ledger:
     Args:
         limit: current limit; `stage` replaces it for a stage of the run.
         logical: usage that the run would have with an empty memo, by role.
-        paid: usage of the calls that were actually made, by role.
+        paid: usage of the calls that were actually made, by role. A call that failed and was made again counts once.
         largest_bound: largest upper bound of a single call so far, by role.
         largest_usage: largest counts of a single call so far, by role.
         unreported: keys of calls whose token counts the server did not report, or reported implausibly, by role; each counts
@@ -240,15 +240,17 @@ class Ledger:
             self.release([key])
         mine = self.logical.setdefault(role, Spending())
         self.largest_usage[role] = Usage(*map(max, self.largest_usage.get(role, NO_USAGE), usage))
-        if key in self._failed:  # its call was counted, its tokens were not
+        failed_before = key in self._failed  # its call was counted, its tokens were not
+        if failed_before:
             self._failed.remove(key)
             mine.calls -= 1
-            mine.add(usage, price)
-        elif key not in self._asked:
+        if failed_before or key not in self._asked:
             mine.add(usage, price)
         self._asked.add(key)
         if paid:
-            self.paid.setdefault(role, Spending()).add(usage, price, share)
+            made = self.paid.setdefault(role, Spending())
+            made.calls -= failed_before
+            made.add(usage, price, share)
 
     def record_failure(self, role: str, key: str) -> None:
         """Count a call without a reply: one call, no tokens."""

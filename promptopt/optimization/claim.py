@@ -191,6 +191,7 @@ def result_of(
 ) -> Result:
     """Return the result of a run; anyone who saves it sets `seconds`, `run_dir` and `digest`."""
     scorer, ledger = run.scorer, run.ledger
+    unfinished = unfinished or too_many_failures(run)
     return Result(
         task=job.task.name,
         prompt=choice.prompt,
@@ -203,8 +204,14 @@ def result_of(
         lengths=(run.length(job.task.seed_prompt), run.length(choice.prompt)),
         used=ledger.logical,
         failed=ledger.failed,
-        unfinished=unfinished or too_many_failures(run),
-        notes=(*notes, *ledger.notes(), *_notes_on_tools(job, ledger), *_notes_on_replies(run)),
+        unfinished=unfinished,
+        notes=(
+            *notes,
+            *ledger.notes(),
+            *_notes_on_failures(run, unfinished),
+            *_notes_on_tools(job, ledger),
+            *_notes_on_replies(run),
+        ),
         objectives=job.objectives.names if job.objectives else (),
         prefer=job.objectives.prefer if job.objectives else "",
         points=choice.points,
@@ -233,6 +240,14 @@ def _notes_on_tools(job: Job, ledger: Ledger) -> list[str]:
         "return Response(text, usage=Usage(...)) from it, or give a budget in calls"
     )
     return [note]
+
+
+def _notes_on_failures(run: Run, unfinished: str) -> list[str]:
+    """Return a note with the first reason for failed replies, if the run does not give it as the reason why it is unfinished."""
+    first = run.scorer.first_failure
+    if not run.ledger.failed or not first or first in unfinished:
+        return []
+    return [f"{run.ledger.failed} replies failed; the first was {first}"]
 
 
 def _notes_on_replies(run: Run) -> list[str]:

@@ -93,7 +93,7 @@ class Power(NamedTuple):
         where = (
             f"if prompts differ on {DIFFERING:.0%} of the examples"
             if self.detectable <= DIFFERING
-            else "if no example is lost"
+            else "if no example gets worse"
         )
         return (
             f"{self.examples:,} test examples: the smallest improvement that shows with a probability of {POWER:.0%} is "

@@ -164,7 +164,7 @@ def notes_on(job: Job) -> list[str]:
     notes += [
         f"the price of the {role} model is unknown: its cost is not included; set it with --price"
         for role, model in job.roles.items()
-        if model.price is None
+        if model.price is None and not (role == "writer" and job.writer is None)  # the task model, by default
     ]
     examples = (*job.task.train, *job.task.validation, *job.task.test)
     targets = sorted({example.target for example in examples if example.target is not None})

@@ -133,7 +133,7 @@ class GateResult:
         """Return the facts as rows (name, value)."""
         gain, low, high = self.difference
         aim = "better than the old prompt" if self.better else f"not worse by more than {self.margin:g}"
-        out = [("task", self.task), ("model", self.model), ("old", self.old), ("new", self.new), ("to show", aim)]
+        out = [("task", self.task), ("model", self.model), ("old", self.old), ("new", self.new), ("required", aim)]
         if self.looks:
             out += [
                 ("difference, paired", f"{gain:+.3f}"),

@@ -251,8 +251,9 @@ class Result:
         unknown = [role for role, price in self.prices.items() if price is None]
         if used.dollars or unknown:
             saved = max(used.dollars - paid.dollars, 0.0)
-            without = f"; price unknown: {', '.join(unknown)}" if unknown else ""
-            out.append(("dollars", f"{paid.dollars:.4f} spent, {saved:.4f} saved{without}"))
+            parts = [f"{paid.dollars:.4f} spent, {saved:.4f} saved"] if used.dollars else []
+            parts += [f"price unknown: {', '.join(unknown)}"] if unknown else []
+            out.append(("dollars", "; ".join(parts)))
         out.append(("seconds", f"{self.seconds:.1f}"))
         if self.optimism is not None:
             out.insert(1, ("overfitting", f"{self.optimism:+.3f} (training gain minus test gain)"))

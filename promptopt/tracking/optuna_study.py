@@ -180,7 +180,8 @@ class OptunaStudy(Tracker):
                 yield self._trial(record)
             elif self._existing[record.number].user_attrs.get("prompt") != str(record.prompt):
                 raise LookupError(
-                    f"trial {record.number} belongs to another run: delete the study, or give another storage"
+                    f"trial {record.number} has another prompt: the study is another run's, or calls that failed "
+                    "before have replies now; delete the study, or give another storage"
                 )
 
     def _write(self, trials: list[FrozenTrial]) -> None:

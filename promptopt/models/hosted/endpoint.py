@@ -64,13 +64,21 @@ class AttemptError(Exception):
         status: HTTP status of the answer, or None.
         wait: seconds that the endpoint asks to wait, or None.
         overloaded: whether it failed because there were too many calls.
+        timed_out: whether there was no answer within the timeout.
     """
 
     def __init__(
-        self, reason: str, *, status: int | None = None, wait: float | None = None, overloaded: bool = False
+        self,
+        reason: str,
+        *,
+        status: int | None = None,
+        wait: float | None = None,
+        overloaded: bool = False,
+        timed_out: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason, self.status, self.wait, self.overloaded = reason, status, wait, overloaded
+        self.timed_out = timed_out
 
 
 class RefusedError(Exception):
@@ -104,6 +112,7 @@ class Endpoint:
     _given_up: int = 0  # consecutive requests that used up their tries
     _attempts: int = 0  # at those requests
     _refused: int = 0  # consecutive requests that were refused for their content
+    _said_timeout: bool = False
     probing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _queue: deque[asyncio.Future[None]] = field(default_factory=deque)
 
@@ -150,6 +159,9 @@ class Endpoint:
         Raises:
             TransientModelError: the requested wait is longer than `patience` allows.
         """
+        if error.timed_out and not self._said_timeout:  # an attempt is silent for a minute: say why, once
+            self._said_timeout = True
+            _log.info("%s; such calls are retried. If the server is slow, raise the timeout (--timeout)", error.reason)
         now = asyncio.get_running_loop().time()
         wait = error.wait or 0.0
         if wait > patience.longest_wait:

@@ -370,7 +370,8 @@ class HostedModel(ABC):
             async with asyncio.timeout(self._timeout):
                 status, headers, body = await self._exchange(self._session.client, self._body(request, dialect))
         except (TimeoutError, self._sdk.APITimeoutError):
-            raise AttemptError(f"{self.endpoint} did not answer within {self._timeout:g} s") from None
+            reason = f"{self.endpoint} did not answer within {self._timeout:g} s"
+            raise AttemptError(reason, timed_out=True) from None
         except (UnreadableReplyError, self._sdk.APIConnectionError) as error:
             unreadable = error if isinstance(error, UnreadableReplyError) else error.__cause__
             if isinstance(unreadable, UnreadableReplyError):

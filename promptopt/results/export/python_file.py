@@ -24,7 +24,7 @@ _HEAD = '''\
 
 {imports}
 
-MODEL = {model}  # that the prompt was found for
+MODEL = {model}  # the model that the prompt was found for
 SETTINGS = {settings}  # sent with it
 
 FIELDS = {fields}
