@@ -205,7 +205,7 @@ def run_job(
         if forgotten := fields_not_sent(job.task):
             _log.warning("%s", forgotten)
         try:
-            watch = recording.watch(display.refresh if display else nothing)
+            watch = display.refresh if display else nothing
             caller = Caller(store, ledger or Ledger(), stopping, watch=watch)
             result = save_result(run_stages(job, caller, display, (*recording.callbacks, *all_callbacks), recording))
         except CrashedError as crash:

@@ -20,6 +20,7 @@ const CONFIG = {
 const scaled = ({ values, format }) => ({ scale: { domain: [values[0], values.at(-1)], nice: false, zero: false }, axis: { values, format } });
 let library; // of charts: loaded with the first of them
 const draw = async (selector, layer, description) => {
+  await comesNear(document.querySelector(selector));
   await (library ??= loadLibrary());
   return window.vegaEmbed(
     selector,

@@ -226,7 +226,10 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
   });
 }
 
+document.body.dataset.ready = "yes";
+
 // ---- charts
+const drawings = [];
 const points = data.candidates.filter(({ reward }) => reward !== null).map(({ text, ...point }) => point);
 const tooltip = (...names) => names.map(([field, title]) => ({ field, title, type: "quantitative" }));
 const chart = (selector, xField, title, lines, description) => {
@@ -259,11 +262,11 @@ const drawSearch = (xField) => {
 };
 if (document.getElementById("search-chart")) {
   for (const input of document.querySelectorAll("input[name=axis]")) input.addEventListener("change", () => drawSearch(input.value));
-  await drawSearch("calls");
+  drawings.push(drawSearch("calls"));
 }
 if (document.getElementById("length-chart") && points.length)
-  await chart("#length-chart", "length", "prompt tokens", [{ values: ordered(data.front.map((number) => candidates.get(number))), color: "var(--ink)" }],
-    `Training reward of ${points.length} candidates by prompt length in tokens, with the Pareto front.`);
+  drawings.push(chart("#length-chart", "length", "prompt tokens", [{ values: ordered(data.front.map((number) => candidates.get(number))), color: "var(--ink)" }],
+    `Training reward of ${points.length} candidates by prompt length in tokens, with the Pareto front.`));
 
 // ---- the front: a chart for each objective beside the reward
 const drawFront = ({ name, points: all, axes }, index) => {
@@ -282,5 +285,6 @@ const drawFront = ({ name, points: all, axes }, index) => {
   return draw(`#front-chart-${index}`, layers, `Reward and ${name} of the ${values.length} prompts of the front and the seed prompt. The table below has the same numbers.`).then(({ view }) =>
     view.addEventListener("click", (event, hit) => hit?.datum?.number !== undefined && select(hit.datum.number)));
 };
-for (const [index, objective] of data.objectives.entries()) await drawFront(objective, index);
-document.body.dataset.ready = "yes";
+for (const [index, objective] of data.objectives.entries()) drawings.push(drawFront(objective, index));
+await Promise.all(drawings);
+document.body.dataset.drawn = "yes";

@@ -104,6 +104,7 @@ class _ListPages:
             columns=_COLUMNS,
             tabs=[],
             scripts=["runs.js"],
+            prefetch="vega.js",  # which the server bundles meanwhile: a run's charts come next
             **values,
         )
 

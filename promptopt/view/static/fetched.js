@@ -4,6 +4,16 @@ const unpack = async (id) => {
   await painted;
   return (await fetch(document.body.dataset[id])).text();
 };
+// A chart is drawn when the reader comes near it: 10,000 candidates take seconds.
+const comesNear = (element) =>
+  new Promise((done) => {
+    const observer = new IntersectionObserver((entries) => {
+      if (!entries.some(({ isIntersecting }) => isIntersecting)) return;
+      observer.disconnect();
+      done();
+    }, { rootMargin: "50%" });
+    observer.observe(element);
+  });
 const loadLibrary = () =>
   new Promise((done, fail) => {
     const script = node("script", { src: document.body.dataset.library });
