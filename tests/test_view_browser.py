@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 LOOKS = [(1280, False), (1280, True), (420, False), (420, True)]
 FITS = "document.documentElement.scrollWidth <= innerWidth"
 FOCUS = "document.activeElement"
+ROW = "document.querySelector('#runs tbody tr')"
+CALLS = "[...document.querySelectorAll('#live th')].find((head) => head.textContent === 'task')?.nextElementSibling.textContent"
 
 
 @pytest.fixture(scope="module")
@@ -131,15 +133,18 @@ def test_a_live_run_is_watched_and_ended_from_its_page(page: Page, tmp_path: Pat
     with served(tmp_path / "runs") as address:
         thread.start()
         go.release(200)
-        while "live" not in ids(tmp_path / "runs"):
-            thread.join(0.02)
         enter(page, address)
-        page.open(f"{address}/runs/{ids(tmp_path / 'runs')['live']}")
+        page.wait(f"{ROW}?.innerText.includes('candidates, best so far')")  # the list, without a reload
+        page.run(f"{ROW}.querySelector('a').focus()")
+        before = page.run(f"{ROW}.cells[4].dataset.value + {ROW}.cells[4].innerText")
+        go.release(20)
+        page.wait(f"{ROW}.cells[4].dataset.value + {ROW}.cells[4].innerText !== {before!r}")
+        assert page.run(f"{ROW}.contains({FOCUS})")
+        page.press("Enter")
         page.wait("document.querySelector('#live svg.curve')")  # drawn without a reload
-        before = page.run("document.querySelector('#live table td').textContent")
-        while page.run("document.querySelector('#live table td').textContent") == before:
-            go.release(5)  # progress is written with a reply, at most twice a second
-            thread.join(0.05)
+        page.wait(f"{CALLS} === '220'")  # all that were answered, while the next is awaited
+        go.release(5)
+        page.wait(f"{CALLS} === '225'")
         assert page.run(FITS)
         tab_to(page, "button.danger")
         page.press("Enter")
