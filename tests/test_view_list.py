@@ -7,6 +7,7 @@ import re
 import shutil
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,15 +25,14 @@ from test_view import STARTED, client, ids, saved
 from promptopt.view import app
 from promptopt.view.assets import Assets
 from promptopt.view.file_cache import FileCache
-from promptopt.view.library import Library
-from promptopt.view.pages import runs
+from promptopt.view.library import Library, RunEntry
+from promptopt.view.pages import live, runs
 from promptopt.view.run_rows import SentRows, run_row
 from promptopt.view.sent_events import COMMENT, SILENCE, event
 from promptopt.view.templating import Pages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
 PROGRESS: dict[str, Any] = {
     "stage": "search",
@@ -78,11 +78,7 @@ def test_a_page_is_sent_what_changed_since() -> None:
     assert sent.update([one, changed]) == ([one], [])
 
 
-def runs_entry(name: str) -> Any:
-    from pathlib import Path  # noqa: PLC0415
-
-    from promptopt.view.library import RunEntry  # noqa: PLC0415
-
+def runs_entry(name: str) -> RunEntry:
     return RunEntry(id=name, name=name, folder=Path(name), status="finished", time=0.0)
 
 
@@ -161,6 +157,35 @@ def collect(folder: Path, most: int, *between: Callable[[], None]) -> list[str]:
         return found
 
     return asyncio.run(read())
+
+
+def test_a_run_of_a_sweep_leads_to_its_report_once_the_sweep_has_saved_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_INTERVAL", 0.001)
+    monkeypatch.setattr(live, "SILENCE", 0.002)
+    result = a_result(test=None)
+    (tmp_path / "a").mkdir()
+    with EventFile(tmp_path / "a", Budget(), Stop()) as events:
+        events(STARTED)
+        events.finish(result)
+    assets = Assets()
+    viewer = app.Viewer(Library(tmp_path), Pages(assets), assets, app._loads_none)
+    (entry,) = viewer.library.runs()
+
+    async def read() -> list[str]:
+        events = live._events(viewer, entry)
+        found = [await anext(events), await anext(events)]  # the last state, and that it is still looking
+        saved(tmp_path / "a", result)
+        return [*found, await anext(events)]
+
+    panel, comment, end = asyncio.run(read())
+
+    assert entry.status == "interrupted"
+    assert panel.startswith("event: panel\n")
+    assert comment == COMMENT
+    assert end == event("end", "")
+    assert viewer.library.current(entry).status == "finished"
 
 
 # ---------------------------------------------------------------- what is kept

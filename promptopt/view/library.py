@@ -237,18 +237,18 @@ def _read_entry(run_id: str, name: str, folder: Path) -> RunEntry:
 
 
 def _ended(entry: RunEntry, last: dict[str, Any]) -> RunEntry:
-    """Return a run with the summary that it wrote last, or of its result; as it is without both.
+    """Return a run with the summary that it wrote last, or of its result; as it is without a result.
 
     Raises:
         ValueError: neither can be read.
     """
     result = entry.folder / RESULT
+    if not is_own_file(result):
+        return entry
     if last.get("event") == "finished":
         summary = RunSummary.from_json({name: value for name, value in last.items() if name not in {"event", "time"}})
-    elif is_own_file(result):
-        summary = RunSummary.of(Result.load(result))
     else:
-        return entry
+        summary = RunSummary.of(Result.load(result))
     if entry.started and last.get("event") != "finished":  # begun again: the result is that of the time before
         return replace(entry, summary=summary)
     time = entry.time or _modified(result)

@@ -105,9 +105,9 @@ async def _events(viewer: Viewer, entry: RunEntry) -> AsyncIterator[str]:
             yield event("panel", viewer.pages.render("live_panel.html.j2", **_panel(now, state)))
         silence = 0.0 if news else silence + _INTERVAL
         was_stopping = stopping
-        if not now.live:
+        if not now.live and not (state.end.get("event") == "finished" and now.summary is None):
             yield event("end", "")
-            return
+            return  # a sweep writes the results of its runs a moment after their end
         if silence >= SILENCE:
             silence = 0.0
             yield COMMENT

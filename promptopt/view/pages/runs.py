@@ -71,9 +71,7 @@ class _ListPages:
         sweep = self._sweep(request)
         table = _sweep_table(read_sweep(sweep))
         address = f"/sweeps/{sweep.id}/rows"
-        return self._page(
-            self._runs_of(sweep), address, heading=f"Sweep {sweep.name}", sweeps=[], sweep_rows=table
-        )
+        return self._page(self._runs_of(sweep), address, heading=f"Sweep {sweep.name}", sweeps=[], sweep_rows=table)
 
     def rows_of_sweep(self, request: Request) -> Response:
         """Send the rows of the runs of a sweep."""
