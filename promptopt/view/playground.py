@@ -129,7 +129,7 @@ class Trial:
         except PromptoptError as error:
             self.error = str(error)
         except Exception as error:  # noqa: BLE001  of a reward: shown on the page, which has no other way to end
-            self.error = f"{type(error).__name__} in code of your own: try the prompt with promptopt score to see where"
+            self.error = f"{type(error).__name__} in your own code: try the prompt with promptopt score to see where"
 
     def _try(self) -> None:
         try:
@@ -176,7 +176,7 @@ class Playground:
             )
         if recorded.job.task.takes_several_calls:
             raise InputError(
-                "this task takes several calls for an example (a program or an environment): use promptopt score"
+                "this task takes several calls per example (a program or an environment), which the playground cannot try: use promptopt score"
             )
         _put(self._runs, entry.id, recorded, _MOST_RUNS)
 
@@ -215,7 +215,7 @@ class Playground:
                     f"this takes {trial.price.calls:,} calls, and the budget is {trial.budget:,}: raise it"
                 )
             if any(other.waiting for other in self._trials.values()):
-                raise InputError("another prompt is being tried: wait until it has ended")
+                raise InputError("another prompt is being tried: wait until it ends, or stop it")
             trial.started = True
         threading.Thread(target=trial.run, name="promptopt playground", daemon=True).start()
 

@@ -176,7 +176,7 @@ def _named_model(name: str, role: str, folder: Path) -> Model:
     kind, _, rest = name.partition(":")
     if kind == OWN_CODE:
         raise InputError(
-            f"{name!r} is code of your own, which a page does not import: start this run on the command line, or use one of "
+            f"{name!r} is your own code, which a page does not import: start this run on the command line, or use one of "
             f"{', '.join(MODEL_KINDS)}"
         )
     if kind in IN_PROCESS and _leads_out(rest, folder):

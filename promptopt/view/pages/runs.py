@@ -59,8 +59,7 @@ class _ListPages:
     def all_runs(self, _: Request) -> Response:
         """Show all runs and sweeps."""
         runs, sweeps = self.viewer.library.contents()
-        where = str(self.viewer.library.folder)
-        return self._page(runs, "/rows", heading=f"Runs in {where}", sweeps=sweeps, sweep_rows=[])
+        return self._page(runs, "/rows", heading="All runs", sweeps=sweeps, sweep_rows=[])
 
     def all_rows(self, _: Request) -> Response:
         """Send the rows of all runs."""
@@ -98,6 +97,7 @@ class _ListPages:
             rows=[run_row(entry) for entry in runs[:_FIRST_ROWS]],
             rows_address=rows_address,
             total=len(runs),
+            folder=str(self.viewer.library.folder),
             statuses=get_args(Status),
             columns=_COLUMNS,
             tabs=[],
