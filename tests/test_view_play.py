@@ -183,10 +183,11 @@ def test_a_trial_is_stopped_and_goes_on_with_the_calls_that_are_left(folder: Pat
     while not (folder / "asked").exists():
         time.sleep(0.01)
     answer = browser.post(f"{trial}/stop", headers=FROM_HERE)
-    assert (answer.status_code, answer.headers["location"]) == (303, trial)
-    assert "Stopping when the calls in flight" in browser.get(trial).text
+    stopping = browser.get(trial).text
     (folder / "hold").unlink()
     text = ended(browser, trial)
+    assert (answer.status_code, answer.headers["location"]) == (303, trial)
+    assert "Stopping after the calls in flight" in stopping
     (left,) = re.findall(r"(\d) calls to make", text)
 
     assert "<h1>Stopped</h1>" in text

@@ -220,7 +220,7 @@ def test_a_form_with_faults_starts_nothing_and_still_has_its_command(folder: Pat
 
     assert "This run cannot start yet" in text
     assert "tick the columns" in text
-    assert "code of your own, which a page does not import" in text
+    assert "your own code, which a page does not import" in text
     assert "promptopt optimize --data items.csv" in text
     assert "Start this run" not in text
     assert browser.post(f"{address}/run", headers=FROM_HERE).status_code == 409

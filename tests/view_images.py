@@ -72,7 +72,9 @@ def run_in_progress() -> Generator[None]:
     Path("hold").touch()
     words = ("examples/orders/task.toml", "--model", "python:slow:model", "--strategy", "hillclimb", "--seed", "2")
     where = ("--run-dir", "runs/orders-2", "--budget", "4000 calls", "--no-study", "--quiet")
-    process = subprocess.Popen(command("optimize", *words, *where), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command("optimize", *words, *where), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         yield
     finally:
