@@ -1,19 +1,20 @@
 """First paints of the viewer in Chromium: 500 runs, and a run of 10,000 candidates on 500 examples.
 
     PYTHONPATH=tests python -m benchmarks.view            # prints a table
-    PYTHONPATH=tests python -m benchmarks.view --images docs/images
 
-Each page is opened five times; the first is after the server's start, when nothing is in memory.
+The command `promptopt view` is started again three times for each page, which is opened five times each: the median of the first times, when
+the server has read nothing, and of the others. The paint is the first contentful one; "whole" is when the script of the page is
+done: all rows of the list, all of a report but its charts.
 """
 
 from __future__ import annotations
 
-import argparse
 import sqlite3
 import statistics
+import subprocess
+import sys
 import tempfile
-import time
-from contextlib import chdir, closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from browser import browsing
 from results import BETTER, HISTORY, OUTCOMES, a_result
-from viewing import TOKEN, a_run, served
 
 from promptopt import Example, Prompt
 from promptopt.evaluation.calls import Stop
@@ -34,12 +34,18 @@ from promptopt.tracking.events import RunFinished, RunStarted
 from promptopt.view.library import Library
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
     from browser import Page
 
     from promptopt import Result
 
 RUNS, CANDIDATES, EXAMPLES = 500, 10_000, 500
-TIMES = 5
+STARTS, TIMES = 3, 4
+_WHOLE = (
+    "performance.getEntriesByName('first-contentful-paint').length && document.readyState === 'complete' && "
+    "(!document.querySelector('script[src]') || document.body.dataset.ready === 'yes')"
+)
 _PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
 
 
@@ -96,62 +102,55 @@ def large_run(folder: Path) -> None:
         connection.commit()
 
 
-def paints(page: Page, address: str) -> list[float]:
-    """Return the first paints of a page in milliseconds, one for each time that it is opened."""
-    times = []
-    for _ in range(TIMES):
-        page.open(address, ready=False)
-        page.wait("performance.getEntriesByName('first-contentful-paint').length")
-        times.append(float(page.run(_PAINT)))
-    return times
+@contextmanager
+def viewing(folder: Path) -> Generator[str]:
+    """Start the command `promptopt view`; give the address that it prints."""
+    command = [sys.executable, "-m", "promptopt", "view", str(folder), "--no-open"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:  # noqa: S603  our own command
+        try:
+            yield next(iter(process.stdout or ())).split(" at ")[1].split()[0]
+        finally:
+            process.terminate()
 
 
-def measure(folder: Path) -> None:
-    """Print the first paints of the pages of both folders."""
-    many_runs(folder / "many")
-    large_run(folder / "large" / "run")
-    (run,) = (entry.id for entry in Library(folder / "large").runs())
-    print(f"{'page':34} {'first':>8} {'then':>8}  (ms to the first contentful paint)")
-    with browsing(folder / "profile") as page:
-        with served(folder / "many") as address:
-            page.open(f"{address}/static/style.css?token={TOKEN}", ready=False)  # the cookie alone
-            show(f"{RUNS} runs", paints(page, f"{address}/"))
-        with served(folder / "large") as address:
-            page.open(f"{address}/static/style.css?token={TOKEN}", ready=False)
-            for name, end in (("report", ""), ("candidates", "/candidates"), ("side by side", "/items?c=0,17,4711")):
-                show(f"{CANDIDATES:,} x {EXAMPLES}, {name}", paints(page, f"{address}/runs/{run}{end}"))
+def measure(folder: Path, run: str, ends: Iterable[tuple[str, str]]) -> None:
+    """Print the first paints of some pages of a folder: of each, the first time of several servers, and of later times."""
+    with browsing(folder.parent / f"profile-{folder.name}") as page:
+        for name, end in ends:
+            first, then, whole = list[float](), list[float](), list[float]()
+            for _ in range(STARTS):
+                with viewing(folder) as address:
+                    base, token = address.split("/?")
+                    page.open(f"{base}/static/style.css?{token}", ready=False)  # the cookie alone
+                    first.append(paint(page, f"{base}{run}{end}"))
+                    for _ in range(TIMES):
+                        then.append(paint(page, f"{base}{run}{end}"))
+                        whole.append(float(page.run("performance.now()")))
+                    page.open("about:blank", ready=False)
+            cells = (f"{statistics.median(values):.0f} ({min(values):.0f})" for values in (first, then, whole))
+            print(f"{name:34}" + "".join(f" {cell:>14}" for cell in cells), flush=True)
 
 
-def show(name: str, times: list[float]) -> None:
-    """Print a row."""
-    print(f"{name:34} {times[0]:8.0f} {statistics.median(times[1:]):8.0f}", flush=True)
-
-
-def pictures(folder: Path, images: Path) -> None:
-    """Write the pictures of the documentation."""
-    for number in range(4):
-        a_run(folder / "runs" / f"tickets-{number}", seed=number, budget=f"{400 + 300 * number} calls")
-    (first, *_) = Library(folder / "runs").runs()
-    with chdir(folder), browsing(folder / "profile") as page, served(Path("runs")) as address:
-        page.look(1280, 760)
-        page.open(f"{address}/?token={TOKEN}")
-        page.picture(images / "view-runs.png")
-        page.look(1280, 900, dark=True)
-        page.open(f"{address}/runs/{first.id}/items?part=training&outcome=won", ready=False)
-        time.sleep(0.3)
-        page.picture(images / "view-items-dark.png")
+def paint(page: Page, address: str) -> float:
+    """Open a page, wait until its script is done, and return its first contentful paint in milliseconds."""
+    page.send("Page.navigate", url=address)
+    page.wait(_WHOLE, 120)
+    return float(page.run(_PAINT))
 
 
 def main() -> None:
-    """Measure, or write the pictures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path)
-    images = parser.parse_args().images
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        if images is None:
-            measure(Path(folder))
-        else:
-            pictures(Path(folder), images.resolve())
+    """Write the runs, open their pages, print a table."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        folder = Path(temporary)
+        many_runs(folder / "many")
+        large_run(folder / "large" / "run")
+        (run,) = (entry.id for entry in Library(folder / "large").runs())
+        print(f"{'milliseconds, median (fastest)':34} {'first':>14} {'then':>14} {'whole':>14}")
+        measure(folder / "many", "", [(f"{RUNS} runs", "/")])
+        pages = (("report", ""), ("candidates", "/candidates"), ("side by side", "/items?c=0,17,4711"))
+        measure(
+            folder / "large", f"/runs/{run}", [(f"{CANDIDATES:,} x {EXAMPLES}, {name}", end) for name, end in pages]
+        )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,10 +20,11 @@ from viewing import a_run
 
 from promptopt import Example, FakeModel, InputError, Prompt
 from promptopt.evaluation.calls import Stop
-from promptopt.evaluation.ledger import Budget
+from promptopt.evaluation.ledger import Budget, Spending
 from promptopt.results.cells import CELLS, CellTable, prompt_key
 from promptopt.results.outcomes import Answer
 from promptopt.results.summary import RunSummary
+from promptopt.search.archive import Archive
 from promptopt.tracking.event_file import EVENTS, STOP_REQUEST, EventFile
 from promptopt.tracking.events import RunStarted
 from promptopt.utils.locks import is_locked
@@ -96,6 +99,58 @@ def test_a_request_in_the_folder_ends_a_run_as_ctrl_c_does(tmp_path: Path) -> No
 
 def _watcher() -> Any:
     return next((thread for thread in threading.enumerate() if thread.name == "promptopt stop request"), None)
+
+
+def test_the_last_reply_before_a_slow_one_is_written_while_the_run_waits(tmp_path: Path) -> None:
+    asked, go = list[Any](), threading.Event()
+
+    def answer(request: Request) -> str:
+        asked.append(request)
+        if len(asked) > 30:
+            go.wait()
+        return toys.answer(request)
+
+    thread = threading.Thread(target=a_run, args=(tmp_path / "a",), kwargs={"model": FakeModel(answer, "slow")})
+    thread.start()
+    try:
+        seen = _progress_until(tmp_path / "a", calls=30)
+    finally:
+        go.set()
+        thread.join()
+
+    assert seen["used"]["task"]["calls"] == 30
+    assert events_of(tmp_path / "a")[-1]["event"] == "finished"
+
+
+def _progress_until(folder: Path, *, calls: int) -> dict[str, Any]:
+    """Return the last progress once it counts some calls; it may take long on a busy machine, but comes by itself."""
+    last: dict[str, Any] = {}
+    for _ in range(3000):
+        lines = events_of(folder) if (folder / EVENTS).exists() else []
+        last = next((line for line in reversed(lines) if line["event"] == "progress"), {})
+        if last.get("used", {}).get("task", {}).get("calls") == calls:
+            break
+        time.sleep(0.02)
+    return last
+
+
+def test_progress_is_written_when_it_changes_alone(tmp_path: Path) -> None:
+    class Watched(EventFile):
+        """Writes when it is asked to, and not by itself."""
+
+        def _watch_progress(self) -> None:
+            pass
+
+    ledger = SimpleNamespace(stage_name="search", logical={}, paid={}, failed=0, total=lambda _: Spending())
+    state: Any = SimpleNamespace(ledger=ledger, steps=[], archive=Archive(), proposed={}, unusable={})
+    with Watched(tmp_path, Budget(calls=9), Stop()) as events:
+        events.follow(state)
+        for _ in range(3):
+            events.write_progress()
+        state.steps.append({})
+        events.write_progress()
+
+    assert [event["step"] for event in events_of(tmp_path)] == [0, 1]
 
 
 def test_the_lock_ends_with_the_process(tmp_path: Path) -> None:

@@ -361,7 +361,7 @@ def test_a_run_leaves_all_that_its_report_needs(tmp_path: Path) -> None:
 # Waits until the page is built, does what a reader would do, and writes down what is then to be seen.
 DRIVER = """
 <script type="module">
-while (document.body.dataset.ready !== "yes") await new Promise((go) => setTimeout(go, 20));
+while (document.body.dataset.drawn !== "yes") await new Promise((go) => setTimeout(go, 20));
 const said = {}, tree = document.getElementById("tree"), detail = document.getElementById("detail");
 const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
 tree.querySelector("[tabindex='0']").focus();

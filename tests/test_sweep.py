@@ -24,11 +24,13 @@ from promptopt import InputError, Memo, Result
 from promptopt.cli import app
 from promptopt.evaluation.ledger import Spending
 from promptopt.report.compare import read_run
+from promptopt.results.cells import CELLS
 from promptopt.sweep import load_sweep, run_sweep
 from promptopt.sweep.intervals import crossed_interval
 from promptopt.sweep.single_run import RunOutcome
 from promptopt.sweep.spec import parse_sweep
 from promptopt.sweep.table import Entry, Table, ranked, row_of
+from promptopt.tracking.event_file import EVENTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,6 +122,10 @@ def test_every_cell_is_a_run_with_a_folder_of_its_own(swept: Any) -> None:
         (name, seed, "600 calls") for name in ("RandomSearch", "SteepestAscent") for seed in (0, 1)
     ]
     assert all(read_run(home / "out" / name).outcomes for name in names)
+    assert all((home / "out" / name / CELLS).exists() for name in names)
+    events = [(home / "out" / name / EVENTS).read_text(encoding="utf-8").splitlines() for name in names]
+    assert {json.loads(lines[0])["event"] for lines in events} == {"started"}
+    assert {json.loads(lines[-1])["event"] for lines in events} == {"finished"}
     assert [row["calls"] for row in found["rows"]] == [
         np.mean([sum(s.calls for s in r.used.values()) for r in results[i : i + 2]]) for i in (0, 2)
     ]

@@ -347,7 +347,7 @@ def test_a_run_in_progress_is_shown_and_ended(tmp_path: Path) -> None:
         assert "End this run" in browser.get(f"/runs/{run}").text
         answer = browser.post(f"/runs/{run}/stop", headers={"origin": INSIDE})
         assert (answer.status_code, answer.headers["location"]) == (303, f"/runs/{run}")
-        events._watcher.join(timeout=30)
+        events._watchers[0].join(timeout=30)
         assert stop.requested
         assert "stopping" in browser.get(f"/runs/{run}").text
 

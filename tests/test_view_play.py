@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from browser import browsing, chromium
+from results import a_result
 from shell import promptopt
 from sweep_parts import write_task
 
@@ -24,6 +25,7 @@ from promptopt.cli.task_options import TaskOptions
 from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Ledger
 from promptopt.evaluation.scorer import Scorer
+from promptopt.prompt import Prompts
 from promptopt.results.result import Result
 from promptopt.results.saved_prompt import read_prompt
 
@@ -32,7 +34,7 @@ pytest.importorskip("starlette", reason="the extra 'view' is not installed")
 
 from starlette.testclient import TestClient
 from test_report import HOSTILE
-from test_view import INSIDE, Parts, ids
+from test_view import INSIDE, Parts, ids, saved
 from test_view_browser import FITS, tab_to
 from viewing import TOKEN, served
 
@@ -46,6 +48,7 @@ from promptopt import FakeModel
 
 def answer(request):
     while Path("hold").exists():
+        Path("asked").touch()
         time.sleep(0.01)
     text = str(request.context)
     return ("yes", "no")[sum(map(ord, text)) % 2]
@@ -171,6 +174,41 @@ def test_nothing_passes_the_budget_and_one_goes_on_at_a_time(folder: Path) -> No
     assert "The tried prompt beside" in ended(browser, first)
 
 
+def test_a_trial_is_stopped_and_goes_on_with_the_calls_that_are_left(folder: Path) -> None:
+    browser = client()
+    trial = priced(browser, loaded(browser), prompt="stopped {text}")
+    (folder / "hold").touch()
+    (folder / "asked").unlink(missing_ok=True)
+    browser.post(f"{trial}/run", headers=FROM_HERE)
+    while not (folder / "asked").exists():
+        time.sleep(0.01)
+    answer = browser.post(f"{trial}/stop", headers=FROM_HERE)
+    stopping = browser.get(trial).text
+    (folder / "hold").unlink()
+    text = ended(browser, trial)
+    assert (answer.status_code, answer.headers["location"]) == (303, trial)
+    assert "Stopping after the calls in flight" in stopping
+    (left,) = re.findall(r"(\d) calls to make", text)
+
+    assert "<h1>Stopped</h1>" in text
+    assert int(left) < 6
+    browser.post(f"{trial}/stop", headers=FROM_HERE)  # nothing goes on: it changes nothing
+    browser.post(f"{trial}/run", headers=FROM_HERE)
+    assert "The tried prompt beside" in ended(browser, trial)
+
+
+def test_the_prompts_of_a_program_are_not_tried(tmp_path: Path) -> None:
+    prompts = Prompts({"query": Prompt("a {text}"), "answer": Prompt("b {text}")})
+    history = (replace(a_result().history[0], prompt=prompts),)
+    saved(tmp_path / "a", a_result(prompt=prompts, seed_prompt=prompts, history=history, test=None))
+    browser = TestClient(build_app(tmp_path, token=TOKEN), base_url=INSIDE)
+    browser.get(f"/?token={TOKEN}")
+    text = browser.get(f"/runs/{ids(tmp_path)['a']}/play").text
+
+    assert "belong to a program" in text
+    assert "Load the task" not in text
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -294,7 +332,7 @@ def test_texts_stay_text_and_only_own_pages_act(folder: Path) -> None:
         assert all(link.startswith(("/", "#", "data:,")) for link in parts.addresses), parts.addresses
     assert evil in "".join(Parts(browser.get(trial).text).texts)
 
-    for path in (address, f"{address}/load", f"{trial}/run", f"{trial}/keep"):
+    for path in (address, f"{address}/load", f"{trial}/run", f"{trial}/stop", f"{trial}/keep"):
         for origin in ({}, {"origin": "http://evil.example"}):
             assert browser.post(path, data={"name": "x"}, headers=origin).status_code == 403
         browser.cookies.clear()

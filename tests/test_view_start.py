@@ -28,7 +28,7 @@ from test_view_browser import FITS, tab_to
 from viewing import TOKEN, served
 
 from promptopt.view.data_files import columns, data_files, likely_input, likely_label
-from promptopt.view.run_form import RunForm
+from promptopt.view.run_form import RunForm, _leads_out
 
 FROM_HERE = {"origin": INSIDE}
 KEY = "sk-a-secret-key"
@@ -220,13 +220,34 @@ def test_a_form_with_faults_starts_nothing_and_still_has_its_command(folder: Pat
 
     assert "This run cannot start yet" in text
     assert "tick the columns" in text
-    assert "code of your own, which a page does not import" in text
+    assert "your own code, which a page does not import" in text
     assert "promptopt optimize --data items.csv" in text
     assert "Start this run" not in text
     assert browser.post(f"{address}/run", headers=FROM_HERE).status_code == 409
 
 
 # ---------------------------------------------------------------- what is started
+
+
+@pytest.mark.parametrize("kind", ["local", "local-clip"])
+@pytest.mark.parametrize("name", ["{outside}", "../outside", "a/../../outside", "~/outside", "link", "/nothing/there"])
+@pytest.mark.parametrize("role", ["model", "writer"])
+def test_a_form_names_no_model_file_outside_its_folder(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, kind: str, name: str, role: str
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (folder / "link").symlink_to(outside)
+    form = RunForm(folder=folder, data="items.csv", **{role: f"{kind}:{name.format(outside=outside)}"})  # type: ignore[arg-type]
+
+    with pytest.raises(ValueError, match="names a file or folder outside"):
+        getattr(form, f"_{role}")
+
+
+def test_a_form_names_known_models_those_of_the_hub_and_paths_below_its_folder(folder: Path) -> None:
+    (folder / "models").mkdir()
+
+    for name in ("smollm2", "owner/name", "models", "models/none.gguf"):
+        assert not _leads_out(name, folder)
 
 
 def test_one_process_is_started_for_a_form_with_its_words_and_no_shell(

@@ -153,6 +153,7 @@ def run_job(
     ledger: Ledger | None = None,
     overwrite: bool = False,
     stop: Stop | None = None,
+    record_dir: str | Path | None = None,
 ) -> Result:
     """Run a job, as `optimize` does.
 
@@ -166,6 +167,7 @@ def run_job(
         ledger: a new ledger, for callers that inspect it afterwards.
         overwrite: as in `optimize`.
         stop: set by the caller to end the search; None sets it on signals.
+        record_dir: existing folder for events and replies, for callers that save the result themselves; `run_dir` by default.
 
     Returns:
         The result.
@@ -198,14 +200,14 @@ def run_job(
         nullcontext(memo) if isinstance(memo, Memo) else Memo(memo) as store,
         spare_descriptors() as release_descriptors,
         nullcontext(stop) if stop else stop_on_signals(display) as stopping,
-        record_run(job, run_dir, stopping) as recording,
+        record_run(job, record_dir or run_dir, stopping) as recording,
     ):
         if job.chosen:
             _log.info("%s", job.chosen)
         if forgotten := fields_not_sent(job.task):
             _log.warning("%s", forgotten)
         try:
-            watch = recording.watch(display.refresh if display else nothing)
+            watch = display.refresh if display else nothing
             caller = Caller(store, ledger or Ledger(), stopping, watch=watch)
             result = save_result(run_stages(job, caller, display, (*recording.callbacks, *all_callbacks), recording))
         except CrashedError as crash:

@@ -14,7 +14,7 @@ from promptopt.results.cells import CellRecorder
 from promptopt.tracking.event_file import EventFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
     from promptopt.evaluation.calls import Stop
     from promptopt.optimization.job import Job
@@ -40,18 +40,6 @@ class Recording:
     def callbacks(self) -> tuple[Callback, ...]:
         """Receivers of the events before the last."""
         return () if self.events is None else (self.events,)
-
-    def watch(self, watch: Callable[[], None]) -> Callable[[], None]:
-        """Return a function, called after each reply, that calls `watch` and writes the progress."""
-        events = self.events
-        if events is None:
-            return watch
-
-        def both() -> None:
-            watch()
-            events.refresh()
-
-        return both
 
     def observe(self, scores: Scores) -> None:
         """Write scores."""

@@ -33,16 +33,18 @@ class SequentialPool:
     Args:
         memo: folder or URL of the memo.
         storage: Optuna storage of the runs: a URL, or the path of an SQLite file.
+        folder: folder of the sweep, in which runs write their events.
     """
 
-    def __init__(self, memo: str, storage: str | Path) -> None:
+    def __init__(self, memo: str, storage: str | Path, folder: Path) -> None:
         self.memo = memo
         self.storage = storage
+        self.folder = folder
 
     def run(self, run_specs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, RunOutcome]]:
         """Execute runs in order. Ctrl-C ends the current run, and then the sweep."""
         for run_spec in run_specs:
-            outcome = execute_run(run_spec, self.memo, self.storage)
+            outcome = execute_run(run_spec, self.memo, self.storage, self.folder)
             yield run_spec, outcome
             if outcome.reason == STOPPED:
                 raise KeyboardInterrupt
@@ -55,15 +57,23 @@ class RayPool:
         ray: the ray module, connected to a cluster.
         memo: folder or URL of the memo.
         storage: see `SequentialPool`.
+        folder: see `SequentialPool`; None on a cluster, whose machines may not have it.
         workers: maximum parallel runs; None lets Ray decide.
         resources: resources per run, as options of `ray.remote`.
     """
 
     def __init__(
-        self, ray: Any, memo: str, storage: str | Path, *, workers: int | None, resources: dict[str, float]
+        self,
+        ray: Any,
+        memo: str,
+        storage: str | Path,
+        folder: Path | None,
+        *,
+        workers: int | None,
+        resources: dict[str, float],
     ) -> None:
         self.ray = ray
-        self.storage_args = (memo, storage)
+        self.storage_args = (memo, storage, folder)
         self.workers = workers
         self.task = ray.remote(**resources)(execute_run)
 
@@ -91,6 +101,7 @@ class RayPool:
 def open_pool(
     memo: str,
     storage: str | Path,
+    folder: Path,
     *,
     workers: int | None,
     address: str | None,
@@ -105,7 +116,7 @@ def open_pool(
         MissingExtraError: Ray is requested but not installed.
     """
     if address is None and not workers:
-        yield SequentialPool(memo, storage)
+        yield SequentialPool(memo, storage, folder)
         return
     if workers == 0:
         raise InputError(
@@ -122,7 +133,8 @@ def open_pool(
     connect(address)
     try:
         _check_cluster(ray, memo, storage, {"CPU": cpus, "GPU": gpus})
-        yield RayPool(ray, memo, storage, workers=workers, resources={"num_cpus": cpus, "num_gpus": gpus})
+        resources = {"num_cpus": cpus, "num_gpus": gpus}
+        yield RayPool(ray, memo, storage, folder if address is None else None, workers=workers, resources=resources)
     finally:
         if started_here:
             ray.shutdown()

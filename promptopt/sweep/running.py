@@ -82,7 +82,15 @@ def run_sweep(
 
         def pool() -> Pool:
             return stack.enter_context(
-                open_pool(location, study_storage, workers=workers, address=address, cpus=spec.cpus, gpus=spec.gpus)
+                open_pool(
+                    location,
+                    study_storage,
+                    run_folder.absolute(),
+                    workers=workers,
+                    address=address,
+                    cpus=spec.cpus,
+                    gpus=spec.gpus,
+                )
             )
 
         executor = _RunExecutor(run_folder, study, tell, pool)

@@ -185,19 +185,24 @@ class RunOutcome:
     calls: Calls = field(default_factory=lambda: Calls({}, 0))
 
 
-def execute_run(run_spec: RunSpec, memo: str, storage: str | Path) -> RunOutcome:
+def execute_run(run_spec: RunSpec, memo: str, storage: str | Path, folder: Path | None) -> RunOutcome:
     """Execute a run. Errors of the package become the reason of the outcome.
 
     Args:
         run_spec: the run.
         memo: folder or URL of the memo.
         storage: Optuna storage to record the run in: a URL, or the path of an SQLite file.
+        folder: folder of the sweep, in which the run writes its events and replies; None to write none.
     """
     ledger = RecordingLedger()
+    record_dir = None if folder is None else folder / run_spec.name
     try:
         with closing(OptunaStudy(storage)) as study:
             callbacks: list[Callback] = [study, *load_callbacks(run_spec.callbacks, run_spec.folder)]
-            result = run_job(run_spec.job(), memo=memo, tracking=False, callbacks=callbacks, ledger=ledger)
+            job = run_spec.job()
+            if record_dir is not None:
+                make_private_folder(record_dir)
+            result = run_job(job, memo=memo, tracking=False, callbacks=callbacks, ledger=ledger, record_dir=record_dir)
     except PromptoptError as error:
         return RunOutcome(reason=str(error))
     return RunOutcome(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -37,9 +38,17 @@ class Assets:
         return Response(make(), media_type=_TYPES[name.rpartition(".")[2]], headers={"cache-control": _CACHING})
 
 
-@cache
+_bundling = threading.Lock()
+
+
 def vega() -> str:
-    """Return Vega-Lite's JavaScript. Bundling it takes one to two seconds."""
+    """Return Vega-Lite's JavaScript. Bundling it takes one to two seconds: who asks meanwhile waits for the same bundle."""
+    with _bundling:
+        return _vega()
+
+
+@cache
+def _vega() -> str:
     return f"(() => {{ 'use strict'; {vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed;')} }})();"
 
 

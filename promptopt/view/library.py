@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from promptopt.errors import InputError
 from promptopt.results.outcomes import FILE as OUTCOMES
@@ -18,9 +18,10 @@ from promptopt.results.summary import RunSummary
 from promptopt.tracking.event_file import EVENTS
 from promptopt.utils.json_values import json_object
 from promptopt.utils.locks import is_locked
+from promptopt.view.file_cache import FileCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from promptopt.results.outcomes import Outcome
 
@@ -32,8 +33,6 @@ _TAIL = 65_536  # bytes at the end of an event file that hold its last line, but
 _ID_DIGITS = 12
 _MAX_RESULTS = 4  # results kept in memory, each up to some hundred megabytes
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunEntry:
@@ -44,9 +43,10 @@ class RunEntry:
         name: path below the folder that is viewed.
         folder: of the run.
         status: how far it came.
-        time: seconds since 1970 of its end, or of the last event.
+        time: seconds since 1970 of its end, or of its last event; while it is in progress, of its start.
         summary: None if it has no result yet.
         started: its first event, for a run without a summary; {} if there is none.
+        progress: its last state while it is in progress; {} before the first.
         error: why it failed or cannot be read, or "".
     """
 
@@ -57,6 +57,7 @@ class RunEntry:
     time: float
     summary: RunSummary | None = None
     started: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
     error: str = ""
 
     @property
@@ -82,6 +83,35 @@ class SweepEntry:
     time: float
 
 
+class _Folder(NamedTuple):
+    """A folder at or below the one that is viewed.
+
+    Args:
+        path: below the one that is viewed, with forward slashes; "." for that one itself.
+        location: where it is.
+        files: names of its files.
+    """
+
+    path: str
+    location: str
+    files: frozenset[str]
+
+    @property
+    def id(self) -> str:
+        """A digest of the path."""
+        return hashlib.sha256(self.path.encode("utf-8", "surrogateescape")).hexdigest()[:_ID_DIGITS]
+
+    @property
+    def name(self) -> str:
+        """The path; of the folder that is viewed, its own name."""
+        return self.path if self.path != "." else Path(self.location).resolve().name
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether it is the folder of a run."""
+        return RESULT in self.files or EVENTS in self.files
+
+
 class Library:
     """Everything under a folder.
 
@@ -96,38 +126,34 @@ class Library:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise InputError(f"there is no folder {self.folder}: give one that holds runs, or start a run first")
-        self._summaries: _Cache[RunEntry] = _Cache()
-        self._results: _Cache[Result] = _Cache(_MAX_RESULTS)
-        self._outcomes: _Cache[tuple[Outcome, ...]] = _Cache(_MAX_RESULTS)
+        self._summaries: FileCache[RunEntry] = FileCache()
+        self._results: FileCache[Result] = FileCache(_MAX_RESULTS)
+        self._outcomes: FileCache[tuple[Outcome, ...]] = FileCache(_MAX_RESULTS)
 
     def runs(self) -> list[RunEntry]:
         """Return all runs, the newest first."""
-        entries = [self._entry(folder) for folder, names in self._folders() if names & {RESULT, EVENTS}]
-        return sorted(entries, key=lambda entry: (-entry.time, entry.name))
+        return self.contents()[0]
 
-    def sweeps(self) -> list[SweepEntry]:
-        """Return all sweeps with a table, the newest first."""
-        entries = [
-            SweepEntry(
-                id=self._id(folder), name=self._name(folder), folder=folder, time=(folder / SWEEP).stat().st_mtime
-            )
-            for folder, names in self._folders()
-            if SWEEP in names
-        ]
-        return sorted(entries, key=lambda entry: (-entry.time, entry.name))
+    def contents(self) -> tuple[list[RunEntry], list[SweepEntry]]:
+        """Return all runs and all sweeps with a table, the newest first."""
+        folders = list(self._folders())
+        runs = [self._entry(found.id, found.name, found.location) for found in folders if found.holds_run]
+        sweeps = [_sweep(found) for found in folders if SWEEP in found.files]
+        return sorted(runs, key=_newest_first), sorted(sweeps, key=_newest_first)
 
     def run(self, run_id: str) -> RunEntry | None:
         """Return the run with this id, None if there is none."""
-        matches = (folder for folder, names in self._folders() if names & {RESULT, EVENTS})
-        return next((self._entry(folder) for folder in matches if self._id(folder) == run_id), None)
+        found = self._find(run_id)
+        return self._entry(run_id, found.name, found.location) if found is not None and found.holds_run else None
 
     def current(self, entry: RunEntry) -> RunEntry:
         """Return a run as it is now, without looking at the others."""
-        return self._entry(entry.folder)
+        return self._entry(entry.id, entry.name, str(entry.folder))
 
     def sweep(self, sweep_id: str) -> SweepEntry | None:
         """Return the sweep with this id, None if there is none."""
-        return next((entry for entry in self.sweeps() if entry.id == sweep_id), None)
+        found = self._find(sweep_id)
+        return _sweep(found) if found is not None and SWEEP in found.files else None
 
     def result(self, entry: RunEntry) -> Result:
         """Return the result of a run.
@@ -151,104 +177,87 @@ class Library:
             return ()
         return self._outcomes.get(entry.id, (file,), lambda: read_outcomes(file))
 
-    def _folders(self) -> Iterator[tuple[Path, frozenset[str]]]:
-        """Yield each folder with the names of its files."""
-        open_folders = [(self.folder, 0)]
+    def report_files(self, entry: RunEntry) -> tuple[Path, ...]:
+        """Return the files that `result` and `outcomes` read."""
+        return entry.folder / RESULT, entry.folder / OUTCOMES
+
+    def _find(self, folder_id: str) -> _Folder | None:
+        return next((found for found in self._folders() if found.id == folder_id), None)
+
+    def _folders(self) -> Iterator[_Folder]:
+        """Yield each folder. Names are joined by hand, because a list of 500 runs does it a thousand times."""
+        open_folders = [(".", str(self.folder), 0)]
         while open_folders:
-            folder, depth = open_folders.pop()
-            names = set[str]()
+            path, location, depth = open_folders.pop()
+            files = set[str]()
             try:
-                with os.scandir(folder) as entries:
+                with os.scandir(location) as entries:
                     for entry in entries:
                         if entry.is_file(follow_symlinks=False):
-                            names.add(entry.name)
+                            files.add(entry.name)
                         elif depth < _MAX_DEPTH and entry.is_dir(follow_symlinks=False):
-                            open_folders.append((Path(entry.path), depth + 1))
+                            below = entry.name if path == "." else f"{path}/{entry.name}"
+                            open_folders.append((below, entry.path, depth + 1))
             except OSError:  # not readable, or deleted meanwhile
                 continue
-            yield folder, frozenset(names)
+            yield _Folder(path, location, frozenset(files))
 
-    def _name(self, folder: Path) -> str:
-        return folder.relative_to(self.folder).as_posix() if folder != self.folder else folder.resolve().name
-
-    def _id(self, folder: Path) -> str:
-        path = folder.relative_to(self.folder).as_posix().encode("utf-8", "surrogateescape")
-        return hashlib.sha256(path).hexdigest()[:_ID_DIGITS]
-
-    def _entry(self, folder: Path) -> RunEntry:
-        run_id = self._id(folder)
-        files = (folder / EVENTS, folder / RESULT)
-        entry = self._summaries.get(run_id, files, lambda: self._read_entry(run_id, folder))
-        if entry.live and not _in_progress(folder / EVENTS):
-            return self._read_entry(run_id, folder)
+    def _entry(self, run_id: str, name: str, location: str) -> RunEntry:
+        files = (os.path.join(location, EVENTS), os.path.join(location, RESULT))  # noqa: PTH118  as in `_folders`
+        entry = self._summaries.get(run_id, files, lambda: _read_entry(run_id, name, Path(location)))
+        if entry.live and not _in_progress(entry.folder / EVENTS):
+            return _read_entry(run_id, name, entry.folder)
         return entry
 
-    def _read_entry(self, run_id: str, folder: Path) -> RunEntry:
-        events = folder / EVENTS
-        first, last = _ends(events) if is_own_file(events) else ({}, {})
-        time = float(last.get("time") or _modified(events))
-        entry = RunEntry(
-            id=run_id, name=self._name(folder), folder=folder, status="interrupted", time=time, started=first
-        )
-        if first and _in_progress(events):
-            return replace(entry, status="in progress")
-        if last.get("event") == "failed":
-            return replace(entry, status="failed", error=str(last.get("error", "")))
-        try:
-            return _ended(entry, last)
-        except ValueError as error:  # InputError is one
-            return replace(entry, status="unreadable", error=str(error))
+
+def _sweep(found: _Folder) -> SweepEntry:
+    folder = Path(found.location)
+    return SweepEntry(id=found.id, name=found.name, folder=folder, time=_modified(folder / SWEEP))
+
+
+def _newest_first(entry: RunEntry | SweepEntry) -> tuple[float, str]:
+    return -entry.time, entry.name
+
+
+def _read_entry(run_id: str, name: str, folder: Path) -> RunEntry:
+    events = folder / EVENTS
+    first, lines = _read_events(events) if is_own_file(events) else ({}, [])
+    last = _object(lines[-1]) if lines else {}
+    time = float(last.get("time") or _modified(events))
+    entry = RunEntry(id=run_id, name=name, folder=folder, status="interrupted", time=time, started=first)
+    if first and _in_progress(events):
+        start = float(first.get("time") or time)
+        return replace(entry, status="in progress", time=start, progress=_last_progress(lines))
+    if last.get("event") == "failed":
+        return replace(entry, status="failed", error=str(last.get("error", "")))
+    try:
+        return _ended(entry, last)
+    except ValueError as error:  # InputError is one
+        return replace(entry, status="unreadable", error=str(error))
 
 
 def _ended(entry: RunEntry, last: dict[str, Any]) -> RunEntry:
-    """Return a run with the summary that it wrote last, or of its result; as it is without both.
+    """Return a run with the summary that it wrote last, or of its result; as it is without a result.
 
     Raises:
         ValueError: neither can be read.
     """
     result = entry.folder / RESULT
+    if not is_own_file(result):
+        return entry
     if last.get("event") == "finished":
         summary = RunSummary.from_json({name: value for name, value in last.items() if name not in {"event", "time"}})
-    elif is_own_file(result):
-        summary = RunSummary.of(Result.load(result))
     else:
-        return entry
+        summary = RunSummary.of(Result.load(result))
     if entry.started and last.get("event") != "finished":  # begun again: the result is that of the time before
         return replace(entry, summary=summary)
     time = entry.time or _modified(result)
     return replace(entry, status="unfinished" if summary.unfinished else "finished", time=time, summary=summary)
 
 
-class _Cache(dict[str, tuple[Any, T]]):
-    """Values read from files, read again when one of these changes. Keeps the newest `most`; all by default."""
-
-    def __init__(self, most: int | None = None) -> None:
-        super().__init__()
-        self._most = most
-
-    def get(self, key: str, files: tuple[Path, ...], read: Callable[[], T]) -> T:  # type: ignore[override]
-        """Return the value, read now or before."""
-        state = tuple(_state(file) for file in files)
-        held = super().get(key)
-        if held is None or held[0] != state:
-            held = (state, read())
-            self[key] = held
-            while self._most is not None and len(self) > self._most:
-                self.pop(next(iter(self)), None)
-        return held[1]
-
-
 def is_own_file(path: Path) -> bool:
     """Whether a path is a file itself, not a link to one."""
     return path.is_file() and not path.is_symlink()
-
-
-def _state(file: Path) -> tuple[int, int] | None:
-    try:
-        status = file.stat(follow_symlinks=False)
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
 
 
 def _modified(path: Path) -> float:
@@ -265,18 +274,21 @@ def _in_progress(events: Path) -> bool:
         return False
 
 
-def _ends(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the first and the last whole line of an event file; {} for what is not there."""
+def _read_events(path: Path) -> tuple[dict[str, Any], list[bytes]]:
+    """Return the first whole line of an event file, {} without one, and its last whole lines."""
     try:
         with path.open("rb") as file:
             first = file.readline()
             file.seek(0, os.SEEK_END)
             file.seek(max(file.tell() - _TAIL, 0))
-            lines = file.read().split(b"\n")
+            return _object(first), file.read().split(b"\n")[:-1]
     except OSError:
-        return {}, {}
-    last = lines[-2] if len(lines) > 1 else b""
-    return _object(first), _object(last)
+        return {}, []
+
+
+def _last_progress(lines: list[bytes]) -> dict[str, Any]:
+    events = map(_object, reversed(lines))
+    return next((event for event in events if event.get("event") == "progress"), {})
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import re
 import secrets
 import shlex
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from promptopt.errors import InputError, PromptoptError
+from promptopt.errors import InputError, PromptoptError, StoppedError
 from promptopt.evaluation.caller import Caller
+from promptopt.evaluation.calls import Stop
 from promptopt.evaluation.ledger import Budget, Ledger
 from promptopt.evaluation.scorer import Scorer
 from promptopt.memo.memo import Memo
@@ -87,8 +88,10 @@ class Trial:
         chosen: the run's chosen prompt.
         examples: to try it on.
         budget: the most calls to make.
-        price: what it will cost.
+        price: what it will cost; after a stop, what is left.
+        stop: set to end it early.
         started: whether it was started.
+        stopped: whether it was ended early; it can be started again.
         findings: once it has ended.
         error: why it ended without findings, or "".
         commands: once the prompt is kept, the commands that score it and start from it.
@@ -102,7 +105,9 @@ class Trial:
     examples: tuple[Example, ...]
     budget: int
     price: Price
+    stop: Stop = field(default_factory=Stop)
     started: bool = False
+    stopped: bool = False
     findings: Findings | None = None
     error: str = ""
     commands: tuple[str, ...] = ()
@@ -118,18 +123,25 @@ class Trial:
         return self.started and self.findings is None and not self.error
 
     def run(self) -> None:
-        """Score both prompts, and set `findings` or `error`."""
+        """Score both prompts, and set `findings` or `error`; or, if it was stopped, the price of the rest."""
         try:
-            self.findings = self._found()
+            self._try()
         except PromptoptError as error:
             self.error = str(error)
         except Exception as error:  # noqa: BLE001  of a reward: shown on the page, which has no other way to end
-            self.error = f"{type(error).__name__} in code of your own: try the prompt with promptopt score to see where"
+            self.error = f"{type(error).__name__} in your own code: try the prompt with promptopt score to see where"
+
+    def _try(self) -> None:
+        try:
+            self.findings = self._found()
+        except StoppedError:
+            self.price = _price(self.recorded, _distinct(self.prompt, self.chosen), self.examples)
+            self.stop, self.stopped, self.started = Stop(), True, False
 
     def _found(self) -> Findings:
         job = self.recorded.job
         with Memo() as memo:
-            caller = Caller(memo, Ledger(Budget(calls=self.budget + self.price.known)))
+            caller = Caller(memo, Ledger(Budget(calls=self.budget + self.price.known)), self.stop)
             scores = Scorer(job.task, job.model, caller).score(_distinct(self.prompt, self.chosen), self.examples)
         return _findings(scores)
 
@@ -164,7 +176,7 @@ class Playground:
             )
         if recorded.job.task.takes_several_calls:
             raise InputError(
-                "this task takes several calls for an example (a program or an environment): use promptopt score"
+                "this task takes several calls per example (a program or an environment), which the playground cannot try: use promptopt score"
             )
         _put(self._runs, entry.id, recorded, _MOST_RUNS)
 
@@ -203,7 +215,7 @@ class Playground:
                     f"this takes {trial.price.calls:,} calls, and the budget is {trial.budget:,}: raise it"
                 )
             if any(other.waiting for other in self._trials.values()):
-                raise InputError("another prompt is being tried: wait until it has ended")
+                raise InputError("another prompt is being tried: wait until it ends, or stop it")
             trial.started = True
         threading.Thread(target=trial.run, name="promptopt playground", daemon=True).start()
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
 from promptopt.data.task_file import build_task
 from promptopt.data.task_spec import parse_spec
 from promptopt.errors import InputError
-from promptopt.models.kinds import KINDS
+from promptopt.models.kinds import IN_PROCESS, KINDS
 from promptopt.optimization.checkup import Checkup, examine
 from promptopt.optimization.job import prepare, read_model
 from promptopt.strategies.auto import AUTO
@@ -153,11 +153,11 @@ class RunForm:
 
     @cached_property
     def _model(self) -> Model:
-        return _named_model(self.model, "task model")
+        return _named_model(self.model, "task model", self.folder)
 
     @cached_property
     def _writer(self) -> Model | None:
-        return _named_model(self.writer, "writer") if self.writer else None
+        return _named_model(self.writer, "writer", self.folder) if self.writer else None
 
     def _checked_strategy(self) -> str:
         if self.strategy != AUTO and self.strategy not in known_strategies():
@@ -165,17 +165,31 @@ class RunForm:
         return self.strategy
 
 
-def _named_model(name: str, role: str) -> Model:
+def _named_model(name: str, role: str, folder: Path) -> Model:
     """Return the model of a name.
 
     Raises:
-        InputError: there is none, or its name is code to import.
+        InputError: there is none, its name is code to import, or a file or folder outside `folder`.
     """
     if not name:
         raise InputError(f"the {role} has no name: write KIND:NAME, such as openai:gpt-4.1-mini or local:smollm2")
-    if name.partition(":")[0] == OWN_CODE:
+    kind, _, rest = name.partition(":")
+    if kind == OWN_CODE:
         raise InputError(
-            f"{name!r} is code of your own, which a page does not import: start this run on the command line, or use one of "
+            f"{name!r} is your own code, which a page does not import: start this run on the command line, or use one of "
             f"{', '.join(MODEL_KINDS)}"
         )
+    if kind in IN_PROCESS and _leads_out(rest, folder):
+        raise InputError(
+            f"{name!r} names a file or folder outside {folder}: a form takes known names, names of the hub and paths below "
+            "that folder; start this run on the command line"
+        )
     return read_model(name)
+
+
+def _leads_out(name: str, folder: Path) -> bool:
+    """Whether the name of a model on this machine is a path that leads out of a folder. Says nothing of what is there."""
+    path = PurePath(name)
+    if path.is_absolute() or ".." in path.parts or name.startswith("~"):
+        return True
+    return not (folder / path).resolve().is_relative_to(folder.resolve())

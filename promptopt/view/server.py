@@ -12,7 +12,6 @@ import uvicorn
 
 from promptopt.errors import InputError
 from promptopt.view.app import build_app
-from promptopt.view.assets import vega
 from promptopt.view.security import TOKEN
 
 if TYPE_CHECKING:
@@ -54,7 +53,6 @@ def view(
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{number}/?{TOKEN}={token}"
         say(f"viewing {folder} at {address} (Ctrl-C to stop)")
-        threading.Thread(target=vega, daemon=True).start()  # ready when the first chart needs it
         if open_browser:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         config = uvicorn.Config(

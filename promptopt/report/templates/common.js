@@ -18,9 +18,13 @@ const CONFIG = {
 };
 // An axis with ticks that were computed with the data.
 const scaled = ({ values, format }) => ({ scale: { domain: [values[0], values.at(-1)], nice: false, zero: false }, axis: { values, format } });
-const draw = (selector, layer, description) =>
-  window.vegaEmbed(
+let library; // of charts: loaded with the first of them
+const draw = async (selector, layer, description) => {
+  await comesNear(document.querySelector(selector));
+  await (library ??= loadLibrary());
+  return window.vegaEmbed(
     selector,
     { width: "container", height: 300, autosize: { type: "fit", contains: "padding" }, description, layer, config: CONFIG },
     { renderer: "svg", actions: false, mode: "vega-lite", ast: true, defaultStyle: false, tooltip: { disableDefaultStyle: true } },
   );
+};

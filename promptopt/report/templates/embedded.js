@@ -4,7 +4,10 @@ const unpack = async (id) => {
   const inflated = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Response(inflated).text();
 };
-const library = node("script");
-library.textContent = await unpack("library");
-// It runs when it is appended.
-document.head.append(library);
+const loadLibrary = async () => {
+  const script = node("script");
+  script.textContent = await unpack("library");
+  document.head.append(script); // which runs it
+};
+// All charts are drawn at once.
+const comesNear = async () => {};

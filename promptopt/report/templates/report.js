@@ -163,64 +163,6 @@ if (candidates.size) {
   select(selected);
 }
 
-// ---- charts
-const points = data.candidates.filter(({ reward }) => reward !== null).map(({ text, ...point }) => point);
-const tooltip = (...names) => names.map(([field, title]) => ({ field, title, type: "quantitative" }));
-const chart = (selector, xField, title, lines, description) => {
-  const x = { field: xField, type: "quantitative", title, ...scaled(data.axes[xField]) };
-  const y = { field: "reward", type: "quantitative", title: "training reward", ...scaled(data.axes.reward) };
-  const shown = tooltip(["number", "candidate"], ["reward", "reward"], ["cells", "replies"], ["calls", "calls"], ["length", "tokens"]);
-  const marks = (values, mark, encoding = {}) => ({ data: { values }, mark: { opacity: 1, aria: false, cursor: "pointer", ...mark }, encoding: { x, y, tooltip: shown, ...encoding } });
-  const tagged = points.filter(({ number }) => tag(number)).map((point) => ({ ...point, tag: tag(point.number) }));
-  const layers = [
-    marks(points.filter(partial), { type: "point", shape: "circle", filled: false, size: 30, stroke: "var(--faint)", strokeWidth: 1.2 }),
-    marks(points.filter((point) => !partial(point)), { type: "circle", size: 34, color: "var(--faint)" }),
-    ...lines.filter(({ values }) => values.length > 1).map(({ values, color, dash, step }) => ({
-      data: { values }, mark: { type: "line", color, strokeWidth: 1.8, strokeDash: dash ?? [], interpolate: step ? "step-after" : "linear", aria: false },
-      encoding: { x, y, order: { field: "order", type: "quantitative" } } })),
-    marks(tagged, { type: "point", filled: true, size: 90, stroke: "var(--panel)", strokeWidth: 1.5 },
-      { color: { field: "tag", type: "nominal", legend: null, scale: { domain: ["seed", "chosen"], range: ["var(--ink)", "var(--accent)"] } } }),
-  ];
-  return draw(selector, layers, description).then(({ view }) =>
-    view.addEventListener("click", (event, hit) => hit?.datum?.number !== undefined && select(hit.datum.number)));
-};
-const ordered = (list) => list.filter(({ reward }) => reward !== null).map(({ calls, dollars, length, reward }, order) => ({ calls, dollars, length, reward, order }));
-const drawSearch = (xField) => {
-  const last = Math.max(...points.map((point) => point[xField]));
-  const curve = ordered(data.curve);
-  if (curve.length) curve.push({ ...curve.at(-1), [xField]: last, order: curve.length });
-  const ancestors = data.chosen === null ? [] : ordered(lineage(data.chosen));
-  const lines = [{ values: ancestors, color: "var(--accent)", dash: [3, 3] }, { values: curve, color: "var(--ink)", step: true }];
-  return chart("#search-chart", xField, xField === "calls" ? "calls used by the run" : "dollars used by the run", lines,
-    `Training reward of ${points.length} candidates by ${xField} used, and the best so far. The tree below lists the same candidates.`);
-};
-if (document.getElementById("search-chart")) {
-  for (const input of document.querySelectorAll("input[name=axis]")) input.addEventListener("change", () => drawSearch(input.value));
-  await drawSearch("calls");
-}
-if (document.getElementById("length-chart") && points.length)
-  await chart("#length-chart", "length", "prompt tokens", [{ values: ordered(data.front.map((number) => candidates.get(number))), color: "var(--ink)" }],
-    `Training reward of ${points.length} candidates by prompt length in tokens, with the Pareto front.`);
-
-// ---- the front: a chart for each objective beside the reward
-const drawFront = ({ name, points: all, axes }, index) => {
-  const values = all.filter(({ x, y }) => x !== null && y !== null).map((point) => ({ ...point, tag: tag(point.number) || "front" }));
-  const among = data.tested ? "test" : "training and validation";
-  const x = { field: "x", type: "quantitative", title: `${name}, ${among}`, ...scaled(axes.x) };
-  const y = { field: "y", type: "quantitative", title: `reward, ${among}`, ...scaled(axes.y) };
-  const interval = (axis, other) => ({
-    data: { values: values.filter((point) => point[`${axis}_low`] !== undefined) }, mark: { type: "rule", color: "var(--faint)", strokeWidth: 1.4, aria: false },
-    encoding: { [axis]: { ...(axis === "x" ? x : y), field: `${axis}_low` }, [`${axis}2`]: { field: `${axis}_high` }, [other]: other === "x" ? x : y } });
-  const layers = [interval("x", "y"), interval("y", "x"), {
-    data: { values }, mark: { type: "point", filled: true, size: 90, stroke: "var(--panel)", strokeWidth: 1.5, opacity: 1, aria: false, cursor: "pointer" },
-    encoding: { x, y, color: { field: "tag", type: "nominal", legend: null, scale: { domain: ["front", "seed", "chosen"], range: ["var(--faint)", "var(--ink)", "var(--accent)"] } },
-      tooltip: tooltip(["number", "candidate"], ["y", "reward"], ["x", name]) } },
-    { data: { values }, mark: { type: "text", dx: 9, dy: -9, align: "left", color: "var(--soft)", fontSize: 11, aria: false }, encoding: { x, y, text: { field: "number", type: "nominal" } } }];
-  return draw(`#front-chart-${index}`, layers, `Reward and ${name} of the ${values.length} prompts of the front and the seed prompt. The table below has the same numbers.`).then(({ view }) =>
-    view.addEventListener("click", (event, hit) => hit?.datum?.number !== undefined && select(hit.datum.number)));
-};
-for (const [index, objective] of data.objectives.entries()) await drawFront(objective, index);
-
 // ---- test examples
 const callElements = ([name, inputs, reply]) => [
   node("h3", {}, name), ...inputs.map(([field, text]) => node("pre", {}, `${field}: ${text}`)), node("pre", {}, `→ ${reply}`)];
@@ -283,4 +225,66 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
     setTimeout(() => { button.textContent = name; copied.textContent = ""; }, 4000);
   });
 }
+
 document.body.dataset.ready = "yes";
+
+// ---- charts
+const drawings = [];
+const points = data.candidates.filter(({ reward }) => reward !== null).map(({ text, ...point }) => point);
+const tooltip = (...names) => names.map(([field, title]) => ({ field, title, type: "quantitative" }));
+const chart = (selector, xField, title, lines, description) => {
+  const x = { field: xField, type: "quantitative", title, ...scaled(data.axes[xField]) };
+  const y = { field: "reward", type: "quantitative", title: "training reward", ...scaled(data.axes.reward) };
+  const shown = tooltip(["number", "candidate"], ["reward", "reward"], ["cells", "replies"], ["calls", "calls"], ["length", "tokens"]);
+  const marks = (values, mark, encoding = {}) => ({ data: { values }, mark: { opacity: 1, aria: false, cursor: "pointer", ...mark }, encoding: { x, y, tooltip: shown, ...encoding } });
+  const tagged = points.filter(({ number }) => tag(number)).map((point) => ({ ...point, tag: tag(point.number) }));
+  const layers = [
+    marks(points.filter(partial), { type: "point", shape: "circle", filled: false, size: 30, stroke: "var(--faint)", strokeWidth: 1.2 }),
+    marks(points.filter((point) => !partial(point)), { type: "circle", size: 34, color: "var(--faint)" }),
+    ...lines.filter(({ values }) => values.length > 1).map(({ values, color, dash, step }) => ({
+      data: { values }, mark: { type: "line", color, strokeWidth: 1.8, strokeDash: dash ?? [], interpolate: step ? "step-after" : "linear", aria: false },
+      encoding: { x, y, order: { field: "order", type: "quantitative" } } })),
+    marks(tagged, { type: "point", filled: true, size: 90, stroke: "var(--panel)", strokeWidth: 1.5 },
+      { color: { field: "tag", type: "nominal", legend: null, scale: { domain: ["seed", "chosen"], range: ["var(--ink)", "var(--accent)"] } } }),
+  ];
+  return draw(selector, layers, description).then(({ view }) =>
+    view.addEventListener("click", (event, hit) => hit?.datum?.number !== undefined && select(hit.datum.number)));
+};
+const ordered = (list) => list.filter(({ reward }) => reward !== null).map(({ calls, dollars, length, reward }, order) => ({ calls, dollars, length, reward, order }));
+const drawSearch = (xField) => {
+  const last = Math.max(...points.map((point) => point[xField]));
+  const curve = ordered(data.curve);
+  if (curve.length) curve.push({ ...curve.at(-1), [xField]: last, order: curve.length });
+  const ancestors = data.chosen === null ? [] : ordered(lineage(data.chosen));
+  const lines = [{ values: ancestors, color: "var(--accent)", dash: [3, 3] }, { values: curve, color: "var(--ink)", step: true }];
+  return chart("#search-chart", xField, xField === "calls" ? "calls used by the run" : "dollars used by the run", lines,
+    `Training reward of ${points.length} candidates by ${xField} used, and the best so far. The tree below lists the same candidates.`);
+};
+if (document.getElementById("search-chart")) {
+  for (const input of document.querySelectorAll("input[name=axis]")) input.addEventListener("change", () => drawSearch(input.value));
+  drawings.push(drawSearch("calls"));
+}
+if (document.getElementById("length-chart") && points.length)
+  drawings.push(chart("#length-chart", "length", "prompt tokens", [{ values: ordered(data.front.map((number) => candidates.get(number))), color: "var(--ink)" }],
+    `Training reward of ${points.length} candidates by prompt length in tokens, with the Pareto front.`));
+
+// ---- the front: a chart for each objective beside the reward
+const drawFront = ({ name, points: all, axes }, index) => {
+  const values = all.filter(({ x, y }) => x !== null && y !== null).map((point) => ({ ...point, tag: tag(point.number) || "front" }));
+  const among = data.tested ? "test" : "training and validation";
+  const x = { field: "x", type: "quantitative", title: `${name}, ${among}`, ...scaled(axes.x) };
+  const y = { field: "y", type: "quantitative", title: `reward, ${among}`, ...scaled(axes.y) };
+  const interval = (axis, other) => ({
+    data: { values: values.filter((point) => point[`${axis}_low`] !== undefined) }, mark: { type: "rule", color: "var(--faint)", strokeWidth: 1.4, aria: false },
+    encoding: { [axis]: { ...(axis === "x" ? x : y), field: `${axis}_low` }, [`${axis}2`]: { field: `${axis}_high` }, [other]: other === "x" ? x : y } });
+  const layers = [interval("x", "y"), interval("y", "x"), {
+    data: { values }, mark: { type: "point", filled: true, size: 90, stroke: "var(--panel)", strokeWidth: 1.5, opacity: 1, aria: false, cursor: "pointer" },
+    encoding: { x, y, color: { field: "tag", type: "nominal", legend: null, scale: { domain: ["front", "seed", "chosen"], range: ["var(--faint)", "var(--ink)", "var(--accent)"] } },
+      tooltip: tooltip(["number", "candidate"], ["y", "reward"], ["x", name]) } },
+    { data: { values }, mark: { type: "text", dx: 9, dy: -9, align: "left", color: "var(--soft)", fontSize: 11, aria: false }, encoding: { x, y, text: { field: "number", type: "nominal" } } }];
+  return draw(`#front-chart-${index}`, layers, `Reward and ${name} of the ${values.length} prompts of the front and the seed prompt. The table below has the same numbers.`).then(({ view }) =>
+    view.addEventListener("click", (event, hit) => hit?.datum?.number !== undefined && select(hit.datum.number)));
+};
+for (const [index, objective] of data.objectives.entries()) drawings.push(drawFront(objective, index));
+await Promise.all(drawings);
+document.body.dataset.drawn = "yes";

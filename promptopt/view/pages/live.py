@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from promptopt.results.summary import model_name
 from promptopt.tracking.event_file import STOP_REQUEST
 from promptopt.view.curve import HEIGHT, WIDTH, curve
 from promptopt.view.live_state import LiveState
+from promptopt.view.sent_events import COMMENT, SILENCE, event, event_response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from promptopt.view.library import RunEntry
 
 _INTERVAL = 0.3  # seconds between two looks at the event file
-_SILENCE = 50  # looks without news after which a comment is sent, so that a closed page is noticed
 
 
 def routes(viewer: Viewer) -> list[Route]:
@@ -35,7 +35,7 @@ def routes(viewer: Viewer) -> list[Route]:
 
     def events(request: Request) -> Response:
         entry = viewer.run(request)
-        return StreamingResponse(_events(viewer, entry), media_type="text/event-stream")
+        return event_response(_events(viewer, entry))
 
     def stop(request: Request) -> Response:
         entry = viewer.run(request)
@@ -96,27 +96,22 @@ def _rejected(progress: dict[str, Any]) -> list[tuple[str, int]]:
 
 async def _events(viewer: Viewer, entry: RunEntry) -> AsyncIterator[str]:
     """Yield the moving part whenever the event file grows, and "end" when the run no longer lives."""
-    state, silence, was_stopping = LiveState(entry.folder), 0, False
+    state, silence, was_stopping = LiveState(entry.folder), 0.0, False
     while True:
         news = await run_in_threadpool(state.read)
         now = await run_in_threadpool(viewer.library.current, entry)
         stopping = _stopping(now, state.progress)
         if news or stopping != was_stopping:
-            yield _event("panel", viewer.pages.render("live_panel.html.j2", **_panel(now, state)))
-        silence = 0 if news else silence + 1
+            yield event("panel", viewer.pages.render("live_panel.html.j2", **_panel(now, state)))
+        silence = 0.0 if news else silence + _INTERVAL
         was_stopping = stopping
-        if not now.live:
-            yield _event("end", "")
-            return
-        if silence >= _SILENCE:
-            silence = 0
-            yield ": still here\n\n"
+        if not now.live and not (state.end.get("event") == "finished" and now.summary is None):
+            yield event("end", "")
+            return  # a sweep writes the results of its runs a moment after their end
+        if silence >= SILENCE:
+            silence = 0.0
+            yield COMMENT
         await asyncio.sleep(_INTERVAL)
-
-
-def _event(name: str, text: str) -> str:
-    lines = "".join(f"data: {line}\n" for line in text.splitlines() or [""])
-    return f"event: {name}\n{lines}\n"
 
 
 def _request_stop(folder: Path) -> None:

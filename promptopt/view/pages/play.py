@@ -47,6 +47,7 @@ def routes(viewer: Viewer) -> list[Route]:
         Route(here, pages.price, methods=["POST"]),
         Route(f"{here}/{{trial}}", pages.show),
         Route(f"{here}/{{trial}}/run", pages.run, methods=["POST"]),
+        Route(f"{here}/{{trial}}/stop", pages.stop, methods=["POST"]),
         Route(f"{here}/{{trial}}/keep", pages.keep, methods=["POST"]),
     ]
 
@@ -73,6 +74,7 @@ class _PlayPages:
             tabs=tabs_of(entry, _TAB),
             entry=entry,
             record=record,
+            program=isinstance(result.prompt, Prompts),
             loaded=recorded is not None,
             splits=[] if recorded is None else _offered(recorded.job.task),
             ticked=_TICKED,
@@ -106,6 +108,13 @@ class _PlayPages:
         entry, _ = self._run(request)
         trial = self._known(request, entry)
         self.playground.start(trial)
+        return RedirectResponse(f"/runs/{entry.id}/play/{trial.id}", 303)
+
+    def stop(self, request: Request) -> Response:
+        """Stop the trial, after the calls in flight."""
+        entry, _ = self._run(request)
+        trial = self._known(request, entry)
+        trial.stop.requested = trial.waiting
         return RedirectResponse(f"/runs/{entry.id}/play/{trial.id}", 303)
 
     async def keep(self, request: Request) -> Response:

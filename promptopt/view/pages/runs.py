@@ -1,23 +1,27 @@
-"""The first page: all runs and sweeps of the folder; and a sweep's page, with its table and its runs."""
+"""The first page: all runs and sweeps of the folder; and a sweep's page, with its table and its runs. Both follow the folder."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
 
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from promptopt.results.summary import model_name
-from promptopt.view.library import read_sweep
+from promptopt.view.library import Status, read_sweep
+from promptopt.view.run_rows import SentRows, run_row
+from promptopt.view.sent_events import COMMENT, SILENCE, event, event_response
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from starlette.requests import Request
     from starlette.responses import Response
 
     from promptopt.view.app import Viewer
-    from promptopt.view.library import RunEntry
+    from promptopt.view.library import RunEntry, SweepEntry
 
 _COLUMNS = (
     ("name", "Run"),
@@ -27,69 +31,99 @@ _COLUMNS = (
     ("dollars", "Dollars"),
     ("time", "Date"),
 )
+_FIRST_ROWS = 50  # in the page itself, more than a screen holds; the script asks for the others
+_INTERVAL = 1.0  # seconds between two looks at the folder
 
 
 def routes(viewer: Viewer) -> list[Route]:
     """Return the routes."""
+    pages = _ListPages(viewer)
+    return [
+        Route("/", pages.all_runs),
+        Route("/rows", pages.all_rows),
+        Route("/sweeps/{sweep}", pages.one_sweep),
+        Route("/sweeps/{sweep}/rows", pages.rows_of_sweep),
+    ]
 
-    def all_runs(_: Request) -> Response:
-        runs = viewer.library.runs()
-        return _page(
-            viewer, runs, heading=f"{len(runs):,} runs in {viewer.library.folder}", sweeps=viewer.library.sweeps()
-        )
 
-    def one_sweep(request: Request) -> Response:
-        sweep = viewer.library.sweep(request.path_params["sweep"])
+@dataclass(frozen=True)
+class _ListPages:
+    """The pages, and the rows that they are sent.
+
+    Args:
+        viewer: renders them.
+    """
+
+    viewer: Viewer
+
+    def all_runs(self, _: Request) -> Response:
+        """Show all runs and sweeps."""
+        runs, sweeps = self.viewer.library.contents()
+        return self._page(runs, "/rows", heading="All runs", sweeps=sweeps, sweep_rows=[])
+
+    def all_rows(self, _: Request) -> Response:
+        """Send the rows of all runs."""
+        return event_response(row_events(self.viewer, self.viewer.library.runs))
+
+    def one_sweep(self, request: Request) -> Response:
+        """Show a sweep with its runs."""
+        sweep = self._sweep(request)
+        table = _sweep_table(read_sweep(sweep))
+        address = f"/sweeps/{sweep.id}/rows"
+        return self._page(self._runs_of(sweep), address, heading=f"Sweep {sweep.name}", sweeps=[], sweep_rows=table)
+
+    def rows_of_sweep(self, request: Request) -> Response:
+        """Send the rows of the runs of a sweep."""
+        sweep = self._sweep(request)
+        return event_response(row_events(self.viewer, lambda: self._runs_of(sweep)))
+
+    def _sweep(self, request: Request) -> SweepEntry:
+        """Return the sweep whose id is in the address.
+
+        Raises:
+            HTTPException: there is none; answered with 404.
+        """
+        sweep = self.viewer.library.sweep(request.path_params["sweep"])
         if sweep is None:
             raise HTTPException(404, "There is no such sweep here: it may have been moved or deleted.")
-        runs = [entry for entry in viewer.library.runs() if sweep.folder in entry.folder.parents]
-        return _page(viewer, runs, heading=f"Sweep {sweep.name}", sweep_rows=_sweep_table(read_sweep(sweep)))
+        return sweep
 
-    return [Route("/", all_runs), Route("/sweeps/{sweep}", one_sweep)]
+    def _runs_of(self, sweep: SweepEntry) -> list[RunEntry]:
+        return [entry for entry in self.viewer.library.runs() if sweep.folder in entry.folder.parents]
+
+    def _page(self, runs: Sequence[RunEntry], rows_address: str, **values: Any) -> Response:
+        return self.viewer.pages.response(
+            "runs.html.j2",
+            rows=[run_row(entry) for entry in runs[:_FIRST_ROWS]],
+            rows_address=rows_address,
+            total=len(runs),
+            folder=str(self.viewer.library.folder),
+            statuses=get_args(Status),
+            columns=_COLUMNS,
+            tabs=[],
+            scripts=["runs.js"],
+            prefetch="vega.js",  # which the server bundles meanwhile: a run's charts come next
+            **values,
+        )
 
 
-def _page(viewer: Viewer, runs: Sequence[RunEntry], **values: Any) -> Response:
-    sweeps: dict[str, Any] = {"sweeps": [], "sweep_rows": [], **values}
-    return viewer.pages.response(
-        "runs.html.j2",
-        folder=str(viewer.library.folder),
-        rows=[_row(entry) for entry in runs],
-        statuses=sorted({entry.status for entry in runs}),
-        columns=_COLUMNS,
-        tabs=[],
-        scripts=["runs.js"],
-        **sweeps,
-    )
-
-
-def _row(entry: RunEntry) -> dict[str, Any]:
-    row = {"id": entry.id, "name": entry.name, "status": entry.status, "time": entry.time}
-    summary = entry.summary
-    if summary is None:
-        started = entry.started
-        about = {
-            "headline": entry.error,
-            "model": model_name(started.get("models", {})),
-            "strategy": started.get("strategy", {}).get("name", ""),
-            "seed": started.get("seed", ""),
-        }
-        unknown = dict.fromkeys(("gain", "gain_value", "interval", "dollars", "dollars_value", "calls", "improved"), "")
-        return {**row, **unknown, **about}
-    gain = summary.gain
-    return {
-        **row,
-        "headline": summary.headline,
-        "model": summary.model,
-        "strategy": summary.strategy,
-        "seed": summary.seed,
-        "improved": summary.improved,
-        "gain": "" if gain is None else f"{gain.estimate:+.3f}",
-        "gain_value": "" if gain is None else gain.estimate,
-        "interval": "" if gain is None else f"{gain.low:+.3f} to {gain.high:+.3f}",
-        "dollars": "price unknown" if summary.unpriced else f"{summary.dollars:.4f}",
-        "dollars_value": "" if summary.unpriced else summary.dollars,
-        "calls": f"{summary.calls:,} calls",
-    }
+async def row_events(viewer: Viewer, list_runs: Callable[[], list[RunEntry]]) -> AsyncIterator[str]:
+    """Yield the rows of all runs, then those that change and the ids of those that go."""
+    sent, silence = SentRows(), 0.0
+    name = "all"
+    while True:
+        changed, gone = await run_in_threadpool(lambda: sent.update(list_runs()))
+        if changed or name == "all":
+            rows = [run_row(entry) for entry in changed]
+            yield event(name, await run_in_threadpool(viewer.pages.render, "run_rows.html.j2", rows=rows))
+        if gone:
+            yield event("gone", "\n".join(gone))
+        name = "changed"
+        silence = 0.0 if changed or gone else silence + _INTERVAL
+        if silence >= SILENCE:
+            silence = 0.0
+            yield COMMENT
+        await asyncio.sleep(_INTERVAL)
 
 
 def _sweep_table(saved: dict[str, Any]) -> list[list[str]]:

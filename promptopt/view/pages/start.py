@@ -107,7 +107,7 @@ class _StartPages:
         """
         start = self.starts.get(request.path_params["start"])
         if start is None:
-            raise HTTPException(404, "This form is no longer known: fill it in again. Runs that were started go on.")
+            raise HTTPException(404, "This form is no longer known: fill it in again. Runs that were started continue.")
         return start
 
 
