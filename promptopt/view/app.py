@@ -84,7 +84,7 @@ def build_app(
     cookie: str = "promptopt",
     load_run: Callable[[Path], RecordedRun] = _loads_none,
 ) -> Starlette:
-    """Return the application.
+    """Return the application; `state.library` of it is the folder's content.
 
     Args:
         folder: holds runs and sweeps.
@@ -99,11 +99,13 @@ def build_app(
     assets = Assets()
     viewer = Viewer(Library(folder), Pages(assets), assets, load_run)
     routes = [route for routes in _PAGES for route in routes(viewer)]
-    return Starlette(
+    app = Starlette(
         routes=[*routes, Route("/static/{name}", _static(assets))],
         middleware=[Middleware(Guard, token=token, cookie=cookie, host=host)],
         exception_handlers={HTTPException: _error_page(viewer), InputError: _error_page(viewer)},
     )
+    app.state.library = viewer.library
+    return app
 
 
 def _static(assets: Assets) -> Callable[[Request], Response]:

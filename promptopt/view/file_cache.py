@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ class FileCache(Generic[T]):
     def __init__(self, most: int | None = None) -> None:
         self._most = most
         self._values: dict[str, tuple[object, T]] = {}
+        self._lock = threading.Lock()
 
     def get(self, key: str, files: Sequence[Path | str], read: Callable[[], T]) -> T:
-        """Return a value, which is read again if it is not kept or a file has changed.
+        """Return a value, which is read again if it is not kept or a file has changed. One value is read at a time.
 
         Args:
             key: name of the value.
@@ -32,13 +34,14 @@ class FileCache(Generic[T]):
             read: reads the value.
         """
         state = tuple(map(_state, files))
-        kept = self._values.get(key)
-        if kept is None or kept[0] != state:
-            kept = (state, read())
-            self._values[key] = kept
-            while self._most is not None and len(self._values) > self._most:
-                self._values.pop(next(iter(self._values)), None)
-        return kept[1]
+        with self._lock:
+            kept = self._values.get(key)
+            if kept is None or kept[0] != state:
+                kept = (state, read())
+                self._values[key] = kept
+                while self._most is not None and len(self._values) > self._most:
+                    self._values.pop(next(iter(self._values)))
+            return kept[1]
 
 
 def _state(file: Path | str) -> tuple[int, int] | None:

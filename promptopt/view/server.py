@@ -50,6 +50,7 @@ def view(
     with _listen(host, port) as listening:
         number = listening.getsockname()[1]
         app = build_app(folder, token=token, host=host, cookie=f"promptopt_{number}", load_run=load_run)
+        threading.Thread(target=app.state.library.contents, daemon=True).start()  # read while the browser starts
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{number}/?{TOKEN}={token}"
         say(f"viewing {folder} at {address} (Ctrl-C to stop)")
