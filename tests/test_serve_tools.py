@@ -95,13 +95,13 @@ def test_a_model_reads_tools_calls_one_and_answers_from_its_result(desk: Desk) -
     assert isinstance(arrival.reply, Response)
     assert arrival.reply.text == "Let me see."
     assert arrival.reply.tool_calls == (ToolCall("look", '{"item": "pears"}'),)
-    told = Request(
+    continued = Request(
         context=request.context,
         max_tokens=50,
         tools=(LOOK,),
         exchanges=(Exchange(arrival.reply.text, arrival.reply.tool_calls, ("2",)),),
     )
-    (answer,) = hosted.generate([told])
+    (answer,) = hosted.generate([continued])
     assert isinstance(answer.reply, Response)
     assert (answer.reply.text, answer.reply.tool_calls) == ("Two.", ())
     tool = "[look: Count an item.](user) How many?"
