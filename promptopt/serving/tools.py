@@ -86,7 +86,7 @@ def exchange(where: str, message: Mapping[str, Any], text: str, later: Iterator[
     calls = message["tool_calls"]
     if not isinstance(calls, list):
         raise ApiError(f"{where}.tool_calls must be a list", param="messages")
-    made = {}
+    made: dict[str, ToolCall] = {}
     for index, call in enumerate(calls):
         identity, parsed = _call(f"{where}.tool_calls[{index}]", call)
         made[identity] = parsed
