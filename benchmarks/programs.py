@@ -2,9 +2,10 @@
 
     python -m benchmarks.programs cost          # processor time of a score call, beside one prompt's
     python -m benchmarks.programs ablation      # the same search with round robin, with all prompts changed at once, and so on
+    python -m benchmarks.programs rounds        # programs in step, beside sending each call as soon as it is known
     python -m benchmarks.programs helpdesk      # a program of two prompts on SmolLM2
 
-The first two need no real model: a scripted one answers at once, and the rewards of the scripted programs are simulated.
+Only the last needs a real model: a scripted one answers at once, and the rewards of the scripted programs and the reply times are simulated.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import time
 import tracemalloc
 import zlib
+from heapq import heappop, heappush
 from itertools import product, zip_longest
 from pathlib import Path
 from statistics import median
@@ -25,6 +27,7 @@ from promptopt import Components, Example, FakeModel, Memo, Prompt, Prompts, Res
 from promptopt.evaluation.caller import Caller
 from promptopt.evaluation.ledger import Ledger
 from promptopt.evaluation.scorer import Scorer
+from promptopt.randomness import named_generator
 from promptopt.statistics.arrays import standard_error
 
 if TYPE_CHECKING:
@@ -80,6 +83,43 @@ def cost(examples: int, rounds: int) -> None:
         scorer.score([program.seed_prompt], program.train)
         print(f"memory: at most {tracemalloc.get_traced_memory()[1] / examples / 1024:.1f} KB a program in flight")
         tracemalloc.stop()
+
+
+# Rounds
+
+AT_ONCE, SLOW = 64, 0.01  # calls in flight; share of replies that take ten times as long
+
+
+def reply_times(rng: np.random.Generator, programs: int, calls: int) -> Any:
+    """Draw the time of each call [programs, calls]: lognormal, but for the slow ones."""
+    slow = 1 + 9 * (rng.random((programs, calls)) < SLOW)
+    return rng.lognormal(sigma=0.5, size=(programs, calls)) * slow
+
+
+def time_to_end(times: Any) -> float:
+    """Return when the last of the programs [programs, calls] ends if each call is sent as soon as it is known."""
+    free = [0.0] * AT_ONCE
+    waiting = [(0.0, program, 0) for program in range(len(times))]  # (known since, program, call)
+    while waiting:
+        known, program, call = heappop(waiting)
+        end = max(heappop(free), known) + times[program, call]
+        heappush(free, end)
+        if call + 1 < times.shape[1]:
+            heappush(waiting, (end, program, call + 1))
+    return max(free)
+
+
+def rounds_in_step(draws: int = 50) -> None:
+    """Print how much longer programs take in step than if each call were sent as soon as it is known."""
+    rng = named_generator(0, "reply times")
+    print("| programs | calls of each | time in step / each call at once |\n|---:|---:|---:|")
+    for calls, programs in product((2, 6), (24, 100, 500)):
+        ratios = []
+        for _ in range(draws):
+            times = reply_times(rng, programs, calls)
+            in_step = sum(time_to_end(times[:, [call]]) for call in range(calls))
+            ratios.append(in_step / time_to_end(times))
+        print(f"| {programs} | {calls} | {median(ratios):.2f} |")
 
 
 # Ablation
@@ -250,7 +290,7 @@ def _shown(values: Any, sign: str = "") -> str:
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.programs", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["cost", "ablation", "helpdesk"])
+    parser.add_argument("what", choices=["cost", "ablation", "rounds", "helpdesk"])
     parser.add_argument("--examples", type=int, default=1_000, help="programs in flight")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--budgets", type=int, nargs="+", default=[2_000])
@@ -259,6 +299,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "cost":
         cost(given.examples, given.rounds)
+    elif given.what == "rounds":
+        rounds_in_step()
     elif given.what == "helpdesk":
         helpdesk(given.memo, budget=900)
     else:

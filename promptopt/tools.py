@@ -108,14 +108,23 @@ def tool_schema(function: Callable[..., Any], description: str | None = None) ->
         InputError: its name or arguments cannot be described.
     """
     name = function.__name__
-    if not _NAME.fullmatch(name):
-        raise InputError(
-            f"a model cannot call a tool named {name!r}: give it a name of up to 64 letters, digits, - or _"
-        )
+    check_name(name)
     given: Mapping[str, Any] | None = getattr(function, PARAMETERS, None)
     parameters = _signature_schema(function) if given is None else given
     words = (inspect.getdoc(function) or "") if description is None else description
     return ToolSchema(name, words, json.dumps(parameters, ensure_ascii=False, sort_keys=True))
+
+
+def check_name(name: str) -> None:
+    """Check that both protocols allow a tool of this name.
+
+    Raises:
+        InputError: they do not.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"a model cannot call a tool named {name!r}: give it a name of up to 64 letters, digits, - or _"
+        )
 
 
 def _signature_schema(function: Callable[..., Any]) -> dict[str, Any]:

@@ -544,7 +544,7 @@ def test_a_chat_template_gets_tools_calls_and_results(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("{}")
     (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
     encoder = Encoder("m", FastTokenizer(tmp_path))
-    chat = ToolChat(TURNS, ANSWERED.tools, ANSWERED.exchanges)
+    chat = ToolChat((*TURNS, *ANSWERED.exchanges), ANSWERED.tools)
     assert encoder.text(chat) == (
         '[look: {"properties": {"item": {"type": "string"}}, "required": ["item"], "type": "object"}]'
         "<system>Be brief.<user>How many apples and pears?"

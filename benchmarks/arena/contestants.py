@@ -166,6 +166,17 @@ def peer(bout: Bout, *, method: str) -> None:
     Raises:
         RuntimeError: it failed while there was budget left.
     """
+    run_script(bout, method, command_of(method, bout.peers))
+    if not bout.gate.best:
+        seed_prompt(bout)
+
+
+def run_script(bout: Bout, method: str, command: Sequence[str]) -> None:
+    """Run a command that reads its case from standard input and posts what it finds.
+
+    Raises:
+        RuntimeError: it failed while there was budget left.
+    """
     source = bout.splits.source
     case = Case(
         method=method,
@@ -185,7 +196,7 @@ def peer(bout: Bout, *, method: str) -> None:
     settings = os.environ | {"OPENAI_API_KEY": "none", "HOME": str(bout.folder), "PYTHONPATH": str(ROOT)}
     with (bout.folder / "log.txt").open("w", encoding="utf-8") as log, suppress(subprocess.TimeoutExpired):
         ended = subprocess.run(  # noqa: S603  our own scripts
-            command_of(method, bout.peers),
+            command,
             input=case.to_json(),
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -197,8 +208,6 @@ def peer(bout: Bout, *, method: str) -> None:
         )
         if ended.returncode and not bout.gate.refused:
             raise RuntimeError(f"{method} failed before its budget was spent: see {bout.folder / 'log.txt'}")
-    if not bout.gate.best:
-        seed_prompt(bout)
 
 
 def _items(examples: Sequence[Example]) -> tuple[Item, ...]:

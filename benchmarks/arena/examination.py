@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptopt import Prompt
 
@@ -28,6 +28,13 @@ _AT_ONCE = 32
 
 class RefusedError(RuntimeError):
     """A request was refused: the budget is spent, or the prompt is too long for the model."""
+
+
+class Measured(NamedTuple):
+    """What a prompt did on one example: the reward of the reply, and the tokens of the request and of the reply."""
+
+    reward: float
+    tokens: int
 
 
 def messages(chosen: Mapping[str, Any], splits: Splits, example: Example) -> list[dict[str, str]]:
@@ -50,7 +57,14 @@ def answer(chosen: Mapping[str, Any], reply: str) -> str:
 def examine(
     chosen: Mapping[str, Any], splits: Splits, examples: Sequence[Example], address: tuple[str, str]
 ) -> list[float]:
-    """Return the reward of each example.
+    """Return the reward of each example; see `measure`."""
+    return [measured.reward for measured in measure(chosen, splits, examples, address)]
+
+
+def measure(
+    chosen: Mapping[str, Any], splits: Splits, examples: Sequence[Example], address: tuple[str, str]
+) -> list[Measured]:
+    """Return what a prompt does on each example.
 
     Args:
         chosen: the prompt.
@@ -62,10 +76,10 @@ def examine(
         RefusedError: a request was refused.
     """
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(partial(_reward, chosen, splits, address), examples))
+        return list(pool.map(partial(_measured, chosen, splits, address), examples))
 
 
-def _reward(chosen: Mapping[str, Any], splits: Splits, address: tuple[str, str], example: Example) -> float:
+def _measured(chosen: Mapping[str, Any], splits: Splits, address: tuple[str, str], example: Example) -> Measured:
     url, model = address
     body = {
         "model": model,
@@ -76,5 +90,7 @@ def _reward(chosen: Mapping[str, Any], splits: Splits, address: tuple[str, str],
     reply = post(f"{url}/chat/completions", body)
     if not reply.ok:
         raise RefusedError(f"the server answered with status {reply.status}: {reply.body.decode()[:200]}")
-    text = reply.json()["choices"][0]["message"]["content"] or ""
-    return judged(splits.metric, example, answer(chosen, text))
+    value = reply.json()
+    text = value["choices"][0]["message"]["content"] or ""
+    tokens = value["usage"]["prompt_tokens"] + value["usage"].get("completion_tokens", 0)
+    return Measured(judged(splits.metric, example, answer(chosen, text)), tokens)

@@ -122,7 +122,10 @@ async def _events(call: Call, body: Mapping[str, Any]) -> AsyncIterator[str]:
 def _delta(choice: Mapping[str, Any]) -> dict[str, Any]:
     message = choice["message"]
     others = {name: value for name, value in choice.items() if name != "message"}
-    return {**others, "delta": {"role": message["role"], "content": message["content"]}}
+    delta = {"role": message["role"], "content": message["content"]}
+    if calls := message.get("tool_calls"):
+        delta["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
+    return {**others, "delta": delta}
 
 
 async def _refusal(_: Request, error: Exception) -> Response:

@@ -14,11 +14,14 @@ from jinja2 import TemplateError
 
 from promptopt.errors import InputError
 from promptopt.models.base import Request
+from promptopt.models.local.encoding import ToolChat
 from promptopt.models.local.likeliest import Likeliest
 from promptopt.models.local.served import TextTokens
+from promptopt.models.local.tool_calls import with_tool_calls
 from promptopt.replies import Failure, Response
 from promptopt.serving.errors import ApiError
 from promptopt.serving.parameters import TokenPrompt
+from promptopt.serving.tools import ToolPrompt, calls_as_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -93,9 +96,11 @@ class Completer:
                 return self._given_tokens(prompt.ids)
             if isinstance(prompt, str) and (tokens := self.model.tokenize(prompt)).ids:
                 return tokens
-            return TextTokens(self.model.prompt(prompt), ("",))
+            chat = ToolChat(*prompt) if isinstance(prompt, ToolPrompt) else prompt
+            return TextTokens(self.model.prompt(chat), ("",))
         except (InputError, TemplateError) as error:
-            raise ApiError(f"{self.name} cannot take these messages: {error}", param="messages") from error
+            param = "tools" if isinstance(prompt, ToolPrompt) else "messages"
+            raise ApiError(f"{self.name} cannot take these {param}: {error}", param=param) from error
 
     def _given_tokens(self, ids: tuple[int, ...]) -> TextTokens:
         if max(ids) >= self.model.vocabulary:
@@ -146,7 +151,7 @@ class Completer:
         if scores is not None and limit == 1 and call.temperature == 0:
             return self._known_choice(call, prompt, request, scores)
         written = await self.scheduler.write(self.name, prompt.ids, request, call.likeliest)
-        return self._written_choice(prompt, written, scores)
+        return self._written_choice(call, prompt, written, scores)
 
     def _known_choice(self, call: Call, prompt: TextTokens, request: Request, scores: TokenScores) -> Choice:
         """Return the likeliest single token, which the prompt's scores have already."""
@@ -160,13 +165,15 @@ class Completer:
         )
         return Choice(prompt, response, TextTokens((token,), (response.text,)), (likeliest,), scores)
 
-    def _written_choice(self, prompt: TextTokens, written: Written, scores: TokenScores | None) -> Choice:
+    def _written_choice(self, call: Call, prompt: TextTokens, written: Written, scores: TokenScores | None) -> Choice:
         if isinstance(written.reply, Failure):
             raise ApiError(written.reply.reason, status=500)
         texts = _texts(self.model, written.tokens) if written.likeliest else ()
         count = _until(texts, len(written.reply.text))  # a stop string and what follows it are not shown
         reply = TextTokens(written.tokens[:count], texts[:count])
-        return Choice(prompt, written.reply, reply, written.likeliest[:count], scores)
+        tools = call.prompts[0].tools if isinstance(call.prompts[0], ToolPrompt) else ()
+        response = with_tool_calls(written.reply, tools) if tools else written.reply
+        return Choice(prompt, response, reply, written.likeliest[:count], scores)
 
     def _body(self, call: Call, choices: Sequence[Choice]) -> dict[str, Any]:
         prompt_tokens = sum(len(choice.prompt.ids) for choice in choices[:: call.count])
@@ -198,10 +205,14 @@ class Completer:
             | {"top_logprobs": [self._entry(self.model.token_text(token), value) for token, value in _top(place)]}
             for text, place in zip(choice.reply.texts, choice.likeliest, strict=True)
         ]
+        response = choice.response
+        message: dict[str, Any] = {"role": "assistant", "content": response.text, "refusal": None}
+        if response.tool_calls:
+            message |= {"content": response.text or None, "tool_calls": calls_as_json(response.tool_calls)}
         return {
-            "message": {"role": "assistant", "content": choice.response.text, "refusal": None},
+            "message": message,
             "logprobs": None if call.likeliest is None else {"content": entries, "refusal": None},
-            "finish_reason": choice.response.finish_reason,
+            "finish_reason": "tool_calls" if response.tool_calls else response.finish_reason,
         }
 
     def _entry(self, text: str, logprob: float) -> dict[str, Any]:

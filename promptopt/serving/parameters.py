@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from promptopt.prompt import Message
 from promptopt.serving.errors import ApiError
+from promptopt.serving.tools import ToolPrompt, content_text, exchange, tool_schemas
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from promptopt.tools import Exchange
 
 
 class TokenPrompt(NamedTuple):
@@ -23,7 +26,7 @@ class TokenPrompt(NamedTuple):
     ids: tuple[int, ...]
 
 
-Prompt: TypeAlias = str | tuple[Message, ...] | TokenPrompt
+Prompt: TypeAlias = str | tuple[Message, ...] | TokenPrompt | ToolPrompt
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 
@@ -49,9 +52,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "min_p": (0,),
     "logit_bias": ({},),
     "suffix": ("",),
-    "tools": ([],),
     "functions": ([],),
-    "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
@@ -72,7 +73,7 @@ _COMMON = (
     "stream_options",
     "logprobs",
 )
-_CHAT = (*_COMMON, "messages", "max_completion_tokens", "top_logprobs")
+_CHAT = (*_COMMON, "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice")
 _TEXT = (*_COMMON, "prompt", "echo", "best_of", "prompt_logprobs")
 
 
@@ -140,7 +141,7 @@ def chat_call(fields: Mapping[str, Any]) -> Call:
         raise ApiError("top_logprobs needs logprobs: set logprobs to true", param="top_logprobs")
     limits = [read.number(name, 1) for name in ("max_completion_tokens", "max_tokens") if name in fields]
     return Call(
-        prompts=(_messages(fields.get("messages")),),
+        prompts=(_chat(fields),),
         chat=True,
         max_tokens=min(limits) if limits else None,
         likeliest=read.number("top_logprobs", 0, MAX_LIKELIEST, default=0) if wants else None,
@@ -249,10 +250,22 @@ def _check_neutral(name: str, value: Any) -> None:
         )
 
 
-def _messages(messages: Any) -> tuple[Message, ...]:
+def _chat(fields: Mapping[str, Any]) -> tuple[Message, ...] | ToolPrompt:
+    """Return a chat; with tools or their results, what a template for tools needs."""
+    turns, tools = tuple(_turns(fields.get("messages"))), tool_schemas(fields)
+    messages = tuple(turn for turn in turns if isinstance(turn, Message))
+    return ToolPrompt(turns, tools) if tools or len(messages) < len(turns) else messages
+
+
+def _turns(messages: Any) -> Iterator[Message | Exchange]:
     if not isinstance(messages, list) or not messages:
         raise ApiError("messages must be a list of one message or more", param="messages")
-    return tuple(_message(f"messages[{index}]", message) for index, message in enumerate(messages))
+    named = ((f"messages[{index}]", message) for index, message in enumerate(messages))
+    for name, message in named:
+        if isinstance(message, dict) and message.get("role") == "assistant" and message.get("tool_calls"):
+            yield exchange(name, message, content_text(name, message.get("content") or ""), named)
+        else:
+            yield _message(name, message)
 
 
 def _message(name: str, message: Any) -> Message:
@@ -262,16 +275,7 @@ def _message(name: str, message: Any) -> Message:
     used = [key for key in ("tool_calls", "function_call", "name") if message.get(key)]
     if used:
         raise ApiError(f"{name}.{used[0]} is not supported: omit it", param="messages", code="unsupported_parameter")
-    return Message(_ROLES[role], _content(name, message.get("content")))
-
-
-def _content(name: str, content: Any) -> str:
-    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
-    found = (part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text")
-    texts = [text for text in found if isinstance(text, str)]
-    if len(texts) < len(parts):
-        raise ApiError(f"{name}.content must be a text, or a list of parts of type 'text'", param="messages")
-    return "".join(texts)
+    return Message(_ROLES[role], content_text(name, message.get("content")))
 
 
 def _prompts(prompt: Any) -> tuple[Prompt, ...]:

@@ -24,6 +24,7 @@ INPUT = "{input}"
 """Where an item's input goes in the last user turn of a posted prompt."""
 
 THREADS = 8  # concurrent requests, DSPy's default num_threads
+TOO_LONG = 8192  # tokens that a refused request counts as where tokens are an objective
 
 Messages = list[dict[str, str]]
 
@@ -98,6 +99,13 @@ def prompt(messages: Messages, *, after: str | None = None, before: str | None =
     return {"messages": messages, "after": after, "before": before}
 
 
+class Replied(NamedTuple):
+    """A model's reply: its text, and the tokens of the request and of the reply."""
+
+    text: str
+    tokens: int
+
+
 class Judged(NamedTuple):
     """A reply's reward, from 0 to 1, and the right answer."""
 
@@ -132,6 +140,10 @@ class Gate:
     url: str
 
     def ask(self, model: str, messages: Messages, **settings: Any) -> str:
+        """Return the text of a model's reply; see `reply`."""
+        return self.reply(model, messages, **settings).text
+
+    def reply(self, model: str, messages: Messages, **settings: Any) -> Replied:
         """Return a model's reply; empty if the server refuses the request, for example because it is too long for the model.
 
         Args:
@@ -146,13 +158,20 @@ class Gate:
         if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
             raise BudgetSpent
         if answer.status == HTTPStatus.BAD_REQUEST:
-            return ""
-        return str(_value(answer)["choices"][0]["message"]["content"] or "")
+            return Replied("", TOO_LONG)
+        value = _value(answer)
+        usage = value.get("usage", {})
+        tokens = usage.get("prompt_tokens", 0) + usage.get("completion_tokens", 0)
+        return Replied(str(value["choices"][0]["message"]["content"] or ""), tokens)
 
     def ask_all(self, model: str, conversations: Sequence[Messages], **settings: Any) -> list[str]:
-        """Return the replies to several conversations, asked at the same time; see `ask`."""
+        """Return the texts of the replies to several conversations; see `replies`."""
+        return [reply.text for reply in self.replies(model, conversations, **settings)]
+
+    def replies(self, model: str, conversations: Sequence[Messages], **settings: Any) -> list[Replied]:
+        """Return the replies to several conversations, asked at the same time; see `reply`."""
         with ThreadPoolExecutor(THREADS) as pool:
-            return list(pool.map(lambda messages: self.ask(model, messages, **settings), conversations))
+            return list(pool.map(lambda messages: self.reply(model, messages, **settings), conversations))
 
     def reward(self, item: str, reply: str) -> Judged:
         """Apply the task's metric to a reply to an item, by the item's id."""

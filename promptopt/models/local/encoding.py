@@ -13,13 +13,14 @@ from promptopt.errors import InputError
 from promptopt.models.local.seams import has_seams, shared_starts
 from promptopt.models.local.tool_calls import exchanged
 from promptopt.prompt import ImageMessage, as_dicts
+from promptopt.tools import Exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from promptopt.models.base import Request
     from promptopt.prompt import Context, Turn
-    from promptopt.tools import Exchange, ToolSchema
+    from promptopt.tools import ToolSchema
 
 Ids = tuple[int, ...]
 
@@ -31,11 +32,10 @@ _CHUNK = 512  # texts per tokenizer call, which returns about 200 bytes per toke
 
 
 class ToolChat(NamedTuple):
-    """A chat with tools, in place of its turns."""
+    """A chat with tools: its turns in order, the calls with their results among them."""
 
-    turns: tuple[Turn, ...]
+    turns: tuple[Turn | Exchange, ...]
     tools: tuple[ToolSchema, ...]
-    exchanges: tuple[Exchange, ...]
 
 
 class Query(NamedTuple):
@@ -64,7 +64,7 @@ def conversation(request: Request) -> Context | ToolChat:
         return request.context
     if isinstance(request.context, str):
         raise InputError("tools need chats: set the task's format to 'chat'")
-    return ToolChat(request.context, request.tools, request.exchanges)
+    return ToolChat((*request.context, *request.exchanges), request.tools)
 
 
 class Encoder:
@@ -171,9 +171,12 @@ class Encoder:
                 f"the chat template of {self.name} takes no tools: use a model that was trained to call tools, or let the program "
                 "read calls from the text"
             )
-        turns = self._dicts(context.turns) + exchanged(context.exchanges)
+        turns = list(chain.from_iterable(self._turn(turn) for turn in context.turns))
         tools = [tool.as_function() for tool in context.tools]
         return str(self._tokenizer.apply_chat_template(turns, tools=tools, **settings))
+
+    def _turn(self, turn: Turn | Exchange) -> list[dict[str, Any]]:
+        return exchanged([turn]) if isinstance(turn, Exchange) else self._dicts([turn])
 
     def _dicts(self, turns: Sequence[Turn]) -> list[dict[str, Any]]:
         if any(isinstance(turn, ImageMessage) for turn in turns):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from promptopt.models.base import Request
-    from promptopt.models.local.encoding import Ids
+    from promptopt.models.local.encoding import Ids, ToolChat
     from promptopt.prompt import Context
     from promptopt.replies import Response
 
@@ -64,11 +64,11 @@ class ServedModel(LocalModel):
         self.prompt("")
         self.decoding()
 
-    def prompt(self, context: Context) -> Ids:
+    def prompt(self, context: Context | ToolChat) -> Ids:
         """Return the tokens of a context, ready for a reply.
 
         Raises:
-            InputError: the context is a chat, and the model has no chat template.
+            InputError: the context is a chat, and the model has no chat template, or none for tools.
         """
         (ids,) = self._encoder.prompts([context])
         return ids

@@ -1,0 +1,1 @@
+"""Fronts of reward and tokens at equal tokens: ours, GEPA's, and promptolution's averaged objectives."""
