@@ -333,7 +333,9 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
     done = promptopt(ROOT, "report", tmp_path / "nothing")
 
     assert done.returncode == 2
-    assert re.search(r"error: cannot read .*result\.json .*: give the result\.json of a run", done.stderr)
+    assert re.search(
+        r"error: cannot read .*result\.json .*: give the folder of a finished run, or its result\.json", done.stderr
+    )
 
 
 def test_a_run_leaves_all_that_its_report_needs(tmp_path: Path) -> None:

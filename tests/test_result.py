@@ -88,7 +88,9 @@ def test_a_file_that_is_no_result_is_said_to_be_none(tmp_path: Path, name: str) 
 
 
 def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot read .*gone\.json .*: give the result\.json of a run"):
+    with pytest.raises(
+        InputError, match=r"cannot read .*gone\.json .*: give the folder of a finished run, or its result\.json"
+    ):
         Result.load(tmp_path / "gone.json")
 
 

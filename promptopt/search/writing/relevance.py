@@ -20,6 +20,9 @@ _WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400
 
 _STEM = 5  # characters compared, so that "classify" matches "classification"
 _MIN_CONTENT = 2  # content words in prompts and description needed to call a text off task
+_MIN_SUBJECT = (
+    3  # content words of the prompts, without those on the form of an answer, that make such words count for nothing
+)
 _MIN_REASONING = 2  # stems of `_REASONING` that make a text a prompt for any task; "I think" alone does not
 _COPY_WORDS = 4  # words of an example that make a proposal a copy, if they are all of it
 _MAX_REMARK = 30  # words; a longer statement may be a prompt that describes the task
@@ -74,7 +77,7 @@ class Relevance:
         Texts with a slot always pass. "answer": only a label or a target, or a statement although the seed prompt is an
         instruction. "training text": a training example or part of one. "too short": a word or two instead of many. "off task":
         shares no content word with the prompts, the description, the labels or the field names; words on the form of an answer,
-        such as "Reply with one word", do not count if there are others.
+        such as "Reply with one word", do not count if the prompts say what the task is.
         """
         words = _words(text)
         if self.task.layout.has_slot(text):
@@ -91,7 +94,8 @@ class Relevance:
         about = _content(_words(" ".join(self._about)))
         if len(about) < _MIN_CONTENT or len(content & _REASONING) >= _MIN_REASONING:
             return False
-        return content.isdisjoint(self._known - _FORM if len(about - _FORM) >= _MIN_CONTENT else self._known)
+        subject = _content(_words(" ".join(prompt.text for prompt in self._prompts))) - _FORM
+        return content.isdisjoint(self._known - _FORM if len(subject) >= _MIN_SUBJECT else self._known)
 
     def _answers(self, text: str, words: list[str]) -> bool:
         if " ".join(words) in self._targets:
