@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import toys
+from hypothesis import assume
 from hypothesis import given as given_examples
 from hypothesis import strategies as st
 
@@ -378,6 +379,7 @@ thought = words.map(lambda text: f"<think>{text}</think>")
     st.lists(words | marked | fenced | thought, max_size=6).map("".join), st.sampled_from(["", "<prompt>", "<think>"])
 )
 def test_ordinary_replies_are_read_as_before(reply: str, cut_off: str) -> None:
+    assume(not re.search(r"`</?think>`", reply))  # a mark in backticks is text, which the expressions do not know
     assert list(_texts(reply + cut_off)) == by_regular_expressions(reply + cut_off)
 
 
