@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -78,16 +79,20 @@ class Page:
         self.wait("document.readyState === 'complete'" + (" && document.body.dataset.ready === 'yes'" if ready else ""))
 
     def wait(self, condition: str, seconds: float = 30) -> None:
-        """Wait until a JavaScript condition holds."""
-        code = f"new Promise((done) => {{ const look = () => (({condition}) ? done(true) : setTimeout(look, 20)); look(); setTimeout(() => done(false), {seconds * 1000}); }})"
-        for _ in range(5):  # a page that is replaced takes the promise with it
+        """Wait until a JavaScript condition holds.
+
+        While a page is being replaced the condition may find nothing to look at, or go with the old page: it is asked again.
+        """
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
             try:
-                if self.run(code):
+                if self.run(f"Boolean({condition})"):
                     return
-                break
             except RuntimeError:
-                continue
-        raise AssertionError(f"{condition} never held; {self.complaints}; {self.run('document.body.innerText')[:2000]}")
+                pass
+            time.sleep(0.02)
+        said = self.run("document.body?.innerText") or ""
+        raise AssertionError(f"{condition} never held; {self.complaints}; {said[:2000]}")
 
     def run(self, code: str) -> Any:
         """Return the value of a JavaScript expression; promises are awaited."""
